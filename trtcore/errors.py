@@ -1,0 +1,89 @@
+"""The exception tree.
+
+Every error says what happened, where in the user's model, whose code was at work, what TensorRT
+itself said, and what to do next. The parts are attributes, so that tools can read them; ``str(error)``
+is the text for a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TrtcoreError(Exception):
+    """Base of all errors that trtcore raises.
+
+    Args:
+        message: what happened, one sentence.
+        where: place in the user's model (module path, op, file and line), as text.
+        pack: whose code was at work, as ``distribution:name version``.
+        tensorrt: TensorRT's own log lines, oldest first.
+        advice: what to do next.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        pack: str | None = None,
+        tensorrt: Sequence[str] = (),
+        advice: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.pack = pack
+        self.tensorrt = tuple(tensorrt)
+        self.advice = advice
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        if self.where:
+            lines.append(f"  in your model: {self.where}")
+        if self.pack:
+            lines.append(f"  code of: {self.pack}")
+        lines.extend(f"  TensorRT: {line}" for line in self.tensorrt)
+        if self.advice:
+            lines.append(f"  what to do: {self.advice}")
+        return "\n".join(lines)
+
+
+class SettingsError(TrtcoreError, ValueError):
+    """A setting is unknown, of the wrong type or value, or contradicts another."""
+
+
+class InputError(TrtcoreError, ValueError):
+    """An input of a compile or of a call does not fit what the model or the engine takes."""
+
+
+class ExportError(TrtcoreError):
+    """torch.export could not capture the model."""
+
+
+class UnsupportedOperatorError(TrtcoreError):
+    """Full compilation was asked for, and some nodes have no converter."""
+
+
+class ConversionError(TrtcoreError):
+    """A converter failed, returned nonsense, or made a layer that TensorRT refuses."""
+
+
+class EngineBuildError(TrtcoreError):
+    """TensorRT refused to build an engine."""
+
+
+class PackError(TrtcoreError):
+    """A pack could not be loaded, does not fit this version, or contributed something invalid."""
+
+
+class ArtifactError(TrtcoreError):
+    """A saved module or engine is truncated, foreign, of another version, or damaged."""
+
+
+class RefitError(TrtcoreError):
+    """New weights could not be put into a built engine."""
+
+
+class BackendUnavailableError(TrtcoreError):
+    """The TensorRT flavour that was asked for is not installed or cannot work here."""
