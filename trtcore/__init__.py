@@ -1,0 +1,1 @@
+"""trtcore: an extensible compiler from PyTorch to NVIDIA TensorRT."""

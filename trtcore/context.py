@@ -1,0 +1,72 @@
+"""What every stage of one compile shares: immutable, made once at the top, handed down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trtcore.backends.base import Backend, Target
+    from trtcore.registry import ConverterRegistry
+    from trtcore.settings import CompilationSettings
+
+Observer = Callable[["Event"], None]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened during a compile, for observers (packs' ``observe``, the CLI's progress).
+
+    Attributes:
+        stage: "export", "lowering", "partition", "conversion", "build", ...
+        status: "start", "progress" or "end".
+        data: plain values; what they are depends on the stage.
+        seconds: how long the stage took, on "end".
+    """
+
+    stage: str
+    status: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class CompileContext:
+    """Settings, backend, registry snapshot, target and observers of one compile.
+
+    ``backend`` and ``target`` are None only when no backend is available: then every node stays in torch
+    and the report says why (``no_backend_reason``).
+    """
+
+    settings: CompilationSettings
+    registry: ConverterRegistry
+    backend: Backend | None = None
+    target: Target | None = None
+    observers: tuple[Observer, ...] = ()
+    no_backend_reason: str = ""
+
+    def emit(self, stage: str, status: str, seconds: float | None = None, **data: Any) -> None:
+        """Tell every observer. An observer's exception other than KeyboardInterrupt never stops a compile."""
+        event = Event(stage, status, data, seconds)
+        for observer in self.observers:
+            try:
+                observer(event)
+            except Exception as error:
+                import warnings
+
+                warnings.warn(f"an observer raised {error!r} at {stage}/{status}", RuntimeWarning, stacklevel=2)
+
+    @contextmanager
+    def stage(self, name: str, timings: dict[str, float], **data: Any) -> Iterator[None]:
+        """Time a stage into `timings` (seconds, summed over repeats) and tell the observers."""
+        self.emit(name, "start", **data)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - began
+            timings[name] = timings.get(name, 0.0) + seconds
+            self.emit(name, "end", seconds, **data)
