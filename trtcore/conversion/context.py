@@ -1,0 +1,421 @@
+"""ConversionContext: what a converter sees.
+
+``ctx.net`` is the real ``INetworkDefinition``; the helpers below are short ways to add layers to it that
+take care of what is the same in every converter: constants, promotion, broadcasting, and shapes that are
+known only at run time.
+
+Symbolic ints reach converters as int64 ITensors of shape (1,); ints known now are Python ints. Every
+helper that takes dims takes lists that mix the two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from trtcore.conversion.weights import WeightStore
+from trtcore.errors import ConversionError
+
+if TYPE_CHECKING:
+    import sympy
+
+    from trtcore.backends.base import Backend, Target
+    from trtcore.context import CompileContext
+    from trtcore.settings import CompilationSettings
+
+ITensor: TypeAlias = Any
+"""A ``trt.ITensor`` of the bindings in use."""
+
+Dim: TypeAlias = Any
+"""An int, or an int64 ITensor of shape (1,)."""
+
+
+class ConversionContext:
+    """The network under construction, and helpers to add to it.
+
+    Attributes:
+        net: the ``trt.INetworkDefinition``.
+        trt: the bindings module in use; converters never import tensorrt themselves.
+        backend, target, settings: of this compile.
+        node: the fx node that is being converted.
+    """
+
+    def __init__(self, compile_context: CompileContext, net: Any, store: WeightStore) -> None:
+        assert compile_context.backend is not None
+        assert compile_context.target is not None
+        self.compile_context = compile_context
+        self.backend: Backend = compile_context.backend
+        self.target: Target = compile_context.target
+        self.settings: CompilationSettings = compile_context.settings
+        self.trt: Any = self.backend.trt
+        self.net = net
+        self.node: torch.fx.Node
+        self._store = store
+        self._constants: dict[tuple[Any, ...], ITensor] = {}
+        self._shapes: dict[ITensor, tuple[int, ...]] = {}
+        self._shape_tensors: dict[ITensor, ITensor] = {}
+        self._dims: dict[tuple[ITensor, int], Dim] = {}
+        self._symbols: dict[str, Dim] = {}
+        self._expressions: dict[Any, Dim] = {}
+
+    # ---- what a tensor is -------------------------------------------------------------------------
+
+    def is_tensor(self, value: object) -> bool:
+        """True for a ``trt.ITensor``."""
+        return isinstance(value, self.trt.ITensor)
+
+    def dtype(self, value: ITensor | torch.Tensor) -> torch.dtype:
+        """The torch dtype of an ITensor or a constant."""
+        return value.dtype if isinstance(value, torch.Tensor) else self.backend.torch_dtype(value.dtype)
+
+    def shape(self, value: ITensor | torch.Tensor) -> tuple[int, ...]:
+        """The dims of an ITensor, -1 where they are known only at run time; or the shape of a constant.
+
+        Raises RuntimeError where TensorRT refuses the layers behind the tensor; the interpreter turns that
+        into a ConversionError with TensorRT's lines.
+        """
+        if isinstance(value, torch.Tensor):
+            return tuple(value.shape)
+        dims = self._shapes.get(value)
+        if dims is None:
+            dims = self._shapes[value] = tuple(value.shape)
+        return dims
+
+    def rank(self, value: ITensor | torch.Tensor) -> int:
+        """Number of dims."""
+        return len(self.shape(value))
+
+    def axis(self, dim: int, rank: int) -> int:
+        """A dim counted from the end, if negative, as one counted from the start. A 0-d tensor counts as one dim, as in torch."""
+        return dim % max(rank, 1)
+
+    # ---- constants --------------------------------------------------------------------------------
+
+    def weights(self, tensor: torch.Tensor) -> Any:
+        """``trt.Weights`` of a constant; the only maker of them.
+
+        Holds the storage until the build has ended, shares tied weights, and records them for the snapshot.
+        """
+        return self._store.weights(tensor)
+
+    def constant(self, value: torch.Tensor | float | bool | Sequence[Any], dtype: torch.dtype | None = None) -> ITensor:
+        """A constant layer. The same constant is added once per network.
+
+        Args:
+            value: a tensor, a Python number (0-d result), or a list of numbers (1-d result).
+            dtype: of the result; default: the value's own (ints int64, floats float32, bools bool).
+        """
+        if not isinstance(value, torch.Tensor):
+            key: tuple[Any, ...] = ("py", repr(value), dtype)
+            if key in self._constants:
+                return self._constants[key]
+            tensor = torch.tensor(value) if dtype is None else torch.tensor(value, dtype=dtype)
+            if dtype is None and tensor.dtype == torch.float64:
+                tensor = tensor.float()
+        else:
+            tensor = value.detach()
+            if dtype is not None and tensor.dtype != dtype:
+                key = (*WeightStore.key(tensor), dtype)
+                if key in self._constants:
+                    return self._constants[key]
+                self._store.hold(tensor)  # keeps the address in the key from being reused
+                tensor = tensor.to(dtype)
+            else:
+                key = WeightStore.key(tensor)
+                if key in self._constants:
+                    return self._constants[key]
+        layer = self.net.add_constant(tuple(tensor.shape), self.weights(tensor))
+        made = self._constants[key] = self.output(layer)
+        return made
+
+    def tensor(self, value: Any, dtype: torch.dtype | None = None) -> ITensor:
+        """An ITensor from an ITensor, a constant or a Python number; cast to `dtype` if given."""
+        if not self.is_tensor(value):
+            return self.constant(value, dtype)
+        return value if dtype is None else self.cast(value, dtype)
+
+    def output(self, layer: Any, index: int = 0) -> ITensor:
+        """Output `index` of a layer; a ConversionError where TensorRT refused to make the layer (None)."""
+        if layer is None:
+            raise ConversionError("TensorRT refused the layer's parameters")
+        return layer.get_output(index)
+
+    # ---- dtypes -----------------------------------------------------------------------------------
+
+    def cast(self, x: ITensor | torch.Tensor, dtype: torch.dtype) -> ITensor:
+        """`x` as `dtype` (no layer where it is that already; constants are cast on the host)."""
+        if isinstance(x, torch.Tensor):
+            return self.constant(x, dtype)
+        wanted = self.backend.trt_dtype(dtype)
+        if x.dtype == wanted:
+            return x
+        return self.output(self.net.add_cast(x, wanted))
+
+    def promote(self, *values: Any, to: torch.dtype | None = None) -> list[ITensor]:
+        """All values as ITensors of one dtype and one rank, by torch's promotion rules, or of dtype `to`.
+
+        Python numbers and 0-d tensors take part as torch lets them: they do not raise the dtype within a category.
+        """
+        dtype = to if to is not None else self.result_type(*values)
+        return self.broadcast(*(self.tensor(value, dtype) for value in values))
+
+    def result_type(self, *values: Any) -> torch.dtype:
+        """The dtype torch would compute in. A symbolic int counts as a Python int."""
+        stand_ins: list[Any] = []
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                stand_ins.append(torch.empty([1] * value.dim(), dtype=value.dtype, device="meta"))
+            elif self.is_tensor(value):
+                stand_ins.append(torch.empty([1] * self.rank(value), dtype=self.dtype(value), device="meta"))
+            else:
+                stand_ins.append(value)
+        if len(stand_ins) == 1:
+            stand_ins *= 2
+        dtype = torch.result_type(stand_ins[0], stand_ins[1])
+        for extra in stand_ins[2:]:
+            tensors = [v for v in stand_ins if isinstance(v, torch.Tensor)]
+            dtype = torch.promote_types(dtype, torch.result_type(tensors[0], extra) if tensors else dtype)
+        return dtype
+
+    # ---- shapes known at run time -----------------------------------------------------------------
+
+    def shape_of(self, x: ITensor) -> ITensor:
+        """The shape of `x` as an int64 ITensor of shape (rank,)."""
+        found = self._shape_tensors.get(x)
+        if found is None:
+            dims = self.shape(x)
+            if -1 not in dims:
+                return self.constant(list(dims), torch.int64) if dims else self.constant(torch.empty(0, dtype=torch.int64))
+            found = self._shape_tensors[x] = self.cast(self.output(self.net.add_shape(x)), torch.int64)
+        return found
+
+    def dim(self, x: ITensor | torch.Tensor, index: int) -> Dim:
+        """Dim `index` of `x`: an int if known now, else an int64 ITensor of shape (1,)."""
+        dims = self.shape(x)
+        index = self.axis(index, len(dims))
+        if dims[index] != -1:
+            return dims[index]
+        key = (x, index)
+        if key not in self._dims:
+            layer = self.net.add_slice(self.shape_of(x), (index,), (1,), (1,))
+            self._dims[key] = self.output(layer)
+        return self._dims[key]
+
+    def dims_of(self, x: ITensor | torch.Tensor) -> list[Dim]:
+        """All dims of `x`, as :meth:`dim` gives them."""
+        return [self.dim(x, index) for index in range(self.rank(x))]
+
+    def dims(self, values: Sequence[Dim]) -> tuple[int, ...] | ITensor:
+        """A tuple of ints where all are known now, else one int64 ITensor of shape (len,)."""
+        if all(not self.is_tensor(value) for value in values):
+            return tuple(int(value) for value in values)
+        return self.shape_tensor(values)
+
+    def shape_tensor(self, values: Sequence[Dim]) -> ITensor:
+        """One int64 ITensor of shape (len,) from ints and symbolic ints."""
+        if not values:
+            return self.constant(torch.empty(0, dtype=torch.int64))
+        parts: list[ITensor] = []
+        run: list[int] = []
+        for value in [*values, None]:
+            if value is not None and not self.is_tensor(value):
+                run.append(int(value))
+                continue
+            if run:
+                parts.append(self.constant(run, torch.int64))
+                run = []
+            if value is not None:
+                parts.append(self.cast(value, torch.int64))
+        return parts[0] if len(parts) == 1 else self.concat(parts, 0)
+
+    def scalar(self, value: Dim, dtype: torch.dtype | None = None) -> ITensor:
+        """A 0-d ITensor from a number or a symbolic int."""
+        if not self.is_tensor(value):
+            return self.constant(value, dtype)
+        if self.rank(value):
+            layer = self.net.add_shuffle(value)
+            layer.reshape_dims = ()
+            value = self.output(layer)
+        return value if dtype is None else self.cast(value, dtype)
+
+    def dim_op(self, a: Dim, b: Dim, operation: str) -> Dim:
+        """Integer arithmetic on dims: SUM, SUB, PROD, FLOOR_DIV, DIV, MAX, MIN. Ints are folded."""
+        if not self.is_tensor(a) and not self.is_tensor(b):
+            return _FOLD[operation](a, b)
+        a, b = (v if self.is_tensor(v) else self.constant([v], torch.int64) for v in (a, b))
+        return self.output(self.net.add_elementwise(a, b, getattr(self.trt.ElementWiseOperation, operation)))
+
+    def dim_product(self, values: Sequence[Dim]) -> Dim:
+        """The product of dims; 1 for none."""
+        known = math.prod(value for value in values if not self.is_tensor(value))
+        result: Dim = known
+        for value in values:
+            if self.is_tensor(value):
+                result = value if not self.is_tensor(result) and result == 1 else self.dim_op(result, value, "PROD")
+        return result
+
+    # ---- layers -----------------------------------------------------------------------------------
+
+    def unsqueeze_to(self, x: ITensor, rank: int) -> ITensor:
+        """`x` with ones prepended to its shape until it has `rank` dims."""
+        missing = rank - self.rank(x)
+        return x if missing <= 0 else self.reshape(x, [1] * missing + self.dims_of(x))
+
+    def broadcast(self, *values: ITensor) -> list[ITensor]:
+        """The tensors at one rank: ones prepended. TensorRT stretches the ones itself."""
+        rank = max(self.rank(value) for value in values)
+        return [self.unsqueeze_to(value, rank) for value in values]
+
+    def reshape(self, x: ITensor, dims: Sequence[Dim]) -> ITensor:
+        """`x` in another shape; at most one dim may be -1 (the rest). A 0 means an empty dim."""
+        dims = list(dims)
+        if tuple(dims) == self.shape(x) and -1 not in self.shape(x):
+            return x
+        unknown = [i for i, value in enumerate(dims) if self.is_tensor(value)]
+        layer = self.net.add_shuffle(x)
+        layer.zero_is_placeholder = False
+        if len(unknown) == 1 and -1 not in dims and 0 not in dims:
+            dims[unknown[0]] = -1  # the one unknown dim is what remains: no shape arithmetic at run time
+            unknown = []
+        if unknown:
+            layer.set_input(1, self.shape_tensor(dims))
+        else:
+            layer.reshape_dims = tuple(int(value) for value in dims)
+        return self.output(layer)
+
+    def permute(self, x: ITensor, order: Sequence[int]) -> ITensor:
+        """`x` with its dims in another order."""
+        order = [self.axis(dim, len(order)) for dim in order]
+        if order == list(range(len(order))):
+            return x
+        layer = self.net.add_shuffle(x)
+        layer.first_transpose = tuple(order)
+        return self.output(layer)
+
+    def expand(self, x: ITensor, dims: Sequence[Dim]) -> ITensor:
+        """`x` broadcast to `dims` (as torch's expand: -1 keeps a dim; new dims come first)."""
+        x = self.unsqueeze_to(x, len(dims))
+        own = self.shape(x)
+        if all((not self.is_tensor(want)) and want in (-1, have) for want, have in zip(dims, own)):
+            return x
+        sizes = [self.dim(x, i) if not self.is_tensor(want) and want == -1 else want for i, want in enumerate(dims)]
+        # Stride 0 repeats a dim of one; where the dim is not known now, min(dim - 1, 1) is 0 or 1.
+        strides = [
+            (0 if have == 1 else 1) if have != -1 else self.dim_op(self.dim_op(self.dim(x, i), 1, "SUB"), 1, "MIN")
+            for i, have in enumerate(own)
+        ]
+        return self.slice(x, [0] * len(own), sizes, strides)
+
+    def slice(self, x: ITensor, start: Sequence[Dim], size: Sequence[Dim], stride: Sequence[Dim] | None = None) -> ITensor:
+        """Elements ``start + i * stride`` for i < size, per dim."""
+        stride = [1] * len(start) if stride is None else list(stride)
+        starts, sizes, strides = self.dims(start), self.dims(size), self.dims(stride)
+        zeros = (0,) * len(stride)
+        layer = self.net.add_slice(
+            x,
+            zeros if self.is_tensor(starts) else starts,
+            zeros if self.is_tensor(sizes) else sizes,
+            zeros if self.is_tensor(strides) else strides,
+        )
+        for index, value in ((1, starts), (2, sizes), (3, strides)):
+            if self.is_tensor(value):
+                layer.set_input(index, value)
+        return self.output(layer)
+
+    def concat(self, values: Sequence[ITensor], axis: int) -> ITensor:
+        """The tensors one after the other along `axis`."""
+        if len(values) == 1:
+            return values[0]
+        layer = self.net.add_concatenation(list(values))
+        layer.axis = self.axis(axis, self.rank(values[0]))
+        return self.output(layer)
+
+    def gather(self, x: ITensor, indices: ITensor, axis: int) -> ITensor:
+        """``x`` at `indices` along `axis`; outside of [-n, n) TensorRT gives 0."""
+        return self.output(self.net.add_gather(x, indices, self.axis(axis, self.rank(x))))
+
+    def elementwise(self, a: Any, b: Any, operation: str, *, to: torch.dtype | None = None) -> ITensor:
+        """A binary operation by its ElementWiseOperation name, after promotion (or on dtype `to`)."""
+        a, b = self.promote(a, b, to=to)
+        return self.output(self.net.add_elementwise(a, b, getattr(self.trt.ElementWiseOperation, operation)))
+
+    def unary(self, x: ITensor, operation: str) -> ITensor:
+        """A unary operation by its UnaryOperation name."""
+        return self.output(self.net.add_unary(x, getattr(self.trt.UnaryOperation, operation)))
+
+    def activation(self, x: ITensor, kind: str, alpha: float | None = None, beta: float | None = None) -> ITensor:
+        """An activation by its ActivationType name."""
+        layer = self.net.add_activation(x, getattr(self.trt.ActivationType, kind))
+        if layer is not None:
+            if alpha is not None:
+                layer.alpha = float(alpha)
+            if beta is not None:
+                layer.beta = float(beta)
+        return self.output(layer)
+
+    def reduce(self, x: ITensor, operation: str, axes: Sequence[int], keepdim: bool = False) -> ITensor:
+        """A reduction by its ReduceOperation name; no axes means all of them."""
+        rank = self.rank(x)
+        axes = list(axes) or list(range(rank))
+        mask = self.axes_mask(axes, rank)
+        return self.output(self.net.add_reduce(x, getattr(self.trt.ReduceOperation, operation), mask, keepdim))
+
+    def axes_mask(self, axes: Sequence[int], rank: int) -> int:
+        """The bit mask TensorRT takes for a set of axes."""
+        mask = 0
+        for axis in axes:
+            mask |= 1 << self.axis(axis, rank)
+        return mask
+
+    def select(self, condition: ITensor, a: Any, b: Any) -> ITensor:
+        """Where `condition` (bool) `a`, else `b`, after promotion of the two."""
+        a, b = self.promote(a, b)
+        condition, a, b = self.broadcast(condition, a, b)
+        return self.output(self.net.add_select(condition, a, b))
+
+    def softmax(self, x: ITensor, axis: int) -> ITensor:
+        """Softmax along one axis (rank >= 2: TensorRT refuses less)."""
+        layer = self.net.add_softmax(x)
+        layer.axes = self.axes_mask([axis], self.rank(x))
+        return self.output(layer)
+
+    def matmul(self, a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> ITensor:
+        """Matrix product of the last two dims; batch dims broadcast. Both operands have rank >= 2."""
+        a, b = self.broadcast(self.tensor(a), self.tensor(b))
+        op = self.trt.MatrixOperation
+        return self.output(
+            self.net.add_matrix_multiply(
+                a, op.TRANSPOSE if transpose_a else op.NONE, b, op.TRANSPOSE if transpose_b else op.NONE
+            )
+        )
+
+    # ---- symbolic ints ----------------------------------------------------------------------------
+
+    def bind_symbol(self, name: str, value: Dim) -> None:
+        """Say what a symbol of the traced shapes is in this network (called by the interpreter)."""
+        self._symbols[name] = value
+
+    @property
+    def symbols(self) -> Mapping[str, Dim]:
+        """The symbols bound so far."""
+        return self._symbols
+
+    def symbolic(self, expression: sympy.Expr | int) -> Dim:
+        """A shape expression as an int or an int64 ITensor of shape (1,)."""
+        from trtcore.conversion.symbolic import build_expression
+
+        return build_expression(self, expression, self._expressions)
+
+
+_FOLD: dict[str, Any] = {
+    "SUM": lambda a, b: a + b,
+    "SUB": lambda a, b: a - b,
+    "PROD": lambda a, b: a * b,
+    "FLOOR_DIV": lambda a, b: a // b,
+    "DIV": lambda a, b: int(a / b),
+    "MAX": max,
+    "MIN": min,
+}
