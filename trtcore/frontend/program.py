@@ -1,0 +1,74 @@
+"""What the frontend hands to the rest of the compiler, whichever way the model was captured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import sympy
+import torch
+from torch.utils import _pytree as pytree
+
+InputKind = Literal["tensor", "constant", "symint"]
+
+
+@dataclass(frozen=True)
+class SymbolRange:
+    """The values a size symbol may take: min <= opt <= max, all finite.
+
+    `opt` is the value that engines are tuned for.
+    """
+
+    name: str
+    min: int
+    opt: int
+    max: int
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One flattened input of a program, in the order of the graph's placeholders.
+
+    Attributes:
+        name: what the user calls it: ``input_ids``, ``x[0]['y']``.
+        placeholder: name of the fx placeholder node.
+        kind: "tensor"; "constant", a plain value that was fixed at capture; "symint", an int that may vary.
+        dtype, device, shape: of a tensor; shape holds ints and sympy expressions over the program's symbols.
+        value: of a constant; for a symint its sympy expression.
+    """
+
+    name: str
+    placeholder: str
+    kind: InputKind
+    dtype: torch.dtype | None = None
+    shape: tuple[sympy.Expr | int, ...] | None = None
+    device: torch.device | None = None
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured model: one flat graph and how the user calls it.
+
+    Attributes:
+        graph_module: one placeholder per flattened user input, in order; parameters, buffers and tensor
+            constants are ``get_attr`` nodes with their fully qualified names, tied ones the same tensor object;
+            plain codegen; the output is the flat tuple of outputs. Nodes keep ``val`` (FakeTensors),
+            ``nn_module_stack`` and ``stack_trace``. What the model mutates (buffers, inputs) is mutated by
+            nodes in the graph.
+        inputs: one per placeholder, in order.
+        in_spec: pytree spec of ``(args, kwargs)``; None for a flat call (torch.compile).
+        out_spec: pytree spec of the outputs; None when the output is the flat tuple itself.
+        arg_names: names of the positional arguments, then of the keyword arguments, as in `in_spec`.
+        symbols: range of every size symbol that occurs in `inputs`, by name.
+        model_name: class of the model where it is known, for names and messages.
+    """
+
+    graph_module: torch.fx.GraphModule
+    inputs: tuple[InputSpec, ...]
+    in_spec: pytree.TreeSpec | None
+    out_spec: pytree.TreeSpec | None
+    arg_names: tuple[str, ...] = ()
+    symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
+    model_name: str = "model"
