@@ -1,0 +1,57 @@
+# `make demo` and `make test` are all a fresh clone needs: they make the environment themselves.
+#   PYTHON=python3.12 make test     another interpreter
+#   make test ARGS="-k report -x"   arguments for pytest
+
+VENV ?= .venv
+export PYTHON
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.stamp
+PYTEST = $(BIN)/python -m pytest -n 2
+DEFAULT = not gpu and not models and not slow and not benchmark
+
+.PHONY: help setup demo test lint unit test-all models gpu bench docs format clean
+
+help:  ## what the targets do
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
+
+setup: $(STAMP)  ## make or update .venv
+
+$(STAMP): pyproject.toml .ci/setup
+	.ci/setup $(VENV) test
+	@touch $@
+
+demo: $(STAMP)  ## compile pretrained MiniLM and embed real sentences
+	$(BIN)/trtcore demo $(ARGS)
+
+test: lint unit  ## lint, types and the default tests
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(STAMP)  ## the default tests alone
+	$(PYTEST) -m "$(DEFAULT)" $(ARGS)
+
+test-all: lint  ## everything that can run here apart from the benchmarks
+	$(PYTEST) -m "not benchmark" $(ARGS)
+
+models: $(STAMP)  ## whole models at their base sizes
+	$(BIN)/python -m pytest -m models $(ARGS)
+
+gpu: $(STAMP)  ## the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench: $(STAMP)  ## measure; see docs/performance.md
+	$(BIN)/python -m pytest -m benchmark -s $(ARGS)
+
+docs: $(STAMP)  ## build the documentation into build/site
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/mkdocs build --strict --config-file .mkdocs.yml
+
+format: $(STAMP)  ## rewrite the code as ruff wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

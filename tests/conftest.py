@@ -1,0 +1,64 @@
+"""Settings of the whole test run: one torch thread, no network, a cache of its own, and honest skips."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+# Before transformers is imported anywhere.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+_cache: str | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run its own user cache. xdist's workers inherit the controller's, and so share its probes."""
+    global _cache
+    torch.set_num_threads(1)
+    if not hasattr(config, "workerinput"):
+        _cache = tempfile.mkdtemp(prefix="trtcore-tests-")
+        os.environ["TRTCORE_CACHE_DIR"] = _cache
+
+
+def pytest_unconfigure() -> None:
+    if _cache is not None:
+        shutil.rmtree(_cache, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for marker, reason in (("gpu", _no_gpu()), ("tensorrt", _no_tensorrt(items))):
+        if reason:
+            skip = pytest.mark.skip(reason=reason)
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(skip)
+
+
+def _no_gpu() -> str:
+    return "" if torch.cuda.is_available() else "needs an NVIDIA GPU: torch.cuda.is_available() is False here"
+
+
+def _no_tensorrt(items: list[pytest.Item]) -> str:
+    if not any(item.get_closest_marker("tensorrt") for item in items):
+        return ""
+    try:
+        import tensorrt  # noqa: F401
+    except Exception as error:  # an ImportError, or whatever a half-installed wheel raises
+        return f"needs the tensorrt wheel and its libraries: {type(error).__name__}: {error}".splitlines()[0]
+    return ""
+
+
+@pytest.fixture(autouse=True)
+def _torch_state() -> Iterator[None]:
+    """The same random numbers for every test, and no test's grad mode or default dtype in the next."""
+    torch.manual_seed(0)
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_grad_enabled(grad)
