@@ -11,7 +11,7 @@ helper that takes dims takes lists that mix the two.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -58,7 +58,7 @@ class ConversionContext:
         self._shapes: dict[ITensor, tuple[int, ...]] = {}
         self._shape_tensors: dict[ITensor, ITensor] = {}
         self._dims: dict[tuple[ITensor, int], Dim] = {}
-        self._symbols: dict[str, Dim] = {}
+        self._symbols: dict[str, Dim | Callable[[], Dim]] = {}
         self._expressions: dict[Any, Dim] = {}
 
     # ---- what a tensor is -------------------------------------------------------------------------
@@ -394,14 +394,21 @@ class ConversionContext:
 
     # ---- symbolic ints ----------------------------------------------------------------------------
 
-    def bind_symbol(self, name: str, value: Dim) -> None:
-        """Say what a symbol of the traced shapes is in this network (called by the interpreter)."""
-        self._symbols[name] = value
+    def bind_symbol(self, name: str, make: Callable[[], Dim]) -> None:
+        """Say how to get a symbol of the traced shapes in this network (called by the interpreter).
 
-    @property
-    def symbols(self) -> Mapping[str, Dim]:
-        """The symbols bound so far."""
-        return self._symbols
+        `make` is called when the symbol is first used, so that unused ones add no layers.
+        """
+        self._symbols.setdefault(name, make)
+
+    def symbol(self, name: str) -> Dim:
+        """A symbol as an int64 ITensor of shape (1,). Raises ConversionError where nothing binds it."""
+        if name not in self._symbols:
+            raise ConversionError(f"the size {name} depends on data: it is no shape of this segment's inputs")
+        value = self._symbols[name]
+        if callable(value):
+            value = self._symbols[name] = value()
+        return value
 
     def symbolic(self, expression: sympy.Expr | int) -> Dim:
         """A shape expression as an int or an int64 ITensor of shape (1,)."""

@@ -24,9 +24,7 @@ def build_expression(ctx: ConversionContext, expression: Any, memo: dict[Any, An
     if expression in memo:
         return memo[expression]
     if expression.is_Symbol:
-        if expression.name not in ctx.symbols:
-            raise ConversionError(f"the size {expression} depends on data that is not a shape of this segment's inputs")
-        return ctx.symbols[expression.name]
+        return ctx.symbol(expression.name)
     arguments = [build_expression(ctx, argument, memo) for argument in _arguments(expression)]
     result = _apply(ctx, expression, arguments)
     memo[expression] = result

@@ -7,7 +7,8 @@ TensorRT does not let every dtype be read back (bf16, fp8, int4).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -15,15 +16,6 @@ from trtcore.errors import ConversionError
 
 if TYPE_CHECKING:
     from trtcore.backends.base import Backend
-
-# The weights attributes a layer class may have. Which of them a layer really holds is asked of the layer.
-_ROLES: dict[str, tuple[str, ...]] = {
-    "CONSTANT": ("weights",),
-    "CONVOLUTION": ("kernel", "bias"),
-    "DECONVOLUTION": ("kernel", "bias"),
-    "SCALE": ("shift", "scale", "power"),
-}
-
 
 class WeightStore:
     """All weights of one network.
@@ -73,7 +65,7 @@ class WeightStore:
             layer: the layer, already of its own class (``IConstantLayer`` ...).
             type_name: its LayerType name.
         """
-        for role in _ROLES.get(type_name, ()):
+        for role in self.ROLES.get(type_name, ()):
             given = getattr(layer, role)
             found = self._find(given)
             if found is not None:

@@ -1,0 +1,105 @@
+"""Segments: the parts of a lowered graph that become engines, each a graph of its own."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One TensorRT segment.
+
+    Attributes:
+        name: "engine_0", ...
+        nodes: the lowered graph's nodes that it computes, in order (copies of shared cheap nodes included).
+        inputs: nodes of the lowered graph whose tensors it takes, in the order of its placeholders.
+        outputs: nodes of the lowered graph that others need from it.
+        graph_module: the segment alone: a placeholder per input, then one per SymInt that its nodes use;
+            constants as get_attr; returns a tuple of the outputs.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[Node, ...]
+    outputs: tuple[Node, ...]
+    graph_module: GraphModule
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for segments of one lowered graph that compute the same from the same."""
+        return tuple(n.name for n in self.nodes), tuple(n.name for n in self.outputs)
+
+
+def is_size(node: Node) -> bool:
+    """Whether a node is a symbolic (or traced plain) number and no tensor."""
+    return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+
+
+def extract(
+    owner: GraphModule, name: str, nodes: Sequence[Node], outputs: Sequence[Node], is_constant: Callable[[Node], bool]
+) -> Segment:
+    """Cut `nodes` (in graph order) out of `owner` as a Segment. Nothing is copied but fx nodes.
+
+    Args:
+        is_constant: whether a get_attr node is a constant of the engine (and not a buffer that the model
+            changes, which is an input).
+    """
+    graph = torch.fx.Graph()
+    inside = set(nodes)
+    tensors: dict[Node, None] = {}
+    sizes: dict[Node, None] = {}
+    for node in nodes:
+        for source in node.all_input_nodes:
+            if source in inside or is_constant(source):
+                continue
+            (sizes if is_size(source) else tensors)[source] = None
+    made: dict[Node, Node] = {}
+    for source in (*tensors, *sizes):
+        placeholder = graph.placeholder(source.name)
+        placeholder.meta = dict(source.meta)
+        made[source] = placeholder
+    constants: dict[str, Any] = {}
+
+    def lookup(source: Node) -> Node:
+        if source not in made:  # a constant: get_attr, the tensor shared with the owner
+            made[source] = graph.node_copy(source, lookup)
+            constants[str(source.target)] = attribute(owner, str(source.target))
+        return made[source]
+
+    for node in nodes:
+        made[node] = graph.node_copy(node, lookup)
+    graph.output(tuple(made[node] for node in outputs))
+    root = torch.nn.Module()
+    for target, value in constants.items():
+        set_attribute(root, target, value)
+    module = GraphModule(root, graph, class_name=name)
+    return Segment(name, tuple(nodes), tuple(tensors), tuple(outputs), module)
+
+
+def attribute(module: torch.nn.Module, target: str) -> Any:
+    """The value of a get_attr target (dotted)."""
+    value: Any = module
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def set_attribute(module: torch.nn.Module, target: str, value: Any) -> None:
+    """Put a value at a dotted target, making the modules on the way."""
+    *path, last = target.split(".")
+    for part in path:
+        if not hasattr(module, part):
+            setattr(module, part, torch.nn.Module())
+        module = getattr(module, part)
+    setattr(module, last, value)
+
+
+def is_getitem(node: Node) -> bool:
+    """Whether a node takes one of the results of another."""
+    return node.op == "call_function" and node.target is operator.getitem

@@ -1,0 +1,43 @@
+"""Where in the user's model an fx node comes from: module path, op, file and line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch.fx import Node
+
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>\S+))?')
+
+
+def op_name(target: Any) -> str:
+    """The name people know an op by: ``aten.gelu.default``, or a callable's own name."""
+    name = getattr(target, "__name__", None)
+    if hasattr(target, "_schema") or hasattr(target, "overloads"):
+        return str(target)
+    module = getattr(target, "__module__", "") or ""
+    return f"{module.removeprefix('_')}.{name}" if name and module not in ("", "builtins") else str(name or target)
+
+
+def module_path(node: Node) -> str:
+    """Dotted path of the innermost module whose forward made the node; "" if unknown or the root."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path = next(reversed(stack.values()))[0]
+    return re.sub(r"^L\['self'\]\.?|^L__self___?", "", path).replace("['", ".").replace("']", "")
+
+
+def source_line(node: Node) -> str:
+    """``file:line`` of the statement in the user's code that made the node; "" if unknown."""
+    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
+    return f"{frames[-1]['file']}:{frames[-1]['line']}" if frames else ""
+
+
+def describe(node: Node) -> str:
+    """``encoder.layer.0: aten.gelu.default (node gelu_3), model.py:12``."""
+    path, line = module_path(node), source_line(node)
+    text = f"{op_name(node.target)} (node {node.name})"
+    if path:
+        text = f"{path}: {text}"
+    return f"{text}, {line}" if line else text

@@ -1,0 +1,151 @@
+"""Symbolic sizes: finding symbols in shapes, bounding expressions, and making SymInts in a graph.
+
+A symbol is a name such as ``s77`` that torch.export gave to a dynamic dim. Every backed symbol can be
+computed from the shapes of the graph's inputs, so a size that is needed anywhere is recomputed from them,
+never read back from an engine's output.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+
+if TYPE_CHECKING:
+    from trtcore.frontend.program import SymbolRange
+
+
+def expression_of(dim: Any) -> sympy.Expr | int:
+    """The sympy expression of a SymInt, or the int itself."""
+    if isinstance(dim, torch.SymInt):
+        expression = dim.node.expr
+        return int(expression) if expression.is_Integer else expression
+    if isinstance(dim, sympy.Expr):
+        return int(dim) if dim.is_Integer else dim
+    return int(dim)
+
+
+def free_symbols(dims: Iterable[Any]) -> list[str]:
+    """Names of all symbols in the dims, in order of first use, sorted within one dim."""
+    found: dict[str, None] = {}
+    for dim in dims:
+        expression = expression_of(dim)
+        if not isinstance(expression, int):
+            found.update(dict.fromkeys(sorted(symbol.name for symbol in expression.free_symbols)))
+    return list(found)
+
+
+def solve_linear(dim: Any) -> tuple[str, int, int] | None:
+    """``(symbol, scale, offset)`` where ``dim == scale * symbol + offset``; None for any other form."""
+    expression = expression_of(dim)
+    if isinstance(expression, int) or len(expression.free_symbols) != 1:
+        return None
+    (symbol,) = expression.free_symbols
+    if expression == symbol:
+        return symbol.name, 1, 0
+    scale = expression.coeff(symbol, 1)
+    offset = sympy.expand(expression - scale * symbol)
+    if scale.is_Integer and offset.is_Integer and int(scale) > 0:
+        return symbol.name, int(scale), int(offset)
+    return None
+
+
+def bounds(dim: Any, ranges: Mapping[str, SymbolRange]) -> tuple[int, int, int]:
+    """``(min, opt, max)`` of a dim over the ranges of its symbols.
+
+    min and max are interval bounds, which is exact for the sums, products and divisions of sizes that
+    shapes are made of; opt is the value at every symbol's opt.
+    """
+    expression = expression_of(dim)
+    if isinstance(expression, int):
+        return expression, expression, expression
+    name = getattr(expression, "name", None)
+    if expression.is_Symbol and name in ranges:
+        known = ranges[name]
+        return known.min, known.opt, known.max
+    from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
+
+    used = {symbol: ranges[symbol.name] for symbol in expression.free_symbols}
+    interval = bound_sympy(expression, {s: ValueRanges(r.min, r.max) for s, r in used.items()})
+    opt = expression.xreplace({s: sympy.Integer(r.opt) for s, r in used.items()})
+    return max(int(interval.lower), 0), int(opt), int(interval.upper)
+
+
+def is_symbolic(value: Any) -> bool:
+    """True for a SymInt, SymFloat or SymBool."""
+    return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+class SizeMaterialiser:
+    """Makes fx nodes that compute SymInts from a graph's placeholders, each expression once.
+
+    Args:
+        graph: where the nodes are added, at the current insertion point.
+        placeholders: the graph's inputs, with FakeTensors or SymInts in meta["val"].
+    """
+
+    def __init__(self, graph: torch.fx.Graph, placeholders: Iterable[torch.fx.Node]) -> None:
+        self._graph = graph
+        self._sources: dict[str, tuple[torch.fx.Node, int | None, int, int]] = {}
+        self._made: dict[Any, Any] = {}
+        for node in placeholders:
+            value = node.meta.get("val")
+            if isinstance(value, torch.SymInt):
+                found = solve_linear(value)
+                if found:
+                    self._add_source(found, node, None)
+            elif isinstance(value, torch.Tensor):
+                for index, dim in enumerate(value.shape):
+                    if isinstance(dim, torch.SymInt) and (found := solve_linear(dim)):
+                        self._add_source(found, node, index)
+
+    def _add_source(self, found: tuple[str, int, int], node: torch.fx.Node, index: int | None) -> None:
+        name, scale, offset = found
+        known = self._sources.get(name)
+        if known is None or (known[2], known[3]) != (1, 0) == (scale, offset):
+            self._sources[name] = (node, index, scale, offset)
+
+    def knows(self, expression: Any) -> bool:
+        """Whether every symbol of the expression comes from the placeholders."""
+        return all(name in self._sources for name in free_symbols([expression]))
+
+    def make(self, expression: Any, like: Any = None) -> Any:
+        """An fx node (or an int) for the expression. `like`, a SymInt, becomes the node's meta["val"]."""
+        expression = expression_of(expression)
+        if isinstance(expression, int):
+            return expression
+        if expression not in self._made:
+            if expression.is_Symbol:
+                node = self._symbol(expression.name)
+            else:
+                node = self._expression(expression)
+            if isinstance(node, torch.fx.Node) and like is not None:
+                node.meta.setdefault("val", like)
+            self._made[expression] = node
+        return self._made[expression]
+
+    def _symbol(self, name: str) -> torch.fx.Node:
+        source, index, scale, offset = self._sources[name]
+        node = source
+        if index is not None:
+            node = self._graph.call_function(torch.ops.aten.sym_size.int, (source, index))
+            node.meta["val"] = source.meta["val"].shape[index]
+        for function, operand in ((operator.sub, offset), (operator.floordiv, scale)):
+            if operand != (0 if function is operator.sub else 1):
+                value = function(node.meta["val"], operand)
+                node = self._graph.call_function(function, (node, operand))
+                node.meta["val"] = value
+        return node
+
+    def _expression(self, expression: sympy.Expr) -> Any:
+        from torch.utils._sympy.interp import sympy_interp
+        from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+        bindings: dict[sympy.Symbol, Any] = {
+            symbol: torch.fx.Proxy(self.make(symbol)) for symbol in expression.free_symbols
+        }
+        result = sympy_interp(PythonReferenceAnalysis, bindings, expression)
+        return result.node if isinstance(result, torch.fx.Proxy) else result
