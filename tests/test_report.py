@@ -26,7 +26,6 @@ from trtcore.report import (
     StageTiming,
     format_bytes,
     format_seconds,
-    node_place,
     peak_memory,
 )
 
@@ -261,19 +260,24 @@ class _Outer(torch.nn.Module):
         return self.inner(x) + 1
 
 
-def test_place_comes_from_what_export_leaves_on_a_node() -> None:
+def test_place_comes_from_what_export_leaves_on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = torch.export.export(_Outer(), (torch.zeros(2),)).graph
     relu = next(node for node in graph.nodes if node.target is torch.ops.aten.relu.default)
-    path, source = node_place(relu)
-    assert path == "inner"
+    selection = SimpleNamespace(target="aten.relu.default", chosen=None, candidates=(), reason="no converter")
+    report = NodeReport.from_selection(relu, selection)  # type: ignore[arg-type]
     line = _Inner.forward.__code__.co_firstlineno + 1
-    assert source == f"test_report.py:{line}"
+    assert report.module_path == "inner"
+    assert report.source == f"{__file__}:{line}"
+    monkeypatch.chdir(Path(__file__).parent)
+    assert report.place == f"inner (test_report.py:{line})"
+
+
+def test_place_leaves_out_the_environment() -> None:
+    source = "/venv/lib/python3.11/site-packages/transformers/bert.py:3"
+    assert NodeReport("x", "aten.relu.default", source=source).place == "transformers/bert.py:3"
 
 
 def test_place_of_a_bare_node_is_its_name() -> None:
-    graph = torch.fx.Graph()
-    x = graph.placeholder("x")
-    assert node_place(x) == ("", "")
     assert NodeReport("x", "aten.relu.default").place == "x"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,7 +61,7 @@ class NodeReport:
         reason: why the op runs in torch; "" when it is in an engine.
         lost_to: what took a convertible op out of an engine: "min_block_size", "quarantine", ... or "".
         module_path: where in the user's model, as ``encoder.layer.0.attention``.
-        source: file and line in the user's code, as ``model.py:12``.
+        source: file and line in the user's code, as ``/home/me/model.py:12``.
         candidates: every converter that was considered, best first.
     """
 
@@ -101,7 +100,8 @@ class NodeReport:
         """
         if reason is None:
             reason = "" if in_engine else selection.reason
-        module_path, source = node_place(node)
+        from trtcore.provenance import module_path, source_line
+
         chosen = selection.chosen
         return cls(
             name=node.name,
@@ -112,8 +112,8 @@ class NodeReport:
             pack=_pack_text(chosen) if chosen is not None else "",
             reason=reason,
             lost_to=lost_to,
-            module_path=module_path,
-            source=source,
+            module_path=module_path(node),
+            source=source_line(node),
             candidates=tuple(
                 CandidateReport(
                     converter=candidate.converter.name,
@@ -129,9 +129,10 @@ class NodeReport:
     @property
     def place(self) -> str:
         """``module.path (file.py:12)``, as much of it as is known; the node's name when nothing is."""
-        if self.module_path and self.source:
-            return f"{self.module_path} ({self.source})"
-        return self.module_path or self.source or self.name
+        source = _short_path(self.source)
+        if self.module_path and source:
+            return f"{self.module_path} ({source})"
+        return self.module_path or source or self.name
 
 
 @dataclass(frozen=True)
@@ -415,17 +416,6 @@ class Report:
 # -- what fills it ------------------------------------------------------------------------------------
 
 
-def node_place(node: fx.Node) -> tuple[str, str]:
-    """Module path and ``file:line`` of an fx node, from its meta; "" for what is unknown."""
-    path = ""
-    for entry in (node.meta.get("nn_module_stack") or {}).values():
-        path = _module_path(entry[0] if isinstance(entry, tuple) else entry)
-    source = ""
-    for match in _FRAME.finditer(node.meta.get("stack_trace") or ""):
-        source = f"{os.path.basename(match['file'])}:{match['line']}"
-    return path, source
-
-
 def peak_memory() -> int | None:
     """The most memory this process ever had resident, in bytes; None where the platform cannot say."""
     try:
@@ -438,12 +428,10 @@ def peak_memory() -> int | None:
     return None
 
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
-_EXPORT_PREFIX = re.compile(r"^L\['self'\]\.?|^L__self___?\.?")
-
-
-def _module_path(raw: object) -> str:
-    return _EXPORT_PREFIX.sub("", str(raw))
+def _short_path(source: str) -> str:
+    """``file:line`` without what every file of an environment, or of this directory, begins with."""
+    _, found, rest = source.rpartition("site-packages" + os.sep)
+    return rest if found else source.removeprefix(os.getcwd() + os.sep)
 
 
 def _pack_text(converter: Converter) -> str:

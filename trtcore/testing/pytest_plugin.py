@@ -21,13 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("trtcore").addoption(
         "--trtcore-require-backend",
         action="store_true",
-        help="fail, instead of skipping, when a test asks for `trt_backend` and no TensorRT can be used (for CI)",
+        help="fail, instead of skipping, tests that need a TensorRT backend where there is none (for CI)",
     )
 
 
 @pytest.fixture(scope="session")
 def trt_backend(request: pytest.FixtureRequest) -> Backend:
-    """The TensorRT backend that ``backend="auto"`` takes here; skips, with the reason, where there is none."""
+    """The backend that ``backend="auto"`` takes here; skips, with the reason, where there is none."""
     from trtcore.errors import BackendUnavailableError
     from trtcore.testing import usable_backend
 
