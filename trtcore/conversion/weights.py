@@ -22,7 +22,17 @@ class WeightStore:
 
     Tied weights (the same storage, dtype, shape and strides) are held once. A tensor that is not
     contiguous, or not on the host, is copied to the host once.
+
+    Attributes:
+        ROLES: by LayerType name, the weights attributes that a layer of the type has.
     """
+
+    ROLES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "CONSTANT": ("weights",),
+        "CONVOLUTION": ("kernel", "bias"),
+        "DECONVOLUTION": ("kernel", "bias"),
+        "SCALE": ("shift", "scale", "power"),
+    }
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
