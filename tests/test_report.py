@@ -283,8 +283,7 @@ def test_place_of_a_bare_node_is_its_name() -> None:
 
 def test_from_selection_keeps_every_candidate() -> None:
     def candidate(name: str, verdict: str, reason: str) -> SimpleNamespace:
-        pack = SimpleNamespace(distribution="dist", name="aten", version="1.0")
-        converter = SimpleNamespace(name=name, pack=pack, scope="THIRD_PARTY", priority=0)
+        converter = SimpleNamespace(name=name, source_version="dist:aten 1.0", priority=0)
         return SimpleNamespace(converter=converter, verdict=verdict, reason=reason)
 
     winner, loser = candidate("a", "chosen", ""), candidate("b", "rejected", "too big")

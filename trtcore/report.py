@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import fx
 
-    from trtcore.registry import Converter, Selection
+    from trtcore.registry import Selection
 
 SCHEMA = 1
 
@@ -109,7 +109,7 @@ class NodeReport:
             in_engine=in_engine,
             segment=segment,
             converter=chosen.name if chosen is not None else "",
-            pack=_pack_text(chosen) if chosen is not None else "",
+            pack=chosen.source_version if chosen is not None else "",
             reason=reason,
             lost_to=lost_to,
             module_path=module_path(node),
@@ -117,7 +117,7 @@ class NodeReport:
             candidates=tuple(
                 CandidateReport(
                     converter=candidate.converter.name,
-                    pack=_pack_text(candidate.converter),
+                    pack=candidate.converter.source_version,
                     priority=int(candidate.converter.priority),
                     verdict=candidate.verdict,
                     reason=candidate.reason,
@@ -432,13 +432,6 @@ def _short_path(source: str) -> str:
     """``file:line`` without what every file of an environment, or of this directory, begins with."""
     _, found, rest = source.rpartition("site-packages" + os.sep)
     return rest if found else source.removeprefix(os.getcwd() + os.sep)
-
-
-def _pack_text(converter: Converter) -> str:
-    pack = converter.pack
-    if pack is None:
-        return str(getattr(converter.scope, "name", converter.scope)).lower().replace("_", " ")
-    return f"{pack.distribution}:{pack.name} {pack.version}".strip()
 
 
 def _groups(nodes: Iterable[NodeReport]) -> tuple[FallbackGroup, ...]:
