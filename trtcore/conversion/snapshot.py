@@ -6,8 +6,8 @@ the artifact file format use it, because a built plan cannot be read back.
 
 How a layer is read: `network.get_layer(i)` gives an `ILayer`; assigning `layer.__class__` to the class of
 exactly its type makes the attributes visible (the class of another type is a segfault), so the table
-`_LAYERS` maps each `LayerType` name to its class and to one reader per attribute. Attributes become plain data:
-enums their names, `Dims` tuples, axis bit masks tuples of axis numbers, data types `torch.dtype`.
+`_LAYERS` maps each `LayerType` name to its class and to one reader per attribute. Attributes become plain
+data: enums their names, `Dims` tuples, axis bit masks tuples of axis numbers, data types `torch.dtype`.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class LayerSnapshot:
 
     `type` is the `LayerType` name ("ELEMENTWISE"), `attributes` plain data, `inputs` tensor ids (None for an
     unset optional input; those of ATTENTION_OUTPUT are the `ATTENTION_OPERANDS`), `outputs` tensor ids,
-    `constants` the layer's own weights by role ("kernel", "bias", "weights", "shift", "scale", "power"; absent
-    roles were empty weights).
+    `constants` the layer's own weights by role ("kernel", "bias", "weights", "shift", "scale", "power";
+    absent roles were empty weights).
     """
 
     index: int
@@ -270,6 +270,9 @@ _LAYERS: Mapping[str, tuple[str, _Readers]] = MappingProxyType(
         "UNSQUEEZE": ("IUnsqueezeLayer", {}),
     }
 )
+
+#: LayerType name -> the name of its class in the bindings.
+LAYER_CLASSES: Mapping[str, str] = MappingProxyType({kind: entry[0] for kind, entry in _LAYERS.items()})
 
 #: LayerType name -> roles of its own weights, with the attribute that shows them.
 _WEIGHTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
