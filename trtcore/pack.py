@@ -1,0 +1,91 @@
+"""The one door for people who write packs: everything a pack may use, and nothing else.
+
+Names load when they are first used, so that importing this module loads neither torch nor a TensorRT.
+The extension points themselves are in `trtcore.hookspecs`.
+
+Example:
+    >>> import torch
+    >>> from trtcore.pack import Priority, Reject, converter, converters_in, hookimpl
+    >>> with scoped_registry():
+    ...     @converter(torch.ops.aten.relu.default, supports_dynamic_shapes=True)
+    ...     def relu(ctx, x):
+    ...         return ctx.activation(x, "RELU")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trtcore.backends.base import Backend, Capability, Target
+    from trtcore.context import CompileContext, Event
+    from trtcore.conversion.context import ConversionContext
+    from trtcore.hookspecs import hookimpl
+    from trtcore.partition import Partitioner
+    from trtcore.registry import (
+        Converter,
+        KernelPlugin,
+        LoweringPass,
+        Priority,
+        Reject,
+        Requires,
+        converter,
+        converters_in,
+        scoped_registry,
+    )
+    from trtcore.schema import node_arguments
+
+__all__ = [
+    "Backend",
+    "Capability",
+    "CompileContext",
+    "ConversionContext",
+    "Converter",
+    "Event",
+    "KernelPlugin",
+    "LoweringPass",
+    "Partitioner",
+    "Priority",
+    "Reject",
+    "Requires",
+    "Target",
+    "converter",
+    "converters_in",
+    "hookimpl",
+    "node_arguments",
+    "scoped_registry",
+]
+
+_HOMES = {
+    "trtcore.backends.base": ("Backend", "Capability", "Target"),
+    "trtcore.context": ("CompileContext", "Event"),
+    "trtcore.conversion.context": ("ConversionContext",),
+    "trtcore.hookspecs": ("hookimpl",),
+    "trtcore.partition": ("Partitioner",),
+    "trtcore.registry": (
+        "Converter",
+        "KernelPlugin",
+        "LoweringPass",
+        "Priority",
+        "Reject",
+        "Requires",
+        "converter",
+        "converters_in",
+        "scoped_registry",
+    ),
+    "trtcore.schema": ("node_arguments",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
