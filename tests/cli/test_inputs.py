@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trtcore.cli.inputs import parse_dtype, parse_input, split_inputs
-from trtcore.errors import InputError
+from trtcore.cli.inputs import parse_dtype, parse_input, parse_settings, split_inputs
+from trtcore.errors import InputError, SettingsError
+from trtcore.settings import CompilationSettings
 
 
 def test_static() -> None:
@@ -89,3 +90,38 @@ def test_split_positional_and_named() -> None:
 def test_a_keyword_given_twice_is_refused() -> None:
     with pytest.raises(InputError, match="mask= was given twice"):
         split_inputs([parse_input("mask=3"), parse_input("mask=4")])
+
+
+def test_settings_are_typed_by_their_field() -> None:
+    values = parse_settings(
+        ["min_block_size=1", "require_full_compilation=yes", "torch_executed_ops=aten.relu, aten.gelu",
+         "optimization_level=none", "device=sm_89", "runtime=reference", "pins.aten.gelu.default=a:b"]
+    )  # fmt: skip
+    settings = CompilationSettings.from_kwargs(**{**values, "require_full_compilation": False})
+    assert values["require_full_compilation"] is True
+    assert settings.min_block_size == 1
+    assert settings.torch_executed_ops == {"aten.relu", "aten.gelu"}
+    assert settings.optimization_level is None
+    assert settings.device == (8, 9)
+    assert settings.runtime == "reference"
+    assert dict(settings.pins) == {"aten.gelu.default": "a:b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("min_block_size", "write KEY=VALUE"),
+        ("min_block_sise=1", "min_block_size"),
+        ("min_block_size=many", "must be an int"),
+        ("version_compatible=perhaps", "must be True or False"),
+        ("torch_executed_ops=aten.rleu", "no op 'aten.rleu'"),
+    ],
+)
+def test_bad_settings_say_why(text: str, why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        CompilationSettings.from_kwargs(**parse_settings([text]))
+
+
+def test_a_setting_given_twice_is_refused() -> None:
+    with pytest.raises(SettingsError, match="min_block_size= was given twice"):
+        parse_settings(["min_block_size=1", "min_block_size=2"])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trtcore.errors import InputError
+from trtcore.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     import torch
@@ -141,3 +141,52 @@ def split_inputs(parsed: Sequence[tuple[str | None, Input]]) -> tuple[tuple[Inpu
                 raise InputError(f"--input {name}= was given twice")
             named[name] = value
     return positional, named
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Every ``--set KEY=VALUE`` as keyword arguments of `CompilationSettings`, typed by the field.
+
+    Collections are comma separated (``torch_executed_ops=aten.relu,aten.gelu``), ``none`` is None where the
+    field takes it, and one entry of a mapping is ``pins.aten.gelu.default=distribution:pack``. Values are
+    checked by the settings themselves.
+
+    Raises:
+        SettingsError: no ``=``, or one key twice.
+    """
+    from trtcore.settings import CompilationSettings
+
+    types = {item.name: item.type for item in CompilationSettings.describe()}
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        field, dot, entry = key.partition(".")
+        if not equals or not key:
+            raise SettingsError(f"--set {text!r}: write KEY=VALUE, for example min_block_size=1")
+        if dot and types.get(field, "").startswith("Mapping"):
+            found.setdefault(field, {})[entry] = value.strip()
+        elif key in found:
+            raise SettingsError(f"--set {key}= was given twice")
+        else:
+            found[key] = _typed(value.strip(), types.get(key, "bool"))
+    return found
+
+
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def _typed(value: str, annotation: str) -> Any:
+    """The text as what the annotation says; text that is not one stays text, for the setting's own error."""
+    kinds = {kind.strip().partition("[")[0] for kind in annotation.split("|")}
+    word = value.lower()
+    if "None" in kinds and word == "none":
+        return None
+    if "bool" in kinds and word in _WORDS:
+        return _WORDS[word]
+    if "bool" in kinds and word in ("0", "1"):
+        return word == "1"
+    if "int" in kinds and re.fullmatch(r"-?\d+", value):
+        return int(value)
+    if kinds & {"frozenset", "tuple"} and "torch.device" not in kinds:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
