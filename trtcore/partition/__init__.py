@@ -1,1 +1,357 @@
+"""Partitioning: which nodes become TensorRT segments.
 
+:func:`partition` asks the registry for every node, lets a partitioner group the nodes that have a converter,
+checks the groups, and cuts each out as a :class:`Segment`. The core's partitioners are ``fast`` and ``global``;
+packs can bring others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from trtcore.context import CompileContext
+from trtcore.errors import ExportError, PackError, SettingsError
+from trtcore.frontend.program import Program
+from trtcore.lowering.functionalize import is_copy_into, mutates
+from trtcore.partition.levels import group_by_levels
+from trtcore.partition.segment import Segment, extract, is_getitem, is_size
+from trtcore.provenance import describe
+from trtcore.registry import Selection
+from trtcore.symbols import bounds, free_symbols
+
+__all__ = ["Partition", "Partitioner", "Segment", "Supported", "partition"]
+
+DEFAULT_MAX_SEGMENT_SIZE = 5000
+"""Nodes in one engine when settings.max_segment_size is None: TensorRT's build time is quadratic in layers."""
+
+_CHEAP_ELEMENTS = 1 << 16
+
+Supported = Mapping[Node, bool]
+"""For each tensor-computing node of the graph, in order: does TensorRT take it?"""
+
+Partitioner = Callable[[Supported, CompileContext], Sequence[Sequence[Node]]]
+"""Groups the supported nodes into segments. Groups must be convex: no path may leave one and come back."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What goes where.
+
+    Attributes:
+        segments: in an order in which they can run.
+        order: every unit of the hybrid graph, in an order in which it can run: a Segment, or a torch node.
+        torch_reasons: why a node stays in torch, by node name.
+        small: names of the nodes that had a converter and went to torch with a segment below min_block_size.
+        selections: by node name.
+        constants: get_attr nodes that no node writes to.
+    """
+
+    segments: tuple[Segment, ...]
+    order: tuple[Segment | Node, ...]
+    torch_reasons: Mapping[str, str]
+    small: tuple[str, ...]
+    selections: Mapping[str, Selection]
+    constants: frozenset[Node] = field(default_factory=frozenset)
+
+
+class SelectionMemo:
+    """Selections of nodes, each asked for once as long as the node stays as it is."""
+
+    def __init__(self, ctx: CompileContext) -> None:
+        self._ctx = ctx
+        self._known: dict[Node, tuple[Any, Any, Any, Selection]] = {}
+
+    def select(self, node: Node) -> Selection:
+        known = self._known.get(node)
+        if known is not None and known[:3] == (node.target, node.args, node.kwargs):
+            return known[3]
+        selection = self._ctx.registry.select(node, self._ctx)
+        self._known[node] = (node.target, node.args, node.kwargs, selection)
+        return selection
+
+
+def partition(
+    program: Program,
+    ctx: CompileContext,
+    memo: SelectionMemo | None = None,
+    quarantined: Mapping[str, str] | None = None,
+) -> Partition:
+    """Decide for every node of the lowered graph and cut the segments out.
+
+    Args:
+        quarantined: node name -> why it must stay in torch although a converter would take it.
+
+    Raises:
+        PackError: a partitioner's groups overlap, take unsupported nodes, or depend on each other in a cycle.
+    """
+    graph = program.graph_module.graph
+    memo = memo or SelectionMemo(ctx)
+    written = {node.args[0] for node in graph.nodes if mutates(node)}
+    selections: dict[str, Selection] = {}
+    reasons: dict[str, str] = {}
+    supported: dict[Node, bool] = {}
+    for node in graph.nodes:
+        if node.op != "call_function" or is_size(node):
+            continue
+        if is_getitem(node):
+            source = node.args[0]
+            supported[node] = supported.get(source, False)  # type: ignore[arg-type]
+            continue
+        if mutates(node):
+            _check_write(node)
+            reasons[node.name] = "writes back to an input or a buffer of the model"
+            continue
+        selection = selections[node.name] = memo.select(node)
+        reason = (quarantined or {}).get(node.name) or selection.reason or _objection(node, program)
+        supported[node] = not reason
+        if reason:
+            reasons[node.name] = reason
+    constants = frozenset(n for n in graph.nodes if n.op == "get_attr" and n not in written and _is_tensor_attr(n))
+    groups, small = _group(supported, ctx)
+    for node in small:
+        reasons[node.name] = f"in a segment of fewer than min_block_size={ctx.settings.min_block_size} converted ops"
+    cutter = _Cutter(program.graph_module, groups, constants, program)
+    segments = [cutter.cut(f"engine_{index}", group) for index, group in enumerate(groups)]
+    order = _ordered(graph, segments, cutter)
+    return Partition(
+        tuple(unit for unit in order if isinstance(unit, Segment)), tuple(order), reasons,
+        tuple(node.name for node in small), selections, constants,
+    )  # fmt: skip
+
+
+def count_ops(nodes: Sequence[Node]) -> int:
+    """Converted ops among nodes: what min_block_size counts."""
+    return sum(1 for node in nodes if not is_getitem(node))
+
+
+def _check_write(node: Node) -> None:
+    if not is_copy_into(node) or node.args[0].op not in ("placeholder", "get_attr"):  # type: ignore[union-attr]
+        raise ExportError(
+            "the graph mutates a tensor in place, and the functionalize pass is turned off",
+            where=describe(node),
+            advice="take 'functionalize' out of disabled_passes",
+        )
+
+
+def _is_tensor_attr(node: Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _objection(node: Node, program: Program) -> str:
+    """Why a node with a converter cannot go into an engine after all; "" if it can."""
+    values = [node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes)]
+    if not any(isinstance(v, (torch.Tensor, list, tuple)) for v in values[:1]):
+        return "computes no tensor"
+    for value in values:
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(item, torch.Tensor):
+                dims: Sequence[Any] = item.shape
+            elif isinstance(item, torch.SymInt):
+                dims = [item]
+            elif isinstance(item, (torch.SymFloat, torch.SymBool)):
+                return f"takes a symbolic {'float' if isinstance(item, torch.SymFloat) else 'bool'}"
+            else:
+                continue
+            unknown = [name for name in free_symbols(dims) if name not in program.symbols]
+            if unknown:
+                return f"the size {unknown[0]} depends on data, so no optimisation profile can be given"
+    return ""
+
+
+def _group(supported: dict[Node, bool], ctx: CompileContext) -> tuple[list[list[Node]], list[Node]]:
+    """The partitioner's groups, checked; small ones dissolved, large ones split."""
+    partitioner, name = _partitioner(ctx)
+    settings = ctx.settings
+    alive = dict(supported)
+    small: list[Node] = []
+    while True:
+        groups = [list(group) for group in partitioner(alive, ctx)]
+        _check_groups(groups, alive, name)
+        weak = [group for group in groups if count_ops(group) < settings.min_block_size]
+        if not weak:
+            break
+        for group in weak:
+            small.extend(node for node in group if not is_getitem(node))
+            alive.update(dict.fromkeys(group, False))
+    limit = settings.max_segment_size or DEFAULT_MAX_SEGMENT_SIZE
+    return [part for group in groups for part in _split(group, limit)], small
+
+
+def _partitioner(ctx: CompileContext) -> tuple[Partitioner, str]:
+    name = ctx.settings.partitioner
+    if name is None:
+        name = "fast" if ctx.settings.use_fast_partitioner else "global"
+    if name in ("fast", "global"):
+        return group_by_levels, name
+    if name not in ctx.registry.partitioners:
+        raise SettingsError(
+            f"no pack has a partitioner named {name!r}",
+            advice="there are: " + ", ".join(["fast", "global", *sorted(ctx.registry.partitioners)]),
+        )
+    return ctx.registry.partitioners[name], name
+
+
+def _check_groups(groups: list[list[Node]], supported: Mapping[Node, bool], name: str) -> None:
+    seen: set[Node] = set()
+    for group in groups:
+        for node in group:
+            if node in seen or not supported.get(node, False):
+                what = "twice" if node in seen else "although TensorRT does not take it"
+                raise PackError(f"the partitioner {name!r} put {node.name} into a segment {what}")
+            seen.add(node)
+
+
+def _split(group: list[Node], limit: int) -> list[list[Node]]:
+    """Pieces of at most `limit` nodes in graph order; a getitem stays with its producer."""
+    if len(group) <= limit:
+        return [group]
+    pieces: list[list[Node]] = [[]]
+    for node in group:
+        if len(pieces[-1]) >= limit and not is_getitem(node):
+            pieces.append([])
+        pieces[-1].append(node)
+    return pieces
+
+
+class _Cutter:
+    """Cuts groups out, copying cheap nodes that several units need instead of passing their values on."""
+
+    def __init__(
+        self, owner: GraphModule, groups: list[list[Node]], constants: frozenset[Node], program: Program
+    ) -> None:
+        self.owner, self.constants, self.program = owner, constants, program
+        self.position = {node: index for index, node in enumerate(owner.graph.nodes)}
+        self.group_of = {node: index for index, group in enumerate(groups) for node in group}
+        self._cheap: dict[Node, bool] = {}
+        for node in owner.graph.nodes:
+            self._cheap[node] = self._is_cheap(node)
+
+    def cheap(self, node: Node) -> bool:
+        """Whether a node of a segment may be computed again wherever its value is needed."""
+        return node in self.group_of and self._cheap[node]
+
+    def _is_cheap(self, node: Node) -> bool:
+        """No tensor goes in but constants and cheap ones, little comes out, and always the same."""
+        value = node.meta.get("val")
+        if node.op != "call_function" or not isinstance(value, torch.Tensor) or is_getitem(node):
+            return False
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            return False
+        elements = 1
+        for dim in value.shape:
+            elements *= bounds(dim, self.program.symbols)[2] if self._bounded(dim) else _CHEAP_ELEMENTS + 1
+        return elements <= _CHEAP_ELEMENTS and all(
+            is_size(source) or self._cheap.get(source, False) for source in node.all_input_nodes
+        )
+
+    def _bounded(self, dim: Any) -> bool:
+        return all(name in self.program.symbols for name in free_symbols([dim]))
+
+    def cut(self, name: str, group: list[Node]) -> Segment:
+        index = self.group_of[group[0]]
+        nodes = self._with_cheap_sources(group)
+        inside = set(nodes)
+        outputs = [node for node in group if self._is_needed_outside(node, index, inside)]
+        kept: set[Node] = set(outputs)
+        for node in sorted(nodes, key=self.position.__getitem__, reverse=True):
+            if node in kept:
+                kept.update(source for source in node.all_input_nodes if source in inside)
+        ordered = sorted(kept, key=self.position.__getitem__)
+        return extract(self.owner, name, ordered, outputs, self.constants.__contains__)
+
+    def _with_cheap_sources(self, nodes: Sequence[Node]) -> list[Node]:
+        found = dict.fromkeys(nodes)
+        queue = list(nodes)
+        while queue:
+            for source in queue.pop().all_input_nodes:
+                if source not in found and self.cheap(source):
+                    found[source] = None
+                    queue.append(source)
+        return list(found)
+
+    def _is_needed_outside(self, node: Node, index: int, inside: set[Node]) -> bool:
+        if isinstance(node.meta.get("val"), (list, tuple)):
+            return False  # its getitems are
+        for user in node.users:
+            if user.op == "output":
+                return True
+            if self.group_of.get(user) != index and user not in inside and not self.cheap(node) and not is_size(user):
+                return True
+        return False
+
+
+def _ordered(graph: torch.fx.Graph, segments: list[Segment], cutter: _Cutter) -> list[Segment | Node]:
+    """Topological order of segments and torch nodes, as near to the graph's own as dependencies allow."""
+    unit_of: dict[Node, Segment | Node] = {}
+    for segment in segments:
+        for node in segment.outputs:
+            unit_of[node] = segment
+    last: list[Segment | Node] = []
+    torch_nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.op == "call_function" and mutates(node):
+            last.append(node)  # nothing may read after a write
+        elif node.op == "call_function" and not is_size(node) and node not in cutter.group_of:
+            torch_nodes.append(node)
+    cheap = [n for n in cutter._with_cheap_sources([*torch_nodes, *last]) if cutter.cheap(n)]  # type: ignore[list-item]
+    for node in (*torch_nodes, *cheap):
+        unit_of.setdefault(node, node)
+        if cutter.cheap(node):
+            unit_of[node] = node
+    units: list[tuple[int, Segment | Node]] = [(cutter.position[n], n) for n in (*torch_nodes, *cheap)]
+    units += [(cutter.position[s.nodes[0]], s) for s in segments if s.outputs]
+    return [*_topological(units, unit_of), *last]
+
+
+def _topological(
+    units: list[tuple[int, Segment | Node]], unit_of: Mapping[Node, Segment | Node]
+) -> list[Segment | Node]:
+    import heapq
+
+    rank = {id(unit): (position, index) for index, (position, unit) in enumerate(units)}
+    by_rank = {rank[id(unit)]: unit for _, unit in units}
+    users: dict[int, list[int]] = {}
+    waits: dict[int, int] = {}
+    for _, unit in units:
+        sources = unit.inputs if isinstance(unit, Segment) else unit.all_input_nodes
+        needed = {id(unit_of[source]) for source in _through_sizes(sources) if source in unit_of} - {id(unit)}
+        waits[id(unit)] = len(needed)
+        for other in needed:
+            users.setdefault(other, []).append(id(unit))
+    ready = [rank[id(unit)] for _, unit in units if waits[id(unit)] == 0]
+    heapq.heapify(ready)
+    done: list[Segment | Node] = []
+    while ready:
+        unit = by_rank[heapq.heappop(ready)]
+        done.append(unit)
+        for other in users.get(id(unit), ()):
+            waits[other] -= 1
+            if waits[other] == 0:
+                heapq.heappush(ready, rank[other])
+    if len(done) != len(units):
+        stuck = [unit for _, unit in units if waits[id(unit)] > 0]
+        names = ", ".join(unit.name for unit in stuck[:6])
+        raise PackError(f"the partitioner's segments depend on each other in a cycle: {names}")
+    return done
+
+
+def _through_sizes(sources: Sequence[Node]) -> list[Node]:
+    """The tensor nodes behind size nodes (which are made from inputs' shapes where possible)."""
+    found: list[Node] = []
+    queue = list(sources)
+    seen: set[Node] = set()
+    while queue:
+        node = queue.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if is_size(node) and node.op == "call_function":
+            queue.extend(node.all_input_nodes)
+        else:
+            found.append(node)
+    return found

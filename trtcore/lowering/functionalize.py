@@ -1,0 +1,216 @@
+"""Functionalisation: mutation becomes values, so that later stages may reorder and replace nodes freely.
+
+In-place ops on plain intermediate tensors, which is what exported models hold, are renamed to their
+functional twins in one linear walk. Where views of the mutated tensor are read later, the whole graph goes
+through torch's own functionalisation, which is right in every case and slower.
+
+What the model mutates for good (its buffers, its inputs) ends as ``copy_`` nodes at the end of the graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from trtcore.context import CompileContext
+from trtcore.partition.segment import attribute, set_attribute
+
+_COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
+
+
+def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
+    """Return a graph whose only mutating nodes are ``copy_`` into inputs and buffers, at its end."""
+    graph = graph_module.graph
+    mutating = [node for node in graph.nodes if mutates(node)]
+    if not mutating or all(_is_final_write(node) for node in mutating):
+        return graph_module
+    if not _rename_in_place(graph):
+        graph_module = _functionalize_with_torch(graph_module)
+    graph_module.graph.lint()
+    return graph_module
+
+
+def mutates(node: Node) -> bool:
+    """Whether a node writes to one of its arguments."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+
+
+def _is_final_write(node: Node) -> bool:
+    """``copy_`` into an input or a buffer that nothing reads afterwards."""
+    target = node.args[0]
+    if not is_copy_into(node) or not isinstance(target, Node) or target.op not in ("placeholder", "get_attr"):
+        return False
+    position = {n: i for i, n in enumerate(node.graph.nodes)}
+    return not any(user.op == "call_function" for user in node.users) and all(
+        position[user] <= position[node] for user in target.users if user.op != "output"
+    )
+
+
+def is_copy_into(node: Node) -> bool:
+    """Whether a node is ``copy_(destination, source)``."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and schema.name == "aten::copy_"
+
+
+def _written(node: Node) -> list[Node]:
+    """The tensors that a node writes to."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    found = []
+    for index, argument in enumerate(schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
+        found.extend(item for item in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(item, Node))
+    return found
+
+
+def _functional_twin(target: Any) -> Any:
+    """``add.Tensor`` of ``add_.Tensor``: same arguments, no write; None where the op has none."""
+    schema = target._schema
+    writes = [a for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    namespace, name = schema.name.split("::")
+    if len(writes) != 1 or writes[0] is not schema.arguments[0] and writes[0].name != schema.arguments[0].name:
+        return None
+    if not name.endswith("_") or name.endswith("__"):
+        return None
+    packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
+    twin = getattr(packet, schema.overload_name or "default", None) if packet is not None else None
+    if twin is None or twin._schema.is_mutable:
+        return None
+    if [a.name for a in twin._schema.arguments] != [a.name for a in schema.arguments]:
+        return None
+    return twin
+
+
+def _alias_roots(graph: Graph) -> dict[Node, Node]:
+    """For every tensor, the tensor whose storage it may share (itself, if none)."""
+    roots: dict[Node, Node] = {}
+    for node in graph.nodes:
+        roots[node] = node
+        schema = getattr(node.target, "_schema", None)
+        if node.op != "call_function":
+            continue
+        if schema is None:  # getitem and the like hand on what they are given
+            sources = node.all_input_nodes
+        else:
+            sources = [
+                value
+                for index, argument in enumerate(schema.arguments)
+                if argument.alias_info is not None
+                for value in [node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)]
+                if isinstance(value, Node)
+            ]
+        if sources:
+            roots[node] = roots[sources[0]]
+    return roots
+
+
+def _rename_in_place(graph: Graph) -> bool:
+    """Replace in-place ops by their twins; False (graph unchanged) where aliasing needs more than that."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    roots = _alias_roots(graph)
+    family: dict[Node, list[Node]] = {}
+    for node, root in roots.items():
+        family.setdefault(root, []).append(node)
+    plan: list[tuple[Node, Node, Any]] = []
+    for node in graph.nodes:
+        if not mutates(node):
+            continue
+        twin, written = _functional_twin(node.target), _written(node)
+        if twin is None or len(written) != 1:
+            return False
+        target = written[0]
+        if not _same_extent(target, roots[target]) or not _same_extent(target, node):
+            return False
+        for relative in family[roots[target]]:
+            # Views of the written tensor that are read later would have to see the write.
+            if relative is roots[target] or _same_extent(relative, roots[target]):
+                continue
+            if any(order[user] > order[node] for user in relative.users):
+                return False
+        plan.append((node, target, twin))
+    latest: dict[Node, Node] = {}
+    final: dict[Node, Node] = {}
+    planned = {node: twin for node, _, twin in plan}
+    for node in list(graph.nodes):
+        # Every later read of any same-extent alias reads the newest value of its root.
+        for source in node.all_input_nodes:
+            newest = latest.get(roots.get(source, source))
+            if newest is not None and newest is not source and source in roots and node.op != "placeholder":
+                node.replace_input_with(source, newest)
+        if node in planned:
+            node.target = planned[node]
+            latest[roots[node]] = node
+            if roots[node].op in ("placeholder", "get_attr"):
+                final[roots[node]] = node
+    output = next(iter(reversed(graph.nodes)))
+    with graph.inserting_before(output):
+        for root, newest in final.items():
+            write = graph.call_function(_COPY_INTO, (root, newest))
+            write.meta = dict(newest.meta)
+    return True
+
+
+def _same_extent(a: Node, b: Node) -> bool:
+    """Whether two aliases surely cover the same elements in the same layout."""
+    x, y = a.meta.get("val"), b.meta.get("val")
+    if a is b:
+        return True
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+        return False
+    return x.dtype == y.dtype and tuple(map(str, x.shape)) == tuple(map(str, y.shape)) and tuple(
+        map(str, x.stride())
+    ) == tuple(map(str, y.stride()))
+
+
+def _functionalize_with_torch(graph_module: GraphModule) -> GraphModule:
+    """Torch's functionalisation of the whole graph; keeps every node's stack trace and module stack."""
+    from torch.fx import traceback as fx_traceback
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    nodes = list(graph_module.graph.nodes)
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    attributes = {str(node.target): node for node in nodes if node.op == "get_attr"}
+    fed = [*placeholders, *attributes.values()]
+
+    def run(*values: Any) -> Any:
+        interpreter = _FedInterpreter(graph_module, dict(zip(attributes, values[len(placeholders) :])))
+        return interpreter.run(*values[: len(placeholders)])
+
+    with fx_traceback.preserve_node_meta(), torch.no_grad():
+        traced = make_fx(torch.func.functionalize(run, remove="mutations"))(*(node.meta["val"] for node in fed))
+    graph = traced.graph
+    made = [node for node in graph.nodes if node.op == "placeholder"]
+    for old, new in zip(fed, made):
+        meta = dict(old.meta)
+        if old.op == "get_attr":
+            set_attribute(traced, str(old.target), attribute(graph_module, str(old.target)))
+            with graph.inserting_before(new):
+                replacement = graph.get_attr(str(old.target))
+            new.replace_all_uses_with(replacement)
+            graph.erase_node(new)
+            new = replacement
+        else:
+            new.target = old.target
+            new.name = old.name
+        new.meta = meta
+    first = next(node for node in graph.nodes if node.op != "placeholder")
+    for node in [node for node in graph.nodes if node.op == "placeholder"]:
+        first.prepend(node)  # placeholders stay ahead of the get_attr nodes
+    result = GraphModule(traced, graph)
+    result.graph.lint()
+    return result
+
+
+class _FedInterpreter(torch.fx.Interpreter):
+    """Runs a graph with given values (FakeTensors) for its attributes."""
+
+    def __init__(self, module: GraphModule, attributes: dict[str, Any]) -> None:
+        super().__init__(module)
+        self._attributes = attributes
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._attributes[str(target)]

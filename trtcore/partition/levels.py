@@ -1,0 +1,74 @@
+"""The core's partitioner: alternate levels of torch and TensorRT.
+
+A node's level is the number of changes between torch and TensorRT on the way to it, even for torch, odd for
+TensorRT. All TensorRT nodes of one level form one segment. A path from a segment out to torch and back climbs two
+levels, so segments are convex and cannot depend on each other in a cycle; and no partition into convex segments
+of a whole graph has fewer levels. One walk forward (as early as possible) and one backward (as late as the users
+allow, so that what only a later segment needs is computed there): linear in nodes and edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.fx import Node
+
+from trtcore.partition.segment import is_getitem, is_size
+
+
+def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[list[Node]]:
+    """Group the supported nodes by level.
+
+    Args:
+        supported: for each tensor-computing node, in graph order, whether TensorRT takes it.
+
+    Returns:
+        The groups in level order, each in graph order.
+    """
+    levels: dict[Node, int] = {}
+    for node, taken in supported.items():
+        if is_getitem(node):
+            levels[node] = levels.get(node.args[0], 0)  # type: ignore[arg-type]
+            continue
+        level = max((levels.get(source, 0) for source in _tensor_sources(node)), default=0)
+        levels[node] = level if (level % 2 == 1) == taken else level + 1
+    for node in reversed(list(supported)):
+        if not supported[node] or is_getitem(node):
+            continue
+        latest = _latest(node, levels, supported)
+        if latest is not None and latest > levels[node]:
+            levels[node] = latest
+            for user in node.users:
+                if is_getitem(user):
+                    levels[user] = latest
+    groups: dict[int, list[Node]] = {}
+    for node, taken in supported.items():
+        if taken:
+            groups.setdefault(levels[node], []).append(node)
+    return [groups[level] for level in sorted(groups)]
+
+
+def _tensor_sources(node: Node) -> list[Node]:
+    """Tensor inputs. Sizes do not count: they are made from the shapes of the graph's inputs."""
+    return [source for source in node.all_input_nodes if not is_size(source)]
+
+
+def _latest(node: Node, levels: Mapping[Node, int], supported: Mapping[Node, bool]) -> int | None:
+    """The latest level that all users allow; None for a node whose value leaves the graph."""
+    latest: int | None = None
+    for user in node.users:
+        if user.op == "output":
+            return None
+        if is_getitem(user):
+            bound = _latest(user, levels, supported)
+            if bound is None:
+                return None
+        elif user not in supported:
+            if is_size(user):
+                continue
+            return None
+        else:
+            bound = levels[user] if supported[user] else levels[user] - 1
+        latest = bound if latest is None else min(latest, bound)
+    return latest
