@@ -1,0 +1,320 @@
+"""`explain`, `compile` and `run`: the commands that take a model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from trtcore.cli.inputs import GRAMMAR, InputType, parse_settings, split_inputs
+from trtcore.cli.loading import load_model
+from trtcore.cli.progress import show_progress
+from trtcore.errors import ArtifactError, InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from trtcore.inputs import Input
+    from trtcore.report import Report
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+Parsed = Sequence[tuple[str | None, "Input"]]
+
+_INPUT_HELP = (
+    f"One input of the model, in order: {GRAMMAR}. 1x3x224x224:float32 is static; "
+    "?x128:int64@1x128,8x128,32x128 has a dynamic batch; mask=1x128:bool is a keyword argument; "
+    "scalar:float32 has rank 0. Not needed for a .pt2 file."
+)
+
+
+def _model_options(command: _F) -> _F:
+    """The arguments that the three commands share."""
+    for decorate in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A compilation setting."),
+        click.option("--input", "inputs", multiple=True, type=InputType(), metavar="SPEC", help=_INPUT_HELP),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.command()
+@click.argument("model")
+@_model_options
+@click.option("--verbose", "-v", is_flag=True, help="Every op, with every converter that was considered.")
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON."
+)
+def explain(
+    model: str, inputs: Parsed, settings: tuple[str, ...], as_json: bool, verbose: bool, output: Path | None
+) -> None:
+    """Say what would become of MODEL, op by op, without building an engine.
+
+    MODEL is a .pt2 file, module:attribute or file.py:attribute.
+    """
+    import trtcore
+
+    loaded, arguments, chosen = load_model(model), _arguments(inputs), parse_settings(settings)
+    with show_progress(quiet=as_json):
+        report = trtcore.explain(loaded, **arguments, **chosen)
+    _write_report(report, output)
+    _print_report(report, as_json, verbose=verbose)
+
+
+@click.command("compile")
+@click.argument("model")
+@_model_options
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The .pt2 file to write.",
+)
+@click.option(
+    "--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report too."
+)
+@click.option("--no-reference", is_flag=True, help="Leave the reference runtime's network out of the file.")
+def compile_(
+    model: str,
+    inputs: Parsed,
+    settings: tuple[str, ...],
+    as_json: bool,
+    output: Path,
+    report_file: Path | None,
+    no_reference: bool,
+) -> None:
+    """Compile MODEL and save it; `trtcore run` and `trtcore.load` take the file."""
+    import trtcore
+
+    chosen = parse_settings(settings)
+    if output.suffix != ".pt2":
+        raise InputError(f"--output {str(output)!r}: the file's name must end in .pt2")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"--output {str(output)!r}: there is no folder {str(output.absolute().parent)!r}")
+    arguments = _arguments(inputs)
+    with show_progress(quiet=as_json):
+        compiled = trtcore.compile(load_model(model), **arguments, **chosen)
+        trtcore.save(compiled, output, reference=not no_reference)
+    _write_report(compiled.report, report_file)
+    _print_report(compiled.report, as_json)
+    if not as_json:
+        click.echo(f"\nwrote {output} ({_size(output)}); run it with: trtcore run {output}")
+
+
+@click.command()
+@click.argument("model")
+@_model_options
+@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="How many timed calls.")
+@click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
+def run(model: str, inputs: Parsed, settings: tuple[str, ...], as_json: bool, repeat: int, seed: int) -> None:
+    """Run MODEL, a file that `trtcore compile` wrote or a model that is compiled first.
+
+    Inputs are random (integers are 0 or 1), at the opt shape. A model that is compiled here is also run
+    in eager, and the difference is printed.
+    """
+    import torch
+
+    import trtcore
+
+    chosen = parse_settings(settings)
+    eager = None
+    if _is_artifact(model):
+        if chosen:
+            raise InputError(
+                "--set has no effect on a compiled model", advice="compile it again with the settings"
+            )
+        compiled = trtcore.load(model)
+    else:
+        eager = load_model(model)
+        with show_progress(quiet=as_json):
+            compiled = trtcore.compile(eager, **_arguments(inputs), **chosen)
+    args, kwargs = _example_call(model, eager, inputs, seed)
+    with torch.no_grad():
+        outputs, seconds = _timed(compiled, args, kwargs, repeat)
+        reference = None if eager is None else _eager(eager)(*args, **kwargs)
+    report = getattr(compiled, "report", None)
+    result = _describe_run(outputs, reference, seconds, report)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        _print_run(result)
+
+
+# -- inputs -------------------------------------------------------------------------------------------
+
+
+def _arguments(inputs: Parsed) -> dict[str, Any]:
+    """The inputs as keyword arguments of `trtcore.compile` and `trtcore.explain`; none for a .pt2's own."""
+    positional, named = split_inputs(inputs)
+    arguments: dict[str, Any] = {}
+    if positional or named:
+        arguments["arg_inputs"] = positional
+    if named:
+        arguments["kwarg_inputs"] = named
+    return arguments
+
+
+def _example_call(
+    name: str, model: Any, inputs: Parsed, seed: int
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Arguments of one call: random values for ``--input``, else the example inputs that a .pt2 holds."""
+    positional, named = split_inputs(inputs)
+    if positional or named:
+        args = tuple(value.example_tensor(seed=seed + i) for i, value in enumerate(positional))
+        kwargs = {
+            key: value.example_tensor(seed=seed + len(args) + i)
+            for i, (key, value) in enumerate(named.items())
+        }
+        return args, kwargs
+    examples = getattr(model, "example_inputs", None)
+    if model is None:
+        import torch
+
+        examples = torch.export.load(name).example_inputs
+    if not examples:
+        raise InputError(f"{name} holds no example inputs", advice="give --input for each input")
+    return examples[0], examples[1] or {}
+
+
+def _is_artifact(name: str) -> bool:
+    """Whether the name is a file that `trtcore.save` wrote."""
+    import trtcore
+
+    if not (name.endswith(".pt2") and Path(name).is_file()):
+        return False
+    try:
+        trtcore.load(name)
+    except ArtifactError:
+        return False
+    return True
+
+
+# -- running ------------------------------------------------------------------------------------------
+
+
+def _eager(model: Any) -> Any:
+    return model.module() if hasattr(model, "module_call_graph") else model
+
+
+def _timed(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], repeat: int
+) -> tuple[Any, list[float]]:
+    """The outputs and the seconds of each call; with more than one call, a first one is not timed."""
+    if repeat > 1:
+        model(*args, **kwargs)
+    seconds = []
+    outputs = None
+    for _ in range(repeat):
+        began = time.perf_counter()
+        outputs = model(*args, **kwargs)
+        _synchronise()
+        seconds.append(time.perf_counter() - began)
+    return outputs, seconds
+
+
+def _synchronise() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _describe_run(
+    outputs: Any, reference: Any, seconds: list[float], report: Report | None
+) -> dict[str, Any]:
+    import torch
+    from torch.utils import _pytree as pytree
+
+    tensors = [(pytree.keystr(path), leaf) for path, leaf in pytree.tree_flatten_with_path(outputs)[0]]
+    others = pytree.tree_leaves(reference) if reference is not None else [None] * len(tensors)
+    return {
+        "schema": 1,
+        "runtime": report.runtime if report else None,
+        "note": report.runtime_note if report else "",
+        "seconds": seconds,
+        "outputs": [
+            _describe_output(path, leaf, other)
+            if isinstance(leaf, torch.Tensor)
+            else {"name": path, "value": repr(leaf)}
+            for (path, leaf), other in zip(tensors, others)
+        ],
+    }
+
+
+def _describe_output(path: str, value: torch.Tensor, reference: Any) -> dict[str, Any]:
+    import torch
+
+    numbers = (
+        value.detach().to("cpu", torch.float64) if not value.is_complex() else value.detach().abs().double()
+    )
+    entry: dict[str, Any] = {
+        "name": path or "output",
+        "dtype": str(value.dtype).removeprefix("torch."),
+        "shape": list(value.shape),
+        "min": numbers.min().item() if numbers.numel() else None,
+        "max": numbers.max().item() if numbers.numel() else None,
+        "mean": numbers.mean().item() if numbers.numel() else None,
+    }
+    if isinstance(reference, torch.Tensor) and not value.is_complex():
+        expected = reference.detach().to("cpu", torch.float64)
+        difference = numbers - expected
+        scale = expected.norm().item()
+        entry["max_difference"] = difference.abs().max().item() if numbers.numel() else 0.0
+        entry["relative_error"] = difference.norm().item() / scale if scale else difference.norm().item()
+    return entry
+
+
+def _print_run(result: Mapping[str, Any]) -> None:
+    from trtcore.report import format_seconds
+
+    if result["note"]:
+        click.echo(result["note"])
+    for output in result["outputs"]:
+        if "value" in output:
+            click.echo(f"{output['name']}: {output['value']}")
+            continue
+        shape = ", ".join(map(str, output["shape"]))
+        line = f"{output['name']}: {output['dtype']}[{shape}]"
+        if output["min"] is not None:
+            line += f" min {output['min']:.6g} max {output['max']:.6g} mean {output['mean']:.6g}"
+        if "max_difference" in output:
+            line += (
+                f"; against eager: largest difference {output['max_difference']:.3g}, "
+                f"relative error {output['relative_error']:.3g}"
+            )
+        click.echo(line)
+    best, count = min(result["seconds"]), len(result["seconds"])
+    click.echo(f"{count} call{'' if count == 1 else 's'}, the fastest {format_seconds(best)}")
+
+
+# -- reports ------------------------------------------------------------------------------------------
+
+
+def _write_report(report: Report, path: Path | None) -> None:
+    if path is not None:
+        path.write_text(report.to_json() + "\n")
+
+
+def _print_report(report: Report, as_json: bool, *, verbose: bool = False) -> None:
+    if as_json:
+        click.echo(report.to_json())
+        return
+    from rich.console import Console
+
+    console = Console()
+    if console.is_terminal:
+        report.render(console, verbose=verbose)
+    else:
+        click.echo(report.text(verbose=verbose))
+
+
+def _size(path: Path) -> str:
+    from trtcore.report import format_bytes
+
+    return format_bytes(path.stat().st_size)
