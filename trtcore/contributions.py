@@ -25,6 +25,7 @@ from trtcore.errors import PackError
 if TYPE_CHECKING:
     from trtcore.backends.base import Backend, Target
     from trtcore.context import CompileContext
+    from trtcore.packs import LoadedPack
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _ATTRIBUTE = "__trtcore_converters__"
@@ -429,6 +430,7 @@ class _ProcessRegistry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: list[tuple[Converter, str, object]] = []
+        self._packs: list[tuple[LoadedPack, object]] = []
         self._scope: ContextVar[object] = ContextVar("trtcore_scope", default=None)
         self._in_pack: ContextVar[bool] = ContextVar("trtcore_in_pack", default=False)
 
@@ -438,6 +440,15 @@ class _ProcessRegistry:
         scope = self._scope.get()
         with self._lock:
             self._entries.extend((one, module, scope) for one in converters)
+
+    def add_pack(self, pack: LoadedPack) -> None:
+        with self._lock:
+            self._packs.append((pack, self._scope.get()))
+
+    def packs(self) -> tuple[LoadedPack, ...]:
+        """The packs registered by hand; of one identity, the last."""
+        with self._lock:
+            return tuple({pack.info.id: pack for pack, _ in self._packs}.values())
 
     def converters(
         self, is_packs: Callable[[Converter, str], bool] = lambda one, module: False
@@ -457,6 +468,7 @@ class _ProcessRegistry:
             self._scope.reset(token)
             with self._lock:
                 self._entries = [entry for entry in self._entries if entry[2] is not marker]
+                self._packs = [entry for entry in self._packs if entry[1] is not marker]
 
     @contextmanager
     def pack_at_work(self) -> Iterator[None]:
