@@ -204,6 +204,11 @@ class Backend(ABC):
 
         return make_logger(self.trt)
 
+    def create_network(self, builder: Any) -> Any:
+        """A new strongly typed `trt.INetworkDefinition`: its dtypes are the graph's."""
+        flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        return builder.create_network(0 if flag is None else 1 << int(flag))
+
     # -- target ----------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -1,0 +1,342 @@
+"""From segments to engines, with quarantine: a node that cannot be built goes back to torch, with the reason."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx import Node
+
+from trtcore.context import CompileContext
+from trtcore.conversion.interpret import ConvertedSegment, NodeConversionError, convert_segment
+from trtcore.engine.artifact import EngineArtifact
+from trtcore.engine.build import build_plan
+from trtcore.engine.config import add_profiles, make_config
+from trtcore.errors import EngineBuildError, UnsupportedOperatorError
+from trtcore.partition import Partition, Segment, SelectionMemo, partition
+from trtcore.partition.segment import extract, is_getitem
+from trtcore.provenance import describe, module_path, op_name, source_line
+from trtcore.report import QuarantineReport
+from trtcore.runtime.manifest import EngineManifest
+
+if TYPE_CHECKING:
+    from trtcore.frontend.program import Program
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine and what the report says of it.
+
+    Attributes:
+        artifact: None after a dry run.
+        layers: number of TensorRT layers.
+        seconds: TensorRT's build time.
+    """
+
+    artifact: EngineArtifact | None
+    layers: int
+    seconds: float
+
+
+@dataclass
+class BuiltPartition:
+    """The final partition, an engine per segment (by segment name), and what was quarantined on the way."""
+
+    partition: Partition
+    engines: dict[str, BuiltEngine] = field(default_factory=dict)
+    quarantined: tuple[QuarantineReport, ...] = ()
+
+
+def build_segments(
+    program: Program, ctx: CompileContext, timings: dict[str, float], runtime: str, *, build: bool = True
+) -> BuiltPartition:
+    """Partition, convert and build, until every segment has an engine.
+
+    Args:
+        program: the lowered program.
+        timings: stage name -> seconds, added to.
+        runtime: "native" or "reference", written into the manifests.
+        build: False stops after conversion (dry run).
+
+    Raises:
+        ConversionError, EngineBuildError: with require_full_compilation or pass_through_build_failures.
+        UnsupportedOperatorError: require_full_compilation, and nodes stay in torch.
+    """
+    return _Builder(program, ctx, timings, runtime, build).run()
+
+
+class _Builder:
+    def __init__(
+        self, program: Program, ctx: CompileContext, timings: dict[str, float], runtime: str, build: bool
+    ) -> None:
+        self.program, self.ctx, self.timings, self.runtime, self.build = program, ctx, timings, runtime, build
+        self.memo = SelectionMemo(ctx)
+        self.reasons: dict[str, str] = {}
+        self.reports: list[QuarantineReport] = []
+        self.built: dict[Any, BuiltEngine] = {}
+        self.trial_builds = 0
+
+    def run(self) -> BuiltPartition:
+        while True:
+            with self.ctx.stage("partition", self.timings):
+                found = partition(self.program, self.ctx, self.memo, self.reasons)
+            if self.ctx.settings.require_full_compilation:
+                refuse_partial(found, self.program)
+            if all(self._ensure(segment, found, number) for number, segment in enumerate(found.segments)):
+                engines = {segment.name: self._named(segment) for segment in found.segments}
+                return BuiltPartition(found, engines, tuple(self.reports))
+
+    def _named(self, segment: Segment) -> BuiltEngine:
+        """The engine of a segment, which an earlier round may have built under another name."""
+        engine = self.built[segment.key]
+        artifact = engine.artifact
+        if artifact is not None and artifact.manifest.name != segment.name:
+            artifact = replace(artifact, manifest=replace(artifact.manifest, name=segment.name))
+            engine = replace(engine, artifact=artifact)
+        return engine
+
+    def _ensure(self, segment: Segment, found: Partition, number: int) -> bool:
+        """Build the segment's engine; False when nodes were quarantined and the partition has to be redone."""
+        if segment.key in self.built:
+            return True
+        try:
+            with self.ctx.stage("conversion", self.timings, segment=segment.name):
+                converted = convert_segment(segment, self.ctx, found.selections, self.program.symbols)
+        except NodeConversionError as error:
+            if self._is_fatal():
+                raise
+            self._quarantine_alike(segment, found, error.node, error.message, error.tensorrt)
+            return False
+        if not self.build:
+            self.built[segment.key] = BuiltEngine(None, converted.network.num_layers, 0.0)
+            return True
+        try:
+            self.built[segment.key] = self._build(converted, number, len(found.segments))
+        except EngineBuildError as error:
+            if self._is_fatal():
+                raise self._located(error, converted) from error
+            self._quarantine_build_failure(segment, found, converted, error)
+            return False
+        return True
+
+    def _is_fatal(self) -> bool:
+        settings = self.ctx.settings
+        return settings.require_full_compilation or settings.pass_through_build_failures
+
+    # ---- building ---------------------------------------------------------------------------------
+
+    def _build(self, converted: ConvertedSegment, number: int, total: int) -> BuiltEngine:
+        before = self.timings.get("build", 0.0)
+        name = converted.segment.name
+        with self.ctx.stage("build", self.timings, segment=name, number=number, total=total):
+            plan = self._plan(converted)
+        manifest = self._manifest(converted)
+        artifact = EngineArtifact(plan, manifest, converted.snapshot)
+        return BuiltEngine(artifact, converted.network.num_layers, self.timings["build"] - before)
+
+    def _plan(self, converted: ConvertedSegment) -> torch.Tensor:
+        backend, target = self.ctx.backend, self.ctx.target
+        assert backend is not None
+        assert target is not None
+        config = make_config(backend, converted.builder, self.ctx.settings, target, converted.logger)
+        add_profiles(converted.builder, config, converted.network, (*converted.inputs, *converted.sizes))
+        name = converted.segment.name
+
+        def progress(phase: str, step: int, steps: int) -> None:
+            self.ctx.emit("build", "progress", segment=name, phase=phase, step=step, steps=steps)
+
+        return build_plan(
+            backend, converted.builder, converted.network, config, converted.logger, progress=progress
+        )
+
+    def _manifest(self, converted: ConvertedSegment) -> EngineManifest:
+        import trtcore
+
+        assert self.ctx.backend is not None
+        assert self.ctx.target is not None
+        selections = self.memo
+        packs = {
+            (pack.distribution, pack.version, pack.name)
+            for node in converted.segment.nodes
+            if not is_getitem(node)
+            and (chosen := selections.select(node).chosen) is not None
+            and (pack := chosen.pack) is not None
+        }
+        target = {"compute_capability": self.ctx.target.compute_capability, "platform": self.ctx.target.platform}
+        capability = self.ctx.target.compute_capability
+        target["compute_capability"] = list(capability) if capability else None  # type: ignore[assignment]
+        return EngineManifest(
+            id=uuid.uuid4().hex,
+            name=converted.segment.name,
+            inputs=converted.inputs,
+            sizes=converted.sizes,
+            outputs=converted.outputs,
+            symbols=converted.symbols,
+            backend=self.ctx.backend.name,
+            backend_version=str(self.ctx.backend.version),
+            target=target,
+            runtime=self.runtime,  # type: ignore[arg-type]
+            packs=tuple({"distribution": d, "version": v, "name": n} for d, v, n in sorted(packs)),
+            trtcore_version=trtcore.__version__,
+            torch_version=torch.__version__,
+        )
+
+    # ---- quarantine -------------------------------------------------------------------------------
+
+    def _quarantine_alike(
+        self, segment: Segment, found: Partition, name: str, reason: str, said: Sequence[str]
+    ) -> None:
+        """The node, and its likes in the segment: the same converter given the same would do the same."""
+        by_name = {node.name: node for node in segment.nodes}
+        wanted = _signature(by_name[name])
+        for node in segment.nodes:
+            if node.name == name or _signature(node) == wanted:
+                self._quarantine(node, found, reason, said)
+
+    def _quarantine(self, node: Node, found: Partition, reason: str, said: Sequence[str], builds: int = 0) -> None:
+        if node.name in self.reasons:
+            return
+        self.reasons[node.name] = f"quarantined: {reason}"
+        selection = found.selections.get(node.name)
+        chosen = selection.chosen if selection is not None else None
+        self.reports.append(
+            QuarantineReport(
+                node=node.name,
+                op=op_name(node.target),
+                reason=reason,
+                converter=chosen.name if chosen else "",
+                pack=str(chosen.pack) if chosen and chosen.pack else "",
+                tensorrt=tuple(said),
+                module_path=module_path(node),
+                source=source_line(node),
+                builds=builds,
+            )
+        )
+
+    def _quarantine_build_failure(
+        self, segment: Segment, found: Partition, converted: ConvertedSegment, error: EngineBuildError
+    ) -> None:
+        """Find whose fault a refused build is: by layer name, by building suspects alone, by bisection."""
+        before = self.trial_builds
+        culprits = self._named_in(error, converted)
+        how = "TensorRT names its layer"
+        if not culprits:
+            culprits, how = self._alone(segment, found), "TensorRT refuses it built alone"
+        if not culprits:
+            culprits, how = self._bisected(segment, found), "found by building halves of the segment"
+        builds = self.trial_builds - before
+        said = error.tensorrt
+        if culprits:
+            for node in segment.nodes:
+                if node.name in culprits:
+                    self._quarantine(node, found, f"TensorRT refused to build the engine ({how})", said, builds)
+            return
+        for node in segment.nodes:
+            if not is_getitem(node):
+                reason = "TensorRT refused to build its segment, and no single node could be blamed"
+                self._quarantine(node, found, f"{reason} within max_quarantine_builds={self._limit()}", said, builds)
+
+    def _limit(self) -> int:
+        return int(self.ctx.settings.max_quarantine_builds)
+
+    def _named_in(self, error: EngineBuildError, converted: ConvertedSegment) -> set[str]:
+        text = "\n".join(error.tensorrt)
+        named = [layer for layer in converted.node_of_layer if layer in text]
+        # "a/b/node_1" is also in "a/b/node_12": the longest names win
+        longest = [n for n in named if not any(n != other and n in other and other in named for other in named)]
+        return {converted.node_of_layer[layer] for layer in longest}
+
+    def _alone(self, segment: Segment, found: Partition) -> set[str]:
+        """Nodes that TensorRT refuses alone; one build for all nodes that are alike."""
+        alike: dict[Any, list[Node]] = {}
+        for node in segment.nodes:
+            if not is_getitem(node):
+                alike.setdefault(_signature(node), []).append(node)
+        culprits: set[str] = set()
+        for nodes in sorted(alike.values(), key=len):  # what is rare is likelier to be at fault
+            if self.trial_builds >= self._limit():
+                break
+            if not self._builds([nodes[0]], found):
+                culprits.update(node.name for node in nodes)
+        return culprits
+
+    def _bisected(self, segment: Segment, found: Partition) -> set[str]:
+        nodes = [node for node in segment.nodes if not is_getitem(node)]
+        while len(nodes) > 1 and self.trial_builds < self._limit():
+            half = len(nodes) // 2
+            if not self._builds(nodes[:half], found):
+                nodes = nodes[:half]
+            elif not self._builds(nodes[half:], found):
+                nodes = nodes[half:]
+            else:
+                return set()  # only together do they fail
+        return {nodes[0].name} if len(nodes) == 1 else set()
+
+    def _builds(self, nodes: Sequence[Node], found: Partition) -> bool:
+        self.trial_builds += 1
+        try:
+            converted = convert_segment(self._trial(nodes, found), self.ctx, found.selections, self.program.symbols)
+            self._plan(converted)
+        except (EngineBuildError, NodeConversionError):
+            return False
+        return True
+
+    def _trial(self, nodes: Sequence[Node], found: Partition) -> Segment:
+        inside = list(nodes)
+        outputs: list[Node] = []
+        for node in nodes:
+            items = [user for user in node.users if is_getitem(user)]
+            inside.extend(items)
+            outputs.extend(items or [node])
+        order = {node: i for i, node in enumerate(self.program.graph_module.graph.nodes)}
+        inside.sort(key=order.__getitem__)
+        return extract(self.program.graph_module, "trial", inside, outputs, found.constants.__contains__)
+
+    def _located(self, error: EngineBuildError, converted: ConvertedSegment) -> EngineBuildError:
+        """The error with the place in the user's model, where TensorRT's message names a layer."""
+        named = self._named_in(error, converted)
+        nodes = [node for node in converted.segment.nodes if node.name in named]
+        if not nodes:
+            return error
+        chosen = self.memo.select(nodes[0]).chosen
+        return EngineBuildError(
+            error.message,
+            where=describe(nodes[0]),
+            pack=str(chosen.pack) if chosen and chosen.pack else error.pack,
+            tensorrt=error.tensorrt,
+            advice=error.advice or f"leave it to torch with torch_executed_ops={{{op_name(nodes[0].target)!r}}}",
+        )
+
+
+def refuse_partial(found: Partition, program: Program) -> None:
+    """Raise UnsupportedOperatorError if anything but sizes and write-backs stays in torch."""
+    left = [unit for unit in found.order if isinstance(unit, Node) and unit.name in found.torch_reasons]
+    if not left:
+        return
+    lines = [f"{describe(node)}: {found.torch_reasons[node.name]}" for node in left[:20]]
+    more = f"\n  ... and {len(left) - 20} more" if len(left) > 20 else ""
+    raise UnsupportedOperatorError(
+        f"require_full_compilation is set, and {len(left)} ops stay in torch:\n  " + "\n  ".join(lines) + more,
+        where=describe(left[0]),
+        advice="run trtcore.explain(model, inputs) for every op's reasons; write a converter, or drop "
+        "require_full_compilation",
+    )
+
+
+def _signature(node: Node) -> Any:
+    """Equal for nodes whose conversion is the same: op, constants, dtypes and shapes."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Node):
+            meta = value.meta.get("val")
+            if isinstance(meta, torch.Tensor):
+                return ("tensor", str(meta.dtype), str(tuple(meta.shape)), value.op == "get_attr")
+            return ("size", str(meta))
+        if isinstance(value, (list, tuple)):
+            return tuple(plain(item) for item in value)
+        return repr(value)
+
+    return node.target, plain(node.args), tuple((name, plain(v)) for name, v in sorted(node.kwargs.items()))
