@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -104,10 +104,11 @@ class Requires:
     """What a converter needs from the backend, for the target and not for the machine that builds.
 
     Args:
-        layers: ``INetworkDefinition`` methods, such as ``{"add_attention"}``; asked as ``Backend.can("layer:add_attention")``.
+        layers: ``INetworkDefinition`` methods, such as ``{"add_attention"}``; each is asked as
+            ``Backend.can("layer:add_attention")``.
         plugins: whether plugin layers are needed.
-        version: range of the backend's version (PEP 440), ``">=10.3"``; or one range per backend,
-            ``{"tensorrt": ">=10.3", "tensorrt_rtx": ">=1.2"}``, where a backend that is not named is not restricted.
+        version: range of the backend's version (PEP 440), ``">=10.3"``; or one range per backend, such as
+            ``{"tensorrt": ">=10.3", "tensorrt_rtx": ">=1.2"}``, that leaves others unrestricted.
         dtypes: torch dtypes the backend must know.
         features: further feature names for ``Backend.can``.
 
@@ -222,19 +223,20 @@ class Converter:
             object.__setattr__(
                 self, "name", getattr(self.implementation, "__qualname__", repr(self.implementation))
             )
-        wrong = None
-        if not isinstance(self.priority, int) or isinstance(self.priority, bool):
-            wrong = f"priority={self.priority!r} is not an int"
-        elif self.capability_validator is not None and not callable(self.capability_validator):
-            wrong = f"capability_validator={self.capability_validator!r} is not callable"
-        elif not isinstance(self.requires, Requires):
-            wrong = f"requires={self.requires!r} is not a Requires"
-        elif not isinstance(self.supports_dynamic_shapes, bool):
-            wrong = f"supports_dynamic_shapes={self.supports_dynamic_shapes!r} is not a bool"
-        elif not isinstance(self.requires_output_allocator, bool):
-            wrong = f"requires_output_allocator={self.requires_output_allocator!r} is not a bool"
-        if wrong:
-            raise PackError(f"converter {self.name} for {target_name(self.target)}: {wrong}")
+        for field, fits, kind in (
+            ("priority", type(self.priority) is not bool and isinstance(self.priority, int), "an int"),
+            (
+                "capability_validator",
+                self.capability_validator is None or callable(self.capability_validator),
+                "callable",
+            ),
+            ("supports_dynamic_shapes", isinstance(self.supports_dynamic_shapes, bool), "a bool"),
+            ("requires_output_allocator", isinstance(self.requires_output_allocator, bool), "a bool"),
+            ("requires", isinstance(self.requires, Requires), "a Requires"),
+        ):
+            if not fits:
+                wrong = f"{field}={getattr(self, field)!r} is not {kind}"
+                raise PackError(f"converter {self.name} for {target_name(self.target)}: {wrong}")
 
     @property
     def source(self) -> str:
@@ -258,7 +260,7 @@ class LoweringPass:
 
     Attributes:
         name: unique; ``before`` and ``after`` of other passes and ``settings.disabled_passes`` use it.
-        run: ``(graph module, compile context) -> graph module``, or None when it changed the one it got in place.
+        run: ``(graph module, compile context) -> graph module``; None when it changed that one in place.
         before: names of passes that must come later than this one.
         after: names of passes that must come earlier.
 
@@ -304,7 +306,7 @@ def target_name(target: Any) -> str:
     if isinstance(target, (str, torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return str(target)
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return str(target.name())
+        return str(target._name)
     name = getattr(target, "__qualname__", None) or repr(target)
     module = getattr(target, "__module__", None)
     return f"{module.lstrip('_')}.{name}" if module and module != "builtins" else str(name)
@@ -328,8 +330,8 @@ def converter(
     Args:
         target_or_targets: an `OpOverload`, another callable that nodes call, or a list of them.
         priority: higher goes first; see `Priority`.
-        capability_validator: ``(node, compile context) -> bool | Reject("reason")``. Must not change the graph and
-            must not branch on symbolic sizes.
+        capability_validator: ``(node, compile context) -> bool | Reject("reason")``. Must not change the
+            graph, and must not branch on symbolic sizes.
         supports_dynamic_shapes: whether it may get nodes with symbolic dims.
         requires_output_allocator: whether its output's shape depends on data.
         requires: what it needs from the backend.
@@ -367,10 +369,8 @@ def converter(
             )
             for target in targets
         ]
-        try:
+        with suppress(TypeError, AttributeError):  # a builtin or a slotted callable: the module's list has it
             vars(function).setdefault(_ATTRIBUTE, []).extend(declared)
-        except (TypeError, AttributeError):  # a builtin or a slotted callable: the module's list has it
-            pass
         namespace.setdefault(_ATTRIBUTE, []).extend(declared)
         PROCESS.add(declared, str(namespace.get("__name__", "")))
         return function
@@ -381,7 +381,7 @@ def converter(
 def converters_in(*sources: ModuleType | Callable[..., Any]) -> tuple[Converter, ...]:
     """Return the converters that modules (or decorated functions) declare, in definition order.
 
-    A module's converters are those whose ``@converter`` ran in it; a function that it merely imports is not among them.
+    A module's converters are those whose ``@converter`` ran in it; what it merely imports is not among them.
 
     Raises:
         PackError: a source that declares none.
@@ -409,8 +409,8 @@ def converters_in(*sources: ModuleType | Callable[..., Any]) -> tuple[Converter,
 def as_converter(target: Any, given: Any) -> Converter:
     """Return the call-site converter that ``settings.converters = {target: given}`` means.
 
-    `given` is a function, or a `Converter` whose options are kept. A decorated function keeps the options it was
-    decorated with for that target.
+    `given` is a function, or a `Converter` whose options are kept. A decorated function keeps the options
+    that it was decorated with for that target.
 
     Raises:
         PackError: neither, or `target` is not an op overload.
@@ -453,7 +453,7 @@ class _ProcessRegistry:
     def converters(
         self, is_packs: Callable[[Converter, str], bool] = lambda one, module: False
     ) -> tuple[Converter, ...]:
-        """The converters in definition order, without those of which ``is_packs(converter, module)`` holds."""
+        """The converters in definition order, apart from those for which ``is_packs(one, module)``."""
         with self._lock:
             entries = tuple(self._entries)
         return tuple(_without_redefined(one for one, module, _ in entries if not is_packs(one, module)))
@@ -518,7 +518,7 @@ def _without_redefined(converters: Iterable[Converter]) -> Iterator[Converter]:
 
 def _check_target(target: Any) -> None:
     if isinstance(target, torch._ops.OpOverloadPacket):
-        overloads = ", ".join(f"{target}.{overload}" for overload in target.overloads())
+        overloads = ", ".join(f"{target}.{overload}" for overload in target.overloads())  # type: ignore[no-untyped-call]
         raise PackError(f"{target} is a family of ops", advice=f"name the overload: {overloads}")
     if not callable(target):
         raise PackError(

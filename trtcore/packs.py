@@ -2,8 +2,8 @@
 
 A pack is an entry point of the group ``trtcore``. Loading one means: is it blocked (before anything of it is
 imported), does its distribution's ``Requires-Dist: trtcore...`` allow this version, import it, check its hook
-implementations against `trtcore.hookspecs`, call them, check what they return. A pack that fails at any of these
-is skipped with one warning; the others go on.
+implementations against `trtcore.hookspecs`, call them, check what they return. A pack that fails at any of
+these is skipped with one warning; the others go on.
 
 Environment:
     TRTCORE_DISABLE_PACKS: comma-separated names of packs, distributions, or ``distribution:pack``.
@@ -90,13 +90,14 @@ class _Process:
         self.found: tuple[_Found, ...] | None = None
         self.loaded: dict[str, LoadedPack] = {}
         self.loading: set[str] = set()
+        self.warned: set[str] = set()
 
 
 _process = _Process()
 
 
 def build_registry(settings: CompilationSettings) -> ConverterRegistry:
-    """Return the registry of one compile: loaded packs, process converters, the settings' converters and pins.
+    """Return the registry of one compile: packs, process converters, the settings' converters and pins.
 
     Raises:
         SettingsError: a pin or a call-site converter that makes no sense.
@@ -114,8 +115,8 @@ def load_packs(*, disabled: Iterable[str] = ()) -> tuple[LoadedPack, ...]:
     """Return every pack, loaded where it may be and can be. Packs load once per process.
 
     Args:
-        disabled: names (``pack``, ``distribution`` or ``distribution:pack``) that contribute nothing this time, and are
-            not imported if they are not yet.
+        disabled: names (``pack``, ``distribution`` or ``distribution:pack``) of packs that contribute nothing
+            this time, and are not imported if they are not yet.
 
     Raises:
         PackError: a pack fails and TRTCORE_STRICT_PACKS is set.
@@ -160,8 +161,8 @@ def register_pack(
 def process_converters() -> tuple[Converter, ...]:
     """Return the converters that were declared outside packs.
 
-    What a pack's modules declare is the pack's, also when somebody imports them before the pack is loaded, or when
-    the pack is switched off.
+    What a pack's modules declare is the pack's, also when somebody imports them before the pack is loaded, or
+    when the pack is switched off.
     """
     with _process.lock:
         owned = {id(one.implementation) for pack in _process.loaded.values() for one in pack.converters}
@@ -177,10 +178,11 @@ def process_converters() -> tuple[Converter, ...]:
 
 
 def forget_packs() -> None:
-    """Forget what was found and loaded; the next compile looks again (after an installation in a notebook)."""
+    """Forget what was found and loaded; the next compile looks again (say, after an installation)."""
     with _process.lock:
         _process.found = None
         _process.loaded.clear()
+        _process.warned.clear()
         importlib.invalidate_caches()
         _core_version.cache_clear()
 
@@ -192,9 +194,9 @@ def describe_packs(no_import: bool = False) -> list[dict[str, Any]]:
         no_import: metadata only; nothing is imported, and a pack that could be is "not imported".
 
     Returns:
-        per pack ``name``, ``distribution``, ``version``, ``scope``, ``value``, ``status``, ``error`` (None if there is
-        none), ``gives`` (kind -> names; ``converters`` lists ops) and ``shadowed`` (kind, subject, converter, by),
-        which names every contribution that another one goes before.
+        Per pack: ``name``, ``distribution``, ``version``, ``scope``, ``value``, ``status``, ``error``,
+        ``gives`` (kind -> names; for converters, ops), and ``shadowed``: every contribution that another one
+        goes before, as dicts of ``kind``, ``subject``, ``by`` and, for converters, ``converter``.
     """
     if no_import:
         with _process.lock:
@@ -221,8 +223,8 @@ def _discover() -> tuple[_Found, ...]:
                 _warn(f"trtcore cannot read the metadata of the distribution at {path}: {error!r}")
         if not any(one.info.scope is Scope.BUILT_IN for one in found.values()):
             _warn(
-                "trtcore is imported from a folder and not installed, so that its own packs (backends and converters) "
-                "are missing. To fix it: pip install -e . in the checkout"
+                "trtcore is imported from a folder and not installed, so that its own packs (backends and "
+                "converters) are missing. To fix it: pip install -e . in the checkout"
             )
         _process.found = tuple(found[key] for key in sorted(found))
     return _process.found
@@ -235,7 +237,7 @@ def _entry_points(distribution: importlib.metadata.Distribution) -> list[_Found]
     name = distribution.metadata["Name"]
     if not name:
         raise PackError("it has no name")
-    # The same distribution may lie on the path twice (an old version behind an editable one): the first counts.
+    # The same distribution may lie on the path twice (an old one behind an editable one): the first counts.
     distribution = importlib.metadata.distribution(name)
     canonical = _canonical(name)
     scope = Scope.BUILT_IN if canonical == "trtcore" else Scope.THIRD_PARTY
@@ -348,14 +350,15 @@ def _load(found: _Found, disabled: Sequence[str]) -> LoadedPack:
             pack = _process.loaded[info.id] = _attempt(found, info)
         finally:
             _process.loading.discard(info.id)
-        if pack.exception is not None and not _strict():
-            error = pack.exception
-            off = f"TRTCORE_DISABLE_PACKS={info.id}"
+    if pack.exception is not None:
+        if _strict():
+            raise pack.exception
+        if info.id not in _process.warned:
+            _process.warned.add(info.id)
             _warn(
-                f"trtcore skips pack {info}: {error.message}. To fix it: {error.advice}. To switch it off: {off}"
+                f"trtcore skips pack {info}: {pack.exception.message}. To fix it: {pack.exception.advice}. "
+                f"To switch it off: TRTCORE_DISABLE_PACKS={info.id}"
             )
-    if pack.exception is not None and _strict():
-        raise pack.exception
     return pack
 
 
@@ -372,9 +375,9 @@ def _attempt(found: _Found, info: PackInfo) -> LoadedPack:
             except (
                 BaseException
             ) as error:  # SystemExit, pytest.skip at module level: a pack must not end a compile
-                missing = error.name if isinstance(error, ModuleNotFoundError) else None
-                advice = f"install what provides the module {missing!r}, or {update}" if missing else update
-                raise PackError(f"importing {info.value} raised {error!r}", advice=advice) from error
+                raise PackError(
+                    f"importing {info.value} raised {error!r}", advice=_import_advice(info, error)
+                ) from error
             return _contributions(info, module)
     except PackError as error:
         status = "incompatible" if info.status == "incompatible" else "failed"
@@ -386,6 +389,14 @@ def _attempt(found: _Found, info: PackInfo) -> LoadedPack:
         )
         failure.__cause__ = error.__cause__ or error
         return LoadedPack(replace(info, status=status, error=error.message), exception=failure)
+
+
+def _import_advice(info: PackInfo, error: BaseException) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and f"{info.module}.".startswith(f"{missing}."):
+        return f"the module is not there; pip install --force-reinstall {info.distribution}"
+    update = f"pip install --upgrade {info.distribution}"
+    return f"install what provides the module {missing!r}, or {update}" if missing else update
 
 
 def _strict() -> bool:
@@ -453,7 +464,7 @@ class _Hooks:
         return name in self._names
 
     def items(self, name: str, kind: Any) -> tuple[Any, ...]:
-        """The values of a hook that returns an iterable of `kind` (a type, or a function that returns one)."""
+        """The values of a hook that returns an iterable of `kind`: a type, or a function that returns one."""
         found = self._call(name)
         if found is None:
             return ()
@@ -467,7 +478,7 @@ class _Hooks:
         for value in values:
             if not isinstance(value, expected):
                 raise PackError(
-                    f"its hook {name} returned {_short(value)} among its values, which is no {expected.__name__}",
+                    f"its hook {name} returned, among its values, {_short(value)}: no {expected.__name__}",
                     advice="return converters_in(module)" if expected is Converter else _HOOKS,
                 )
         return values
@@ -496,7 +507,9 @@ class _Hooks:
         except Exception as error:
             raise PackError(f"its hook {name} raised {error!r}") from error
         if not results:  # pluggy drops None
-            raise PackError(f"its hook {name} returned None", advice=_HOOKS)
+            raise PackError(
+                f"its hook {name} returned None", advice="return an empty list or dict for nothing"
+            )
         return results[0]
 
     def _check_unmarked(self, pack: Any) -> None:

@@ -105,7 +105,8 @@ class Tie:
     """Two packs from different hands that only their names put in order, so that the user should.
 
     Attributes:
-        kind: "converter", "pack name", "decomposition", "lowering pass", "kernel plugin", "backend" or "partitioner".
+        kind: "converter", "pack name", "decomposition", "lowering pass", "kernel plugin", "backend" or
+            "partitioner".
         subject: the op or the name that they share.
         packs: the packs' ids, the winner first.
         advice: how to choose.
@@ -119,8 +120,10 @@ class Tie:
     def __str__(self) -> str:
         first, *others = self.packs
         if self.kind == "pack name":
-            return f"several distributions have a pack named {self.subject!r}: {', '.join(self.packs)}; {self.advice}"
-        return f"{self.kind} {self.subject}: {first} goes before {', '.join(others)} only by its name; {self.advice}"
+            same = ", ".join(self.packs)
+            return f"several distributions have a pack named {self.subject!r}: {same}; {self.advice}"
+        rest = ", ".join(others)
+        return f"{self.kind} {self.subject}: {first} goes before {rest} only by its name; {self.advice}"
 
 
 class ConverterRegistry:
@@ -187,8 +190,9 @@ class ConverterRegistry:
             packs: loaded packs, in any order.
             process: converters declared outside packs, in definition order.
             call_site: op -> function or `Converter`, for this compile.
-            pins: op name -> which converter goes first, as ``"pack"``, ``"distribution:pack"``, ``"pack:converter"``
-                or ``"distribution:pack:converter"``. An op name without overload pins all its overloads.
+            pins: op name -> which converter goes first: ``"pack"``, ``"distribution:pack"``,
+                ``"pack:converter"`` or ``"distribution:pack:converter"``. An op name without overload pins
+                all its overloads.
 
         Raises:
             SettingsError: a pin that names nothing, or a call-site converter that is none.
@@ -414,7 +418,7 @@ def _resolve_pins(
             )
             raise SettingsError(
                 f"settings.pins: {op!r} is pinned to {pin!r}, which names no converter of it; {have}",
-                advice='write "pack", "distribution:pack" or "distribution:pack:converter"; `trtcore packs` lists them',
+                advice='write "distribution:pack" or "distribution:pack:converter"; see `trtcore packs`',
             )
         for name, hit in hits.items():
             # A pin of the exact overload beats one of the whole family, whichever comes first.
@@ -519,10 +523,10 @@ def _find_class(name: str) -> type | None:
 
 
 def _survey(node: fx.Node) -> tuple[set[torch.dtype], str, Any]:
-    """The dtypes of all tensors that touch `node`, what is strange about one ("" if nothing), and a symbolic size."""
+    """The dtypes of all tensors that touch `node`, what is strange about one of them, and a symbolic size."""
     dtypes: set[torch.dtype] = set()
     strange = ""
-    symbol = None
+    symbol: Any = None
     pending = [node.meta.get("val")]
     pending += [one.meta.get("val") for one in node.all_input_nodes]
     while pending:
@@ -534,6 +538,7 @@ def _survey(node: fx.Node) -> tuple[set[torch.dtype], str, Any]:
                     f"a {str(value.layout).removeprefix('torch.')} tensor, which no backend can represent"
                 )
             elif symbol is None:
+                size: Any
                 for size in value.shape:
                     if isinstance(size, torch.SymInt):
                         symbol = size
@@ -552,6 +557,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 def _validate(one: Converter, node: fx.Node, ctx: CompileContext, size: Any) -> str:
     """Why the capability validator says no; "" if it says yes."""
     assert one.capability_validator is not None
+    answer: Any
     before = (len(node.graph.nodes), node.target, node.args, node.kwargs)
     # Branching on a symbolic size would make it a constant, in every FakeTensor of the graph.
     shape_env = getattr(getattr(size, "node", None), "shape_env", None)

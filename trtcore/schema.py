@@ -14,7 +14,7 @@ from trtcore.errors import ConversionError
 
 
 class Parameter(NamedTuple):
-    """One parameter of an op: its name, default (``inspect.Parameter.empty`` if none), kind and list length."""
+    """One parameter of an op; ``default`` is ``inspect.Parameter.empty`` where there is none."""
 
     name: str
     default: Any
@@ -25,9 +25,9 @@ class Parameter(NamedTuple):
 def node_arguments(node: fx.Node) -> dict[str, Any]:
     """Return the arguments of a call_function node by parameter name, defaults filled in.
 
-    A single value given for a list of fixed length (``int[2] stride``) is repeated to that length. Values stay
-    what the graph has: `fx.Node`, numbers, lists, None. For a target without a schema or a signature the names are
-    ``"0"``, ``"1"`` ... for positional arguments.
+    A single value given for a list of fixed length (``int[2] stride``) is repeated to that length. Values
+    stay what the graph has: `fx.Node`, numbers, lists, None. For a target without a schema or a signature the
+    names of positional arguments are ``"0"``, ``"1"`` and so on.
 
     Raises:
         ConversionError: the arguments do not fit the op's schema.
@@ -83,7 +83,7 @@ def parameters_of(target: Callable[..., Any]) -> tuple[Parameter, ...] | None:
     if isinstance(target, torch._ops.OpOverload):
         empty = inspect.Parameter.empty
         return tuple(
-            Parameter(a.name, a.default_value if a.has_default_value() else empty, a.kwarg_only, a.N)
+            Parameter(a.name, a.default_value if a.has_default_value() else empty, a.kwarg_only, _length(a))
             for a in target._schema.arguments
         )
     try:
@@ -97,3 +97,9 @@ def parameters_of(target: Callable[..., Any]) -> tuple[Parameter, ...] | None:
         Parameter(p.name, p.default, p.kind is inspect.Parameter.KEYWORD_ONLY, None)
         for p in signature.parameters.values()
     )
+
+
+def _length(argument: Any) -> int | None:
+    """The length of a fixed-size list, ``2`` for ``int[2]``."""
+    length: int | None = argument.N
+    return length
