@@ -263,6 +263,7 @@ class LoweringPass:
         run: ``(graph module, compile context) -> graph module``; None when it changed that one in place.
         before: names of passes that must come later than this one.
         after: names of passes that must come earlier.
+        pack: who contributed it; filled in when the pack is loaded.
 
     Raises:
         PackError: a field of the wrong type.
@@ -272,6 +273,7 @@ class LoweringPass:
     run: Callable[[fx.GraphModule, CompileContext], fx.GraphModule | None]
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    pack: PackInfo | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

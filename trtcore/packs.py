@@ -426,7 +426,7 @@ def _contributions(info: PackInfo, pack: Any) -> LoadedPack:
         info,
         converters=converters,
         decompositions=hooks.mapping("decompositions", _is_op, "an OpOverload"),
-        lowering_passes=hooks.items("lowering_passes", LoweringPass),
+        lowering_passes=tuple(replace(one, pack=info) for one in hooks.items("lowering_passes", LoweringPass)),
         kernel_plugins=hooks.items("kernel_plugins", KernelPlugin),
         backends=hooks.items("backends", _backend_class),
         partitioners=hooks.mapping("partitioners", lambda key: isinstance(key, str), "a name"),
