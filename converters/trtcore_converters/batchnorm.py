@@ -1,0 +1,181 @@
+"""Batch and instance normalisation at inference.
+
+With running statistics both are ``x * scale + shift`` per channel, with constants folded in float64. fp16 and bf16
+inputs are computed in fp32 and rounded once, as torch does: a rounded shift would be off by the size of the mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used
+
+aten = torch.ops.aten
+
+
+def _inference(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = arguments(node)
+    training = given.get("training", given.get("train", given.get("use_input_stats", False)))
+    if training and given.get("running_mean") is not None:
+        return Reject("training mode updates the running statistics; call model.eval() before compiling")
+    return True
+
+
+_accepts = all_of(floating(), _inference)
+
+
+@converter(aten.batch_norm.default, capability_validator=_accepts, supports_dynamic_shapes=True)
+def batch_norm(
+    ctx: ConversionContext,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Any:
+    """Batch normalisation; without running statistics with those of the batch."""
+    if running_mean is None or training:
+        axes = [axis for axis in range(ctx.rank(x)) if axis != 1]
+        return _normalise(ctx, ctx.tensor(x), axes, weight, bias, eps)
+    return _scale_and_shift(ctx, ctx.tensor(x), weight, bias, running_mean, running_var, eps)
+
+
+@converter(
+    aten._native_batch_norm_legit_no_training.default,
+    capability_validator=all_of(floating(), only_first_output_used("saved statistics")),
+    supports_dynamic_shapes=True,
+)
+def native_batch_norm_no_training(
+    ctx: ConversionContext,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    momentum: float,
+    eps: float,
+) -> Any:
+    """What batch_norm decomposes into at inference."""
+    return _scale_and_shift(ctx, ctx.tensor(x), weight, bias, running_mean, running_var, eps), None, None
+
+
+@converter(
+    aten.native_batch_norm.default,
+    capability_validator=all_of(_accepts, only_first_output_used("saved statistics")),
+    supports_dynamic_shapes=True,
+)
+def native_batch_norm(
+    ctx: ConversionContext,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
+    """Batch normalisation with its saved statistics, which must be unused."""
+    out = batch_norm(ctx, x, weight, bias, running_mean, running_var, training, momentum, eps, False)
+    return out, None, None
+
+
+@converter(
+    aten._native_batch_norm_legit.no_stats,
+    capability_validator=all_of(floating(), only_first_output_used("saved statistics")),
+    supports_dynamic_shapes=True,
+)
+def native_batch_norm_no_stats(
+    ctx: ConversionContext, x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
+) -> Any:
+    """Batch normalisation with the statistics of the batch."""
+    axes = [axis for axis in range(ctx.rank(x)) if axis != 1]
+    return _normalise(ctx, ctx.tensor(x), axes, weight, bias, eps), None, None
+
+
+@converter(aten.instance_norm.default, capability_validator=_accepts, supports_dynamic_shapes=True)
+def instance_norm(
+    ctx: ConversionContext,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Any:
+    """Instance normalisation: statistics per sample and channel, or the running ones."""
+    x = ctx.tensor(x)
+    if use_input_stats:
+        return _normalise(ctx, x, list(range(2, ctx.rank(x))), weight, bias, eps)
+    return _scale_and_shift(ctx, x, weight, bias, running_mean, running_var, eps)
+
+
+def _scale_and_shift(
+    ctx: ConversionContext, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float
+) -> Any:
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` with statistics per channel (dim 1)."""
+    dtype = ctx.dtype(x)
+    x = ctx.cast(x, torch.float32)
+    given = [value for value in (weight, bias, mean, var) if value is not None]
+    if not all(isinstance(value, torch.Tensor) for value in given):
+        return ctx.cast(_affine_at_run_time(ctx, x, weight, bias, mean, var, eps), dtype)
+    scale = torch.rsqrt(var.double() + eps)
+    if weight is not None:
+        scale = scale * weight.double()
+    shift = -mean.double() * scale
+    if bias is not None:
+        shift = shift + bias.double()
+    channels, trt = scale.numel(), ctx.trt
+    scale, shift = scale.float().reshape(channels), shift.float().reshape(channels)
+    layer = ctx.net.add_scale_nd(
+        x, trt.ScaleMode.CHANNEL, ctx.weights(shift), ctx.weights(scale), trt.Weights(trt.DataType.FLOAT), 1
+    )
+    return ctx.cast(ctx.output(layer), dtype)
+
+
+def _affine_at_run_time(
+    ctx: ConversionContext, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float
+) -> Any:
+    """The same where a statistic or a parameter is computed by the engine."""
+    mean, var = (_per_channel(ctx, x, value) for value in (mean, var))
+    centred = ctx.elementwise(x, mean, "SUB")
+    return _affine(ctx, centred, var, _per_channel(ctx, x, weight), _per_channel(ctx, x, bias), eps)
+
+
+def _normalise(ctx: ConversionContext, x: Any, axes: list[int], weight: Any, bias: Any, eps: float) -> Any:
+    """Normalise by the mean and (biased) variance of `x` over `axes`, in fp32."""
+    dtype = ctx.dtype(x)
+    x = ctx.cast(x, torch.float32)
+    centred = ctx.elementwise(x, ctx.reduce(x, "AVG", axes, keepdim=True), "SUB")
+    var = ctx.reduce(ctx.elementwise(centred, centred, "PROD"), "AVG", axes, keepdim=True)
+    out = _affine(ctx, centred, var, _per_channel(ctx, x, weight), _per_channel(ctx, x, bias), eps)
+    return ctx.cast(out, dtype)
+
+
+def _affine(ctx: ConversionContext, centred: Any, var: Any, weight: Any, bias: Any, eps: float) -> Any:
+    scale = ctx.unary(ctx.unary(ctx.elementwise(var, eps, "SUM"), "SQRT"), "RECIP")
+    if weight is not None:
+        scale = ctx.elementwise(scale, weight, "PROD")
+    out = ctx.elementwise(centred, scale, "PROD")
+    return out if bias is None else ctx.elementwise(out, bias, "SUM")
+
+
+def _per_channel(ctx: ConversionContext, x: Any, value: Any) -> Any:
+    """A value per channel, in fp32, shaped to go with `x`."""
+    if value is None:
+        return None
+    shape = [-1, *[1] * (ctx.rank(x) - 2)]
+    if isinstance(value, torch.Tensor):
+        return ctx.constant(value.float().reshape(shape))
+    return ctx.reshape(ctx.cast(value, torch.float32), shape)

@@ -1,0 +1,253 @@
+"""Convolutions and transposed convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore_converters._checks import all_of, floating, shape_of, static
+from trtcore_converters._checks import arguments as arguments_of
+from trtcore_converters._spatial import in_two_dims, one_dim, spread
+
+aten = torch.ops.aten
+
+
+def _kernel_known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """A kernel's shape is fixed in the layer, also where its values come at run time."""
+    given = arguments_of(node)
+    shape = shape_of(given["weight"])
+    if shape is not None and not all(isinstance(dim, int) for dim in shape):
+        return Reject(
+            "the kernel's shape varies from call to call, and TensorRT wants it fixed in the engine"
+        )
+    return True
+
+
+_static = static("stride", "padding", "dilation", "output_padding", "groups")
+_accepts = all_of(floating("input", "weight"), _static, _kernel_known)
+
+
+def _kernel_constant(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """What TensorRT does to a kernel only at build time."""
+    given = arguments_of(node)
+    if given.get("transposed", True) is False:
+        return True
+    weight = node.args[1]
+    if not isinstance(weight, fx.Node) or weight.op == "get_attr":
+        return True
+    if max(given["stride"]) > 1 and max(given["dilation"]) > 1:
+        return Reject("a transposed convolution with both stride and dilation needs a constant kernel")
+    return True
+
+
+_accepts_transposed = all_of(_accepts, _kernel_constant)
+
+
+@converter(
+    [aten.conv1d.default, aten.conv2d.default, aten.conv3d.default],
+    capability_validator=_accepts,
+    supports_dynamic_shapes=True,
+)
+def conv(
+    ctx: ConversionContext,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Any:
+    """conv1d, conv2d, conv3d with explicit padding."""
+    return _convolve(ctx, x, weight, bias, _Geometry.of(ctx, weight, stride, padding, dilation, groups))
+
+
+@converter(
+    [aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding],
+    capability_validator=_accepts,
+    supports_dynamic_shapes=True,
+)
+def conv_named_padding(
+    ctx: ConversionContext,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: str,
+    dilation: Any,
+    groups: int,
+) -> Any:
+    """conv1d, conv2d, conv3d with padding "valid" or "same" (the odd one goes behind, as in torch)."""
+    geometry = _Geometry.of(ctx, weight, stride, 0, dilation, groups)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(geometry.dilation, geometry.kernel)]
+        geometry.pre = tuple(t // 2 for t in total)
+        geometry.post = tuple(t - t // 2 for t in total)
+    return _convolve(ctx, x, weight, bias, geometry)
+
+
+@converter(
+    [aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input],
+    capability_validator=_accepts_transposed,
+    supports_dynamic_shapes=True,
+)
+def conv_transpose(
+    ctx: ConversionContext,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
+) -> Any:
+    """conv_transpose1d, conv_transpose2d, conv_transpose3d."""
+    geometry = _Geometry.of(ctx, weight, stride, padding, dilation, groups)
+    return _deconvolve(ctx, x, weight, bias, geometry, spread(output_padding, len(geometry.kernel)))
+
+
+@converter(aten.convolution.default, capability_validator=_accepts_transposed, supports_dynamic_shapes=True)
+def convolution(
+    ctx: ConversionContext,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Any:
+    """What every convolution decomposes into."""
+    geometry = _Geometry.of(ctx, weight, stride, padding, dilation, groups)
+    if transposed:
+        return _deconvolve(ctx, x, weight, bias, geometry, spread(output_padding, len(geometry.kernel)))
+    return _convolve(ctx, x, weight, bias, geometry)
+
+
+@dataclass
+class _Geometry:
+    """A convolution's settings, one entry per spatial dim."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pre: tuple[int, ...]
+    post: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @classmethod
+    def of(
+        cls, ctx: ConversionContext, weight: Any, stride: Any, padding: Any, dilation: Any, groups: int
+    ) -> _Geometry:
+        kernel = ctx.shape(weight)[2:]
+        dims = len(kernel)
+        pads = spread(padding, dims)
+        return cls(kernel, spread(stride, dims), pads, pads, spread(dilation, dims), groups)
+
+    def apply(self, layer: Any) -> None:
+        dims = len(self.kernel)
+        layer.stride_nd = one_dim(self.stride, dims, 1)
+        layer.pre_padding = one_dim(self.pre, dims, 0)
+        layer.post_padding = one_dim(self.post, dims, 0)
+        layer.dilation_nd = one_dim(self.dilation, dims, 1)
+        layer.num_groups = self.groups
+
+
+def _convolve(ctx: ConversionContext, x: Any, weight: Any, bias: Any, geometry: _Geometry) -> Any:
+    def layer(batch: Any) -> Any:
+        return _add(ctx, ctx.net.add_convolution_nd, batch, weight, bias, ctx.shape(weight)[0], geometry)
+
+    return in_two_dims(ctx, ctx.tensor(x), len(geometry.kernel), layer)
+
+
+def _deconvolve(
+    ctx: ConversionContext, x: Any, weight: Any, bias: Any, geometry: _Geometry, output_padding: Sequence[int]
+) -> Any:
+    """A transposed convolution.
+
+    Output padding keeps more of the far end: first what the padding cut away there, and past that, where no
+    input reaches, zeros.
+    """
+    dims = len(geometry.kernel)
+    channels = ctx.shape(weight)[1] * geometry.groups
+    geometry.post = tuple(max(p - extra, 0) for p, extra in zip(geometry.pre, output_padding))
+    beyond = [max(extra - p, 0) for p, extra in zip(geometry.pre, output_padding)]
+    if isinstance(weight, torch.Tensor) and max(geometry.stride) > 1 and max(geometry.dilation) > 1:
+        # TensorRT-RTX refuses strided and dilated ones: put the dilation into the kernel.
+        weight = _dilated(weight, geometry.dilation)
+        geometry.kernel, geometry.dilation = tuple(weight.shape[2:]), (1,) * dims
+
+    def layer(batch: Any) -> Any:
+        late_bias = bias if any(beyond) else None
+        out = _add(
+            ctx,
+            ctx.net.add_deconvolution_nd,
+            batch,
+            weight,
+            None if any(beyond) else bias,
+            channels,
+            geometry,
+        )
+        if any(beyond):
+            out = _zeros_behind(ctx, out, one_dim(beyond, dims, 0))
+        return out if late_bias is None else _add_bias(ctx, out, late_bias)
+
+    return in_two_dims(ctx, ctx.tensor(x), dims, layer)
+
+
+def _add(
+    ctx: ConversionContext, add: Any, x: Any, weight: Any, bias: Any, channels: int, geometry: _Geometry
+) -> Any:
+    """Add a (de)convolution layer; the kernel and the bias are weights where they are constant, else inputs."""
+    dims = len(geometry.kernel)
+    window = one_dim(geometry.kernel, dims, 1)
+    absent = ctx.trt.Weights(ctx.backend.trt_dtype(ctx.dtype(weight)))
+    bias_as_weights = isinstance(weight, torch.Tensor) and isinstance(bias, torch.Tensor)
+    if bias_as_weights and bias.numel() == weight.numel() and bias.dtype == torch.bfloat16:
+        bias_as_weights = False  # of two bf16 weights of one size TensorRT does not say which is which
+    if isinstance(weight, torch.Tensor):
+        kernel = ctx.weights(weight)
+        layer = add(x, channels, window, kernel, ctx.weights(bias) if bias_as_weights else absent)
+    else:
+        layer = add(x, channels, window, absent, absent)
+        layer.set_input(1, ctx.reshape(weight, [*ctx.shape(weight)[:2], *window]))
+    geometry.apply(layer)
+    out = ctx.output(layer)
+    return out if bias is None or bias_as_weights else _add_bias(ctx, out, bias)
+
+
+def _add_bias(ctx: ConversionContext, x: Any, bias: Any) -> Any:
+    """`x` plus a bias per channel."""
+    if isinstance(bias, torch.Tensor):
+        bias = ctx.cast(ctx.constant(bias.float()), ctx.dtype(x))
+    return ctx.elementwise(x, ctx.reshape(bias, [-1, *[1] * (ctx.rank(x) - 2)]), "SUM")
+
+
+def _zeros_behind(ctx: ConversionContext, x: Any, counts: Sequence[int]) -> Any:
+    """`x` with zeros after the end of each spatial dim."""
+    rank = ctx.rank(x)
+    sizes = ctx.dims_of(x)
+    grown = [*sizes[:2], *(ctx.dim_op(size, count, "SUM") for size, count in zip(sizes[2:], counts))]
+    start, stride, size = (0,) * rank, (1,) * rank, ctx.dims(grown)
+    fixed = not ctx.is_tensor(size)
+    layer = ctx.net.add_slice(x, start, size if fixed else start, stride)
+    if not fixed:
+        layer.set_input(2, size)
+    layer.mode = ctx.trt.SampleMode.FILL
+    return ctx.output(layer)
+
+
+def _dilated(kernel: torch.Tensor, dilation: Sequence[int]) -> torch.Tensor:
+    """A kernel with ``dilation - 1`` zeros between its taps."""
+    taps = kernel.shape[2:]
+    grown = kernel.new_zeros(*kernel.shape[:2], *((k - 1) * d + 1 for k, d in zip(taps, dilation)))
+    grown[(..., *(slice(None, None, d) for d in dilation))] = kernel
+    return grown

@@ -1,0 +1,333 @@
+"""Pooling, with windows (max_pool, avg_pool) and to a given size (adaptive pooling).
+
+Output sizes are torch's. With ceil_mode torch drops a last window that would start in the far padding, which
+TensorRT does not; so where the input size is known the far padding is chosen to give torch's size exactly, and where
+it is not, settings under which the rule can matter are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used, shape_of
+from trtcore_converters._spatial import in_two_dims, one_dim, spread
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Where the windows are: one entry per spatial dim."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    ceil_mode: bool
+
+    @classmethod
+    def of(cls, dims: int, kernel: Any, stride: Any, padding: Any, ceil_mode: bool) -> _Windows:
+        """From an op's arguments; no stride means the kernel size."""
+        sizes = spread(kernel, dims)
+        return cls(sizes, spread(stride, dims) if stride else sizes, spread(padding, dims), ceil_mode)
+
+    def count(self, dim: int, size: int) -> int:
+        """How many windows torch has along `dim` of an input of `size`."""
+        k, s, p = self.kernel[dim], self.stride[dim], self.padding[dim]
+        span = size + 2 * p - k
+        if not self.ceil_mode:
+            return span // s + 1
+        count = -(-span // s) + 1
+        return count - 1 if (count - 1) * s >= size + p else count
+
+    def far_padding(self, dim: int, size: int) -> int:
+        """The padding behind the input with which the last window just fits, counted from no padding up."""
+        needed = (self.count(dim, size) - 1) * self.stride[dim] + self.kernel[dim] - size - self.padding[dim]
+        return max(needed, 0)
+
+    def never_drops(self, dim: int) -> bool:
+        """Whether torch's rule about windows that start in the far padding never applies, whatever the size."""
+        return not self.ceil_mode or self.padding[dim] + self.stride[dim] <= self.kernel[dim]
+
+
+def _dims(node: fx.Node) -> int:
+    """Spatial dims of a pooling op, from its name: ``aten.max_pool2d.default`` has two."""
+    name = str(node.target)
+    return next(n for n in (1, 2, 3) if f"pool{n}d" in name)
+
+
+def _windows_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = arguments(node)
+    dims = _dims(node)
+    if max(spread(given.get("dilation", 1), dims)) > 1:
+        return Reject("TensorRT has no pooling with dilation")
+    shape = shape_of(given["self"])
+    if shape is None:
+        return True
+    windows = _Windows.of(dims, given["kernel_size"], given["stride"], given["padding"], given["ceil_mode"])
+    dynamic = [d for d in range(dims) if not isinstance(shape[len(shape) - dims + d], int)]
+    if not all(windows.never_drops(d) for d in dynamic):
+        return Reject(
+            "ceil_mode over a dynamic size: torch drops windows that start in the padding, TensorRT does not; make the "
+            "size static, or choose padding + stride <= kernel_size"
+        )
+    if given.get("divisor_override") is not None and windows.ceil_mode and dynamic:
+        return Reject("divisor_override with ceil_mode over a dynamic size; make the size static")
+    return True
+
+
+@converter(
+    [aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default],
+    capability_validator=all_of(floating(), _windows_fit),
+    supports_dynamic_shapes=True,
+)
+def max_pool(
+    ctx: ConversionContext,
+    x: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+) -> Any:
+    """max_pool1d, max_pool2d, max_pool3d."""
+    windows = _Windows.of(_dims(ctx.node), kernel_size, stride, padding, ceil_mode)
+    return _pool(ctx, ctx.tensor(x), "MAX", windows)
+
+
+@converter(
+    [
+        aten.max_pool1d_with_indices.default,
+        aten.max_pool2d_with_indices.default,
+        aten.max_pool3d_with_indices.default,
+    ],
+    capability_validator=all_of(floating(), _windows_fit, only_first_output_used("indices")),
+    supports_dynamic_shapes=True,
+)
+def max_pool_with_indices(ctx: ConversionContext, x: Any, *settings: Any) -> Any:
+    """Max pooling whose indices nobody uses."""
+    return max_pool(ctx, x, *settings), None
+
+
+@converter(
+    [aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default],
+    capability_validator=all_of(floating(), _windows_fit),
+    supports_dynamic_shapes=True,
+)
+def avg_pool(
+    ctx: ConversionContext,
+    x: Any,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None = None,
+) -> Any:
+    """avg_pool1d, avg_pool2d, avg_pool3d.
+
+    TensorRT divides by the whole window (padding counts) or by the elements of the input in it. torch has a third way:
+    with ceil_mode and counted padding, by the part of the window inside the padded input; then the padding is made
+    part of the input.
+    """
+    dims = _dims(ctx.node)
+    windows = _Windows.of(dims, kernel_size, stride, padding, ceil_mode)
+    x = ctx.tensor(x)
+    if divisor_override is not None:
+        out = _pool(ctx, x, "AVERAGE", windows, exclude_padding=False)
+        return ctx.elementwise(out, math.prod(windows.kernel) / divisor_override, "PROD", to=ctx.dtype(x))
+    if count_include_pad and ceil_mode and any(windows.padding):
+        x, windows = _padded(ctx, x, windows)
+    return _pool(ctx, x, "AVERAGE", windows, exclude_padding=ceil_mode or not count_include_pad)
+
+
+def _padded(ctx: ConversionContext, x: Any, windows: _Windows) -> tuple[Any, _Windows]:
+    """`x` with its padding as zeros, and the windows over that."""
+    dims, rank = len(windows.kernel), ctx.rank(x)
+    pads = (0,) * (rank - dims) + windows.padding
+    sizes = [ctx.dim_op(size, 2 * pad, "SUM") if pad else size for size, pad in zip(ctx.dims_of(x), pads)]
+    size = ctx.dims(sizes)
+    layer = ctx.net.add_slice(
+        x, tuple(-p for p in pads), (1,) * rank if ctx.is_tensor(size) else size, (1,) * rank
+    )
+    if ctx.is_tensor(size):
+        layer.set_input(2, size)
+    layer.mode = ctx.trt.SampleMode.FILL
+    return ctx.output(layer), _Windows(windows.kernel, windows.stride, (0,) * dims, windows.ceil_mode)
+
+
+def _pool(
+    ctx: ConversionContext, x: Any, kind: str, windows: _Windows, *, exclude_padding: bool = True
+) -> Any:
+    """One pooling layer with torch's output size. The near padding is torch's, the far one what the last window needs."""
+    dims = len(windows.kernel)
+    sizes = ctx.shape(x)[-dims:]
+
+    def layer(batch: Any) -> Any:
+        pool = ctx.net.add_pooling_nd(
+            batch, getattr(ctx.trt.PoolingType, kind), one_dim(windows.kernel, dims, 1)
+        )
+        pool.stride_nd = one_dim(windows.stride, dims, 1)
+        pool.pre_padding = one_dim(windows.padding, dims, 0)
+        far = [
+            windows.padding[d] if sizes[d] == -1 else windows.far_padding(d, sizes[d]) for d in range(dims)
+        ]
+        pool.post_padding = one_dim(far, dims, 0)
+        if windows.ceil_mode and -1 in sizes:
+            pool.padding_mode = ctx.trt.PaddingMode.EXPLICIT_ROUND_UP
+        if kind == "AVERAGE":
+            pool.average_count_excludes_padding = exclude_padding
+        return ctx.output(pool)
+
+    return in_two_dims(ctx, x, dims, layer)
+
+
+# Pooling to a given size --------------------------------------------------------------------------------
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two sizes are equal whatever the call; never specialises a symbol."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    return str(a) == str(b)
+
+
+def _sizes_fit(exact_only: bool) -> Callable[[fx.Node, CompileContext], bool | Reject]:
+    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+        given = arguments(node)
+        dims = _dims(node)
+        shape = shape_of(given["self"])
+        if shape is None:
+            return True
+        for size, wanted in zip(shape[-dims:], spread_sizes(given["output_size"], dims)):
+            if _same(size, wanted) or (isinstance(wanted, int) and wanted == 1):
+                continue
+            if not isinstance(size, int) or not isinstance(wanted, int):
+                return Reject(
+                    f"adaptive pooling from a dynamic size to {wanted}: the windows' sizes are not known"
+                )
+            if exact_only and size % wanted and wanted > _MOST_SLICES:
+                return Reject(
+                    f"adaptive max pooling from {size} to {wanted}: the windows are not of one size"
+                )
+        return True
+
+    return check
+
+
+def spread_sizes(value: Any, dims: int) -> list[Any]:
+    """`output_size` with one entry per spatial dim; entries may be symbolic."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return values * dims if len(values) == 1 else values
+
+
+_MOST_SLICES = 16  # windows of different sizes are pooled one by one, up to so many per dim
+
+
+@converter(
+    [
+        aten.adaptive_avg_pool1d.default,
+        aten.adaptive_avg_pool2d.default,
+        aten.adaptive_avg_pool3d.default,
+        aten._adaptive_avg_pool2d.default,
+        aten._adaptive_avg_pool3d.default,
+    ],
+    capability_validator=all_of(floating(), _sizes_fit(exact_only=False)),
+    supports_dynamic_shapes=True,
+)
+def adaptive_avg_pool(ctx: ConversionContext, x: Any, output_size: Any) -> Any:
+    """adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d.
+
+    To one: a reduction. To a divisor: windows. To another size: a product with the matrix of averages.
+    """
+    dims = _dims(ctx.node)
+    x = ctx.tensor(x)
+    plan = _adaptive_plan(ctx, x, output_size, dims)
+    x = _reduce_and_window(ctx, x, plan, "AVG", "AVERAGE")
+    uneven = {dim: (size, wanted) for dim, (how, size, wanted) in plan.items() if how == "uneven"}
+    if not uneven:
+        return x
+    dtype = ctx.dtype(x)
+    x = ctx.cast(x, torch.float32)
+    for dim, (size, wanted) in uneven.items():
+        x = _average_along(ctx, x, dim, size, wanted)
+    return ctx.cast(x, dtype)
+
+
+@converter(
+    [aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default],
+    capability_validator=all_of(floating(), only_first_output_used("indices"), _sizes_fit(exact_only=True)),
+    supports_dynamic_shapes=True,
+)
+def adaptive_max_pool(ctx: ConversionContext, x: Any, output_size: Any) -> Any:
+    """adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d whose indices nobody uses."""
+    dims = _dims(ctx.node)
+    x = ctx.tensor(x)
+    plan = _adaptive_plan(ctx, x, output_size, dims)
+    x = _reduce_and_window(ctx, x, plan, "MAX", "MAX")
+    for dim, (how, size, wanted) in plan.items():
+        if how == "uneven":
+            x = ctx.concat([_maximum_over(ctx, x, dim, *w) for w in _uneven_windows(size, wanted)], dim)
+    return x, None
+
+
+def _adaptive_plan(
+    ctx: ConversionContext, x: Any, output_size: Any, dims: int
+) -> dict[int, tuple[str, int, int]]:
+    """Per spatial axis of `x` that changes: how ("all", "even" or "uneven"), the size, the wanted size."""
+    rank, shape = ctx.rank(x), ctx.shape(x)
+    plan: dict[int, tuple[str, int, int]] = {}
+    for axis, wanted in zip(range(rank - dims, rank), spread_sizes(output_size, dims)):
+        size = shape[axis]
+        if ctx.is_tensor(wanted) or size == wanted:
+            continue  # the validator has seen that a symbolic size is the input's own
+        if wanted == 1:
+            plan[axis] = ("all", size, 1)
+        else:
+            plan[axis] = ("even" if size % wanted == 0 else "uneven", size, wanted)
+    return plan
+
+
+def _reduce_and_window(
+    ctx: ConversionContext, x: Any, plan: dict[int, tuple[str, int, int]], reduction: str, pooling: str
+) -> Any:
+    """Reduce the axes that go to one, then pool those that go to a divisor."""
+    whole = [axis for axis, (how, _, _) in plan.items() if how == "all"]
+    if whole:
+        x = ctx.reduce(x, reduction, whole, keepdim=True)
+    even = {axis: size // wanted for axis, (how, size, wanted) in plan.items() if how == "even"}
+    if not even:
+        return x
+    rank = ctx.rank(x)
+    dims = _dims(ctx.node)
+    kernel = tuple(even.get(axis, 1) for axis in range(rank - dims, rank))
+    return _pool(ctx, x, pooling, _Windows(kernel, kernel, (0,) * dims, False))
+
+
+def _uneven_windows(size: int, count: int) -> list[tuple[int, int]]:
+    """(start, length) of torch's adaptive windows: from floor(i * size / count) to ceil((i + 1) * size / count)."""
+    edges = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+    return [(start, end - start) for start, end in edges]
+
+
+def _average_along(ctx: ConversionContext, x: Any, axis: int, size: int, count: int) -> Any:
+    """Adaptive windows along one axis, as a product with a constant (size, count) matrix."""
+    matrix = torch.zeros(size, count)
+    for i, (start, length) in enumerate(_uneven_windows(size, count)):
+        matrix[start : start + length, i] = 1.0 / length
+    rank = ctx.rank(x)
+    order = [a for a in range(rank) if a != axis] + [axis]
+    back = [order.index(a) for a in range(rank)]
+    return ctx.permute(ctx.matmul(ctx.permute(x, order), ctx.constant(matrix)), back)
+
+
+def _maximum_over(ctx: ConversionContext, x: Any, axis: int, start: int, length: int) -> Any:
+    begin: Sequence[int] = [start if a == axis else 0 for a in range(ctx.rank(x))]
+    sizes = [length if a == axis else size for a, size in enumerate(ctx.dims_of(x))]
+    return ctx.reduce(ctx.slice(x, begin, sizes), "MAX", [axis], keepdim=True)
