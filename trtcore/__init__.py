@@ -1,1 +1,67 @@
-"""trtcore: an extensible compiler from PyTorch to NVIDIA TensorRT."""
+"""trtcore: an extensible compiler from PyTorch to NVIDIA TensorRT.
+
+    import trtcore
+    compiled = trtcore.compile(model, inputs=[trtcore.Input((1, 3, 224, 224))])
+    print(compiled.report)
+
+Importing this module loads neither TensorRT nor Triton nor any pack; names load when they are used.
+People who write packs import from `trtcore.pack`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from trtcore import dynamo, errors, runtime
+    from trtcore.api import compile, explain
+    from trtcore.artifacts import load, save
+    from trtcore.errors import TrtcoreError
+    from trtcore.inputs import Input
+    from trtcore.report import Report
+    from trtcore.settings import CompilationSettings
+
+_HOMES = {
+    "compile": "trtcore.api",
+    "explain": "trtcore.api",
+    "save": "trtcore.artifacts",
+    "load": "trtcore.artifacts",
+    "Input": "trtcore.inputs",
+    "CompilationSettings": "trtcore.settings",
+    "Report": "trtcore.report",
+    "TrtcoreError": "trtcore.errors",
+}
+_MODULES = ("dynamo", "errors", "pack", "runtime", "testing")
+
+__all__ = [
+    "CompilationSettings",
+    "Input",
+    "Report",
+    "TrtcoreError",
+    "__version__",
+    "compile",
+    "dynamo",
+    "errors",
+    "explain",
+    "load",
+    "runtime",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"trtcore.{name}")
+    else:
+        raise AttributeError(f"module 'trtcore' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES, *_MODULES])

@@ -1,0 +1,103 @@
+"""`trtcore.compile` and `trtcore.explain`: from any kind of model, in one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trtcore.errors import InputError, SettingsError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from trtcore.context import Observer
+    from trtcore.report import Report
+
+_IRS = ("dynamo", "default", "torch_compile", "fx", "ts", "torchscript")
+
+
+def compile(
+    model: Any,
+    inputs: Any = None,
+    ir: str = "dynamo",
+    *,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    observers: Sequence[Observer] = (),
+    **settings: Any,
+) -> Any:
+    """Compile a model to TensorRT.
+
+    Args:
+        model: an `nn.Module`, `ExportedProgram`, `fx.GraphModule` or `ScriptModule`.
+        inputs: positional inputs: tensors, `Input`s, nested tuples, lists and dicts of them, scalars.
+        ir: "dynamo" (or "default"): ahead of time. "torch_compile": returns at once, compiles at the first
+            call. "fx", "ts", "torchscript": for an `fx.GraphModule` or a `ScriptModule`, ahead of time too.
+        arg_inputs: the same as `inputs`. kwarg_inputs: keyword inputs.
+        observers: told of every stage's start, progress and end.
+        **settings: fields of `CompilationSettings`.
+
+    Returns:
+        a `torch.fx.GraphModule` called as the model, with `.report`; with ir="torch_compile" what
+        `torch.compile` returns.
+
+    Raises:
+        SettingsError, InputError, ExportError: bad input, before anything is built.
+        BackendUnavailableError, UnsupportedOperatorError, ConversionError, EngineBuildError: see
+            `trtcore.dynamo.compile`.
+
+    Example:
+        >>> compiled = trtcore.compile(model, inputs=[trtcore.Input((1, 3, 224, 224))])  # doctest: +SKIP
+    """
+    from trtcore.compiler import compile_program
+    from trtcore.frontend.export import program_from_exported
+    from trtcore.settings import CompilationSettings
+
+    chosen = CompilationSettings.from_kwargs(**settings)
+    if ir not in _IRS:
+        raise SettingsError(f"ir={ir!r}: it must be one of {', '.join(map(repr, _IRS))}")
+    if ir == "torch_compile":
+        return torch.compile(model, backend="trtcore", options=dict(settings))
+    began = time.perf_counter()
+    given = _one_of(inputs, arg_inputs)
+    exported = _export(model, given, kwarg_inputs)
+    exported_at = time.perf_counter()
+    program = program_from_exported(exported, given, kwarg_inputs)
+    timings = {"export": exported_at - began, "capture": time.perf_counter() - exported_at}
+    return compile_program(program, chosen, observers=observers, timings=timings)
+
+
+def explain(
+    model: Any,
+    inputs: Any = None,
+    *,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Report:
+    """Say for every op which converter takes it, or why none does. No engine is built.
+
+    Arguments and errors as for `compile`.
+    """
+    from trtcore import dynamo
+
+    given = _one_of(inputs, arg_inputs)
+    exported = _export(model, given, kwarg_inputs)
+    return dynamo.explain(exported, arg_inputs=given, kwarg_inputs=kwarg_inputs, **settings)
+
+
+def _one_of(inputs: Any, arg_inputs: Any) -> Any:
+    if inputs is not None and arg_inputs is not None:
+        raise InputError("give either inputs or arg_inputs, not both: they mean the same")
+    return inputs if inputs is not None else arg_inputs
+
+
+def _export(model: Any, inputs: Any, kwarg_inputs: Any) -> ExportedProgram:
+    from trtcore.frontend.export import trace
+
+    if isinstance(model, torch.export.ExportedProgram):
+        return model
+    return trace(model, arg_inputs=inputs, kwarg_inputs=kwarg_inputs)

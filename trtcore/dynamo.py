@@ -1,0 +1,122 @@
+"""The dynamo entry points: export, compile ahead of time, or serialise one engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from trtcore.context import Observer
+    from trtcore.report import Report
+    from trtcore.runtime.module import CompiledModule
+
+__all__ = ["compile", "convert_exported_program_to_serialized_trt_engine", "explain", "trace"]
+
+
+def trace(
+    model: torch.nn.Module,
+    inputs: Any = None,
+    *,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+) -> ExportedProgram:
+    """Export a model from example tensors and/or `Input`s; dims with a range become dynamic.
+
+    Raises:
+        InputError: the inputs are missing, given twice, or do not fit together.
+        ExportError: torch.export could not capture the model; says where and why.
+    """
+    from trtcore.frontend.export import trace as trace_model
+
+    return trace_model(model, inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs)
+
+
+def compile(
+    exported_program: ExportedProgram,
+    inputs: Any = None,
+    *,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    observers: Sequence[Observer] = (),
+    **settings: Any,
+) -> CompiledModule:
+    """Compile an ExportedProgram ahead of time.
+
+    Args:
+        exported_program: from `trace` or torch.export. Its dynamic dims' ranges become the profile.
+        inputs, arg_inputs, kwarg_inputs: only needed to give opt sizes, or to narrow the ranges.
+        observers: told of every stage's start, progress and end.
+        **settings: fields of `CompilationSettings`.
+
+    Returns:
+        a `torch.fx.GraphModule` of engines and torch ops, called as the model was; `.report` says what happened.
+
+    Raises:
+        SettingsError: an unknown or impossible setting.
+        InputError: inputs that do not fit the program; an unbounded dynamic dim.
+        BackendUnavailableError, UnsupportedOperatorError, ConversionError, EngineBuildError: see
+            `trtcore.compiler.compile_program`.
+    """
+    from trtcore.compiler import compile_program
+    from trtcore.frontend.export import program_from_exported
+    from trtcore.settings import CompilationSettings
+
+    chosen = CompilationSettings.from_kwargs(**settings)
+    began = time.perf_counter()
+    program = program_from_exported(exported_program, *_positional(inputs, arg_inputs, kwarg_inputs))
+    return compile_program(program, chosen, observers=observers, timings={"capture": time.perf_counter() - began})
+
+
+def explain(
+    exported_program: ExportedProgram,
+    inputs: Any = None,
+    *,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Report:
+    """Say per op what `compile` would do with it, without building an engine."""
+    from trtcore.compiler import explain_program
+    from trtcore.frontend.export import program_from_exported
+    from trtcore.settings import CompilationSettings
+
+    chosen = CompilationSettings.from_kwargs(**settings)
+    program = program_from_exported(exported_program, *_positional(inputs, arg_inputs, kwarg_inputs))
+    return explain_program(program, chosen)
+
+
+def convert_exported_program_to_serialized_trt_engine(
+    exported_program: ExportedProgram,
+    inputs: Any = None,
+    *,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> bytes:
+    """Compile the whole program into one engine; the bytes load in plain TensorRT.
+
+    The engine's inputs and outputs have the names of the ExportedProgram's graph inputs and outputs.
+
+    Raises:
+        UnsupportedOperatorError: something did not convert; the message names it.
+    """
+    from trtcore.compiler import serialize_program
+    from trtcore.frontend.export import program_from_exported
+    from trtcore.settings import CompilationSettings
+
+    chosen = CompilationSettings.from_kwargs(**{"min_block_size": 1, **settings})
+    program = program_from_exported(exported_program, *_positional(inputs, arg_inputs, kwarg_inputs))
+    return serialize_program(program, chosen)
+
+
+def _positional(inputs: Any, arg_inputs: Any, kwarg_inputs: Any) -> tuple[Any, Any]:
+    from trtcore.errors import InputError
+
+    if inputs is not None and arg_inputs is not None:
+        raise InputError("give either inputs or arg_inputs, not both: they mean the same")
+    return (inputs if inputs is not None else arg_inputs), kwarg_inputs

@@ -1,0 +1,139 @@
+"""Filling the Report from what the stages returned."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import Node
+
+from trtcore.context import CompileContext
+from trtcore.partition import Partition, Segment, count_ops
+from trtcore.partition.segment import is_getitem
+from trtcore.provenance import op_name
+from trtcore.registry import Selection
+from trtcore.report import NodeReport, PackReport, Report, SegmentReport, StageTiming, peak_memory
+
+if TYPE_CHECKING:
+    from trtcore.engine.segments import BuiltPartition
+    from trtcore.frontend.program import Program
+
+
+def make_report(
+    kind: str,
+    program: Program,
+    found: Partition,
+    ctx: CompileContext,
+    times: Mapping[str, float],
+    built: BuiltPartition | None,
+    runtime: str,
+    runtime_reason: str,
+) -> Report:
+    """The report of a compile, a dry run or an explain."""
+    import trtcore
+
+    segments, where = _segments(found, built)
+    nodes = _nodes(program, found, where)
+    backend = ctx.backend
+    settings = ctx.settings
+    return Report(
+        kind=kind,
+        model=program.model_name,
+        nodes=nodes,
+        segments=segments,
+        stages=tuple(StageTiming(name, seconds) for name, seconds in times.items()),
+        quarantined=built.quarantined if built is not None else (),
+        packs=_packs(ctx, nodes),
+        backend=backend.name if backend else None,
+        backend_version=str(backend.version) if backend else "",
+        no_backend_reason=ctx.no_backend_reason,
+        target=ctx.target.name if ctx.target else "",
+        runtime=runtime,
+        runtime_reason=runtime_reason,
+        symbols={name: (r.min, r.opt, r.max) for name, r in program.symbols.items()},
+        settings={name: getattr(settings, name) for name in sorted(settings.explicit)},
+        ties=tuple(str(tie) for tie in ctx.registry.ties),
+        peak_memory_bytes=peak_memory(),
+        trtcore_version=trtcore.__version__,
+        torch_version=torch.__version__,
+    )
+
+
+def _segments(found: Partition, built: BuiltPartition | None) -> tuple[tuple[SegmentReport, ...], dict[str, str]]:
+    """Every part in execution order, and the part that each node ended in."""
+    parts: list[SegmentReport] = []
+    where: dict[str, str] = {}
+    run: list[Node] = []
+
+    def close() -> None:
+        if run:
+            name = f"torch_{sum(part.kind == 'torch' for part in parts)}"
+            where.update(dict.fromkeys((node.name for node in run), name))
+            parts.append(SegmentReport(name, "torch", ops=count_ops(run)))
+            run.clear()
+
+    for unit in found.order:
+        if isinstance(unit, Node):
+            run.append(unit)
+            continue
+        close()
+        where.update(dict.fromkeys((node.name for node in unit.nodes), unit.name))
+        parts.append(_engine(unit, built))
+    close()
+    return tuple(parts), where
+
+
+def _engine(segment: Segment, built: BuiltPartition | None) -> SegmentReport:
+    report = SegmentReport(
+        segment.name,
+        "tensorrt",
+        ops=count_ops(segment.nodes),
+        inputs=tuple(node.name for node in segment.inputs),
+        outputs=tuple(node.name for node in segment.outputs),
+    )
+    engine = built.engines.get(segment.name) if built is not None else None
+    if engine is None:
+        return report
+    size = engine.artifact.plan.numel() if engine.artifact is not None else None
+    return dataclasses.replace(report, layers=engine.layers, engine_bytes=size, build_seconds=engine.seconds)
+
+
+def _nodes(program: Program, found: Partition, where: Mapping[str, str]) -> tuple[NodeReport, ...]:
+    engines = {segment.name for segment in found.segments}
+    small = set(found.small)
+    reports = []
+    for node in program.graph_module.graph.nodes:
+        if node.op != "call_function" or is_getitem(node) or node.name not in where:
+            continue
+        reason = found.torch_reasons.get(node.name, "")
+        lost = ""
+        if node.name in small:
+            lost = "min_block_size"
+        elif reason.startswith("quarantined:"):
+            lost = "quarantine"
+        reports.append(
+            NodeReport.from_selection(
+                node,
+                found.selections.get(node.name) or Selection(op_name(node.target)),
+                segment=where[node.name],
+                in_engine=where[node.name] in engines,
+                reason=reason,
+                lost_to=lost,
+            )
+        )
+    return tuple(reports)
+
+
+def _packs(ctx: CompileContext, nodes: tuple[NodeReport, ...]) -> tuple[PackReport, ...]:
+    used: dict[str, int] = {}
+    for node in nodes:
+        if node.in_engine:
+            used[node.pack] = used.get(node.pack, 0) + 1
+    return tuple(
+        PackReport(pack.id, pack.version, pack.status, pack.error or "", used.get(str(pack), 0))
+        for pack in ctx.registry.packs
+    )
+
+

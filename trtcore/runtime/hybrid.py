@@ -1,0 +1,110 @@
+"""The hybrid graph: engines as ``trtcore::execute_engine`` calls, everything else as the torch ops it was."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from trtcore.engine.artifact import EngineArtifact
+from trtcore.partition import Partition
+from trtcore.partition.segment import Segment, attribute, is_size, set_attribute
+from trtcore.symbols import SizeMaterialiser, expression_of
+
+
+def assemble_hybrid(
+    lowered: GraphModule,
+    partition: Partition,
+    engines: Mapping[str, EngineArtifact],
+    symbols: Mapping[str, Any],
+) -> GraphModule:
+    """Put engines and torch nodes together.
+
+    Args:
+        lowered: the lowered graph; its placeholders and outputs become the hybrid's.
+        engines: by segment name.
+        symbols: name -> SymInt, for the FakeTensors of size nodes.
+
+    Returns:
+        A GraphModule with plain codegen. It holds the attributes that torch nodes use and one plan per engine,
+        as plain (not buffer) uint8 tensors ``engine_0.plan``: ``.to(device)`` does not move them.
+    """
+    return _Assembler(lowered, partition, engines, symbols).run()
+
+
+class _Assembler:
+    def __init__(
+        self,
+        lowered: GraphModule,
+        partition: Partition,
+        engines: Mapping[str, EngineArtifact],
+        symbols: Mapping[str, Any],
+    ) -> None:
+        self.lowered, self.partition, self.engines, self.symbols = lowered, partition, engines, symbols
+        self.graph = Graph()
+        self.root = torch.nn.Module()
+        self.env: dict[Node, Any] = {}
+        self.sizes: SizeMaterialiser
+
+    def run(self) -> GraphModule:
+        placeholders = []
+        for node in self.lowered.graph.nodes:
+            if node.op == "placeholder":
+                self.env[node] = self.graph.node_copy(node, self.lookup)
+                placeholders.append(self.env[node])
+        self.sizes = SizeMaterialiser(self.graph, placeholders)
+        for unit in self.partition.order:
+            if isinstance(unit, Segment):
+                self._call_engine(unit)
+            elif unit not in self.env:
+                self.env[unit] = self.graph.node_copy(unit, self.lookup)
+        output = next(node for node in reversed(self.lowered.graph.nodes) if node.op == "output")
+        self.env[output] = self.graph.node_copy(output, self.lookup)
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        return GraphModule(self.root, self.graph)
+
+    def lookup(self, node: Node) -> Any:
+        """The hybrid's node for a node of the lowered graph; sizes and attributes are made when first used."""
+        if node not in self.env:
+            if node.op == "get_attr":
+                set_attribute(self.root, str(node.target), attribute(self.lowered, str(node.target)))
+                self.env[node] = self.graph.node_copy(node, self.lookup)
+            elif is_size(node):
+                self.env[node] = self._size(node)
+            else:
+                self.env[node] = self.graph.node_copy(node, self.lookup)
+        return self.env[node]
+
+    def _size(self, node: Node) -> Any:
+        value = node.meta["val"]
+        if isinstance(value, torch.SymInt):
+            expression = expression_of(value)
+            if self.sizes.knows(expression):
+                return self.sizes.make(expression, like=value)
+        elif isinstance(value, (int, float, bool)):
+            return value
+        return self.graph.node_copy(node, self.lookup)  # data-dependent, or a symbolic float
+
+    def _call_engine(self, segment: Segment) -> None:
+        artifact = self.engines[segment.name]
+        plan_target = f"{segment.name}.plan"
+        set_attribute(self.root, plan_target, artifact.plan)
+        plan = self.graph.get_attr(plan_target)
+        plan.meta["val"] = artifact.plan
+        inputs = [self.lookup(source) for source in segment.inputs]
+        sizes = [self.sizes.make(self.symbols[binding.symbol]) for binding in artifact.manifest.sizes]
+        call = self.graph.create_node(
+            "call_function",
+            torch.ops.trtcore.execute_engine.default,
+            (inputs, sizes, plan, artifact.manifest.to_json()),
+            name=segment.name,
+        )
+        call.meta["val"] = [node.meta["val"] for node in segment.outputs]
+        for index, node in enumerate(segment.outputs):
+            item = self.graph.create_node("call_function", operator.getitem, (call, index), name=node.name)
+            item.meta = dict(node.meta)
+            self.env[node] = item
