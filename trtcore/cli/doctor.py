@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import warnings
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -103,7 +104,9 @@ def examine(*, probe: bool = True) -> Checkup:
     from trtcore.settings import CompilationSettings
 
     problems: list[Problem] = []
-    registry = build_registry(CompilationSettings())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a failed pack becomes a problem below
+        registry = build_registry(CompilationSettings())
     backends = _backends(registry.backends, problems, probe=probe)
     folder, writable = _cache(problems)
     packs = []

@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; it names every op.")
 @click.option("--no-import", is_flag=True, help="Metadata only: import no pack.")
 def packs(as_json: bool, no_import: bool) -> None:
     """List the installed packs: status, version, what each gives, and what of it another shadows."""
     from trtcore.packs import describe_packs
 
-    described = describe_packs(import_packs=not no_import)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a failed pack's warning says what its row says
+        described = describe_packs(no_import=no_import)
     if as_json:
-        click.echo(json.dumps({"schema": 1, "packs": described}, indent=2, default=str))
+        click.echo(json.dumps({"schema": 1, "packs": described}, indent=2))
+    else:
+        _print(described)
+
+
+def _print(described: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not described:
+        console.print("no pack is installed: pip install trtcore brings the built-in ones")
         return
-    click.echo(described)
+    table = Table(box=None, header_style="dim")
+    for column in ("pack", "version", "scope", "status", "gives"):
+        table.add_column(column)
+    for pack in described:
+        gives = ", ".join(f"{len(names)} {kind.replace('_', ' ')}" for kind, names in pack["gives"].items())
+        table.add_row(pack_id(pack), pack["version"], pack["scope"].replace("_", "-"), pack["status"], gives)
+    console.print(table)
+    for pack in described:
+        if pack["error"]:
+            console.print(f"{pack_id(pack)}: {escape(pack['error'])}", soft_wrap=True)
+    for pack in described:
+        for item in pack["shadowed"]:
+            what = f"{item['kind'].replace('_', ' ')} {item['subject']}"
+            console.print(f"{pack_id(pack)}: {escape(what)} is shadowed by {item['by']}", soft_wrap=True)
+
+
+def pack_id(pack: Mapping[str, Any]) -> str:
+    """``distribution:name`` of a described pack."""
+    return f"{pack['distribution']}:{pack['name']}"

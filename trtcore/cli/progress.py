@@ -50,7 +50,8 @@ def show_progress(*, quiet: bool = False) -> Iterator[None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from trtcore import packs
+    from trtcore.contributions import scoped_registry
+    from trtcore.packs import register_pack
 
     progress = Progress(
         SpinnerColumn(),
@@ -61,5 +62,6 @@ def show_progress(*, quiet: bool = False) -> Iterator[None]:
         console=Console(stderr=True),
         transient=True,
     )
-    with packs.scoped_pack(_ProgressPack(progress), name="cli-progress"), progress:
+    with scoped_registry(), progress:
+        register_pack(_ProgressPack(progress), name="progress", distribution="trtcore-cli")
         yield

@@ -45,7 +45,7 @@ def assert_converts(trt_backend: Backend) -> Callable[..., ConversionProof]:
     from trtcore.testing import assert_converts as check
 
     def on_this_backend(*args: Any, **kwargs: Any) -> ConversionProof:
-        kwargs.setdefault("settings", {}).setdefault("backend", trt_backend.name)
+        kwargs["settings"] = {"backend": trt_backend.name, **(kwargs.get("settings") or {})}
         return check(*args, **kwargs)
 
     return on_this_backend
