@@ -277,6 +277,10 @@ class Report:
     trtcore_version: str = ""
     torch_version: str = ""
 
+    def __post_init__(self) -> None:
+        # Settings may hold functions, dtypes, devices: a report is plain, so that it pickles and compares.
+        object.__setattr__(self, "settings", _plain(self.settings))
+
     # -- reading it ---------------------------------------------------------------------------------
 
     @property

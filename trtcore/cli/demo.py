@@ -66,8 +66,8 @@ def demo(ctx: click.Context, as_json: bool) -> None:
 
     tokenizer, model = load_minilm()
     tokens = tokenise(tokenizer, SENTENCES)
-    with show_progress(quiet=as_json):
-        compiled = trtcore.compile(model, kwarg_inputs=minilm_inputs())
+    with show_progress(quiet=as_json) as observers:
+        compiled = trtcore.compile(model, kwarg_inputs=minilm_inputs(), observers=observers)
     result = embed_both(model, compiled, tokens)
     report: Report = compiled.report
     if as_json:
@@ -112,9 +112,11 @@ def minilm_inputs() -> dict[str, Any]:
 
     import trtcore
 
-    shapes = dict(zip(("min_shape", "opt_shape", "max_shape"), zip(BATCH, SEQUENCE)))
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    return {name: trtcore.Input(**shapes, dtype=torch.int64, name=name) for name in names}
+    low, opt, high = zip(BATCH, SEQUENCE)
+    return {
+        name: trtcore.Input(min_shape=low, opt_shape=opt, max_shape=high, dtype=torch.int64, name=name)
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
 
 
 def embed(model: Any, tokens: dict[str, torch.Tensor]) -> torch.Tensor:

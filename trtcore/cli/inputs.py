@@ -113,7 +113,7 @@ def _error(text: str, why: str) -> InputError:
     return InputError(f"--input {text!r}: {why}", advice=f"write {GRAMMAR}, for example {EXAMPLE}")
 
 
-class InputType(click.ParamType[Any]):
+class InputType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
     """Click's type of ``--input``: `parse_input`, its errors as usage errors."""
 
     name = GRAMMAR

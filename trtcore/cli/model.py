@@ -60,8 +60,7 @@ def explain(
     import trtcore
 
     loaded, arguments, chosen = load_model(model), _arguments(inputs), parse_settings(settings)
-    with show_progress(quiet=as_json):
-        report = trtcore.explain(loaded, **arguments, **chosen)
+    report = trtcore.explain(loaded, **arguments, **chosen)
     _write_report(report, output)
     _print_report(report, as_json, verbose=verbose)
 
@@ -98,8 +97,8 @@ def compile_(
     if not output.absolute().parent.is_dir():
         raise InputError(f"--output {str(output)!r}: there is no folder {str(output.absolute().parent)!r}")
     arguments = _arguments(inputs)
-    with show_progress(quiet=as_json):
-        compiled = trtcore.compile(load_model(model), **arguments, **chosen)
+    with show_progress(quiet=as_json) as observers:
+        compiled = trtcore.compile(load_model(model), **arguments, observers=observers, **chosen)
         trtcore.save(compiled, output, reference=not no_reference)
     _write_report(compiled.report, report_file)
     _print_report(compiled.report, as_json)
@@ -132,8 +131,8 @@ def run(model: str, inputs: Parsed, settings: tuple[str, ...], as_json: bool, re
         compiled = trtcore.load(model)
     else:
         eager = load_model(model)
-        with show_progress(quiet=as_json):
-            compiled = trtcore.compile(eager, **_arguments(inputs), **chosen)
+        with show_progress(quiet=as_json) as observers:
+            compiled = trtcore.compile(eager, **_arguments(inputs), observers=observers, **chosen)
     args, kwargs = _example_call(model, eager, inputs, seed)
     with torch.no_grad():
         outputs, seconds = _timed(compiled, args, kwargs, repeat)

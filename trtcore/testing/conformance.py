@@ -252,7 +252,8 @@ def _calls(
     yield "example", args, dict(kwargs)
     if not dynamic:
         return
-    keyed: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+    keyed: dict[int | str, Any] = dict(enumerate(args))
+    keyed.update(kwargs)
     ranges = {key: _ranges(dynamic, key, value) for key, value in keyed.items()}
     distinct = sorted({sizes for dims in ranges.values() for sizes in dims.values()})
     for label in ("min", "opt", "max", "between"):
