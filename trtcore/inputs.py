@@ -266,7 +266,7 @@ def collect_inputs(
         inputs: tuple or list of the positional arguments; a single tensor or Input is one positional
             argument; a dict whose keys are all names of the model's arguments is keyword arguments. Not with
             `arg_inputs`.
-        arg_inputs: tuple or list of the positional arguments.
+        arg_inputs: the same under another name.
         kwarg_inputs: mapping of the keyword arguments.
         argument_names: of the model's forward, to recognise a dict of keyword arguments.
         allow_none: return None, rather than raise, when nothing at all was given (an ExportedProgram needs
@@ -281,23 +281,23 @@ def collect_inputs(
             advice="they mean the same, the positional arguments: give one",
         )
     kwargs = _keyword_inputs(kwarg_inputs)
-    if isinstance(inputs, Mapping):
-        if set(inputs) and set(inputs) <= set(argument_names):
-            overlap = sorted(set(inputs) & set(kwargs))
+    positional = inputs if inputs is not None else arg_inputs
+    if isinstance(positional, Mapping):
+        if set(positional) and set(positional) <= set(argument_names):
+            overlap = sorted(set(positional) & set(kwargs))
             if overlap:
                 raise InputError(f"inputs and kwarg_inputs both give {', '.join(overlap)}")
-            return (), {**inputs, **kwargs}
+            return (), {**positional, **kwargs}
         names = (
             f"the model takes {', '.join(argument_names)}"
             if argument_names
             else "the model's names are not known"
         )
         raise InputError(
-            f"inputs is a dict with the keys {list(inputs)}, which are not the model's arguments ({names})",
+            f"inputs is a dict with the keys {list(positional)}, which are not the model's arguments ({names})",
             advice="a dict gives keyword arguments by name; for one positional argument that is a dict, "
             "wrap it: inputs=({...},)",
         )
-    positional = inputs if inputs is not None else arg_inputs
     if positional is None:
         if kwarg_inputs is not None:
             return (), kwargs
@@ -359,6 +359,12 @@ def flatten_inputs(
     return InputTree(leaves, names, spec)
 
 
+def leaf_paths(spec: TreeSpec) -> list[tuple[Any, ...]]:
+    """The pytree key path of every leaf of a spec of ``(args, kwargs)``."""
+    tree = pytree.tree_unflatten([0] * spec.num_leaves, spec)
+    return [tuple(path) for path, _ in pytree.tree_flatten_with_path(tree)[0]]
+
+
 def input_name(path: Sequence[Any], argument_names: Sequence[str] = ()) -> str:
     """The name of a leaf of ``(args, kwargs)`` in the user's words, from its pytree key path."""
     top, *rest = path
@@ -371,6 +377,31 @@ def input_name(path: Sequence[Any], argument_names: Sequence[str] = ()) -> str:
     else:
         base = str(first.key)
     return base + pytree.keystr(tuple(rest))
+
+
+def describe_structure(spec: TreeSpec, argument_names: Sequence[str] = ()) -> str:
+    """A pytree spec of ``(args, kwargs)`` as a call: ``(x, [*, *], flag=*)``, a ``*`` for every leaf."""
+    args, kwargs = spec.children()
+    parts = []
+    for index, child in enumerate(args.children()):
+        text = _structure(child)
+        named = text == "*" and index < len(argument_names)
+        parts.append(argument_names[index] if named else text)
+    parts += [f"{key}={_structure(child)}" for key, child in zip(kwargs.context or [], kwargs.children())]
+    return f"({', '.join(parts)})"
+
+
+def _structure(spec: TreeSpec) -> str:
+    if spec.is_leaf():
+        return "*"
+    parts = [_structure(child) for child in spec.children()]
+    if spec.type is tuple:
+        return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+    if spec.type is list:
+        return f"[{', '.join(parts)}]"
+    if spec.type is dict:
+        return "{" + ", ".join(f"{key!r}: {part}" for key, part in zip(spec.context, parts)) + "}"
+    return f"{getattr(spec.type, '__name__', spec.type)}({', '.join(parts)})"
 
 
 def _is_namedtuple(value: Any) -> bool:

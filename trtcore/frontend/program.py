@@ -10,6 +10,8 @@ import sympy
 import torch
 from torch.utils import _pytree as pytree
 
+from trtcore.frontend.guards import Guard
+
 InputKind = Literal["tensor", "constant", "symint"]
 
 
@@ -53,8 +55,8 @@ class Program:
 
     Attributes:
         graph_module: one placeholder per flattened user input, in order; parameters, buffers and tensor
-            constants are ``get_attr`` nodes with their fully qualified names, tied ones the same tensor object;
-            plain codegen; the output is the flat tuple of outputs. Nodes keep ``val`` (FakeTensors),
+            constants are ``get_attr`` nodes with their fully qualified names, tied ones the same tensor
+            object; plain codegen; the output is the flat tuple of outputs. Nodes keep ``val`` (FakeTensors),
             ``nn_module_stack`` and ``stack_trace``. What the model mutates (buffers, inputs) is mutated by
             nodes in the graph.
         inputs: one per placeholder, in order.
@@ -62,6 +64,7 @@ class Program:
         out_spec: pytree spec of the outputs; None when the output is the flat tuple itself.
         arg_names: names of the positional arguments, then of the keyword arguments, as in `in_spec`.
         symbols: range of every size symbol that occurs in `inputs`, by name.
+        guards: conditions on input sizes that the graph relies on, beyond `symbols` and `inputs`.
         model_name: class of the model where it is known, for names and messages.
     """
 
@@ -71,4 +74,5 @@ class Program:
     out_spec: pytree.TreeSpec | None
     arg_names: tuple[str, ...] = ()
     symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
+    guards: tuple[Guard, ...] = ()
     model_name: str = "model"

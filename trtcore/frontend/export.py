@@ -1,0 +1,221 @@
+"""Capture by torch.export: example tensors and ``Input`` ranges in, ExportedProgram out.
+
+Every dynamic dimension gets its own symbol, and torch.export finds which of them the model needs to be equal
+or related. What torch assumes without saying is checked here: it traces with sizes of at least 2, so sizes of
+0 and 1 are only promised after the captured graph has been compared with the model at them
+(`trtcore.frontend.corners`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram, ShapesCollection
+
+from trtcore.errors import ExportError, InputError, TrtcoreError
+from trtcore.frontend.corners import check_corners
+from trtcore.frontend.ties import find_ties, tie_hook
+from trtcore.frontend.unlift import program_from_exported
+from trtcore.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs
+
+__all__ = ["program_from_exported", "trace"]
+
+
+def trace(
+    model: torch.nn.Module,
+    inputs: Any = None,
+    *,
+    arg_inputs: Any = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    strict: bool = False,
+) -> ExportedProgram:
+    """Export a model; dimensions of an ``Input`` whose min and max differ become dynamic.
+
+    Args:
+        model: an ``nn.Module`` (also an ``fx.GraphModule``; a ``ScriptModule`` with static inputs).
+        inputs, arg_inputs: the positional arguments: tensors, ``Input``s, numbers, strings, None, or tuples,
+            lists and dicts of them. A single tensor or Input is one argument. A dict whose keys are names of
+            arguments of the model's forward is keyword arguments.
+        kwarg_inputs: the keyword arguments.
+        strict: capture with Dynamo (``torch.export.export(strict=True)``).
+
+    Returns:
+        The ExportedProgram in the training dialect. Its ranges are those asked for; dimensions that the model
+        needs to be equal share a symbol and the intersection of their ranges.
+
+    Raises:
+        InputError: no inputs, wrong ones, or ranges that contradict each other.
+        ExportError: torch.export can't capture the model, or not for all the sizes that were asked for.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise ExportError(
+            f"the model must be a torch.nn.Module, got {describe(model)}",
+            advice="put a function into a module's forward",
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        from trtcore.frontend.torchscript import trace_script
+
+        return trace_script(model, inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs)
+    names = argument_names(model)
+    call = collect_inputs(inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=names)
+    assert call is not None
+    tree = flatten_inputs(*call, names)
+    _check_call(model, *call)
+    _warn_if_training(model)
+    examples = example_leaves(model, tree)
+    args, kwargs = tree.unflatten(examples)
+    ties = find_ties(model, tree, examples)
+    hook = model.register_forward_pre_hook(tie_hook(ties), with_kwargs=True) if ties else None
+    shapes = ShapesCollection()  # type: ignore[no-untyped-call]
+    for leaf, example in zip(tree.leaves, examples):
+        if isinstance(leaf, Input) and leaf.is_dynamic:
+            shapes[example] = {
+                # With a max of 2 torch would make the dimension static; check_corners() sets the real range.
+                dim: Dim.DYNAMIC(min=size.min, max=size.max if size.max > 2 else None)
+                for dim, size in enumerate(leaf.dims)
+                if size.dynamic
+            }
+    try:
+        dynamic_shapes = shapes.dynamic_shapes(model, args, kwargs)  # type: ignore[no-untyped-call]
+        ep = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
+    except (KeyboardInterrupt, TrtcoreError):
+        raise
+    except Exception as error:
+        raise _export_error(model, tree, error, strict) from error
+    finally:
+        if hook is not None:
+            hook.remove()
+    check_corners(model, ep, tree, examples)
+    return ep
+
+
+def argument_names(model: torch.nn.Module) -> list[str]:
+    """Names of the arguments of forward, without ``*args`` and ``**kwargs``; empty if they can't be known."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [parameter.name for parameter in parameters if parameter.kind not in variadic]
+
+
+def model_device(model: torch.nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer is; the CPU for a model without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def example_leaves(model: torch.nn.Module, tree: InputTree) -> list[Any]:
+    """The leaves with every ``Input`` replaced by a tensor, each a tensor of its own.
+
+    Dynamic dimensions get their opt size, but at least 2: torch.export treats 0 and 1 as special.
+    """
+    device = model_device(model)
+    examples: list[Any] = []
+    seen: set[int] = {id(leaf) for leaf in tree.leaves if isinstance(leaf, torch.Tensor)}
+    for leaf in tree.leaves:
+        if not isinstance(leaf, Input):
+            examples.append(leaf)
+            continue
+        sizes = [max(dim.opt, 2) if dim.dynamic else dim.opt for dim in leaf.dims]
+        if leaf.example is not None and all(
+            size == dim.opt or (dim.dynamic and size >= 2) for size, dim in zip(leaf.example.shape, leaf.dims)
+        ):
+            sizes = list(leaf.example.shape)
+        example = leaf.example_tensor(sizes, device=device)
+        if id(example) in seen:
+            example = example.clone()
+        seen.add(id(example))
+        examples.append(example)
+    return examples
+
+
+def _check_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(
+            f"the inputs do not fit {type(model).__name__}.forward{signature}: {error}",
+            advice="inputs are the positional arguments in order; kwarg_inputs the others by name",
+        ) from None
+
+
+def _warn_if_training(model: torch.nn.Module) -> None:
+    behaves_differently = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
+    for name, module in model.named_modules():
+        if module.training and isinstance(module, behaves_differently):
+            warnings.warn(
+                f"{type(model).__name__} is exported in training mode ({name or 'it'} is a "
+                f"{type(module).__name__}); call model.eval() first for inference",
+                UserWarning,
+                stacklevel=3,
+            )
+            return
+
+
+def _export_error(model: torch.nn.Module, tree: InputTree, error: Exception, strict: bool) -> ExportError:
+    text = str(error)
+    noise = ("For ", "The error above occurred", "Caused by")
+    lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith(noise)][:8]
+    dynamic = [
+        f"{name} dimension {index} ({dim})"
+        for name, leaf in zip(tree.names, tree.leaves)
+        if isinstance(leaf, Input)
+        for index, dim in enumerate(leaf.dims)
+        if dim.dynamic
+    ]
+    if dynamic and ("Constraints violated" in text or "user-specified" in text):
+        advice = (
+            f"dynamic here are {', '.join(dynamic)}. Where the model fixes a size, give the Input this "
+            "size as min, opt and max; where two inputs must agree, make both dynamic with equal opt sizes"
+        )
+    else:
+        other = "strict=False" if strict else "strict=True"
+        advice = (
+            f"torch.export.draft_export(model, args) lists everything that stands in the way; {other} "
+            "captures in another way; control flow on tensor values needs torch.cond"
+        )
+        if dynamic:
+            advice += f"; or make some of the dynamic dimensions static: {', '.join(dynamic)}"
+    return ExportError(
+        "\n    ".join(
+            [f"torch.export could not capture {type(model).__name__}: {type(error).__name__}", *lines]
+        ),
+        where=_user_line(error),
+        advice=advice,
+    )
+
+
+def _user_line(error: BaseException) -> str | None:
+    """The innermost line of the traceback that belongs neither to torch nor to trtcore."""
+    own = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.dirname(__file__)) + os.sep)
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            # The first frames are of whoever called trace(); the model's own come from a forward or below it.
+            if not frame.filename.startswith((*own, "<")) and _below_export(error, frame):
+                return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return None
+
+
+def _below_export(error: BaseException, frame: traceback.FrameSummary) -> bool:
+    torch_directory = os.path.dirname(torch.__file__) + os.sep
+    for outer in traceback.extract_tb(error.__traceback__):
+        if outer is frame or (outer.filename, outer.lineno) == (frame.filename, frame.lineno):
+            return False
+        if outer.filename.startswith(torch_directory):
+            return True
+    return False

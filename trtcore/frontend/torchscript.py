@@ -1,0 +1,54 @@
+"""ScriptModules: traced or scripted TorchScript, converted to an ExportedProgram."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from trtcore.errors import ExportError, InputError
+from trtcore.inputs import Input, collect_inputs, flatten_inputs
+
+
+def trace_script(
+    model: torch.jit.ScriptModule,
+    inputs: Any = None,
+    *,
+    arg_inputs: Any = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+) -> ExportedProgram:
+    """Convert a ScriptModule with torch's ``TS2EPConverter``; static shapes only.
+
+    Raises:
+        InputError: an ``Input`` is dynamic; TorchScript graphs are converted with the sizes of the examples.
+        ExportError: the converter does not know something in the graph.
+    """
+    from trtcore.frontend.export import example_leaves
+
+    forward: Any = model.forward
+    names = [argument.name for argument in forward.schema.arguments[1:]]
+    call = collect_inputs(inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=names)
+    assert call is not None
+    tree = flatten_inputs(*call, names)
+    for name, leaf in zip(tree.names, tree.leaves):
+        if isinstance(leaf, Input) and leaf.is_dynamic:
+            raise InputError(
+                f"input {name} is dynamic ({leaf}), but a ScriptModule is converted with fixed shapes: its "
+                "graph may hold sizes of the example as constants",
+                advice="compile the original nn.Module, or give a static Input",
+            )
+    args, kwargs = tree.unflatten(example_leaves(model, tree))
+    try:
+        from torch._export.converter import TS2EPConverter
+
+        return TS2EPConverter(model, args, kwargs).convert()
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()][:8]
+        raise ExportError(
+            "\n    ".join([f"torch could not convert the ScriptModule {model.original_name}", *lines]),
+            advice="compile the nn.Module that it was made from",
+        ) from error

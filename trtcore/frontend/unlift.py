@@ -1,0 +1,393 @@
+"""From an ExportedProgram to a Program: weights become attributes, symbols get finite ranges.
+
+``ExportedProgram.module()`` does the first half too, but deep-copies, adds guards as nodes and takes a
+multiple of the time. Here the graph is copied once and every weight stays the tensor object it was.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from trtcore.errors import ExportError, InputError
+from trtcore.frontend.guards import input_sources, parse_guards
+from trtcore.frontend.program import InputSpec, Program
+from trtcore.frontend.ranges import Asked, InputRange, symbol_ranges
+from trtcore.inputs import (
+    Input,
+    InputTree,
+    collect_inputs,
+    describe,
+    describe_structure,
+    flatten_inputs,
+    input_name,
+    leaf_paths,
+)
+from trtcore.symbols import expression_of
+
+_LIFTED_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_MUTATION_KINDS = (
+    OutputKind.BUFFER_MUTATION,
+    OutputKind.USER_INPUT_MUTATION,
+    *([OutputKind.PARAMETER_MUTATION] if hasattr(OutputKind, "PARAMETER_MUTATION") else []),
+)
+
+
+def program_from_exported(
+    ep: ExportedProgram,
+    arg_inputs: Any = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    *,
+    inputs: Any = None,
+) -> Program:
+    """The Program of an ExportedProgram; `ep` is not changed and its weights are shared, not copied.
+
+    Args:
+        ep: of any dialect (training, inference, decomposed).
+        inputs, arg_inputs, kwarg_inputs: optional; tensors or ``Input``s in the structure that was exported.
+            An ``Input`` narrows the range of the dimensions and gives the size that is tuned for; a tensor
+            gives only the latter. Without them ranges come from `ep` and the tuned sizes from its example
+            inputs.
+
+    Raises:
+        InputError: the inputs have another structure, type, rank or size than was exported; a range leaves
+            that of `ep`; a dimension has no upper bound.
+        ExportError: `ep` holds something that can't be compiled (script objects, effect tokens).
+    """
+    in_spec = ep.call_spec.in_spec
+    assert in_spec is not None
+    arg_names = _argument_names(ep, in_spec)
+    given = _given_inputs(in_spec, arg_names, inputs, arg_inputs, kwarg_inputs)
+    graph_module = unlifted_module(ep)
+
+    paths = leaf_paths(in_spec)
+    names = [input_name(path, arg_names) for path in paths]
+    placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    specs = tuple(map(_input_spec, names, placeholders))
+    ranges: Sequence[InputRange | None] = [None] * len(specs)
+    if given is not None:
+        ranges = [_check_leaf(spec, leaf) for spec, leaf in zip(specs, given.leaves)]
+    return Program(
+        graph_module=graph_module,
+        inputs=specs,
+        in_spec=in_spec,
+        out_spec=ep.call_spec.out_spec,
+        arg_names=tuple(arg_names),
+        symbols=symbol_ranges(specs, placeholders, ep.range_constraints, ranges),
+        guards=parse_guards(getattr(ep, "_guards_code", ()), input_sources(paths, arg_names)),
+        model_name=_model_name(ep),
+    )
+
+
+# --- the graph ----------------------------------------------------------------------------------------------
+
+
+def unlifted_module(ep: ExportedProgram) -> GraphModule:
+    """The graph of `ep`, copied once, with its weights as attributes and its mutations as ``copy_`` nodes."""
+    root = torch.nn.Module()
+    graph = Graph()
+    copied: dict[Node, Node] = {}
+    lifted = _copy_placeholders(ep, graph, root, copied)
+    for node, target in lifted:
+        if node.users:
+            attribute = graph.create_node("get_attr", target, name=node.name)
+            attribute.meta = dict(node.meta)
+            copied[node] = attribute
+    for node in ep.graph.nodes:
+        if node.op == "output":
+            outputs = _copy_mutations(ep, graph, node, copied)
+            graph.output(outputs).meta = dict(node.meta)
+        elif node.op != "placeholder":
+            _copy_node(node, graph, ep.graph_module, root, copied)
+    return GraphModule(root, graph, class_name=_model_name(ep))
+
+
+def _copy_placeholders(
+    ep: ExportedProgram, graph: Graph, root: torch.nn.Module, copied: dict[Node, Node]
+) -> list[tuple[Node, str]]:
+    """Copy the user's placeholders, put the lifted tensors on `root`; the lifted nodes with their names."""
+    lifted = []
+    placeholders = [node for node in ep.graph.nodes if node.op == "placeholder"]
+    for node, spec in zip(placeholders, ep.graph_signature.input_specs):
+        if spec.kind is InputKind.USER_INPUT:
+            new = graph.create_node("placeholder", node.name, name=node.name, type_expr=node.type)
+            new.meta = dict(node.meta)
+            copied[node] = new
+        elif spec.kind in _LIFTED_KINDS:
+            assert spec.target is not None
+            _set_tensor(root, spec.target, _lifted_tensor(ep, spec.target), spec.persistent is not False)
+            lifted.append((node, spec.target))
+        elif spec.kind is InputKind.CUSTOM_OBJ:
+            raise ExportError(
+                f"the exported program holds the script object {spec.target!r} "
+                f"({type(ep.constants.get(str(spec.target))).__name__}), which is not supported",
+                advice="take the custom class out of forward, or compile the submodules around it",
+            )
+        else:
+            raise ExportError(
+                f"the exported program has an input of kind {spec.kind.name} ({node.name}), "
+                "which is not supported",
+                advice="compile the program that torch.export.export returned, before run_decompositions()",
+            )
+    return lifted
+
+
+def _lifted_tensor(ep: ExportedProgram, target: str) -> torch.Tensor:
+    tensor = ep.state_dict.get(target)
+    if tensor is None:
+        tensor = ep.constants.get(target)
+    if not isinstance(tensor, torch.Tensor):
+        raise ExportError(f"the exported program has no tensor for its own weight {target!r}")
+    return tensor
+
+
+def _set_tensor(root: torch.nn.Module, name: str, tensor: torch.Tensor, persistent: bool) -> None:
+    """Put a tensor at a dotted name below `root`, making plain containers on the way."""
+    *parents, last = name.split(".")
+    module = root
+    for parent in parents:
+        child = module._modules.get(parent)
+        if child is None:
+            child = torch.nn.Module()
+            module._modules[parent] = child
+        module = child
+    if isinstance(tensor, torch.nn.Parameter):
+        module._parameters[last] = tensor
+    else:
+        module.register_buffer(last, tensor, persistent=persistent)
+
+
+def _copy_node(
+    node: Node, graph: Graph, source: torch.nn.Module, root: torch.nn.Module, copied: dict[Node, Node]
+) -> None:
+    if node.op == "get_attr":
+        _copy_attribute(source, root, cast(str, node.target))
+    if _is_grad_mode_region(node):
+        _inline_region(node, graph, source, root, copied)
+        return
+    copied[node] = graph.node_copy(node, copied.__getitem__)
+
+
+def _copy_attribute(source: torch.nn.Module, root: torch.nn.Module, target: str) -> None:
+    """Bring what a get_attr reads to the new root; subgraphs as copies, as passes will change them."""
+    value = operator.attrgetter(target)(source)
+    if isinstance(value, GraphModule):
+        root.add_module(target, _copy_subgraph(value))
+    elif isinstance(value, torch.Tensor):
+        _set_tensor(root, target, value, persistent=False)
+    else:
+        raise ExportError(
+            f"the exported program reads {target!r}, a {type(value).__name__}, which is not supported"
+        )
+
+
+def _copy_subgraph(source: GraphModule) -> GraphModule:
+    root = torch.nn.Module()
+    graph = Graph()
+    copied: dict[Node, Node] = {}
+    for node in source.graph.nodes:
+        _copy_node(node, graph, source, root, copied)
+    return GraphModule(root, graph)
+
+
+def _is_grad_mode_region(node: Node) -> bool:
+    """A ``with torch.no_grad():`` region of the model; it changes nothing at inference."""
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "wrap_with_set_grad_enabled"
+
+
+def _inline_region(
+    node: Node, graph: Graph, source: torch.nn.Module, root: torch.nn.Module, copied: dict[Node, Node]
+) -> None:
+    _, body_node, *operands = node.args
+    assert isinstance(body_node, Node)
+    body = getattr(source, cast(str, body_node.target))
+    inner: dict[Node, Any] = {
+        placeholder: copied[operand] if isinstance(operand, Node) else operand
+        for placeholder, operand in zip((n for n in body.graph.nodes if n.op == "placeholder"), operands)
+    }
+    for inner_node in body.graph.nodes:
+        if inner_node.op == "output":
+            result = torch.fx.map_arg(inner_node.args[0], inner.__getitem__)
+        elif inner_node.op != "placeholder":
+            _copy_node(inner_node, graph, body, root, inner)
+    for user in node.users:
+        # The region returns a tuple; only getitem nodes read it.
+        assert user.target is operator.getitem
+        copied[user] = result[user.args[1]]
+    copied[node] = result
+
+
+def _copy_mutations(
+    ep: ExportedProgram, graph: Graph, output: Node, copied: dict[Node, Node]
+) -> tuple[Any, ...]:
+    """Write back what a functionalised program mutates; the outputs that the user sees."""
+    by_name = {node.name: node for node in copied}
+    attributes = {node.target: node for node in graph.nodes if node.op == "get_attr"}
+    written: dict[Node, Node] = {}
+    results = []
+    for value, spec in zip(cast("Sequence[Any]", output.args[0]), ep.graph_signature.output_specs):
+        new = torch.fx.map_arg(value, copied.__getitem__)
+        if spec.kind not in _MUTATION_KINDS:
+            results.append(new)
+            continue
+        if spec.kind is OutputKind.USER_INPUT_MUTATION:
+            destination = copied[by_name[cast(str, spec.target)]]
+        else:
+            destination = attributes.get(cast(str, spec.target)) or _late_attribute(
+                ep, graph, cast(str, spec.target)
+            )
+        copy = graph.call_function(torch.ops.aten.copy_.default, (destination, new))
+        copy.meta["val"] = destination.meta["val"]
+        written[new] = copy
+    return tuple(written.get(result, result) if isinstance(result, Node) else result for result in results)
+
+
+def _late_attribute(ep: ExportedProgram, graph: Graph, target: str) -> Node:
+    """A get_attr for a buffer that is written but never read."""
+    specs = zip((node for node in ep.graph.nodes if node.op == "placeholder"), ep.graph_signature.input_specs)
+    (placeholder,) = (node for node, spec in specs if spec.target == target)
+    attribute = graph.create_node("get_attr", target, name=placeholder.name)
+    attribute.meta = dict(placeholder.meta)
+    return attribute
+
+
+# --- the inputs ---------------------------------------------------------------------------------------------
+
+
+def _input_spec(name: str, placeholder: Node) -> InputSpec:
+    value: Any = placeholder.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        return InputSpec(
+            name,
+            placeholder.name,
+            "tensor",
+            dtype=value.dtype,
+            shape=tuple(expression_of(dim) for dim in value.shape),
+            device=value.device,
+        )
+    if type(value) is torch.SymInt:
+        return InputSpec(name, placeholder.name, "symint", value=value.node.expr)
+    if type(value) in (torch.SymFloat, torch.SymBool):
+        raise ExportError(f"input {name} is a dynamic {type(value).__name__}, which is not supported")
+    return InputSpec(name, placeholder.name, "constant", value=value)
+
+
+def _given_inputs(
+    in_spec: pytree.TreeSpec,
+    arg_names: Sequence[str],
+    inputs: Any,
+    arg_inputs: Any,
+    kwarg_inputs: Mapping[str, Any] | None,
+) -> InputTree | None:
+    call = collect_inputs(
+        inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=arg_names, allow_none=True
+    )
+    if call is None:
+        return None
+    args, kwargs = call
+    order = in_spec.child(1).context or []
+    kwargs = {
+        name: kwargs[name]
+        for name in sorted(kwargs, key=lambda n: order.index(n) if n in order else len(order))
+    }
+    tree = flatten_inputs(args, kwargs, arg_names)
+    if tree.spec != in_spec:
+        raise InputError(
+            "the inputs have another structure than the program was exported with\n"
+            f"  given:    {describe_structure(tree.spec)}\n"
+            f"  exported: {describe_structure(in_spec, arg_names)}",
+            advice="give arg_inputs and kwarg_inputs as the model was called when it was exported",
+        )
+    return tree
+
+
+def _check_leaf(spec: InputSpec, leaf: Any) -> InputRange | None:
+    """Compare one given input with what was exported; the sizes it asks for."""
+    if spec.kind == "tensor":
+        if not isinstance(leaf, (torch.Tensor, Input)):
+            raise InputError(f"input {spec.name} was exported as a tensor, got {describe(leaf)}")
+        return _check_tensor(spec, leaf)
+    if isinstance(leaf, (torch.Tensor, Input)):
+        raise InputError(
+            f"input {spec.name} was exported as {_describe_constant(spec)}, got {describe(leaf)}"
+        )
+    if spec.kind == "constant" and (type(leaf) is not type(spec.value) or not _same(leaf, spec.value)):
+        raise InputError(
+            f"input {spec.name} was fixed to {spec.value!r} by the export, got {describe(leaf)}",
+            advice="export the model again with this value",
+        )
+    if spec.kind == "symint":
+        if type(leaf) is not int:
+            raise InputError(f"input {spec.name} is an int, got {describe(leaf)}")
+        return InputRange(((None, leaf, None),))
+    return None
+
+
+def _check_tensor(spec: InputSpec, leaf: torch.Tensor | Input) -> InputRange:
+    shape = spec.shape
+    assert shape is not None
+    if leaf.dtype != spec.dtype:
+        raise InputError(f"input {spec.name} was exported as {spec.dtype}, got {leaf.dtype}")
+    if leaf.device is not None and torch.device(leaf.device).type != cast(torch.device, spec.device).type:
+        raise InputError(f"input {spec.name} was exported on device {spec.device}, got one on {leaf.device}")
+    if isinstance(leaf, Input):
+        asked: list[Asked] = [(dim.min, dim.opt, dim.max) for dim in leaf.dims]
+    else:
+        asked = [(None, int(size), None) for size in leaf.shape]
+    if len(asked) != len(shape):
+        raise InputError(f"input {spec.name} was exported with {len(shape)} dimensions, got {len(asked)}")
+    for dim, (exported, (low, opt, high)) in enumerate(zip(shape, asked)):
+        if not isinstance(exported, int):
+            continue
+        if low is not None and low != high:
+            raise InputError(
+                f"input {spec.name}: dimension {dim} is asked for as {low}..{high}, but the program was "
+                f"exported with the fixed size {exported}",
+                advice="export it dynamically: torch.export.export(..., dynamic_shapes={"
+                f"{spec.name!r}: {{{dim}: torch.export.Dim('d', min={low}, max={high})}}}}), "
+                "or let trtcore.dynamo.trace(model, inputs) do it",
+            )
+        if opt != exported:
+            raise InputError(
+                f"input {spec.name}: dimension {dim} was exported with the fixed size {exported}, got {opt}"
+            )
+    return InputRange(tuple(asked))
+
+
+def _describe_constant(spec: InputSpec) -> str:
+    return "an int" if spec.kind == "symint" else f"the constant {spec.value!r}"
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a == b) or (isinstance(a, float) and a != a and b != b)
+
+
+def _argument_names(ep: ExportedProgram, in_spec: pytree.TreeSpec) -> list[str]:
+    """Names of the arguments in the order of `in_spec`: positional, then keyword."""
+    positional = in_spec.child(0).num_children
+    keywords = [str(key) for key in in_spec.child(1).context or []]
+    signature = ep.module_call_graph[0].signature if ep.module_call_graph else None
+    names = list(getattr(signature, "forward_arg_names", None) or [])
+    if len(names) == positional + len(keywords):
+        return [*names[:positional], *keywords]
+    return [*(f"arg_{index}" for index in range(positional)), *keywords]
+
+
+def _model_name(ep: ExportedProgram) -> str:
+    for node in ep.graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if stack:
+            kind = next(iter(stack.values()))[1]
+            name = kind if isinstance(kind, str) else kind.__qualname__
+            name = name.rpartition(".")[2]
+            # Nodes without a module get a stack that only names torch's own hook.
+            if name.isidentifier() and not name.startswith("_empty_nn_module_stack"):
+                return cast(str, name)
+    return "model"
