@@ -123,7 +123,9 @@ def make_context(settings: CompilationSettings, observers: Sequence[Observer] = 
 
 def _assemble(lowered: Program, built: BuiltPartition, ctx: CompileContext) -> torch.fx.GraphModule:
     """The hybrid graph, with its engines registered for `execute_engine`; after a dry run, torch alone."""
-    artifacts = {name: engine.artifact for name, engine in built.engines.items() if engine.artifact is not None}
+    artifacts = {
+        name: engine.artifact for name, engine in built.engines.items() if engine.artifact is not None
+    }
     if not artifacts:
         return torch.fx.GraphModule(lowered.graph_module, lowered.graph_module.graph)
     for artifact in artifacts.values():
@@ -165,7 +167,9 @@ def _write_dryrun(report: Report, settings: CompilationSettings) -> None:
             with open(settings.dryrun, "w", encoding="utf-8") as file:
                 file.write(str(report) + "\n")
         except OSError as error:
-            raise SettingsError(f"dryrun={settings.dryrun!r}: the report could not be written: {error}") from error
+            raise SettingsError(
+                f"dryrun={settings.dryrun!r}: the report could not be written: {error}"
+            ) from error
 
 
 __all__ = ["TrtcoreError", "compile_program", "explain_program", "make_context", "serialize_program"]

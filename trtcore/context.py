@@ -57,7 +57,9 @@ class CompileContext:
             except Exception as error:
                 import warnings
 
-                warnings.warn(f"an observer raised {error!r} at {stage}/{status}", RuntimeWarning, stacklevel=2)
+                warnings.warn(
+                    f"an observer raised {error!r} at {stage}/{status}", RuntimeWarning, stacklevel=2
+                )
 
     @contextmanager
     def stage(self, name: str, timings: dict[str, float], **data: Any) -> Iterator[None]:

@@ -69,7 +69,9 @@ def compile(
     chosen = CompilationSettings.from_kwargs(**settings)
     began = time.perf_counter()
     program = program_from_exported(exported_program, *_positional(inputs, arg_inputs, kwarg_inputs))
-    return compile_program(program, chosen, observers=observers, timings={"capture": time.perf_counter() - began})
+    return compile_program(
+        program, chosen, observers=observers, timings={"capture": time.perf_counter() - began}
+    )
 
 
 def explain(

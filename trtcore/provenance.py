@@ -16,7 +16,11 @@ def op_name(target: Any) -> str:
     if hasattr(target, "_schema") or hasattr(target, "overloads"):
         return str(target)
     module = getattr(target, "__module__", "") or ""
-    return f"{module.removeprefix('_')}.{name}" if name and module not in ("", "builtins") else str(name or target)
+    return (
+        f"{module.removeprefix('_')}.{name}"
+        if name and module not in ("", "builtins")
+        else str(name or target)
+    )
 
 
 def module_path(node: Node) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch.fx import Node
 
 from trtcore.context import CompileContext
+from trtcore.graphs import is_getitem
 from trtcore.partition import Partition, Segment, count_ops
-from trtcore.partition.segment import is_getitem
 from trtcore.provenance import op_name
 from trtcore.registry import Selection
 from trtcore.report import NodeReport, PackReport, Report, SegmentReport, StageTiming, peak_memory
@@ -61,7 +61,9 @@ def make_report(
     )
 
 
-def _segments(found: Partition, built: BuiltPartition | None) -> tuple[tuple[SegmentReport, ...], dict[str, str]]:
+def _segments(
+    found: Partition, built: BuiltPartition | None
+) -> tuple[tuple[SegmentReport, ...], dict[str, str]]:
     """Every part in execution order, and the part that each node ended in."""
     parts: list[SegmentReport] = []
     where: dict[str, str] = {}
@@ -135,5 +137,3 @@ def _packs(ctx: CompileContext, nodes: tuple[NodeReport, ...]) -> tuple[PackRepo
         PackReport(pack.id, pack.version, pack.status, pack.error or "", used.get(str(pack), 0))
         for pack in ctx.registry.packs
     )
-
-

@@ -101,7 +101,9 @@ class ConversionContext:
         """
         return self._store.weights(tensor)
 
-    def constant(self, value: torch.Tensor | float | bool | Sequence[Any], dtype: torch.dtype | None = None) -> ITensor:
+    def constant(
+        self, value: torch.Tensor | float | bool | Sequence[Any], dtype: torch.dtype | None = None
+    ) -> ITensor:
         """A constant layer. The same constant is added once per network.
 
         Args:
@@ -188,7 +190,11 @@ class ConversionContext:
         if found is None:
             dims = self.shape(x)
             if -1 not in dims:
-                return self.constant(list(dims), torch.int64) if dims else self.constant(torch.empty(0, dtype=torch.int64))
+                return (
+                    self.constant(list(dims), torch.int64)
+                    if dims
+                    else self.constant(torch.empty(0, dtype=torch.int64))
+                )
             found = self._shape_tensors[x] = self.cast(self.output(self.net.add_shape(x)), torch.int64)
         return found
 
@@ -254,7 +260,11 @@ class ConversionContext:
         result: Dim = known
         for value in values:
             if self.is_tensor(value):
-                result = value if not self.is_tensor(result) and result == 1 else self.dim_op(result, value, "PROD")
+                result = (
+                    value
+                    if not self.is_tensor(result) and result == 1
+                    else self.dim_op(result, value, "PROD")
+                )
         return result
 
     # ---- layers -----------------------------------------------------------------------------------
@@ -301,15 +311,21 @@ class ConversionContext:
         own = self.shape(x)
         if all((not self.is_tensor(want)) and want in (-1, have) for want, have in zip(dims, own)):
             return x
-        sizes = [self.dim(x, i) if not self.is_tensor(want) and want == -1 else want for i, want in enumerate(dims)]
+        sizes = [
+            self.dim(x, i) if not self.is_tensor(want) and want == -1 else want for i, want in enumerate(dims)
+        ]
         # Stride 0 repeats a dim of one; where the dim is not known now, min(dim - 1, 1) is 0 or 1.
         strides = [
-            (0 if have == 1 else 1) if have != -1 else self.dim_op(self.dim_op(self.dim(x, i), 1, "SUB"), 1, "MIN")
+            (0 if have == 1 else 1)
+            if have != -1
+            else self.dim_op(self.dim_op(self.dim(x, i), 1, "SUB"), 1, "MIN")
             for i, have in enumerate(own)
         ]
         return self.slice(x, [0] * len(own), sizes, strides)
 
-    def slice(self, x: ITensor, start: Sequence[Dim], size: Sequence[Dim], stride: Sequence[Dim] | None = None) -> ITensor:
+    def slice(
+        self, x: ITensor, start: Sequence[Dim], size: Sequence[Dim], stride: Sequence[Dim] | None = None
+    ) -> ITensor:
         """Elements ``start + i * stride`` for i < size, per dim."""
         stride = [1] * len(start) if stride is None else list(stride)
         starts, sizes, strides = self.dims(start), self.dims(size), self.dims(stride)
@@ -346,7 +362,9 @@ class ConversionContext:
         """A unary operation by its UnaryOperation name."""
         return self.output(self.net.add_unary(x, getattr(self.trt.UnaryOperation, operation)))
 
-    def activation(self, x: ITensor, kind: str, alpha: float | None = None, beta: float | None = None) -> ITensor:
+    def activation(
+        self, x: ITensor, kind: str, alpha: float | None = None, beta: float | None = None
+    ) -> ITensor:
         """An activation by its ActivationType name."""
         layer = self.net.add_activation(x, getattr(self.trt.ActivationType, kind))
         if layer is not None:
@@ -361,7 +379,9 @@ class ConversionContext:
         rank = self.rank(x)
         axes = list(axes) or list(range(rank))
         mask = self.axes_mask(axes, rank)
-        return self.output(self.net.add_reduce(x, getattr(self.trt.ReduceOperation, operation), mask, keepdim))
+        return self.output(
+            self.net.add_reduce(x, getattr(self.trt.ReduceOperation, operation), mask, keepdim)
+        )
 
     def axes_mask(self, axes: Sequence[int], rank: int) -> int:
         """The bit mask TensorRT takes for a set of axes."""

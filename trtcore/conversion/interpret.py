@@ -15,7 +15,8 @@ from trtcore.conversion.context import ConversionContext
 from trtcore.conversion.snapshot import LAYER_CLASSES, NetworkSnapshot, take_snapshot
 from trtcore.conversion.weights import WeightStore
 from trtcore.errors import ConversionError, TrtcoreError
-from trtcore.partition.segment import Segment, attribute, is_size
+from trtcore.graphs import attribute, is_size
+from trtcore.partition.segment import Segment
 from trtcore.provenance import describe, module_path, op_name, source_line
 from trtcore.registry import node_arguments
 from trtcore.runtime.expressions import to_text
@@ -276,7 +277,9 @@ class _Interpreter:
         return got
 
     def _failure(self, node: Node, converter: Converter, error: Exception, mark: int) -> NodeConversionError:
-        said = error.tensorrt if isinstance(error, TrtcoreError) and error.tensorrt else self.logger.since(mark)
+        said = (
+            error.tensorrt if isinstance(error, TrtcoreError) and error.tensorrt else self.logger.since(mark)
+        )
         what = error.message if isinstance(error, TrtcoreError) else f"{type(error).__name__}: {error}"
         return NodeConversionError(
             f"the converter {converter.name} of {op_name(node.target)} failed: {what}",
@@ -309,7 +312,9 @@ class _Interpreter:
 
     def _mark_outputs(self, node: Node) -> tuple[TensorBinding, ...]:
         bindings: list[TensorBinding] = []
-        taken = {self.env[source] for source in self.env if source.op == "placeholder" and not is_size(source)}
+        taken = {
+            self.env[source] for source in self.env if source.op == "placeholder" and not is_size(source)
+        }
         for source in node.args[0]:  # type: ignore[union-attr]
             assert isinstance(source, Node)
             tensor = self.env[source]
@@ -322,7 +327,9 @@ class _Interpreter:
             name = source.name if source.name not in {b.name for b in self.inputs} else f"{source.name}_out"
             tensor.name = name
             self.network.mark_output(tensor)
-            shape = tuple(d if isinstance(d := expression_of(dim), int) else to_text(d) for dim in value.shape)
+            shape = tuple(
+                d if isinstance(d := expression_of(dim), int) else to_text(d) for dim in value.shape
+            )
             bindings.append(TensorBinding(name, value.dtype, shape, None))
         return tuple(bindings)
 

@@ -35,7 +35,9 @@ def _arguments(expression: sympy.Expr) -> tuple[Any, ...]:
     if isinstance(expression, sympy.Pow):
         exponent = expression.exp
         if not (exponent.is_Integer and 0 < int(exponent) <= 8):
-            raise ConversionError(f"the size {expression} is a power that TensorRT cannot compute on integers")
+            raise ConversionError(
+                f"the size {expression} is a power that TensorRT cannot compute on integers"
+            )
         return (expression.base,) * int(exponent)
     return tuple(expression.args)
 

@@ -17,6 +17,7 @@ from trtcore.errors import ConversionError
 if TYPE_CHECKING:
     from trtcore.backends.base import Backend
 
+
 class WeightStore:
     """All weights of one network.
 
@@ -91,11 +92,15 @@ class WeightStore:
             if tensor is not None and tensor.numel() == given.size:
                 return tensor
             # Another view of one storage can start at the same address.
-            return next((t for t in self._pending if t.data_ptr() == address and t.numel() == given.size), None)
+            return next(
+                (t for t in self._pending if t.data_ptr() == address and t.numel() == given.size), None
+            )
         if given.size == 0:
             return None
         fitting = [
-            t for t in self._pending if t.numel() == given.size and self._backend.trt_dtype(t.dtype) == given.dtype
+            t
+            for t in self._pending
+            if t.numel() == given.size and self._backend.trt_dtype(t.dtype) == given.dtype
         ]
         distinct = {t.data_ptr() for t in fitting}
         if len(distinct) > 1:
@@ -119,4 +124,7 @@ class WeightStore:
     @property
     def nbytes(self) -> int:
         """Bytes of all distinct held storages."""
-        return sum(t.untyped_storage().nbytes() for t in {t.untyped_storage().data_ptr(): t for t in self._held.values()}.values())
+        return sum(
+            t.untyped_storage().nbytes()
+            for t in {t.untyped_storage().data_ptr(): t for t in self._held.values()}.values()
+        )

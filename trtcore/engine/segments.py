@@ -16,8 +16,9 @@ from trtcore.engine.artifact import EngineArtifact
 from trtcore.engine.build import build_plan
 from trtcore.engine.config import add_profiles, make_config
 from trtcore.errors import EngineBuildError, UnsupportedOperatorError
+from trtcore.graphs import is_getitem
 from trtcore.partition import Partition, Segment, SelectionMemo, partition
-from trtcore.partition.segment import extract, is_getitem
+from trtcore.partition.segment import extract
 from trtcore.provenance import describe, module_path, op_name, source_line
 from trtcore.report import QuarantineReport
 from trtcore.runtime.manifest import EngineManifest
@@ -165,7 +166,10 @@ class _Builder:
             and (chosen := selections.select(node).chosen) is not None
             and (pack := chosen.pack) is not None
         }
-        target = {"compute_capability": self.ctx.target.compute_capability, "platform": self.ctx.target.platform}
+        target = {
+            "compute_capability": self.ctx.target.compute_capability,
+            "platform": self.ctx.target.platform,
+        }
         capability = self.ctx.target.compute_capability
         target["compute_capability"] = list(capability) if capability else None  # type: ignore[assignment]
         return EngineManifest(
@@ -196,7 +200,9 @@ class _Builder:
             if node.name == name or _signature(node) == wanted:
                 self._quarantine(node, found, reason, said)
 
-    def _quarantine(self, node: Node, found: Partition, reason: str, said: Sequence[str], builds: int = 0) -> None:
+    def _quarantine(
+        self, node: Node, found: Partition, reason: str, said: Sequence[str], builds: int = 0
+    ) -> None:
         if node.name in self.reasons:
             return
         self.reasons[node.name] = f"quarantined: {reason}"
@@ -232,12 +238,16 @@ class _Builder:
         if culprits:
             for node in segment.nodes:
                 if node.name in culprits:
-                    self._quarantine(node, found, f"TensorRT refused to build the engine ({how})", said, builds)
+                    self._quarantine(
+                        node, found, f"TensorRT refused to build the engine ({how})", said, builds
+                    )
             return
         for node in segment.nodes:
             if not is_getitem(node):
                 reason = "TensorRT refused to build its segment, and no single node could be blamed"
-                self._quarantine(node, found, f"{reason} within max_quarantine_builds={self._limit()}", said, builds)
+                self._quarantine(
+                    node, found, f"{reason} within max_quarantine_builds={self._limit()}", said, builds
+                )
 
     def _limit(self) -> int:
         return int(self.ctx.settings.max_quarantine_builds)
@@ -246,7 +256,9 @@ class _Builder:
         text = "\n".join(error.tensorrt)
         named = [layer for layer in converted.node_of_layer if layer in text]
         # "a/b/node_1" is also in "a/b/node_12": the longest names win
-        longest = [n for n in named if not any(n != other and n in other and other in named for other in named)]
+        longest = [
+            n for n in named if not any(n != other and n in other and other in named for other in named)
+        ]
         return {converted.node_of_layer[layer] for layer in longest}
 
     def _alone(self, segment: Segment, found: Partition) -> set[str]:
@@ -278,7 +290,9 @@ class _Builder:
     def _builds(self, nodes: Sequence[Node], found: Partition) -> bool:
         self.trial_builds += 1
         try:
-            converted = convert_segment(self._trial(nodes, found), self.ctx, found.selections, self.program.symbols)
+            converted = convert_segment(
+                self._trial(nodes, found), self.ctx, found.selections, self.program.symbols
+            )
             self._plan(converted)
         except (EngineBuildError, NodeConversionError):
             return False
@@ -307,7 +321,8 @@ class _Builder:
             where=describe(nodes[0]),
             pack=str(chosen.pack) if chosen and chosen.pack else error.pack,
             tensorrt=error.tensorrt,
-            advice=error.advice or f"leave it to torch with torch_executed_ops={{{op_name(nodes[0].target)!r}}}",
+            advice=error.advice
+            or f"leave it to torch with torch_executed_ops={{{op_name(nodes[0].target)!r}}}",
         )
 
 
@@ -319,7 +334,9 @@ def refuse_partial(found: Partition, program: Program) -> None:
     lines = [f"{describe(node)}: {found.torch_reasons[node.name]}" for node in left[:20]]
     more = f"\n  ... and {len(left) - 20} more" if len(left) > 20 else ""
     raise UnsupportedOperatorError(
-        f"require_full_compilation is set, and {len(left)} ops stay in torch:\n  " + "\n  ".join(lines) + more,
+        f"require_full_compilation is set, and {len(left)} ops stay in torch:\n  "
+        + "\n  ".join(lines)
+        + more,
         where=describe(left[0]),
         advice="run trtcore.explain(model, inputs) for every op's reasons; write a converter, or drop "
         "require_full_compilation",

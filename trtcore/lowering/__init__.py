@@ -48,7 +48,9 @@ CORE_PASSES = (
 )
 
 
-def ordered_passes(passes: Sequence[LoweringPass], disabled: frozenset[str] = frozenset()) -> list[LoweringPass]:
+def ordered_passes(
+    passes: Sequence[LoweringPass], disabled: frozenset[str] = frozenset()
+) -> list[LoweringPass]:
     """The core's and the packs' passes in order: what ``before``/``after`` ask, else as contributed.
 
     Raises:
@@ -92,7 +94,9 @@ def _between(lowering_pass: LoweringPass) -> LoweringPass:
     if core & {*lowering_pass.before, *lowering_pass.after}:
         return lowering_pass
     return replace(
-        lowering_pass, after=(*lowering_pass.after, "functionalize"), before=(*lowering_pass.before, "decompose")
+        lowering_pass,
+        after=(*lowering_pass.after, "functionalize"),
+        before=(*lowering_pass.before, "decompose"),
     )
 
 

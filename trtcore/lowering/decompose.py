@@ -1,9 +1,12 @@
 """Node-local decomposition.
 
 A node that no converter takes is traced alone, on its own FakeTensors, through the packs' decomposition
-(or torch's, for composite ops) and the pieces are pasted in its place, with its stack trace. Traces are
-memoised by op, dtypes, shapes and constants, so the cost is linear in the graph, and small: the layers of a
-transformer are traced once. What a converter takes is kept whole.
+(or torch's, for composite ops), and the pieces are pasted in its place with its stack trace, if every piece has
+a converter (or a decomposition of which that is true). Otherwise the node stays whole: one op in torch is
+better than its pieces in torch and TensorRT by turns, and its reason names the piece that is missing.
+
+Traces are memoised by op, dtypes, shapes and constants, so the cost is linear in the graph and small: the
+layers of a transformer are traced once.
 """
 
 from __future__ import annotations
@@ -17,7 +20,12 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
+from trtcore.graphs import is_getitem
+from trtcore.provenance import op_name
 from trtcore.symbols import expression_of
+
+REASON = "trtcore_reason"
+"""Key in node.meta: why a node's decomposition could not be used."""
 
 _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a cycle
 
@@ -34,46 +42,66 @@ class _Decomposer:
         self.ctx = ctx
         self.table: Mapping[Any, Callable[..., Any]] = ctx.registry.decompositions
         self.fake_mode = _fake_mode(self.graph)
-        self.memo: dict[Any, Graph | None] = {}
+        self.memo: dict[Any, Graph | str] = {}
 
     def run(self) -> None:
+        if self.ctx.backend is None:
+            return  # everything stays in torch, as it is
         for node in list(self.graph.nodes):
-            self._visit(node, 0)
+            self._visit(self.graph, node, 0)
 
-    def _visit(self, node: Node, depth: int) -> None:
+    def _visit(self, graph: Graph, node: Node, depth: int) -> str:
+        """Decompose a node of `graph` if that helps; return why it cannot be converted ("" if it can)."""
+        if node.op != "call_function" or not _has_tensor(node.meta.get("val")) or is_getitem(node):
+            return ""
+        selection = self.ctx.registry.select(node, self.ctx)
+        if selection.chosen is not None:
+            return ""
         function = self._decomposition(node)
-        if function is None or depth >= _DEPTH:
-            return
-        traced = self._trace(node, function)
-        if traced is None:
-            return
-        for pasted in self._paste(node, traced):
-            self._visit(pasted, depth + 1)
+        if function is None or depth >= _DEPTH or selection.reason.startswith("forced to torch"):
+            return selection.reason
+        pieces = self._pieces(node, function, depth)
+        if isinstance(pieces, str):
+            node.meta[REASON] = f"{selection.reason}; its decomposition does not help: {pieces}"
+            return str(node.meta[REASON])
+        self._paste(graph, node, pieces)
+        return ""
 
     def _decomposition(self, node: Node) -> Callable[..., Any] | None:
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            return None
-        if not _has_tensor(node.meta.get("val")):
+        if not isinstance(node.target, torch._ops.OpOverload):
             return None
         function = self.table.get(node.target)
-        if function is None and not _is_composite(node.target):
-            return None
-        selection = self.ctx.registry.select(node, self.ctx)
-        if selection.chosen is not None or selection.reason.startswith("forced to torch"):
-            return None
-        return function if function is not None else node.target
+        if function is None and _is_composite(node.target):
+            return node.target
+        return function
 
-    def _trace(self, node: Node, function: Callable[..., Any]) -> Graph | None:
+    def _pieces(self, node: Node, function: Callable[..., Any], depth: int) -> Graph | str:
+        """The node's decomposition, itself decomposed as far as it needs; or why it cannot be converted."""
         leaves: list[Node] = []
         try:
             key = (node.target, _signature(node.args, leaves), _signature(dict(node.kwargs), leaves))
         except TypeError:  # an unhashable constant
             key = (node.target, id(node))
         if key not in self.memo:
-            self.memo[key] = self._traced(node, function, list(dict.fromkeys(leaves)))
+            self.memo[key] = f"{op_name(node.target)} decomposes into itself"  # what a recursion would find
+            try:
+                traced = self._traced(node, function, list(dict.fromkeys(leaves)))
+            except Exception as error:
+                self.memo[key] = f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            else:
+                self.memo[key] = self._convertible(traced, depth)
         return self.memo[key]
 
-    def _traced(self, node: Node, function: Callable[..., Any], leaves: list[Node]) -> Graph | None:
+    def _convertible(self, traced: Graph, depth: int) -> Graph | str:
+        for piece in list(traced.nodes):
+            if piece.op == "get_attr":
+                return "it makes a constant"
+            reason = self._visit(traced, piece, depth + 1)
+            if reason:
+                return reason
+        return traced
+
+    def _traced(self, node: Node, function: Callable[..., Any], leaves: list[Node]) -> Graph:
         from torch._dispatch.python import enable_python_dispatcher
         from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -89,44 +117,39 @@ class _Decomposer:
             stack.enter_context(torch.no_grad())
             traced = make_fx(run, _allow_non_fake_inputs=True)(*(leaf.meta["val"] for leaf in leaves))
         traced.graph.eliminate_dead_code()
-        if any(n.target == node.target for n in traced.graph.nodes if n.op == "call_function"):
-            return None  # it is its own decomposition
-        if any(n.op == "get_attr" for n in traced.graph.nodes):
-            return None  # a constant that the trace made; keep the op whole
         return traced.graph
 
-    def _paste(self, node: Node, traced: Graph) -> list[Node]:
+    def _paste(self, graph: Graph, node: Node, traced: Graph) -> None:
         leaves: list[Node] = []
         _signature(node.args, leaves)
         _signature(dict(node.kwargs), leaves)
         sources = iter(dict.fromkeys(leaves))
         env: dict[Node, Node] = {}
-        pasted: list[Node] = []
         results: Any = None
-        with self.graph.inserting_before(node):
+        with graph.inserting_before(node):
             for inner in traced.nodes:
                 if inner.op == "placeholder":
                     env[inner] = next(sources)
                 elif inner.op == "output":
                     results = torch.fx.map_arg(inner.args[0], lambda n: env[n])
                 else:
-                    made = self.graph.node_copy(inner, lambda n: env[n])
+                    made = graph.node_copy(inner, lambda n: env[n])
                     made.meta = {**node.meta, "val": inner.meta.get("val")}
                     made.meta.pop("tensor_meta", None)
                     env[inner] = made
-                    pasted.append(made)
-        self._replace(node, results)
-        return pasted
+        self._replace(graph, node, results)
 
-    def _replace(self, node: Node, results: Any) -> None:
+    def _replace(self, graph: Graph, node: Node, results: Any) -> None:
         if isinstance(results, Node):
             node.replace_all_uses_with(results)
         else:
             for user in list(node.users):
-                assert user.target is operator.getitem, f"{node.name} returns several values and is used whole"
+                assert user.target is operator.getitem, (
+                    f"{node.name} returns several values and is used whole"
+                )
                 user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
-                self.graph.erase_node(user)
-        self.graph.erase_node(node)
+                graph.erase_node(user)
+        graph.erase_node(node)
 
 
 def _signature(value: Any, leaves: list[Node]) -> Any:

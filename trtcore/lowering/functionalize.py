@@ -15,7 +15,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
-from trtcore.partition.segment import attribute, set_attribute
+from trtcore.graphs import attribute, is_copy_into, mutates, set_attribute
 
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
 
@@ -32,12 +32,6 @@ def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule
     return graph_module
 
 
-def mutates(node: Node) -> bool:
-    """Whether a node writes to one of its arguments."""
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
-
-
 def _is_final_write(node: Node) -> bool:
     """``copy_`` into an input or a buffer that nothing reads afterwards."""
     target = node.args[0]
@@ -49,12 +43,6 @@ def _is_final_write(node: Node) -> bool:
     )
 
 
-def is_copy_into(node: Node) -> bool:
-    """Whether a node is ``copy_(destination, source)``."""
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and schema is not None and schema.name == "aten::copy_"
-
-
 def _written(node: Node) -> list[Node]:
     """The tensors that a node writes to."""
     schema = node.target._schema  # type: ignore[union-attr]
@@ -63,7 +51,11 @@ def _written(node: Node) -> list[Node]:
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-        found.extend(item for item in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(item, Node))
+        found.extend(
+            item
+            for item in (value if isinstance(value, (list, tuple)) else [value])
+            if isinstance(item, Node)
+        )
     return found
 
 
@@ -72,7 +64,9 @@ def _functional_twin(target: Any) -> Any:
     schema = target._schema
     writes = [a for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     namespace, name = schema.name.split("::")
-    if len(writes) != 1 or writes[0] is not schema.arguments[0] and writes[0].name != schema.arguments[0].name:
+    if len(writes) != 1 or (
+        writes[0] is not schema.arguments[0] and writes[0].name != schema.arguments[0].name
+    ):
         return None
     if not name.endswith("_") or name.endswith("__"):
         return None
@@ -161,9 +155,11 @@ def _same_extent(a: Node, b: Node) -> bool:
         return True
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
         return False
-    return x.dtype == y.dtype and tuple(map(str, x.shape)) == tuple(map(str, y.shape)) and tuple(
-        map(str, x.stride())
-    ) == tuple(map(str, y.stride()))
+    return (
+        x.dtype == y.dtype
+        and tuple(map(str, x.shape)) == tuple(map(str, y.shape))
+        and tuple(map(str, x.stride())) == tuple(map(str, y.stride()))
+    )
 
 
 def _functionalize_with_torch(graph_module: GraphModule) -> GraphModule:
@@ -181,7 +177,9 @@ def _functionalize_with_torch(graph_module: GraphModule) -> GraphModule:
         return interpreter.run(*values[: len(placeholders)])
 
     with fx_traceback.preserve_node_meta(), torch.no_grad():
-        traced = make_fx(torch.func.functionalize(run, remove="mutations"))(*(node.meta["val"] for node in fed))
+        traced = make_fx(torch.func.functionalize(run, remove="mutations"))(
+            *(node.meta["val"] for node in fed)
+        )
     graph = traced.graph
     made = [node for node in graph.nodes if node.op == "placeholder"]
     for old, new in zip(fed, made):

@@ -17,9 +17,10 @@ from torch.fx import GraphModule, Node
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError, PackError, SettingsError
 from trtcore.frontend.program import Program
-from trtcore.lowering.functionalize import is_copy_into, mutates
+from trtcore.graphs import is_copy_into, is_getitem, is_size, mutates
+from trtcore.lowering.decompose import REASON
 from trtcore.partition.levels import group_by_levels
-from trtcore.partition.segment import Segment, extract, is_getitem, is_size
+from trtcore.partition.segment import Segment, extract
 from trtcore.provenance import describe
 from trtcore.registry import Selection
 from trtcore.symbols import bounds, free_symbols
@@ -107,14 +108,20 @@ def partition(
             reasons[node.name] = "writes back to an input or a buffer of the model"
             continue
         selection = selections[node.name] = memo.select(node)
-        reason = (quarantined or {}).get(node.name) or selection.reason or _objection(node, program)
+        reason = (
+            (quarantined or {}).get(node.name) or _unconverted(node, selection) or _objection(node, program)
+        )
         supported[node] = not reason
         if reason:
             reasons[node.name] = reason
-    constants = frozenset(n for n in graph.nodes if n.op == "get_attr" and n not in written and _is_tensor_attr(n))
+    constants = frozenset(
+        n for n in graph.nodes if n.op == "get_attr" and n not in written and _is_tensor_attr(n)
+    )
     groups, small = _group(supported, ctx)
     for node in small:
-        reasons[node.name] = f"in a segment of fewer than min_block_size={ctx.settings.min_block_size} converted ops"
+        reasons[node.name] = (
+            f"in a segment of fewer than min_block_size={ctx.settings.min_block_size} converted ops"
+        )
     cutter = _Cutter(program.graph_module, groups, constants, program)
     segments = [cutter.cut(f"engine_{index}", group) for index, group in enumerate(groups)]
     order = _ordered(graph, segments, cutter)
@@ -127,6 +134,11 @@ def partition(
 def count_ops(nodes: Sequence[Node]) -> int:
     """Converted ops among nodes: what min_block_size counts."""
     return sum(1 for node in nodes if not is_getitem(node))
+
+
+def _unconverted(node: Node, selection: Selection) -> str:
+    """Why no converter takes the node; "" if one does."""
+    return str(node.meta.get(REASON) or selection.reason) if selection.chosen is None else ""
 
 
 def _check_write(node: Node) -> None:
@@ -280,7 +292,12 @@ class _Cutter:
         for user in node.users:
             if user.op == "output":
                 return True
-            if self.group_of.get(user) != index and user not in inside and not self.cheap(node) and not is_size(user):
+            if (
+                self.group_of.get(user) != index
+                and user not in inside
+                and not self.cheap(node)
+                and not is_size(user)
+            ):
                 return True
         return False
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+
+from trtcore.graphs import attribute, is_size, set_attribute
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,12 @@ class Segment:
         return tuple(n.name for n in self.nodes), tuple(n.name for n in self.outputs)
 
 
-def is_size(node: Node) -> bool:
-    """Whether a node is a symbolic (or traced plain) number and no tensor."""
-    return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
-
-
 def extract(
-    owner: GraphModule, name: str, nodes: Sequence[Node], outputs: Sequence[Node], is_constant: Callable[[Node], bool]
+    owner: GraphModule,
+    name: str,
+    nodes: Sequence[Node],
+    outputs: Sequence[Node],
+    is_constant: Callable[[Node], bool],
 ) -> Segment:
     """Cut `nodes` (in graph order) out of `owner` as a Segment. Nothing is copied but fx nodes.
 
@@ -80,26 +80,3 @@ def extract(
         set_attribute(root, target, value)
     module = GraphModule(root, graph, class_name=name)
     return Segment(name, tuple(nodes), tuple(tensors), tuple(outputs), module)
-
-
-def attribute(module: torch.nn.Module, target: str) -> Any:
-    """The value of a get_attr target (dotted)."""
-    value: Any = module
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def set_attribute(module: torch.nn.Module, target: str, value: Any) -> None:
-    """Put a value at a dotted target, making the modules on the way."""
-    *path, last = target.split(".")
-    for part in path:
-        if not hasattr(module, part):
-            setattr(module, part, torch.nn.Module())
-        module = getattr(module, part)
-    setattr(module, last, value)
-
-
-def is_getitem(node: Node) -> bool:
-    """Whether a node takes one of the results of another."""
-    return node.op == "call_function" and node.target is operator.getitem

@@ -10,8 +10,9 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.engine.artifact import EngineArtifact
+from trtcore.graphs import attribute, is_size, set_attribute
 from trtcore.partition import Partition
-from trtcore.partition.segment import Segment, attribute, is_size, set_attribute
+from trtcore.partition.segment import Segment
 from trtcore.symbols import SizeMaterialiser, expression_of
 
 

@@ -1,0 +1,49 @@
+"""Small questions that every stage asks of fx graphs."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+
+def is_size(node: Node) -> bool:
+    """Whether a node is a symbolic (or traced plain) number and no tensor."""
+    return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
+
+
+def attribute(module: torch.nn.Module, target: str) -> Any:
+    """The value of a get_attr target (dotted)."""
+    value: Any = module
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def set_attribute(module: torch.nn.Module, target: str, value: Any) -> None:
+    """Put a value at a dotted target, making the modules on the way."""
+    *path, last = target.split(".")
+    for part in path:
+        if not hasattr(module, part):
+            setattr(module, part, torch.nn.Module())
+        module = getattr(module, part)
+    setattr(module, last, value)
+
+
+def is_getitem(node: Node) -> bool:
+    """Whether a node takes one of the results of another."""
+    return node.op == "call_function" and node.target is operator.getitem
+
+
+def mutates(node: Node) -> bool:
+    """Whether a node writes to one of its arguments."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+
+
+def is_copy_into(node: Node) -> bool:
+    """Whether a node is ``copy_(destination, source)``."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and schema.name == "aten::copy_"
