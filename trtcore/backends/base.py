@@ -17,7 +17,7 @@ from trtcore.errors import BackendUnavailableError, ConversionError, SettingsErr
 
 if TYPE_CHECKING:
     from trtcore.backends.logger import CollectingLogger
-    from trtcore.backends.probes import CapabilityStore
+    from trtcore.backends.store import CapabilityStore
     from trtcore.settings import CompilationSettings
 
 # TensorRT's DataType members by name, in TensorRT's order. A name the torch in use has no dtype for is
@@ -243,6 +243,35 @@ class Backend(ABC):
         known = capability in supported
         return replace(target, compute_capability=capability if known else None, device=device)
 
+    def set_target(self, config: Any, target: Target, logger: CollectingLogger) -> None:
+        """Tell a builder config what the engine is for. No compute capability: the backend's own default.
+
+        Raises:
+            SettingsError: the backend cannot build for the target; with TensorRT's lines.
+        """
+        if target.compute_capability is None:
+            return
+        major, minor = target.compute_capability
+        if not hasattr(config, "set_compute_capability"):  # TensorRT proper builds for the GPU it runs on
+            if target.compute_capability not in self.compute_capabilities():
+                raise SettingsError(
+                    f"{self.name} builds for the GPU of this machine only, not for compute capability "
+                    f"{major}.{minor}",
+                    advice="build on such a GPU, or use backend='tensorrt_rtx'",
+                )
+            return
+        mark = logger.mark()
+        member = getattr(self.trt.ComputeCapability, f"SM{major}{minor}", None)
+        done = False
+        if member is not None:
+            config.num_compute_capabilities = 1
+            done = config.set_compute_capability(member, 0)
+        if not done:
+            raise SettingsError(
+                f"{self.name} {self.version} cannot build for compute capability {major}.{minor}",
+                tensorrt=logger.errors(mark),
+            )
+
     @abstractmethod
     def native_runtime(self) -> Capability:
         """Whether engines of this backend run on this machine, and if not, why."""
@@ -270,9 +299,10 @@ class Backend(ABC):
             ValueError: an unknown feature; the message lists the nearest known ones.
             BackendUnavailableError: the bindings cannot be loaded.
         """
-        from trtcore.backends.probes import CapabilityStore, probe, unknown_feature
+        from trtcore.backends.probes import check_feature, probe
+        from trtcore.backends.store import CapabilityStore
 
-        unknown_feature(feature)
+        check_feature(self, feature)
         key = target.name
         with self._lock:
             store = self._stores.get(key)

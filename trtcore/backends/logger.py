@@ -16,6 +16,7 @@ _DRIVER_NOISE = (
     "Unable to determine GPU memory usage",
     "CUDA initialization failure with error: 35",
     "CUDA lazy loading is not enabled",
+    "Thread context has not been set! Using global log stream",
 )
 
 _KEPT_LINES = 20_000

@@ -97,7 +97,7 @@ def make_config(
                 + (f": {problem}" if problem else ""),
                 tensorrt=lines,
             )
-    _set_target(backend, config, target, logger)
+    backend.set_target(config, target, logger)
     return config
 
 
@@ -191,32 +191,6 @@ _APPLY: Mapping[str, Callable[..., str | None]] = {
     "workspace_size": _workspace,
     **{setting: _dla_pool(setting, pool) for setting, pool in _DLA_POOLS.items()},
 }
-
-
-def _set_target(backend: Backend, config: Any, target: Target, logger: CollectingLogger) -> None:
-    """Say what the engine is for. No compute capability: the backend's own default."""
-    if target.compute_capability is None:
-        return
-    major, minor = target.compute_capability
-    if not hasattr(config, "set_compute_capability"):  # TensorRT proper builds for the GPU it runs on
-        if target.compute_capability not in backend.compute_capabilities():
-            raise SettingsError(
-                f"{backend.name} builds for the GPU of this machine only, not for compute capability "
-                f"{major}.{minor}",
-                advice="build on such a GPU, or use backend='tensorrt_rtx'",
-            )
-        return
-    mark = logger.mark()
-    member = getattr(backend.trt.ComputeCapability, f"SM{major}{minor}", None)
-    done = False
-    if member is not None:
-        config.num_compute_capabilities = 1
-        done = config.set_compute_capability(member, 0)
-    if not done:
-        raise SettingsError(
-            f"{backend.name} {backend.version} cannot build for compute capability {major}.{minor}",
-            tensorrt=logger.errors(mark),
-        )
 
 
 # -- optimisation profiles --------------------------------------------------------------------------------
