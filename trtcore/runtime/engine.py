@@ -1,0 +1,416 @@
+"""Engines of this process: a table by manifest id, and the `Engine` object that runs one.
+
+An engine lives as long as the plan tensor it was registered with (or any plan tensor it has been called
+with): the table itself holds nothing alive. Dropping a compiled module frees its plan, snapshot and GPU
+memory; copies of the module that share the plan tensor keep the engine.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from trtcore.errors import ArtifactError, BackendUnavailableError, ConversionError, InputError, SettingsError
+from trtcore.runtime.manifest import EngineManifest, TensorBinding
+from trtcore.runtime.op import check_structure, output_device
+
+if TYPE_CHECKING:
+    from trtcore.backends.base import Backend, Target
+    from trtcore.conversion.snapshot import NetworkSnapshot
+    from trtcore.engine.artifact import EngineArtifact
+    from trtcore.settings import CompilationSettings
+
+_table: weakref.WeakValueDictionary[tuple[str, str], Engine] = weakref.WeakValueDictionary()
+_holders: Any = WeakTensorKeyDictionary()  # plan tensor -> {runtime: Engine}: what keeps engines alive
+_lock = threading.RLock()
+
+Runtime = Literal["native", "reference"]
+Runner = Callable[[list[torch.Tensor], list[int], dict[str, int]], list[torch.Tensor]]
+
+
+# ---- the table ------------------------------------------------------------------------------------------
+
+
+def register_engine(artifact: EngineArtifact) -> str:
+    """Put an engine into the process table.
+
+    Args:
+        artifact: plan, manifest and snapshot. The engine lives as long as the tensor object
+            ``artifact.plan``: put that very tensor into the module that calls the engine.
+
+    Returns:
+        the manifest's id. Registering an id again gives the engine that is there, if the manifests are equal.
+
+    Raises:
+        ArtifactError: another engine has the id.
+    """
+    key = artifact.manifest.id, artifact.manifest.runtime
+    with _lock:
+        engine = _table.get(key)
+        if engine is None:
+            engine = _table[key] = Engine(artifact.manifest, artifact.plan, artifact.snapshot)
+        elif engine.manifest != artifact.manifest:
+            raise ArtifactError(f"two different engines have the id {artifact.manifest.id}")
+        engine.hold(artifact.plan)
+    return engine.manifest.id
+
+
+def get_engine(id: str) -> Engine | None:
+    """The engine with this manifest id, or None where it is not (or no longer) in the table."""
+    return _table.get((id, "native")) or _table.get((id, "reference"))
+
+
+def resolve(manifest: str, plan: torch.Tensor) -> Engine:
+    """The engine for the arguments of an ``execute_engine`` call.
+
+    An engine that is not in the table is made from `plan`, which then must be a self-contained saved
+    engine, or, for the native runtime, a bare plan.
+
+    Raises:
+        ArtifactError: the engine cannot be had from `plan`, or the manifest is not the engine's own.
+    """
+    description = EngineManifest.from_json(manifest)
+    engine = _table.get((description.id, description.runtime))
+    if engine is None:
+        engine = _load(description, plan)
+    if engine.manifest is not description and engine.manifest != description:
+        raise ArtifactError(
+            f"the manifest given for {description.name} is not the one of engine {description.id}"
+        )
+    if engine.last_plan() is not plan:
+        engine.hold(plan)
+    return engine
+
+
+def _load(manifest: EngineManifest, plan: torch.Tensor) -> Engine:
+    """Make the engine of a call, from the same engine for the other runtime, or from the plan tensor."""
+    key = manifest.id, manifest.runtime
+    with _lock:
+        if (engine := _table.get(key)) is not None:
+            return engine
+        if (sibling := get_engine(manifest.id)) is not None:
+            own, data, snapshot = sibling.manifest, sibling.plan, sibling.snapshot
+        else:
+            own, data, snapshot = _read(manifest, plan)
+        if with_runtime(own, manifest.runtime) != manifest:
+            raise ArtifactError(
+                f"the manifest given for {manifest.name} is not the one of engine {manifest.id}"
+            )
+        engine = _table[key] = Engine(manifest, data, snapshot)
+        return engine
+
+
+def _read(
+    manifest: EngineManifest, plan: torch.Tensor
+) -> tuple[EngineManifest, torch.Tensor, NetworkSnapshot | None]:
+    from trtcore.engine.artifact import EngineArtifact
+
+    try:
+        artifact = EngineArtifact.from_tensor(plan)
+    except ArtifactError as error:
+        if manifest.runtime == "native" and plan.numel():
+            return manifest, plan, None
+        raise ArtifactError(
+            f"{manifest.name} is not in this process any more, and its plan tensor is not a saved engine "
+            f"({error.message})",
+            advice="keep the compiled module alive, or save it with trtcore.save and load that",
+        ) from None
+    return artifact.manifest, artifact.plan, artifact.snapshot
+
+
+def with_runtime(manifest: EngineManifest, runtime: Runtime) -> EngineManifest:
+    """The manifest of the same engine for another runtime."""
+    return manifest if manifest.runtime == runtime else replace(manifest, runtime=runtime)
+
+
+def choose_runtime(
+    backend: Backend | None, settings: CompilationSettings, target: Target | None = None
+) -> tuple[Runtime, str]:
+    """Decide which runtime a compiled module uses.
+
+    Args:
+        target: what engines are built for; None is the backend's default.
+
+    Returns:
+        ("native" | "reference", why, one sentence). ``runtime="native"`` is taken at its word even where the
+        engine cannot run here (it may be built to run elsewhere); the sentence then says so, and running it
+        raises BackendUnavailableError.
+    """
+    asked = settings.runtime
+    if asked not in ("auto", "native", "reference"):
+        raise SettingsError(f"runtime={asked!r} is none of 'auto', 'native', 'reference'")
+    if asked == "reference":
+        return "reference", "settings.runtime='reference'"
+    obstacle = _native_obstacle(backend, target)
+    if asked == "native":
+        return "native", "settings.runtime='native'" + (
+            f"; it cannot run here: {obstacle}" if obstacle else ""
+        )
+    if obstacle:
+        return "reference", f"TensorRT engines cannot run here: {obstacle}"
+    assert backend is not None
+    return "native", f"{backend.name} engines run on {torch.cuda.get_device_name()}"
+
+
+def _native_obstacle(backend: Backend | None, target: Target | None) -> str:
+    """Why the native runtime is impossible here; "" if it is possible."""
+    if backend is None:
+        return "no TensorRT backend is available"
+    able = backend.native_runtime()
+    if not able.ok:
+        return able.message
+    if target is not None:
+        from trtcore.backends.base import host_platform
+
+        if target.platform != host_platform():
+            return f"the engines are for {target.platform}"
+        if target.compute_capability is not None:
+            here = torch.cuda.get_device_capability()
+            if tuple(target.compute_capability) != here:
+                wanted = ".".join(map(str, target.compute_capability))
+                return f"the engines are for compute capability {wanted}, this GPU has {here[0]}.{here[1]}"
+    return ""
+
+
+_WIDER = "compile with a wider range (min_shape/max_shape of the Input, or Dim(min=, max=))"
+
+
+# ---- one engine -----------------------------------------------------------------------------------------
+
+
+class Engine:
+    """One engine: checks a call's inputs, runs it on the manifest's runtime, checks the outputs.
+
+    Threads may call one engine at the same time.
+
+    Args:
+        manifest: what it takes and gives.
+        plan: uint8, 1-D. Kept through an alias, so that the tensor object given here can be freed.
+        snapshot: the network, for the reference runtime; None where it was left out.
+    """
+
+    def __init__(
+        self, manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSnapshot | None
+    ) -> None:
+        # One manifest object per text: the op finds it by identity.
+        self.manifest = EngineManifest.from_json(manifest.to_json())
+        self.plan = plan.detach()
+        self.snapshot = snapshot
+        self.last_plan: Callable[[], torch.Tensor | None] = lambda: None
+        self._lock = threading.Lock()
+        self._runner: Runner | None = None  # holds no reference to self: an engine is freed at once
+        self._inputs = tuple(
+            _InputCheck(b, d) for b, d in zip(self.manifest.inputs, self.manifest.input_dims)
+        )
+        self._equations = _equations(self.manifest)
+        self._solves = bool(self._equations) or None in self.manifest.static_outputs
+
+    def __repr__(self) -> str:
+        return f"<trtcore engine {self.manifest.name} ({self.manifest.runtime}) {self.manifest.id[:12]}>"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        return self
+
+    @property
+    def artifact(self) -> EngineArtifact:
+        """Plan, manifest and snapshot, for saving."""
+        from trtcore.engine.artifact import EngineArtifact
+
+        return EngineArtifact(plan=self.plan, manifest=self.manifest, snapshot=self.snapshot)
+
+    def hold(self, plan: torch.Tensor) -> None:
+        """Stay alive as long as this tensor object."""
+        with _lock:
+            _holders.setdefault(plan, {})[self.manifest.id, self.manifest.runtime] = self
+            self.last_plan = weakref.ref(plan)
+
+    # ---- running ------------------------------------------------------------------------------------
+
+    def run(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int] = ()) -> list[torch.Tensor]:
+        """Run the engine once.
+
+        Args:
+            inputs: in the manifest's order, all on one device; not changed. Not necessarily contiguous.
+            sizes: value of each SizeBinding.
+
+        Returns:
+            new contiguous tensors in the manifest's order. On a GPU the work is queued on the current stream.
+
+        Raises:
+            InputError: an input does not fit; names it, what came, and what is allowed.
+            BackendUnavailableError: a native engine cannot run here.
+            ConversionError: the engine gave another shape or dtype than the program promises.
+        """
+        values = self._check(inputs, sizes)
+        runner = self._runner or self._start()
+        return runner(list(inputs), list(sizes), values)
+
+    def _check(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> dict[str, int]:
+        manifest = self.manifest
+        if len(inputs) != len(self._inputs) or len(sizes) != len(manifest.sizes):
+            check_structure(manifest, inputs, sizes)
+        device = inputs[0].device if inputs else None
+        for tensor, check in zip(inputs, self._inputs):
+            if tensor.dtype is not check.dtype or not check.fits(tensor.shape) or tensor.device != device:
+                check_structure(manifest, inputs, sizes)
+                self._refuse(tensor, check, inputs)
+        for value, size in zip(sizes, manifest.sizes):
+            if not size.min <= value <= size.max:
+                raise InputError(
+                    f"{manifest.name}: size {size.symbol!r} is {value}, the engine takes {size.min} to "
+                    f"{size.max}",
+                    advice=_WIDER,
+                )
+        if not self._solves:
+            return {}
+        values: dict[str, int] = manifest.solve([tensor.shape for tensor in inputs], sizes)
+        for index, dim, expression in self._equations:
+            wanted = expression.evaluate(values)
+            if inputs[index].shape[dim] != wanted:
+                raise InputError(
+                    f"{manifest.name}: dim {dim} of input {manifest.inputs[index].name!r} is "
+                    f"{inputs[index].shape[dim]}, but it must be {expression.text} = {wanted}",
+                    advice="this dim is tied to another input's; pass inputs whose sizes agree",
+                )
+        return values
+
+    def _refuse(self, tensor: torch.Tensor, check: _InputCheck, inputs: Sequence[torch.Tensor]) -> None:
+        """Raise the InputError for an input of the right dtype and rank that does not fit."""
+        name = f"{self.manifest.name}: input {check.binding.name!r}"
+        if tensor.device != inputs[0].device:
+            first = self.manifest.inputs[0].name
+            raise InputError(
+                f"{name} is on {tensor.device}, but {first!r} is on {inputs[0].device}",
+                advice="put all inputs on one device",
+            )
+        for dim, (size, (low, high)) in enumerate(zip(tensor.shape, check.ranges)):
+            if not low <= size <= high:
+                allowed = f"{low}" if low == high else f"{low} to {high}"
+                raise InputError(
+                    f"{name} has shape {tuple(tensor.shape)}: dim {dim} is {size}, "
+                    f"the engine takes {allowed}",
+                    advice=_WIDER if low != high else "compile for this shape, or make the dim dynamic",
+                )
+
+    def _start(self) -> Runner:
+        """Set the runtime up, once."""
+        with self._lock:
+            if self._runner is None:
+                make = _reference if self.manifest.runtime == "reference" else _native
+                self._runner = make(self.manifest, self.plan, self.snapshot)
+            return self._runner
+
+
+def _reference(manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSnapshot | None) -> Runner:
+    if snapshot is None:
+        raise ArtifactError(
+            f"{manifest.name} was saved without its network (reference=False), so only TensorRT can run it",
+            advice="save it with reference=True, or run it natively on a supported GPU",
+        )
+    from trtcore.runtime.reference import compile_snapshot
+
+    module = compile_snapshot(snapshot)
+
+    def run(inputs: list[torch.Tensor], sizes: list[int], values: dict[str, int]) -> list[torch.Tensor]:
+        arguments = inputs + [torch.tensor([size], dtype=torch.int64) for size in sizes]
+        device = output_device(manifest, inputs)
+        if torch.is_autocast_enabled(device.type):  # the network's dtypes are its own
+            with torch.autocast(device.type, enabled=False):
+                results = list(module(*arguments))
+        else:
+            results = list(module(*arguments))
+        return keep_promises(manifest, results, values, device)
+
+    return run
+
+
+def keep_promises(
+    manifest: EngineManifest, results: list[torch.Tensor], values: dict[str, int], device: torch.device
+) -> list[torch.Tensor]:
+    """Hold what the fake implementation promises: dtype, shape, device, contiguous, memory of its own.
+
+    Changes `results`, and returns it.
+
+    Raises:
+        ConversionError: another number of outputs, another dtype or shape.
+    """
+    if len(results) != len(manifest.outputs):
+        raise ConversionError(
+            f"{manifest.name} gave {len(results)} outputs, {len(manifest.outputs)} are promised"
+        )
+    for name, index, dim in manifest.output_symbols:
+        values = {**values, name: results[index].shape[dim]}
+    for index, shape in enumerate(manifest.output_shapes(values)):
+        result, binding = results[index], manifest.outputs[index]
+        if result.dtype is not binding.dtype or result.shape != shape:
+            raise ConversionError(
+                f"{manifest.name}: output {binding.name!r} is {result.dtype} {tuple(result.shape)}, "
+                f"the program promises {binding.dtype} {tuple(shape)}",
+                advice="a converter builds something else than its op; compare with trtcore.debug.compare",
+            )
+        result = results[index] = result.to(device).contiguous()
+        # Two: the tensor and the Python storage. More: an input, a constant or another output may have it.
+        if torch._C._storage_Use_Count(result.untyped_storage()._cdata) > 2:
+            results[index] = result.clone()
+    return results
+
+
+def _native(manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSnapshot | None) -> Runner:
+    from trtcore.runtime.native.bindings import connect
+    from trtcore.runtime.native.logic import NativeEngine
+
+    try:
+        return NativeEngine(manifest, plan, connect(manifest)).run
+    except BackendUnavailableError as error:
+        hint = 'compile or load it with runtime="reference" to run it in torch'
+        raise BackendUnavailableError(
+            f"{manifest.name} cannot run natively here: {error.message}",
+            tensorrt=error.tensorrt,
+            advice=f"{error.advice}; or {hint}" if error.advice else hint,
+        ) from None
+
+
+class _InputCheck:
+    """What one input must be, ready for a quick look."""
+
+    def __init__(self, binding: TensorBinding, dims: Sequence[Any]) -> None:
+        self.binding = binding
+        self.dtype = binding.dtype
+        static = all(isinstance(dim, int) for dim in binding.shape)
+        self.static = tuple(binding.shape) if static else None
+        rows = binding.profile
+        self.ranges: tuple[tuple[int, int], ...] = tuple(
+            (rows[0][i], rows[2][i]) if rows is not None else (_bound(dim, 0), _bound(dim, 2**63 - 1))
+            for i, dim in enumerate(binding.shape)
+        )
+
+    def fits(self, shape: torch.Size) -> bool:
+        if self.static is not None:
+            return shape == self.static
+        if len(shape) != len(self.ranges):
+            return False
+        return all(low <= size <= high for size, (low, high) in zip(shape, self.ranges))
+
+
+def _bound(dim: int | str, otherwise: int) -> int:
+    return dim if isinstance(dim, int) else otherwise
+
+
+def _equations(manifest: EngineManifest) -> tuple[tuple[int, int, Any], ...]:
+    """(input, dim, expression) of the dynamic dims that are not simply where their symbol comes from."""
+    found = []
+    known = {name for name, source in manifest.symbols.items() if source[0] != "output"}
+    for index, dims in enumerate(manifest.input_dims):
+        for dim, expression in enumerate(dims):
+            if expression.constant is not None or not known.issuperset(expression.symbols):
+                continue
+            if manifest.symbols.get(expression.text) == ("input", index, dim, 1, 0):
+                continue
+            found.append((index, dim, expression))
+    return tuple(found)

@@ -1,0 +1,302 @@
+"""The one module that calls TensorRT at run time. Thin: no decisions, every result checked.
+
+`logic.py` decides; it sees TensorRT only through the methods of `Connection`, so that it can be tested on
+a machine without a GPU. Names follow TensorRT's ``ICudaEngine`` and ``IExecutionContext``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from trtcore.errors import BackendUnavailableError, TrtcoreError
+from trtcore.runtime.manifest import EngineManifest
+
+
+@dataclass(frozen=True)
+class IOTensor:
+    """A binding as the engine itself describes it.
+
+    Attributes:
+        is_input: mode is INPUT.
+        dtype: torch dtype.
+        shape: with -1 for dynamic dims.
+        on_host: its address must be host memory (a shape tensor).
+        profiles: for an input, per optimisation profile the (min, opt, max) dims, or for a shape tensor the
+            (min, opt, max) values; () for outputs.
+    """
+
+    name: str
+    is_input: bool
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    on_host: bool
+    profiles: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+class Allocator(Protocol):
+    """What `Connection.set_allocator` calls back, from inside execute."""
+
+    def allocate(self, size: int) -> int:
+        """Device memory of `size` bytes on the current call's stream; 0 when there is none."""
+
+    def shaped(self, shape: tuple[int, ...]) -> None:
+        """The output's shape is known."""
+
+
+class Connection(Protocol):
+    """What `logic.py` needs from TensorRT and CUDA. Engines and contexts are opaque handles."""
+
+    def on_device(self, device: torch.device) -> AbstractContextManager[Any]: ...
+    def current_stream(self, device: torch.device) -> int: ...
+    def side_stream(self, device: torch.device) -> AbstractContextManager[int]: ...
+    def deserialize(self, plan: torch.Tensor) -> Any: ...
+    def io_tensors(self, engine: Any) -> tuple[IOTensor, ...]: ...
+    def create_context(self, engine: Any) -> Any: ...
+    def set_profile(self, context: Any, index: int, stream: int) -> None: ...
+    def set_input_shape(self, context: Any, name: str, shape: Sequence[int]) -> None: ...
+    def set_address(self, context: Any, name: str, address: int) -> None: ...
+    def set_allocator(self, context: Any, name: str, allocator: Allocator) -> Any: ...
+    def missing(self, context: Any) -> list[str]: ...
+    def output_shape(self, context: Any, name: str) -> tuple[int, ...]: ...
+    def memory_size(self, context: Any) -> int: ...
+    def set_memory(self, context: Any, address: int, size: int) -> None: ...
+    def execute(self, context: Any, stream: int) -> None: ...
+
+
+class NativeError(TrtcoreError):
+    """TensorRT refused something at run time; the lines say what."""
+
+
+class TensorRT:
+    """`Connection` to a TensorRT flavour's bindings.
+
+    Args:
+        backend: the flavour. Loading its bindings may raise BackendUnavailableError.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._trt: Any = backend.trt
+        self._logger: Any = backend.make_logger()
+        self._runtime: Any = None
+        self._lock = threading.Lock()
+        self._side: dict[int, torch.cuda.Stream] = {}
+
+    # ---- CUDA ---------------------------------------------------------------------------------------
+
+    def on_device(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Make `device` current."""
+        return torch.cuda.device(device)
+
+    def current_stream(self, device: torch.device) -> int:
+        """Handle of the caller's stream; 0 is the default stream."""
+        return int(torch.cuda.current_stream(device).cuda_stream)
+
+    def side_stream(self, device: torch.device) -> AbstractContextManager[int]:
+        """A stream that starts after the current one's work and that the current one then waits for.
+
+        TensorRT synchronises with the host when it runs on the default stream
+        (``IExecutionContext.execute_async_v3``); this keeps the call asynchronous.
+        """
+        return _Fork(self._side, device)
+
+    # ---- engine -------------------------------------------------------------------------------------
+
+    def deserialize(self, plan: torch.Tensor) -> Any:
+        """ICudaEngine from a uint8 CPU tensor.
+
+        Raises:
+            BackendUnavailableError: TensorRT gave None: no driver, another GPU or version, damaged plan.
+        """
+        with self._lock:
+            mark = self._logger.mark()
+            if self._runtime is None:
+                try:
+                    self._runtime = self._trt.Runtime(self._logger)
+                except Exception as error:
+                    raise self._unavailable(f"TensorRT has no runtime here ({error})", mark) from None
+            try:
+                engine = self._runtime.deserialize_cuda_engine(plan.numpy())
+            except Exception as error:
+                raise self._unavailable(f"TensorRT could not read the plan ({error})", mark) from None
+        if engine is None:
+            raise self._unavailable("TensorRT could not read the plan", mark)
+        return engine
+
+    def io_tensors(self, engine: Any) -> tuple[IOTensor, ...]:
+        """All bindings, in the engine's order."""
+        return tuple(self._io_tensor(engine, engine.get_tensor_name(i)) for i in range(engine.num_io_tensors))
+
+    def _io_tensor(self, engine: Any, name: str) -> IOTensor:
+        trt = self._trt
+        is_input = engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
+        on_host = engine.get_tensor_location(name) == trt.TensorLocation.HOST
+        profiles: list[tuple[tuple[int, ...], ...]] = []
+        for index in range(engine.num_optimization_profiles if is_input else 0):
+            rows = (
+                engine.get_tensor_profile_values(index, name)
+                if on_host
+                else engine.get_tensor_profile_shape(name, index)
+            )
+            profiles.append(tuple(tuple(int(value) for value in row) for row in rows))
+        shape = tuple(int(dim) for dim in engine.get_tensor_shape(name))
+        dtype = self._backend.torch_dtype(engine.get_tensor_dtype(name))
+        return IOTensor(name, is_input, dtype, shape, on_host, tuple(profiles))
+
+    # ---- context ------------------------------------------------------------------------------------
+
+    def create_context(self, engine: Any) -> Any:
+        """IExecutionContext without activation memory of its own (`set_memory` gives it)."""
+        mark = self._logger.mark()
+        context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise self._error("TensorRT could not create an execution context", mark)
+        return context
+
+    def set_profile(self, context: Any, index: int, stream: int) -> None:
+        """Choose an optimisation profile."""
+        mark = self._logger.mark()
+        self._good(
+            context.set_optimization_profile_async(index, stream), f"optimisation profile {index}", mark
+        )
+
+    def set_input_shape(self, context: Any, name: str, shape: Sequence[int]) -> None:
+        """Shape of an input for the next execute."""
+        mark = self._logger.mark()
+        self._good(context.set_input_shape(name, tuple(shape)), f"shape {tuple(shape)} of {name!r}", mark)
+
+    def set_address(self, context: Any, name: str, address: int) -> None:
+        """Memory of an input or output for the next execute."""
+        if not context.set_tensor_address(name, address):
+            raise self._error(f"TensorRT refused the address of {name!r}", self._logger.mark())
+
+    def set_allocator(self, context: Any, name: str, allocator: Allocator) -> Any:
+        """Let `allocator` give an output its memory. Returns what must stay alive until execute is done."""
+        adapter = _allocator_class(self._trt)(allocator)
+        mark = self._logger.mark()
+        self._good(context.set_output_allocator(name, adapter), f"an output allocator for {name!r}", mark)
+        return adapter
+
+    def missing(self, context: Any) -> list[str]:
+        """Infer shapes; names of inputs whose shape or value is not set."""
+        mark = self._logger.mark()
+        try:
+            return [str(name) for name in context.infer_shapes()]
+        except RuntimeError as error:
+            raise self._error(f"TensorRT could not infer the shapes ({error})", mark) from None
+
+    def output_shape(self, context: Any, name: str) -> tuple[int, ...]:
+        """Shape of an output for the inputs set, -1 where only the run tells."""
+        return tuple(int(dim) for dim in context.get_tensor_shape(name))
+
+    def memory_size(self, context: Any) -> int:
+        """Bytes of activation memory for the input shapes set."""
+        return int(context.update_device_memory_size_for_shapes())
+
+    def set_memory(self, context: Any, address: int, size: int) -> None:
+        """Activation memory, 256-byte aligned; used until the work queued by execute has run."""
+        context.set_device_memory(address, size)
+
+    def execute(self, context: Any, stream: int) -> None:
+        """Queue one run on a stream."""
+        mark = self._logger.mark()
+        self._good(context.execute_async_v3(stream), "to run", mark)
+
+    # ---- errors -------------------------------------------------------------------------------------
+
+    def _good(self, result: bool, what: str, mark: int) -> None:
+        if not result:
+            raise self._error(f"TensorRT refused {what}", mark)
+
+    def _error(self, message: str, mark: int) -> NativeError:
+        return NativeError(message, tensorrt=self._logger.since(mark))
+
+    def _unavailable(self, message: str, mark: int) -> BackendUnavailableError:
+        able = self._backend.native_runtime()
+        reason = f"{message}: {able.message}" if not able.ok else message
+        advice = (
+            "run on a machine with a GPU that this backend supports (see `trtcore doctor`)"
+            if not able.ok
+            else "the plan is damaged, or of another TensorRT version or GPU: compile the model again here"
+        )
+        return BackendUnavailableError(reason, tensorrt=self._logger.since(mark), advice=advice)
+
+
+class _Fork:
+    """Enter: a stream that waits for the current one. Exit: the current one waits for it."""
+
+    def __init__(self, streams: dict[int, torch.cuda.Stream], device: torch.device) -> None:
+        self._streams, self._device = streams, device
+
+    def __enter__(self) -> int:
+        index = self._device.index or 0
+        if index not in self._streams:
+            self._streams[index] = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._stream, self._caller = self._streams[index], torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(self._caller)
+        return int(self._stream.cuda_stream)
+
+    def __exit__(self, *exception: object) -> None:
+        self._caller.wait_stream(self._stream)
+
+
+_allocators: dict[str, Callable[[Allocator], Any]] = {}
+
+
+def _allocator_class(trt: Any) -> Callable[[Allocator], Any]:
+    if trt.__name__ not in _allocators:
+
+        class OutputAllocator(trt.IOutputAllocator):  # type: ignore[misc]
+            def __init__(self, target: Allocator) -> None:
+                trt.IOutputAllocator.__init__(self)
+                self._target = target
+
+            def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
+                return self._target.allocate(size)
+
+            def reallocate_output_async(
+                self, tensor_name: str, memory: int, size: int, alignment: int, stream: int
+            ) -> int:
+                return self._target.allocate(size)
+
+            def notify_shape(self, tensor_name: str, shape: Any) -> None:
+                self._target.shaped(tuple(int(dim) for dim in shape))
+
+        _allocators[trt.__name__] = OutputAllocator
+    return _allocators[trt.__name__]
+
+
+_connections: dict[str, TensorRT] = {}
+_lock = threading.Lock()
+
+
+def connect(manifest: EngineManifest) -> TensorRT:
+    """The connection to the TensorRT flavour that built an engine; one per flavour and process.
+
+    Raises:
+        BackendUnavailableError: the flavour is unknown here, not installed, or of another version.
+    """
+    with _lock:
+        if manifest.backend not in _connections:
+            _connections[manifest.backend] = TensorRT(_backend(manifest))
+        return _connections[manifest.backend]
+
+
+def _backend(manifest: EngineManifest) -> Any:
+    from trtcore.packs import load_packs
+
+    backends = [backend for pack in load_packs() for backend in pack.backends]
+    for backend in backends:
+        if backend.name == manifest.backend:
+            return backend
+    raise BackendUnavailableError(
+        f"the engine is for the backend {manifest.backend!r}, and no loaded pack contributes it "
+        f"(there are: {', '.join(sorted(b.name for b in backends)) or 'none'})",
+        advice="install or enable the pack that contributes it (see `trtcore packs`)",
+    )

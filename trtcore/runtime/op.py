@@ -1,0 +1,121 @@
+"""The torch op that runs an engine: ``trtcore::execute_engine``.
+
+    execute_engine(Tensor[] inputs, SymInt[] sizes, Tensor plan, str manifest) -> Tensor[]
+
+A hybrid graph calls it like any other op, so that graph exports, serialises, and goes through torch.compile.
+
+- `inputs` and `sizes` are in the manifest's order; `plan` (uint8, 1-D, on the CPU) is the engine's bytes,
+  or a self-contained saved engine; `manifest` is `EngineManifest.to_json`.
+- The fake implementation computes output shapes from the manifest's expressions, so they stay symbolic.
+- Outputs are new contiguous tensors on the inputs' device: never a view of an input or of one another.
+- Inference only: outputs do not require grad. An input that requires grad under grad mode gives one
+  `UserWarning` per process, because a ``backward()`` would find no gradient here.
+
+Importing this module registers the op; it loads no TensorRT.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from trtcore.errors import InputError
+from trtcore.runtime.manifest import EngineManifest
+
+NAME = "trtcore::execute_engine"
+
+_library: Any = torch.library.Library("trtcore", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(
+    "execute_engine(Tensor[] inputs, SymInt[] sizes, Tensor plan, str manifest) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _execute(
+    inputs: list[torch.Tensor], sizes: list[int], plan: torch.Tensor, manifest: str
+) -> list[torch.Tensor]:
+    from trtcore.runtime.engine import resolve
+
+    engine = resolve(manifest, plan)
+    if torch.is_grad_enabled():
+        if any(tensor.requires_grad for tensor in inputs):
+            _warn_no_gradient()
+        with torch.no_grad():
+            return engine.run(inputs, sizes)
+    return engine.run(inputs, sizes)
+
+
+def _warn_no_gradient() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            "an input of a compiled engine requires grad, but engines are for inference only: no gradient "
+            "flows through them. Call the compiled module under torch.no_grad() or torch.inference_mode().",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+_warned = False
+
+
+def _fake(
+    inputs: Sequence[torch.Tensor], sizes: Sequence[Any], plan: torch.Tensor, manifest: str
+) -> list[torch.Tensor]:
+    description = EngineManifest.from_json(manifest)
+    check_structure(description, inputs, sizes)
+    values = description.solve([tensor.shape for tensor in inputs], sizes)
+    if description.output_symbols:
+        context = torch.library.get_ctx()
+        for name, _, _ in description.output_symbols:
+            values[name] = context.new_dynamic_size()
+    device = output_device(description, inputs)
+    return [
+        torch.empty(shape, dtype=binding.dtype, device=device)
+        for binding, shape in zip(description.outputs, description.output_shapes(values))
+    ]
+
+
+def output_device(manifest: EngineManifest, inputs: Sequence[torch.Tensor]) -> torch.device:
+    """Where an engine's outputs are: with its inputs, else on the current GPU (native) or the CPU."""
+    if inputs:
+        return inputs[0].device
+    if manifest.runtime == "native":
+        return torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_available() else 0)
+    return torch.device("cpu")
+
+
+def check_structure(manifest: EngineManifest, inputs: Sequence[torch.Tensor], sizes: Sequence[Any]) -> None:
+    """Check numbers, dtypes and ranks, which are the same for fake and real tensors.
+
+    Raises:
+        InputError: names the input, what came, and what is allowed.
+    """
+    if len(inputs) != len(manifest.inputs):
+        raise InputError(f"{manifest.name} takes {len(manifest.inputs)} tensors, {len(inputs)} came")
+    if len(sizes) != len(manifest.sizes):
+        raise InputError(f"{manifest.name} takes {len(manifest.sizes)} sizes, {len(sizes)} came")
+    for tensor, binding in zip(inputs, manifest.inputs):
+        if tensor.dtype != binding.dtype:
+            raise InputError(
+                f"{manifest.name}: input {binding.name!r} is {tensor.dtype}, "
+                f"the engine takes {binding.dtype}",
+                advice=f"pass it as {binding.dtype}, or compile for {tensor.dtype}; nothing is cast silently",
+            )
+        if tensor.dim() != len(binding.shape):
+            raise InputError(
+                f"{manifest.name}: input {binding.name!r} has {tensor.dim()} dims {tuple(tensor.shape)}, "
+                f"the engine takes {len(binding.shape)}: {list(binding.shape)}"
+            )
+
+
+_library.impl("execute_engine", _execute, "CompositeExplicitAutograd")
+# No autograd kernel of our own: without this line torch would mark the outputs as requiring grad.
+_library.impl("execute_engine", torch.library.fallthrough_kernel, "Autograd")
+torch.library.register_fake(NAME, _fake, lib=_library)
+
+execute_engine = torch.ops.trtcore.execute_engine.default
