@@ -49,14 +49,11 @@ def normalise_arguments(target: Any, args: Sequence[Any], kwargs: Mapping[str, A
         return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
     positional = [p for p in parameters if not p.keyword_only]
     if len(args) > len(positional):
-        raise ConversionError(
-            f"{target} takes {len(positional)} positional arguments, and the graph gives {len(args)}"
-        )
+        raise ConversionError(f"{target} takes {len(positional)} positional arguments, and gets {len(args)}")
     unknown = kwargs.keys() - {p.name for p in parameters}
     if unknown:
-        raise ConversionError(
-            f"{target} has no parameter {sorted(unknown)}; it has {[p.name for p in parameters]}"
-        )
+        names = ", ".join(p.name for p in parameters)
+        raise ConversionError(f"{target} has no parameter {', '.join(sorted(unknown))}; it has {names}")
     given = dict(zip((p.name for p in positional), args))
     result: dict[str, Any] = {}
     for parameter in parameters:
@@ -68,7 +65,8 @@ def normalise_arguments(target: Any, args: Sequence[Any], kwargs: Mapping[str, A
         elif name in kwargs:
             value = kwargs[name]
         elif parameter.default is not inspect.Parameter.empty:
-            value = parameter.default
+            default = parameter.default
+            value = list(default) if isinstance(default, list) else default  # the schema's list is shared
         else:
             raise ConversionError(f"{target} lacks its argument {name!r}")
         if parameter.length is not None and value is not None and not isinstance(value, (list, tuple)):
