@@ -1,7 +1,7 @@
 """Small pieces that capability validators are made of.
 
-A check takes the fx node and the compile context, as validators do, and gives True or a `Reject`. Checks look at
-``meta["val"]`` where it is there and accept what they cannot see: the converter finds out from the ITensor.
+A check takes the fx node and the compile context, as validators do, and gives True or a `Reject`. Checks look
+at ``meta["val"]`` where it is there and accept what they cannot see: the converter finds out from the ITensor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Check: TypeAlias = Callable[[fx.Node, CompileContext], "bool | Reject"]
 
 
 def val(value: Any) -> Any:
-    """What a node computes (its FakeTensor or SymInt); any other value is itself; None where it is unknown."""
+    """What a node computes (a FakeTensor or SymInt; None where unknown); any other value is itself."""
     return value.meta.get("val") if isinstance(value, fx.Node) else value
 
 

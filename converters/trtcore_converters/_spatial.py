@@ -1,4 +1,4 @@
-"""What convolutions, pooling and resizing share: per-dim settings, and 1-D or unbatched inputs as 2-D batches."""
+"""What convolutions and pooling share: settings per dim, zero padding, 1-D or unbatched inputs as 2-D batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def spread(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
 def in_two_dims(ctx: ConversionContext, x: Any, dims: int, layer: Callable[[Any], Any]) -> Any:
     """Run `layer` on `x` as a batch with at least two spatial dims, which TensorRT's layers want.
 
-    An unbatched input gets a batch dim of one; with one spatial dim a dim of one goes before it. Both go again.
+    An unbatched input gets a batch dim of one, and with one spatial dim a dim of one goes before it; the
+    result loses them again.
 
     Args:
         x: ITensor of shape (N, C, *spatial) or (C, *spatial).
@@ -41,3 +42,19 @@ def in_two_dims(ctx: ConversionContext, x: Any, dims: int, layer: Callable[[Any]
 def one_dim(values: Sequence[int], dims: int, fill: int) -> tuple[int, ...]:
     """`values` for the two spatial dims that a 1-D input has after `in_two_dims`."""
     return (fill, *values) if dims == 1 else tuple(values)
+
+
+def pad_with_zeros(ctx: ConversionContext, x: Any, before: Sequence[int], after: Sequence[int]) -> Any:
+    """`x` with zeros around it; a count per dim."""
+    if not any(before) and not any(after):
+        return x
+    grown = [
+        ctx.dim_op(size, b + a, "SUM") if b + a else size for size, b, a in zip(ctx.dims_of(x), before, after)
+    ]
+    size, ones = ctx.dims(grown), (1,) * len(grown)
+    fixed = not ctx.is_tensor(size)
+    layer = ctx.net.add_slice(x, tuple(-b for b in before), size if fixed else ones, ones)
+    if not fixed:
+        layer.set_input(2, size)
+    layer.mode = ctx.trt.SampleMode.FILL
+    return ctx.output(layer)

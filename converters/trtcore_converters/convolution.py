@@ -12,7 +12,7 @@ from torch import fx
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
 from trtcore_converters._checks import all_of, floating, shape_of, static
 from trtcore_converters._checks import arguments as arguments_of
-from trtcore_converters._spatial import in_two_dims, one_dim, spread
+from trtcore_converters._spatial import in_two_dims, one_dim, pad_with_zeros, spread
 
 aten = torch.ops.aten
 
@@ -22,9 +22,7 @@ def _kernel_known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     given = arguments_of(node)
     shape = shape_of(given["weight"])
     if shape is not None and not all(isinstance(dim, int) for dim in shape):
-        return Reject(
-            "the kernel's shape varies from call to call, and TensorRT wants it fixed in the engine"
-        )
+        return Reject("the kernel's shape varies from call to call, and TensorRT wants it fixed")
     return True
 
 
@@ -176,7 +174,7 @@ def _deconvolve(
     Output padding keeps more of the far end: first what the padding cut away there, and past that, where no
     input reaches, zeros.
     """
-    dims = len(geometry.kernel)
+    dims, dtype = len(geometry.kernel), ctx.dtype(x)
     channels = ctx.shape(weight)[1] * geometry.groups
     geometry.post = tuple(max(p - extra, 0) for p, extra in zip(geometry.pre, output_padding))
     beyond = [max(extra - p, 0) for p, extra in zip(geometry.pre, output_padding)]
@@ -184,29 +182,32 @@ def _deconvolve(
         # TensorRT-RTX refuses strided and dilated ones: put the dilation into the kernel.
         weight = _dilated(weight, geometry.dilation)
         geometry.kernel, geometry.dilation = tuple(weight.shape[2:]), (1,) * dims
+    if dtype == torch.bfloat16:
+        # TensorRT-RTX has no bf16 transposed convolution: compute in fp32 and round once, as torch does.
+        x, weight, bias = (_as_float32(ctx, value) for value in (x, weight, bias))
 
     def layer(batch: Any) -> Any:
-        late_bias = bias if any(beyond) else None
-        out = _add(
-            ctx,
-            ctx.net.add_deconvolution_nd,
-            batch,
-            weight,
-            None if any(beyond) else bias,
-            channels,
-            geometry,
-        )
+        early, late = (None, bias) if any(beyond) else (bias, None)
+        out = _add(ctx, ctx.net.add_deconvolution_nd, batch, weight, early, channels, geometry)
         if any(beyond):
-            out = _zeros_behind(ctx, out, one_dim(beyond, dims, 0))
-        return out if late_bias is None else _add_bias(ctx, out, late_bias)
+            behind = (0, 0, *one_dim(beyond, dims, 0))
+            out = pad_with_zeros(ctx, out, (0,) * len(behind), behind)
+        return out if late is None else _add_bias(ctx, out, late)
 
-    return in_two_dims(ctx, ctx.tensor(x), dims, layer)
+    return ctx.cast(in_two_dims(ctx, ctx.tensor(x), dims, layer), dtype)
+
+
+def _as_float32(ctx: ConversionContext, value: Any) -> Any:
+    """A tensor or a constant in fp32; None stays None. Constants stay constants."""
+    if value is None or isinstance(value, torch.Tensor):
+        return value if value is None else value.float()
+    return ctx.cast(value, torch.float32)
 
 
 def _add(
     ctx: ConversionContext, add: Any, x: Any, weight: Any, bias: Any, channels: int, geometry: _Geometry
 ) -> Any:
-    """Add a (de)convolution layer; the kernel and the bias are weights where they are constant, else inputs."""
+    """Add a (de)convolution layer. Kernel and bias are weights where they are constant, else inputs."""
     dims = len(geometry.kernel)
     window = one_dim(geometry.kernel, dims, 1)
     absent = ctx.trt.Weights(ctx.backend.trt_dtype(ctx.dtype(weight)))
@@ -229,20 +230,6 @@ def _add_bias(ctx: ConversionContext, x: Any, bias: Any) -> Any:
     if isinstance(bias, torch.Tensor):
         bias = ctx.cast(ctx.constant(bias.float()), ctx.dtype(x))
     return ctx.elementwise(x, ctx.reshape(bias, [-1, *[1] * (ctx.rank(x) - 2)]), "SUM")
-
-
-def _zeros_behind(ctx: ConversionContext, x: Any, counts: Sequence[int]) -> Any:
-    """`x` with zeros after the end of each spatial dim."""
-    rank = ctx.rank(x)
-    sizes = ctx.dims_of(x)
-    grown = [*sizes[:2], *(ctx.dim_op(size, count, "SUM") for size, count in zip(sizes[2:], counts))]
-    start, stride, size = (0,) * rank, (1,) * rank, ctx.dims(grown)
-    fixed = not ctx.is_tensor(size)
-    layer = ctx.net.add_slice(x, start, size if fixed else start, stride)
-    if not fixed:
-        layer.set_input(2, size)
-    layer.mode = ctx.trt.SampleMode.FILL
-    return ctx.output(layer)
 
 
 def _dilated(kernel: torch.Tensor, dilation: Sequence[int]) -> torch.Tensor:

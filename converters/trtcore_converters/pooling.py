@@ -1,15 +1,15 @@
 """Pooling, with windows (max_pool, avg_pool) and to a given size (adaptive pooling).
 
-Output sizes are torch's. With ceil_mode torch drops a last window that would start in the far padding, which
-TensorRT does not; so where the input size is known the far padding is chosen to give torch's size exactly, and where
-it is not, settings under which the rule can matter are refused.
+Output sizes are torch's. With ceil_mode torch drops a last window that would start in the far padding, and
+TensorRT does not. So where the input's size is known the far padding is chosen to give torch's output size
+exactly; where it is not, settings under which the rule can matter are refused.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,19 +17,23 @@ from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
 from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used, shape_of
-from trtcore_converters._spatial import in_two_dims, one_dim, spread
+from trtcore_converters._spatial import in_two_dims, one_dim, pad_with_zeros, spread
 
 aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """Where the windows are: one entry per spatial dim."""
+    """Where the windows are: one entry per spatial dim.
+
+    `padded` says that the padding is part of the input already.
+    """
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     ceil_mode: bool
+    padded: bool = False
 
     @classmethod
     def of(cls, dims: int, kernel: Any, stride: Any, padding: Any, ceil_mode: bool) -> _Windows:
@@ -37,22 +41,30 @@ class _Windows:
         sizes = spread(kernel, dims)
         return cls(sizes, spread(stride, dims) if stride else sizes, spread(padding, dims), ceil_mode)
 
+    @property
+    def near(self) -> tuple[int, ...]:
+        """The padding that the layer adds before the input."""
+        return (0,) * len(self.padding) if self.padded else self.padding
+
     def count(self, dim: int, size: int) -> int:
-        """How many windows torch has along `dim` of an input of `size`."""
+        """How many windows torch has along `dim` of an input that has `size` there."""
         k, s, p = self.kernel[dim], self.stride[dim], self.padding[dim]
-        span = size + 2 * p - k
+        own = size - 2 * p if self.padded else size
+        span = own + 2 * p - k
         if not self.ceil_mode:
             return span // s + 1
         count = -(-span // s) + 1
-        return count - 1 if (count - 1) * s >= size + p else count
+        return count - 1 if (count - 1) * s >= own + p else count
 
-    def far_padding(self, dim: int, size: int) -> int:
-        """The padding behind the input with which the last window just fits, counted from no padding up."""
-        needed = (self.count(dim, size) - 1) * self.stride[dim] + self.kernel[dim] - size - self.padding[dim]
-        return max(needed, 0)
+    def far(self, dim: int, size: int) -> int:
+        """The padding behind an input that has `size` along `dim` (-1: dynamic): what the last window needs."""
+        if size == -1:
+            return self.near[dim]
+        end = (self.count(dim, size) - 1) * self.stride[dim] + self.kernel[dim]
+        return max(end - size - self.near[dim], 0)
 
     def never_drops(self, dim: int) -> bool:
-        """Whether torch's rule about windows that start in the far padding never applies, whatever the size."""
+        """Whether torch never drops a window that starts in the far padding, whatever the size."""
         return not self.ceil_mode or self.padding[dim] + self.stride[dim] <= self.kernel[dim]
 
 
@@ -74,8 +86,8 @@ def _windows_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     dynamic = [d for d in range(dims) if not isinstance(shape[len(shape) - dims + d], int)]
     if not all(windows.never_drops(d) for d in dynamic):
         return Reject(
-            "ceil_mode over a dynamic size: torch drops windows that start in the padding, TensorRT does not; make the "
-            "size static, or choose padding + stride <= kernel_size"
+            "ceil_mode over a dynamic size: torch drops windows that start in the padding, TensorRT does not; "
+            "make the size static, or choose padding + stride <= kernel_size"
         )
     if given.get("divisor_override") is not None and windows.ceil_mode and dynamic:
         return Reject("divisor_override with ceil_mode over a dynamic size; make the size static")
@@ -132,9 +144,9 @@ def avg_pool(
 ) -> Any:
     """avg_pool1d, avg_pool2d, avg_pool3d.
 
-    TensorRT divides by the whole window (padding counts) or by the elements of the input in it. torch has a third way:
-    with ceil_mode and counted padding, by the part of the window inside the padded input; then the padding is made
-    part of the input.
+    TensorRT divides by the whole window (padding counts) or by the elements of the input in it. torch has a
+    third way: with ceil_mode and counted padding, by the part of the window inside the padded input; then the
+    padding is made part of the input.
     """
     dims = _dims(ctx.node)
     windows = _Windows.of(dims, kernel_size, stride, padding, ceil_mode)
@@ -149,23 +161,15 @@ def avg_pool(
 
 def _padded(ctx: ConversionContext, x: Any, windows: _Windows) -> tuple[Any, _Windows]:
     """`x` with its padding as zeros, and the windows over that."""
-    dims, rank = len(windows.kernel), ctx.rank(x)
-    pads = (0,) * (rank - dims) + windows.padding
-    sizes = [ctx.dim_op(size, 2 * pad, "SUM") if pad else size for size, pad in zip(ctx.dims_of(x), pads)]
-    size = ctx.dims(sizes)
-    layer = ctx.net.add_slice(
-        x, tuple(-p for p in pads), (1,) * rank if ctx.is_tensor(size) else size, (1,) * rank
-    )
-    if ctx.is_tensor(size):
-        layer.set_input(2, size)
-    layer.mode = ctx.trt.SampleMode.FILL
-    return ctx.output(layer), _Windows(windows.kernel, windows.stride, (0,) * dims, windows.ceil_mode)
+    unpadded = ctx.rank(x) - len(windows.kernel)
+    pads = (0,) * unpadded + windows.padding
+    return pad_with_zeros(ctx, x, pads, pads), replace(windows, padded=True)
 
 
 def _pool(
     ctx: ConversionContext, x: Any, kind: str, windows: _Windows, *, exclude_padding: bool = True
 ) -> Any:
-    """One pooling layer with torch's output size. The near padding is torch's, the far one what the last window needs."""
+    """One pooling layer, with torch's output size."""
     dims = len(windows.kernel)
     sizes = ctx.shape(x)[-dims:]
 
@@ -174,11 +178,8 @@ def _pool(
             batch, getattr(ctx.trt.PoolingType, kind), one_dim(windows.kernel, dims, 1)
         )
         pool.stride_nd = one_dim(windows.stride, dims, 1)
-        pool.pre_padding = one_dim(windows.padding, dims, 0)
-        far = [
-            windows.padding[d] if sizes[d] == -1 else windows.far_padding(d, sizes[d]) for d in range(dims)
-        ]
-        pool.post_padding = one_dim(far, dims, 0)
+        pool.pre_padding = one_dim(windows.near, dims, 0)
+        pool.post_padding = one_dim([windows.far(d, sizes[d]) for d in range(dims)], dims, 0)
         if windows.ceil_mode and -1 in sizes:
             pool.padding_mode = ctx.trt.PaddingMode.EXPLICIT_ROUND_UP
         if kind == "AVERAGE":
@@ -311,7 +312,7 @@ def _reduce_and_window(
 
 
 def _uneven_windows(size: int, count: int) -> list[tuple[int, int]]:
-    """(start, length) of torch's adaptive windows: from floor(i * size / count) to ceil((i + 1) * size / count)."""
+    """(start, length) of torch's adaptive windows: floor(i * size / count) to ceil((i + 1) * size / count)."""
     edges = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
     return [(start, end - start) for start, end in edges]
 
