@@ -187,7 +187,7 @@ def _functionalize_with_torch(graph_module: GraphModule) -> GraphModule:
         if old.op == "get_attr":
             set_attribute(traced, str(old.target), attribute(graph_module, str(old.target)))
             with graph.inserting_before(new):
-                replacement = graph.get_attr(str(old.target))
+                replacement = graph.create_node("get_attr", str(old.target))
             new.replace_all_uses_with(replacement)
             graph.erase_node(new)
             new = replacement
