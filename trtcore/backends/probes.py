@@ -152,7 +152,7 @@ def check_feature(backend: Backend, feature: str) -> None:
         return
     method = _layer_method(feature)
     plain = method is not None and feature == f"layer:{method}" and method.startswith("add_")
-    if plain and hasattr(backend.trt.INetworkDefinition, method):
+    if plain and hasattr(backend.trt.INetworkDefinition, str(method)):
         return  # newer than this file
     near = difflib.get_close_matches(feature, PROBES, n=5, cutoff=0.6)
     others = sorted(name for name in PROBES if name.count(":") < 2)
@@ -652,10 +652,10 @@ _VARIANTS: Mapping[str, Probe] = {
 _FLAGS: Mapping[str, Probe] = {
     name: _flag(name)
     for name in (
-        "DEBUG", "DIRECT_IO", "DISABLE_COMPILATION_CACHE", "DISABLE_TIMING_CACHE",
-        "DISTRIBUTIVE_INDEPENDENCE", "EDITABLE_TIMING_CACHE", "ERROR_ON_TIMING_CACHE_MISS", "GPU_FALLBACK", "MONITOR_MEMORY", "REFIT",
-        "REFIT_IDENTICAL", "REQUIRE_USER_ALLOCATION", "SAFETY_SCOPE", "SPARSE_WEIGHTS", "STRICT_NANS",
-        "STRIP_PLAN", "TF32", "VERSION_COMPATIBLE", "WEIGHT_STREAMING",
+        "DEBUG", "DIRECT_IO", "DISABLE_COMPILATION_CACHE", "DISABLE_TIMING_CACHE", "GPU_FALLBACK",
+        "DISTRIBUTIVE_INDEPENDENCE", "EDITABLE_TIMING_CACHE", "ERROR_ON_TIMING_CACHE_MISS",
+        "MONITOR_MEMORY", "REFIT", "REFIT_IDENTICAL", "REQUIRE_USER_ALLOCATION", "SAFETY_SCOPE",
+        "SPARSE_WEIGHTS", "STRICT_NANS", "STRIP_PLAN", "TF32", "VERSION_COMPATIBLE", "WEIGHT_STREAMING",
     )
 } | {
     "EXCLUDE_LEAN_RUNTIME": _flag("EXCLUDE_LEAN_RUNTIME", also=["VERSION_COMPATIBLE"]),

@@ -70,7 +70,7 @@ def build_plan(
             job = _Job(backend, builder, network, config, file, progress)
             _run_on_large_stack(job)
         _raise_failure(job, path, logger, mark)
-        return _map(path)
+        return map_and_unlink(path)
     except BaseException:
         with suppress(OSError):
             path.unlink()
@@ -205,8 +205,8 @@ def _raise_failure(job: _Job, path: Path, logger: CollectingLogger, mark: int) -
         raise EngineBuildError("TensorRT said that the engine is built, and wrote nothing", tensorrt=lines)
 
 
-def _map(path: Path) -> torch.Tensor:
-    """The file as a private mapping; writing to the tensor would not change the file."""
+def map_and_unlink(path: Path) -> torch.Tensor:
+    """A file's bytes as a private mapping, uint8 of shape (bytes,); the file goes with the tensor."""
     plan = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     try:
         path.unlink()  # the mapping keeps the bytes until the tensor is gone
