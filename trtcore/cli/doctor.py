@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import sys
 import warnings
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,10 +19,11 @@ import click
 from trtcore.errors import TrtcoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from trtcore.backends.base import Backend
 
+_VERDICTS = {"failed": "could not be loaded", "incompatible": "does not fit this version of trtcore"}
 _DISTRIBUTIONS = ("trtcore", "torch", "triton", "numpy", "safetensors", "pluggy", "transformers")
 
 
@@ -72,11 +76,12 @@ class Checkup:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--features", is_flag=True, help="Every feature of the backend, with TensorRT's message.")
 @click.option(
     "--quick", is_flag=True, help="Do not ask the backends what they can do (each answer is a small build)."
 )
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool, quick: bool) -> None:
+def doctor(ctx: click.Context, as_json: bool, features: bool, quick: bool) -> None:
     """Say what is installed, what works here, and how to fix what does not.
 
     Exits with 1 when no TensorRT backend can be used.
@@ -85,7 +90,7 @@ def doctor(ctx: click.Context, as_json: bool, quick: bool) -> None:
     if as_json:
         click.echo(json.dumps({"schema": 1, "healthy": checkup.healthy, **asdict(checkup)}, indent=2))
     else:
-        _print(checkup)
+        _print(checkup, features)
     if not checkup.healthy:
         ctx.exit(1)
 
@@ -114,10 +119,10 @@ def examine(*, probe: bool = True) -> Checkup:
         packs.append(
             {"name": pack.id, "version": pack.version, "status": pack.status, "error": pack.error or ""}
         )
-        if pack.status in ("failed", "incompatible"):
+        if pack.status in _VERDICTS:
             problems.append(
                 Problem(
-                    f"the pack {pack} is {pack.status}: {pack.error}",
+                    f"the pack {pack} {_VERDICTS[pack.status]}: {pack.error}",
                     f"upgrade it (pip install -U {pack.distribution}), or turn it off: "
                     f"TRTCORE_DISABLE_PACKS={pack.id}",
                 )
@@ -184,9 +189,10 @@ def _backend(backend: Backend, chosen: bool, *, probe: bool) -> BackendCheck:
     features: dict[str, tuple[bool, str]] = {}
     target = backend.default_target(CompilationSettings())
     if probe and chosen:
-        for feature in backend.features():
-            capability = backend.can(feature, target)
-            features[feature] = (capability.ok, capability.message)
+        with _silent_stderr():
+            for feature in backend.features():
+                capability = backend.can(feature, target)
+                features[feature] = (capability.ok, capability.message)
     return BackendCheck(
         backend.name,
         True,
@@ -200,10 +206,25 @@ def _backend(backend: Backend, chosen: bool, *, probe: bool) -> BackendCheck:
     )
 
 
-def _cache(problems: list[Problem]) -> tuple[Path, bool]:
-    from trtcore.backends.probes import cache_dir
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep out what TensorRT's libraries write to the process's stderr themselves when a probe is refused."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
-    folder = cache_dir()
+
+def _cache(problems: list[Problem]) -> tuple[Path, bool]:
+    from trtcore.backends.store import cache_directory
+
+    folder = cache_directory()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     writable = existing.is_dir() and os.access(existing, os.W_OK)
     if not writable:
@@ -219,7 +240,7 @@ def _cache(problems: list[Problem]) -> tuple[Path, bool]:
 # -- printing -----------------------------------------------------------------------------------------
 
 
-def _print(checkup: Checkup) -> None:
+def _print(checkup: Checkup, features: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
 
@@ -236,7 +257,7 @@ def _print(checkup: Checkup) -> None:
     line("cache", checkup.cache_dir + ("" if checkup.cache_writable else " (cannot be written)"))
     console.print("\n[bold]Backends[/bold]")
     for backend in checkup.backends:
-        _print_backend(console, backend)
+        _print_backend(console, backend, features)
     if not checkup.backends:
         console.print("  none: no pack contributes one")
     console.print("\n[bold]Packs[/bold]")
@@ -248,7 +269,7 @@ def _print(checkup: Checkup) -> None:
     _print_problems(console, checkup)
 
 
-def _print_backend(console: Any, backend: BackendCheck) -> None:
+def _print_backend(console: Any, backend: BackendCheck, features: bool) -> None:
     from rich.markup import escape
 
     if not backend.usable:
@@ -266,15 +287,59 @@ def _print_backend(console: Any, backend: BackendCheck) -> None:
         console.print(
             f"       runtime: reference, its engines do not run here: {escape(backend.native_reason)}"
         )
-    if backend.features:
-        can = [name for name, (ok, _) in backend.features.items() if ok]
-        console.print(
-            f"       can ({len(can)} of {len(backend.features)} features): {escape(', '.join(can))}"
-        )
+    if features:
         for name, (ok, message) in backend.features.items():
-            if not ok:
-                first = (message.strip().splitlines() or ["no reason given"])[0]
-                console.print(f"       [yellow]cannot[/yellow] {escape(name)}: {escape(first)}")
+            verdict = "[green]can[/green]   " if ok else "[yellow]cannot[/yellow]"
+            console.print(f"       {verdict} {escape(name)}" + (f": {escape(message)}" if not ok else ""))
+    elif backend.features:
+        can, cannot = summarise_features(backend.features)
+        console.print(f"       can: {escape(', '.join(can))}")
+        for name, message in cannot.items():
+            console.print(f"       [yellow]cannot[/yellow] {escape(name)}: {escape(message)}")
+        console.print(
+            "       (every dtype and variant, with TensorRT's whole message: trtcore doctor --features)"
+        )
+
+
+def summarise_features(features: Mapping[str, tuple[bool, str]]) -> tuple[list[str], dict[str, str]]:
+    """What a backend can and cannot do, a name for each layer instead of one for each of its variants.
+
+    Returns:
+        names, with the variants in brackets where only some work; and name -> message, shortened.
+    """
+    variants: dict[str, list[str]] = {}
+    for name, (ok, _) in features.items():
+        base, variant = _parts(name)
+        variants.setdefault(base, [])
+        if ok:
+            variants[base].append(variant)
+    can, cannot = [], {}
+    for base, working in variants.items():
+        title = base.removeprefix("layer:add_")
+        if "" in working:
+            can.append(title)
+        elif working:
+            can.append(f"{title} (only {', '.join(working)})")
+        else:
+            cannot[title] = _short(
+                next(text for name, (_, text) in features.items() if _parts(name)[0] == base)
+            )
+    return can, cannot
+
+
+def _parts(feature: str) -> tuple[str, str]:
+    """("layer:add_topk", "int32") of "layer:add_topk:int32"; other features have no variants."""
+    if not feature.startswith("layer:"):
+        return feature, ""
+    layer, _, variant = feature.removeprefix("layer:").partition(":")
+    return f"layer:{layer}", variant
+
+
+def _short(message: str, limit: int = 120) -> str:
+    """The first line without TensorRT's prefix, cut at `limit` characters."""
+    lines = message.strip().splitlines() or ["no reason given"]
+    text = re.sub(r"^I?\w+::\w+: Error Code \d+: ", "", lines[0])
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _print_problems(console: Any, checkup: Checkup) -> None:
