@@ -1,9 +1,9 @@
 """The reference runtime: a network snapshot as one torch graph, with TensorRT's semantics.
 
-`compile_snapshot` is the way in. Evaluators live in one file per family of layers (`elementwise`, `linear`, `shape`,
-`reduction`, `indexing`, `image`, `quantization`, `control`), each with a `TABLE` from LayerType name to evaluator. They are
-written from TensorRT's operator reference and tested against outputs of a real TensorRT (tests/golden); where
-TensorRT differs from torch they do what TensorRT does (docs/semantics.md).
+`compile_snapshot` is the way in. Evaluators live in one file per family of layers (`elementwise`, `linear`,
+`shape`, `reduction`, `indexing`, `image`, `quantization`, `control`), each with a `TABLE` from LayerType
+name to evaluator. They are written from TensorRT's operator reference and tested against outputs of a real
+TensorRT (tests/golden); where TensorRT differs from torch they do what TensorRT does (docs/semantics.md).
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def compile_snapshot(
 ) -> fx.GraphModule:
     """Compile a snapshot to one fx graph module: (*inputs) -> tuple of outputs, both in the snapshot's order.
 
-    It runs on the device of its inputs: the first that is not on the CPU decides, and constants are copied there on
-    the first call (`module.constants`, see `staging.Constants`). Shapes are computed on the CPU. Outputs are on
-    that device too. Inputs are trusted: whoever calls checks dtypes and ranges.
+    It runs on the device of its inputs: the first that is not on the CPU decides, and constants are copied
+    there on the first call (`module.constants`, see `staging.Constants`). Shapes are computed on the CPU.
+    Outputs are on that device too. Inputs are trusted: whoever calls checks dtypes and ranges.
 
     Raises:
         ConversionError: a layer, or an attribute of it, that has no evaluator; the message names the layer.
@@ -61,10 +61,10 @@ def compile_snapshot(
     region.open(snapshot.inputs)
     region.build(snapshot.layers)
     region.close([region.value(tensor, False) for tensor in snapshot.outputs])
-    region.root.constants = engine.constants
+    object.__setattr__(region.root, "constants", engine.constants)
     with torch.no_grad():
         module = fx.GraphModule(region.root, region.graph, class_name="ReferenceEngine")
-    module.constants = engine.constants
+    object.__setattr__(module, "constants", engine.constants)  # neither parameter, buffer nor submodule
     return module
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -60,8 +61,8 @@ fx.node.has_side_effect(check_assertion)
 def emit_loop(region: Region, loop: Loop) -> None:
     """Write a loop as one call of `run_loop`.
 
-    The body becomes a graph module (staged constants, *states, *iterated slices, *captured values) -> (condition of
-    the next iteration, *next states, *values to collect).
+    The body becomes a graph module (staged constants, *states, *iterated slices, *captured values) ->
+    (condition of the next iteration, *next states, *values to collect).
     """
     where = loop.boundary[0].name
     counts = [limit for limit in loop.limits if limit.attributes["kind"] == "COUNT"]
@@ -90,8 +91,10 @@ def emit_loop(region: Region, loop: Loop) -> None:
         checks, test_captured = body(loop.body, [_input(x.inputs, 0) for x in whiles])
         test = region.submodule(checks)
     trips = [_operand(region, _input(x.inputs, 0), host=True) for x in counts]
-    lengths = [_operand(region, x.inputs[1], host=True) if len(x.inputs) > 1 and x.inputs[1] is not None else None
-               for x in collected]  # fmt: skip
+    lengths = [
+        _operand(region, x.inputs[1], host=True) if len(x.inputs) > 1 and x.inputs[1] is not None else None
+        for x in collected
+    ]
     outputs = region.add(
         run_loop,
         (
@@ -123,11 +126,7 @@ def emit_loop(region: Region, loop: Loop) -> None:
                 raise ConversionError(f"loop output {layer.name!r} is the last value of no recurrence")
         else:
             place = len(states) + collected.index(layer)
-        region.define(layer.outputs[0], region.add(_take, (outputs, place), {}, layer), host=False)
-
-
-def _take(values: Sequence[Tensor], index: int) -> Tensor:
-    return values[index]
+        region.define(layer.outputs[0], region.add(operator.getitem, (outputs, place), {}, layer), host=False)
 
 
 def _input(inputs: Sequence[int | None], index: int) -> int:
@@ -158,8 +157,8 @@ def run_loop(
     """Run a loop: (*last states, *collected outputs).
 
     A count is checked before each iteration, as is a WHILE condition. An iteration past the end of an
-    iterated tensor raises, as does a collected output with fewer iterations than its length: TensorRT leaves both
-    undefined.
+    iterated tensor raises, as does a collected output with fewer iterations than its length: TensorRT leaves
+    both undefined.
     """
     states = tuple(states)
     limit = min((int(trip) for trip in trips), default=None)
@@ -170,13 +169,8 @@ def run_loop(
         for tensor, axis, reverse in iterators:
             length = tensor.shape[axis]
             if count >= length:
-                if test is None:
-                    raise InputError(f"a loop runs past the {length} elements of the tensor it iterates over")
-                slices = None
-                break
+                raise InputError(f"a loop runs past the {length} elements of the tensor it iterates over")
             slices.append(tensor.select(axis, length - 1 - count if reverse else count))
-        if slices is None:
-            raise InputError("a loop runs past the end of the tensor it iterates over")
         if test is not None and not all(bool(c) for c in test(staged, *states, *slices, *test_captured)):
             break
         values = step(staged, *states, *slices, *captured)
@@ -185,12 +179,12 @@ def run_loop(
             results[place].append(value)
         count += 1
     stacked = []
-    for (kind, axis), length, values in zip(collects, lengths, results):
-        wanted = int(length) if length is not None else count
-        if wanted > len(values) or not values:
-            raise InputError(f"a loop output of length {wanted} was given {len(values)} iterations")
-        values = list(values[:wanted])
-        stacked.append(torch.stack(values[::-1] if kind == "REVERSE" else values, axis))
+    for (kind, axis), given, items in zip(collects, lengths, results):
+        wanted = int(given) if given is not None else count
+        if wanted > len(items) or not items:
+            raise InputError(f"a loop output of length {wanted} was given {len(items)} iterations")
+        used = items[:wanted]
+        stacked.append(torch.stack(used[::-1] if kind == "REVERSE" else used, axis))
     return (*states, *stacked)
 
 

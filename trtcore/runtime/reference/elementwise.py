@@ -1,7 +1,7 @@
 """ELEMENTWISE, UNARY, ACTIVATION, SELECT, CAST, IDENTITY, SCALE and PARAMETRIC_RELU.
 
-Semantics from TensorRT's operator reference and the golden table. The main differences from torch: NaN loses in
-max and min, relu(NaN) is 0, clip(NaN) is the upper bound, float to integer casts saturate.
+Semantics from TensorRT's operator reference and the golden table. The main differences from torch: NaN loses
+in max and min, relu(NaN) is 0, clip(NaN) is the upper bound, float to integer casts saturate.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def power(base: Tensor, exponent: Tensor) -> Tensor:
 
 
 def power_integers(base: Tensor, exponent: Tensor) -> Tensor:
-    """Integer power; a negative exponent truncates the real result towards zero. 0 to a negative power raises."""
+    """Integer power; a negative exponent truncates the real result towards zero. 0 to a negative power
+    raises.
+    """
     negative = exponent < 0
     if bool((negative & (base == 0)).any()):
         raise ZeroDivisionError("POW of integer 0 with a negative exponent is undefined in TensorRT")
@@ -247,7 +249,9 @@ def leaky_relu_integers(x: Tensor, alpha: float) -> Tensor:
 
 
 def _in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """For a formula of several steps: compute fp16 and bf16 in fp32 and round once, as a fused kernel does."""
+    """For a formula of several steps: compute fp16 and bf16 in fp32 and round once, as a fused kernel
+    does.
+    """
     return _Float32(function)
 
 

@@ -1,16 +1,16 @@
 """Writing fx graphs: what an evaluator sees of its layer, and the functions that it calls.
 
 An evaluator gets an `Emitter` and returns the layer's output values. A value is an fx `Node` (known when the
-engine runs) or a `Const` (known now). `Emitter.call(function, ...)` adds a call to the graph, or runs it right
-away when every operand is a `Const` and the result is small or a view: constant folding, so that
-the run-time graph holds only what depends on inputs.
+engine runs) or a `Const` (known now). `Emitter.call(function, ...)` adds a call to the graph, or runs it
+right away when every operand is a `Const` and the result is small or a view: constant folding, so that the
+run-time graph holds only what depends on inputs.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import torch
 from torch import fx
@@ -20,6 +20,8 @@ from trtcore.errors import ConversionError
 
 if TYPE_CHECKING:
     from trtcore.runtime.reference.region import Region
+
+ADVICE = "run on a GPU with the native runtime, or keep this op in torch with torch_executed_ops"
 
 #: Folded results up to this many elements are kept; larger ones only if they are views of a constant.
 FOLD_LIMIT = 1 << 16
@@ -35,8 +37,8 @@ class Const:
         self.slots: dict[bool, int] = {}  # on host? -> position in the staged constants
 
 
-Value = Union[fx.Node, Const]
-Evaluator = Callable[["Emitter"], "Value | Sequence[Value]"]
+Value: TypeAlias = Union[fx.Node, Const]  # noqa: UP007 (evaluated at run time)
+Evaluator: TypeAlias = Callable[["Emitter"], "Value | Sequence[Value]"]
 
 
 class Emitter:
@@ -108,30 +110,31 @@ class Emitter:
         """The device that this layer's results belong on: a value for `device=` arguments of `emit`."""
         return torch.device("cpu") if self.host else self.region.device()
 
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
         """Call `function` when the engine runs, or now if all operands are constants (see the module)."""
         if not _has_node((args, kwargs)):
             folded = _fold(function, args, kwargs)
             if folded is not None:
-                return folded
+                return folded[0]
         return self.emit(function, *args, **kwargs)
+
+    def calls(self, count: int, function: Callable[..., Any], *args: Any) -> tuple[Value, ...]:
+        """Like `call`, for a function that returns a tuple of `count` tensors."""
+        folded = None if _has_node(args) else _fold(function, args, {})
+        if folded is not None:
+            return folded
+        node = self.emit(function, *args)
+        return tuple(self.emit(operator.getitem, node, i) for i in range(count))
 
     def emit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """Call `function` when the engine runs."""
         placed = lambda const: self.region.staged(const, self.host)  # noqa: E731
         return self.region.add(function, _replace(args, placed), _replace(kwargs, placed), self.layer)
 
-    def items(self, node: Any, count: int) -> tuple[Value, ...]:
-        """The first `count` items of a tuple value."""
-        return tuple(
-            self.emit(operator.getitem, node, i) if isinstance(node, fx.Node) else node[i]
-            for i in range(count)
-        )
-
     def error(self, what: str) -> ConversionError:
         return ConversionError(
             f"the reference runtime cannot run layer {self.layer.name!r} ({self.layer.type}): it {what}",
-            advice="run on a GPU with the native runtime, or keep this op in torch with torch_executed_ops",
+            advice=ADVICE,
         )
 
     def unsupported(self, attribute: str) -> ConversionError:
@@ -170,20 +173,14 @@ def _consts(tree: Any) -> list[Const]:
     return [found for item in tree for found in _consts(item)] if isinstance(tree, (list, tuple)) else []
 
 
-def _fold(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """The result of calling now; None if it is too large to keep."""
-    operands = _consts((args, kwargs))
+def _fold(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Const, ...] | None:
+    """The results of calling now; None if they are too large to keep."""
+    storages = {const.tensor.untyped_storage().data_ptr() for const in _consts((args, kwargs))}
     with torch.no_grad():
-        result = function(
+        results = function(
             *_replace(args, lambda const: const.tensor), **_replace(kwargs, lambda const: const.tensor)
         )
-    if isinstance(result, torch.Tensor):
-        storages = {const.tensor.untyped_storage().data_ptr() for const in operands}
-        if result.numel() <= FOLD_LIMIT or result.untyped_storage().data_ptr() in storages:
-            return Const(result)
-        return None
-    if isinstance(result, (tuple, list)) and all(isinstance(item, torch.Tensor) for item in result):
-        if sum(item.numel() for item in result) <= FOLD_LIMIT:
-            return tuple(Const(item) for item in result)
-        return None
-    return result
+    if isinstance(results, torch.Tensor):
+        results = (results,)
+    size = sum(x.numel() for x in results if x.untyped_storage().data_ptr() not in storages)
+    return tuple(Const(x) for x in results) if size <= FOLD_LIMIT else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -66,7 +66,9 @@ def average_pool(
     post: Sequence[int],
     excludes: bool,
 ) -> Tensor:
-    """Mean of each window: divided by the elements of x in it (`excludes`), or by the window's full volume."""
+    """Mean of each window: divided by the elements of x in it (`excludes`), or by the window's full
+    volume.
+    """
     spatial = len(window)
     function = _AVERAGE[spatial]
     pads = padded(mode, x.shape[2:], window, stride, (1,) * spatial, pre, post)
@@ -163,8 +165,9 @@ def _align_corners(i: int, scale: float, length: int, count: int) -> float:
 
 
 _COORDINATES = {"ASYMMETRIC": _asymmetric, "HALF_PIXEL": _half_pixel, "ALIGN_CORNERS": _align_corners}
+_Coordinate = Callable[[float], int]
 _SLACK = 1e-9  # for coordinates that are integers but for rounding
-_ROUNDINGS = {
+_ROUNDINGS: Mapping[str, _Coordinate] = {
     "HALF_UP": lambda c: math.floor(c + 0.5),
     "HALF_DOWN": lambda c: math.ceil(c - 0.5),
     "FLOOR": lambda c: math.floor(c + _SLACK),
@@ -192,7 +195,10 @@ def taps(
         where = [0.0]
     else:
         where = [_COORDINATES[transform](i, ratio, length, count) for i in range(count)]
-    inside = lambda i: min(max(i, 0), length - 1)  # noqa: E731
+
+    def inside(i: int) -> int:
+        return min(max(i, 0), length - 1)
+
     if mode == "NEAREST":
         return (tuple(inside(_ROUNDINGS[rounding](c)) for c in where),), (None,)
     offsets = (0, 1) if mode == "LINEAR" else (-1, 0, 1, 2)

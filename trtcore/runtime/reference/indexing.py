@@ -49,7 +49,7 @@ def wrap_indices(indices: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
         if not indices.numel():
             return indices, None
         low, high = (int(v) for v in indices.aminmax())
-        if 0 <= low and high < length:
+        if low >= 0 and high < length:
             return indices, None
     wrapped = torch.where(indices < 0, indices + length, indices)
     outside = (wrapped < 0) | (wrapped >= length)
@@ -73,7 +73,7 @@ def gather_axis(x: Tensor, indices: Tensor, axis: int) -> Tensor:
 
 def gather_batched(x: Tensor, indices: Tensor, axis: int, batch: int) -> Tensor:
     """Mode DEFAULT with `batch` leading dims shared by data and indices."""
-    lead = torch.broadcast_shapes(x.shape[:batch], indices.shape[:batch])
+    lead = [max(n, m) for n, m in zip(x.shape[:batch], indices.shape[:batch])]
     x, indices = x.expand(*lead, *x.shape[batch:]), indices.expand(*lead, *indices.shape[batch:])
     rows = math.prod(lead)
     items = [
@@ -118,7 +118,9 @@ def gather_tuples(x: Tensor, indices: Tensor, batch: int) -> Tensor:
 
 
 def scatter(e: Emitter) -> Value:
-    """Negative indices count from the end; outside is undefined and raises. Which duplicate wins is not promised."""
+    """Negative indices count from the end; outside is undefined and raises. Which duplicate wins is not
+    promised.
+    """
     a = e.attributes
     if a["mode"] == "ELEMENT":
         return e.call(scatter_elements, e.value(0), e.value(1), e.value(2), a["axis"])
@@ -148,7 +150,9 @@ def scatter_tuples(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
 
 
 def one_hot(e: Emitter) -> Value:
-    """values[1] at the index, values[0] elsewhere; negative indices count from the end, outside is all off."""
+    """values[1] at the index, values[0] elsewhere; negative indices count from the end, outside is all
+    off.
+    """
     depth = e.ints(2)
     given = depth[0] if depth is not None else e.value(2, host=True)
     return e.call(hot, e.value(0), e.value(1), given, e.attributes["axis"])
@@ -176,9 +180,12 @@ def nonzero_columns(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def nms(e: Emitter) -> Sequence[Value]:
-    """Greedy non-maximum suppression: rows (batch, class, box), by batch and falling score; and their number."""
+    """Greedy non-maximum suppression: rows (batch, class, box), by batch and falling score; and their
+    number.
+    """
     threshold = [e.value(i, host=True) if e.has(i) else 0.0 for i in (3, 4)]
-    found = e.emit(
+    return e.calls(
+        2,
         suppress,
         e.value(0),
         e.value(1),
@@ -188,7 +195,6 @@ def nms(e: Emitter) -> Sequence[Value]:
         e.attributes["topk_box_limit"],
         e.out(0).dtype,
     )
-    return e.items(found, 2)
 
 
 def suppress(
@@ -201,7 +207,9 @@ def suppress(
     candidates: int,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """See `nms`. A box is kept if its score is above the threshold and its overlap with every kept box small enough."""
+    """See `nms`. A box is kept if its score is above the threshold and its overlap with every kept box
+    small enough.
+    """
     device = boxes.device
     boxes, scores = boxes.detach().float().cpu(), scores.detach().float().cpu()
     if boxes.dim() == 3:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
 from trtcore.runtime.reference.emit import Const, Emitter, Evaluator, Value
 
@@ -42,7 +42,7 @@ def _product(e: Emitter, a: Value, b: Value) -> Value:
         # a weight without batch dims: one matrix product, as torch.nn.Linear computes it
         weight = e.const(b.tensor.reshape(b.tensor.shape[-2:]).mT)
         node = e.call(F.linear, a, weight)
-        if b.tensor.dim() <= e.rank:
+        if isinstance(node, fx.Node) and b.tensor.dim() <= e.rank:
             e.region.linears[node] = (a, weight)
         return node
     return e.call(torch.matmul, a, b)
@@ -60,8 +60,8 @@ def paddings(
 ) -> tuple[tuple[int, int], ...] | None:
     """(before, after) for each spatial axis, as TensorRT's PaddingMode formulas give them.
 
-    SAME modes ignore the explicit padding, and a negative total counts as 0; EXPLICIT_ROUND_UP adds what the last
-    window needs. None if that needs the size of the input, and it is known only at run time.
+    SAME modes ignore the explicit padding, and a negative total counts as 0; EXPLICIT_ROUND_UP adds what the
+    last window needs. None if that needs the size of the input, and it is known only at run time.
     """
     a = e.attributes
     mode = a["padding_mode"]
@@ -181,7 +181,9 @@ def deconvolve(
     pre: Sequence[int],
     post: Sequence[int],
 ) -> Tensor:
-    """Full transposed convolution; EXPLICIT modes crop pre and post, SAME modes crop to input size * stride."""
+    """Full transposed convolution; EXPLICIT modes crop pre and post, SAME modes crop to input size *
+    stride.
+    """
     spatial = len(window)
     crops = []
     for n, k, s, d, before, after in zip(x.shape[2:], window, stride, dilation, pre, post):
@@ -255,7 +257,9 @@ def attention_output(e: Emitter) -> Value:
 
 
 def causal_mask(query: Tensor, key: Tensor, kind: str) -> Tensor | None:
-    """True where a query may look: at keys up to its own place, counted from the upper left or lower right."""
+    """True where a query may look: at keys up to its own place, counted from the upper left or lower
+    right.
+    """
     if kind == "NONE":
         return None
     rows, columns = query.shape[-2], key.shape[-2]

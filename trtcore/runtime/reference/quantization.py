@@ -104,8 +104,8 @@ def dequantize_to(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 def dynamic_quantize(e: Emitter) -> Sequence[Value]:
     """Block quantisation with computed scales: (values, scales).
 
-    FP4 with FP8 scales (NVFP4): scale = amax(block) / 6 / double_scale in FP8, values by scale * double_scale. FP8
-    with E8M0 scales (MXFP8): the power of two that takes amax(block) / 448 up.
+    FP4 with FP8 scales (NVFP4): scale = amax(block) / 6 / double_scale in FP8, values by scale *
+    double_scale. FP8 with E8M0 scales (MXFP8): the power of two that takes amax(block) / 448 up.
     """
     a = e.attributes
     axis, block = a["axis"], a["block_size"]
@@ -117,9 +117,9 @@ def dynamic_quantize(e: Emitter) -> Sequence[Value]:
         axis, block = wide[0], shape[wide[0]]
     axis %= e.rank
     if a["to_type"] is _FP4 and a["scale_type"] is _FP8 and e.has(1):
-        return e.items(e.call(quantize_nvfp4, e.value(), e.value(1), axis, block), 2)
+        return e.calls(2, quantize_nvfp4, e.value(), e.value(1), axis, block)
     if a["to_type"] is _FP8 and a["scale_type"] is _E8M0:
-        return e.items(e.call(quantize_mxfp8, e.value(), axis, block), 2)
+        return e.calls(2, quantize_mxfp8, e.value(), axis, block)
     raise e.unsupported("to_type")
 
 

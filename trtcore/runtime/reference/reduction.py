@@ -1,7 +1,7 @@
 """REDUCE, SOFTMAX, TOPK, NORMALIZATION, CUMULATIVE and LRN.
 
-fp16 and bf16 accumulate in fp32 and round once. MAX and MIN skip NaN; integer arithmetic is exact (TensorRT 8.5
-reduced int32 in floating point, which we do not copy).
+fp16 and bf16 accumulate in fp32 and round once. MAX and MIN skip NaN; integer arithmetic is exact (TensorRT
+8.5 reduced int32 in floating point, which we do not copy).
 """
 
 from __future__ import annotations
@@ -91,21 +91,24 @@ def softmax(e: Emitter) -> Value:
 
 
 def topk(e: Emitter) -> Sequence[Value]:
-    """The k largest (MAX) or smallest values along one axis, sorted, ties by lowest index, and their indices."""
+    """The k largest (MAX) or smallest values along one axis, sorted, ties by lowest index, and their
+    indices.
+    """
     (axis,) = e.attributes["axes"]
-    k: Any = e.attributes["k"]
+    k: Value | int = e.attributes["k"]
     if e.has(1):
         static = e.ints(1)
         k = static[0] if static is not None else e.value(1, host=True)
     largest = {"MAX": True, "MIN": False}[e.attributes["op"]]
-    found = e.call(top, e.value(), k, axis, largest, e.out(1).dtype)
-    return e.items(found, 2)
+    return e.calls(2, top, e.value(), k, axis, largest, e.out(1).dtype)
 
 
 def top(
     x: Tensor, k: Tensor | int, axis: int, largest: bool, index_type: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """See `topk`. NaN is never chosen while numbers remain; a chosen worst value (-inf for MAX) has index -1."""
+    """See `topk`. NaN is never chosen while numbers remain; a chosen worst value (-inf for MAX) has index
+    -1.
+    """
     count = int(k)
     worst = -math.inf if largest else math.inf
     if x.is_floating_point():
@@ -188,7 +191,7 @@ def cumulative(e: Emitter) -> Value:
     if e.attributes["op"] != "SUM":
         raise e.unsupported("op")
     axes = e.ints(1)
-    axis = axes[0] if axes is not None else e.value(1, host=True)
+    axis: Value | int = axes[0] if axes is not None else e.value(1, host=True)
     return e.call(running_sum, e.value(), axis, e.attributes["exclusive"], e.attributes["reverse"])
 
 

@@ -1,13 +1,13 @@
 """From layers to an fx graph.
 
-A region is a set of layers that run together: the network itself, or the body of a loop. `Region.build` orders
-its layers, asks the table for each one's evaluator, and writes one fx graph. Loops become one call of
+A region is a set of layers that run together: the network itself, or the body of a loop. `Region.build`
+orders its layers, asks the table for each one's evaluator, and writes one fx graph. Loops become one call of
 `control.run_loop` with the body's own graph module as an operand.
 
-Where tensors live: shapes are computed on the CPU, everything else on the device of the inputs. A tensor is on
-the host if it depends only on shapes, constants and integer inputs of rank 0 or 1, and something needs it there (the
-target of a reshape, the size of a slice ...). Values cross over where a layer needs them on the other side. When all
-inputs are on the CPU, crossing costs nothing.
+Where tensors live: shapes are computed on the CPU, everything else on the device of the inputs. A tensor is
+on the host if it depends only on shapes, constants and integer inputs of rank 0 or 1, and something needs it
+there (the target of a reshape, the size of a slice ...). Values cross over where a layer needs them on the
+other side. When all inputs are on the CPU, crossing costs nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import fx
 
 from trtcore.conversion.snapshot import LayerSnapshot, NetworkSnapshot
 from trtcore.errors import ConversionError
-from trtcore.runtime.reference.emit import Const, Emitter, Evaluator, Value
+from trtcore.runtime.reference.emit import ADVICE, Const, Emitter, Evaluator, Value
 from trtcore.runtime.reference.staging import Constants, stage, to_device, to_host
 
 #: Inputs that a layer reads as integers while it runs; they are wanted on the CPU.
@@ -183,7 +183,7 @@ class Region:
         if evaluator is None:
             raise ConversionError(
                 f"the reference runtime has no evaluator for layer {layer.name!r} of type {layer.type}",
-                advice="run on a GPU with the native runtime, or keep this op in torch with torch_executed_ops",
+                advice=ADVICE,
             )
         host = any(tensor in self.engine.host for tensor in layer.outputs)
         emitter = Emitter(self, layer, host)

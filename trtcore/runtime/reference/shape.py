@@ -309,10 +309,9 @@ def linspace(
     """See `fill`. A scalar beta steps along the only axis."""
     shape = _as_ints(sizes)
     steps = list(beta.reshape(-1)) if isinstance(beta, Tensor) else [beta] * len(shape)
-    kind = {"dtype": dtype, "device": device}
-    result = torch.zeros([1] * len(shape), **kind) + _number(alpha, dtype)
+    result = torch.zeros([1] * len(shape), dtype=dtype, device=device) + _number(alpha, dtype)
     for axis, (length, step) in enumerate(zip(shape, steps)):
-        ramp = torch.arange(length, **kind) * _number(step, dtype)
+        ramp = torch.arange(length, dtype=dtype, device=device) * _number(step, dtype)
         result = result + ramp.view([-1 if i == axis else 1 for i in range(len(shape))])
     return result.to(dtype).expand(list(shape)).contiguous()
 

@@ -11,9 +11,10 @@ import torch
 class Constants:
     """The constants of one compiled network, and their copies by device.
 
-    A plain attribute of the compiled module: neither parameter nor buffer, so `module.to()`, `state_dict()` and
-    `deepcopy` leave it alone (constants are immutable and shared). On the CPU nothing is copied. Elsewhere each
-    storage is copied once per device, so views of one weight stay views; the copies live until `release`.
+    A plain attribute of the compiled module: neither parameter nor buffer, so `module.to()`, `state_dict()`
+    and `deepcopy` leave it alone (constants are immutable and shared). On the CPU nothing is copied.
+    Elsewhere each storage is copied once per device, so views of one weight stay views; the copies live
+    until `release`.
     """
 
     def __init__(self) -> None:
