@@ -192,7 +192,7 @@ class Converter:
         supports_dynamic_shapes: whether it may get nodes with symbolic dims.
         requires_output_allocator: whether its output's shape depends on data.
         requires: what it needs from the backend.
-        name: the implementation's name, for pins and reports.
+        name: for pins and reports; the implementation's own by default.
         pack: who contributed it; None for the process and for the call site.
         scope: where it comes from.
         order: position among its source's converters.
@@ -220,9 +220,8 @@ class Converter:
                 f"converter for {target_name(self.target)}: {self.implementation!r} is not callable"
             )
         if not self.name:
-            object.__setattr__(
-                self, "name", getattr(self.implementation, "__qualname__", repr(self.implementation))
-            )
+            qualified = getattr(self.implementation, "__qualname__", None) or repr(self.implementation)
+            object.__setattr__(self, "name", qualified.rpartition("<locals>.")[2])
         for field, fits, kind in (
             ("priority", type(self.priority) is not bool and isinstance(self.priority, int), "an int"),
             (

@@ -153,7 +153,8 @@ def register_pack(
         in-process:mine 0
     """
     info = PackInfo(_canonical(distribution), version, name, scope, value=type(pack).__name__)
-    loaded = _contributions(info, pack)
+    with PROCESS.pack_at_work():
+        loaded = _contributions(info, pack)
     PROCESS.add_pack(loaded)
     return loaded
 
@@ -352,7 +353,7 @@ def _load(found: _Found, disabled: Sequence[str]) -> LoadedPack:
             _process.loading.discard(info.id)
     if pack.exception is not None:
         if _strict():
-            raise pack.exception
+            raise pack.exception.with_traceback(None)
         if info.id not in _process.warned:
             _process.warned.add(info.id)
             _warn(
@@ -363,40 +364,37 @@ def _load(found: _Found, disabled: Sequence[str]) -> LoadedPack:
 
 
 def _attempt(found: _Found, info: PackInfo) -> LoadedPack:
-    update = f"pip install --upgrade {info.distribution}"
     try:
         if info.status == "incompatible":
-            raise PackError(str(info.error), advice=f"{update}, or install a trtcore that it allows")
+            advice = f"pip install --upgrade {info.distribution}, or install a trtcore that it allows"
+            raise PackError(str(info.error), advice=advice)
         with PROCESS.pack_at_work():
-            try:
-                module = found.load()
-            except (KeyboardInterrupt, GeneratorExit):
-                raise
-            except (
-                BaseException
-            ) as error:  # SystemExit, pytest.skip at module level: a pack must not end a compile
-                raise PackError(
-                    f"importing {info.value} raised {error!r}", advice=_import_advice(info, error)
-                ) from error
-            return _contributions(info, module)
-    except PackError as error:
-        status = "incompatible" if info.status == "incompatible" else "failed"
-        failure = PackError(
-            error.message,
-            where=error.where,
-            pack=str(info),
-            advice=error.advice or f"{update}, or tell its authors",
-        )
-        failure.__cause__ = error.__cause__ or error
-        return LoadedPack(replace(info, status=status, error=error.message), exception=failure)
+            return _contributions(info, found.load())
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # also SystemExit and pytest.skip: a pack must not end a compile
+        return _failed(info, error)
 
 
-def _import_advice(info: PackInfo, error: BaseException) -> str:
+def _failed(info: PackInfo, error: BaseException) -> LoadedPack:
+    ours = error if isinstance(error, PackError) else PackError(f"loading {info.value} raised {error!r}")
+    advice = ours.advice or _advice(info, error if ours is not error else error.__cause__)
+    failure = PackError(ours.message, where=ours.where, pack=str(info), advice=advice)
+    failure.__cause__ = error
+    status = "incompatible" if info.status == "incompatible" else "failed"
+    return LoadedPack(replace(info, status=status, error=ours.message), exception=failure)
+
+
+def _advice(info: PackInfo, error: BaseException | None) -> str:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and f"{info.module}.".startswith(f"{missing}."):
         return f"the module is not there; pip install --force-reinstall {info.distribution}"
     update = f"pip install --upgrade {info.distribution}"
-    return f"install what provides the module {missing!r}, or {update}" if missing else update
+    return (
+        f"install what provides the module {missing!r}, or {update}"
+        if missing
+        else f"{update}, or tell its authors"
+    )
 
 
 def _strict() -> bool:
@@ -426,7 +424,9 @@ def _contributions(info: PackInfo, pack: Any) -> LoadedPack:
         info,
         converters=converters,
         decompositions=hooks.mapping("decompositions", _is_op, "an OpOverload"),
-        lowering_passes=tuple(replace(one, pack=info) for one in hooks.items("lowering_passes", LoweringPass)),
+        lowering_passes=tuple(
+            replace(one, pack=info) for one in hooks.items("lowering_passes", LoweringPass)
+        ),
         kernel_plugins=hooks.items("kernel_plugins", KernelPlugin),
         backends=hooks.items("backends", _backend_class),
         partitioners=hooks.mapping("partitioners", lambda key: isinstance(key, str), "a name"),
@@ -472,6 +472,8 @@ class _Hooks:
             raise PackError(f"its hook {name} returned {_short(found)}, which is no iterable", advice=_HOOKS)
         try:
             values = tuple(found)  # runs a generator's body
+        except PackError:
+            raise
         except Exception as error:
             raise PackError(f"its hook {name} raised {error!r}") from error
         expected = kind if isinstance(kind, type) or not values else kind()
@@ -504,6 +506,8 @@ class _Hooks:
             return None
         try:
             results = getattr(self.manager.hook, name)()
+        except PackError:
+            raise
         except Exception as error:
             raise PackError(f"its hook {name} raised {error!r}") from error
         if not results:  # pluggy drops None
