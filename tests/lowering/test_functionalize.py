@@ -75,7 +75,9 @@ def test_values_and_effects_stay(body: Callable[..., torch.Tensor], dynamic: boo
     x = torch.randn(3, 4)
     shapes = {"inputs": ({0: Dim("n", min=2, max=9)},)} if dynamic else None
     with torch.no_grad():
-        program = program_from_exported(export(Module(body), (x.clone(),), dynamic_shapes=shapes, strict=False))
+        program = program_from_exported(
+            export(Module(body), (x.clone(),), dynamic_shapes=shapes, strict=False)
+        )
         module = functionalize(program.graph_module, None)  # type: ignore[arg-type]
         writes = [node for node in module.graph.nodes if mutates(node)]
         assert all(is_copy_into(node) and node.args[0].op in ("placeholder", "get_attr") for node in writes)
