@@ -294,7 +294,8 @@ def collect_inputs(
             else "the model's names are not known"
         )
         raise InputError(
-            f"inputs is a dict with the keys {list(positional)}, which are not the model's arguments ({names})",
+            f"inputs is a dict with the keys {list(positional)}, which are not the model's arguments "
+            f"({names})",
             advice="a dict gives keyword arguments by name; for one positional argument that is a dict, "
             "wrap it: inputs=({...},)",
         )
@@ -384,17 +385,18 @@ def describe_structure(spec: TreeSpec, argument_names: Sequence[str] = ()) -> st
     args, kwargs = spec.children()
     parts = []
     for index, child in enumerate(args.children()):
-        text = _structure(child)
+        text = structure_text(child)
         named = text == "*" and index < len(argument_names)
         parts.append(argument_names[index] if named else text)
-    parts += [f"{key}={_structure(child)}" for key, child in zip(kwargs.context or [], kwargs.children())]
+    parts += [f"{key}={structure_text(child)}" for key, child in zip(kwargs.context or [], kwargs.children())]
     return f"({', '.join(parts)})"
 
 
-def _structure(spec: TreeSpec) -> str:
+def structure_text(spec: TreeSpec) -> str:
+    """A pytree spec as Python would write it, with a ``*`` for every leaf."""
     if spec.is_leaf():
         return "*"
-    parts = [_structure(child) for child in spec.children()]
+    parts = [structure_text(child) for child in spec.children()]
     if spec.type is tuple:
         return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
     if spec.type is list:

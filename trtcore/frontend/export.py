@@ -8,11 +8,13 @@ or related. What torch assumes without saying is checked here: it traces with si
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,7 +73,20 @@ def trace(
     examples = example_leaves(model, tree)
     args, kwargs = tree.unflatten(examples)
     ties = find_ties(model, tree, examples)
-    hook = model.register_forward_pre_hook(tie_hook(ties), with_kwargs=True) if ties else None
+    try:
+        with _prepared(model, kwargs, ties):
+            dynamic_shapes = _dynamic_shapes(model, tree, examples)
+            ep = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
+    except (KeyboardInterrupt, TrtcoreError):
+        raise
+    except Exception as error:
+        raise _export_error(model, tree, error, strict) from error
+    check_corners(model, ep, tree, examples)
+    return ep
+
+
+def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[Any]) -> Any:
+    """torch.export's specification of the dynamic dimensions; None when there is none."""
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf, example in zip(tree.leaves, examples):
         if isinstance(leaf, Input) and leaf.is_dynamic:
@@ -81,18 +96,45 @@ def trace(
                 for dim, size in enumerate(leaf.dims)
                 if size.dynamic
             }
+    if not len(shapes):
+        return None
+    return shapes.dynamic_shapes(model, *tree.unflatten(examples))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _prepared(model: torch.nn.Module, kwargs: Mapping[str, Any], ties: Sequence[Any]) -> Iterator[None]:
+    """The model while it is traced: tied sizes are compared, and ``**kwargs`` has the names that are given.
+
+    torch.export refuses dynamic shapes together with names that only ``**kwargs`` takes (it looks for them
+    among the named arguments), so forward gets a signature that names them.
+    """
+    hook = model.register_forward_pre_hook(tie_hook(ties), with_kwargs=True) if ties else None
+    replaced = False
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    if (
+        parameters
+        and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+        and "forward" not in model.__dict__
+    ):
+        known = {parameter.name for parameter in parameters}
+        extra = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in kwargs if n not in known]
+        if extra:
+            original = model.forward
+
+            @functools.wraps(original)
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                return original(*args, **kwargs)
+
+            forward.__signature__ = inspect.Signature([*parameters[:-1], *extra])  # type: ignore[attr-defined]
+            model.forward = forward
+            replaced = True
     try:
-        dynamic_shapes = shapes.dynamic_shapes(model, args, kwargs)  # type: ignore[no-untyped-call]
-        ep = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
-    except (KeyboardInterrupt, TrtcoreError):
-        raise
-    except Exception as error:
-        raise _export_error(model, tree, error, strict) from error
+        yield
     finally:
+        if replaced:
+            del model.forward
         if hook is not None:
             hook.remove()
-    check_corners(model, ep, tree, examples)
-    return ep
 
 
 def argument_names(model: torch.nn.Module) -> list[str]:

@@ -1,0 +1,368 @@
+"""Checking a call of a compiled module against what it was compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from trtcore.errors import InputError
+from trtcore.frontend.guards import Guard
+from trtcore.inputs import describe, structure_text
+from trtcore.runtime.expressions import evaluate, to_text
+from trtcore.symbols import expression_of, solve_linear
+
+if TYPE_CHECKING:
+    from trtcore.frontend.program import InputSpec, Program, SymbolRange
+
+
+@dataclass(frozen=True)
+class _LinearDim:
+    """A dimension of size ``scale * symbol + offset``."""
+
+    index: int
+    symbol: str
+    scale: int
+    offset: int
+    min: int
+    max: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """What is allowed for one tensor input."""
+
+    name: str
+    dtype: torch.dtype
+    rank: int
+    device_group: str
+    fixed: tuple[tuple[int, int], ...]
+    linear: tuple[_LinearDim, ...]
+    derived: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class _Number:
+    """An int input that may vary."""
+
+    name: str
+    symbol: str
+    min: int
+    max: int
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """An input whose value was fixed at capture."""
+
+    name: str
+    value: Any
+
+
+_Leaf = _Tensor | _Number | _Constant
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """A forward pre-hook (with kwargs) that raises ``InputError`` for a call that does not fit.
+
+    Checks the arguments' names and number, the structure, then per tensor dtype, rank and sizes, sizes that
+    must agree between inputs, that inputs which shared a device still do, and that constants are unchanged.
+    While torch.compile traces, nothing is checked; with symbolic sizes (torch.export), sizes are not.
+
+    Holds plain data only, so it pickles and copies.
+    """
+
+    arg_names: tuple[str, ...]
+    required_positional: int
+    specs: tuple[pytree.TreeSpec, ...]
+    leaves: tuple[_Leaf, ...]
+    guards: tuple[Guard, ...] = ()
+    model_name: str = "model"
+    _flat: bool = field(default=False, repr=False)
+
+    @classmethod
+    def of_program(cls, program: Program) -> InputCheck:
+        """The check for calls of a compiled `program`."""
+        assert program.in_spec is not None
+        args, kwargs = program.in_spec.child(0), program.in_spec.child(1)
+        specs = (*args.children(), *kwargs.children())
+        return cls(
+            arg_names=program.arg_names,
+            required_positional=args.num_children,
+            specs=tuple(specs),
+            leaves=tuple(_leaf(spec, program.symbols) for spec in program.inputs),
+            guards=_useful_guards(program),
+            model_name=program.model_name,
+            _flat=all(spec.is_leaf() for spec in specs),
+        )
+
+    def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return
+        values = self._bind(args, kwargs)
+        leaves = values if self._flat else self._flatten(values)
+        sizes: dict[str, tuple[int, str]] = {}
+        devices: dict[str, tuple[torch.device, str]] = {}
+        derived: list[tuple[_Tensor, int, str, int]] = []
+        for allowed, leaf in zip(self.leaves, leaves):
+            if type(allowed) is _Tensor:
+                _check_tensor(allowed, leaf, sizes, devices, derived)
+            elif type(allowed) is _Constant:
+                _check_constant(allowed, leaf)
+            elif type(allowed) is _Number:
+                _check_number(allowed, leaf, sizes)
+        values_of = {symbol: value for symbol, (value, _) in sizes.items()}
+        for tensor, index, text, size in derived:
+            _check_derived(tensor, index, text, size, values_of)
+        if self.guards:
+            self._check_guards(leaves)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
+        """The arguments in the order of `arg_names`, as Python binds them."""
+        names = self.arg_names
+        if not kwargs and len(args) == len(names):
+            return args
+        rest = names[len(args) :]
+        if len(args) <= len(names) and len(kwargs) == len(rest) and all(name in kwargs for name in rest):
+            return (*args, *(kwargs[name] for name in rest))
+        problems = []
+        if len(args) > len(names):
+            problems.append(f"{len(args)} positional arguments")
+        twice = [name for name in names[: len(args)] if name in kwargs]
+        if twice:
+            problems.append(f"{', '.join(twice)} twice")
+        unknown = [name for name in kwargs if name not in names]
+        if unknown:
+            problems.append(f"the unknown argument{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
+        missing = [name for name in rest if name not in kwargs]
+        if missing:
+            problems.append(f"no {', '.join(missing)}")
+        raise InputError(
+            f"the compiled {self.model_name} takes ({', '.join(names)}), got {' and '.join(problems)}",
+            advice="it takes exactly the arguments that were given when it was compiled",
+        )
+
+    def _flatten(self, values: Sequence[Any]) -> list[Any]:
+        leaves: list[Any] = []
+        for name, spec, value in zip(self.arg_names, self.specs, values):
+            if not _flatten_into(value, spec, leaves):
+                raise InputError(
+                    f"input {name} has the structure {structure_text(pytree.tree_structure(value))}, "
+                    f"but the model was compiled for {structure_text(spec)}"
+                )
+        return leaves
+
+    def _check_guards(self, leaves: Sequence[Any]) -> None:
+        def size(index: int, dim: int) -> int:
+            found = leaves[index].shape[dim]
+            if type(found) is not int:
+                raise _Symbolic
+            return found
+
+        for guard in self.guards:
+            try:
+                holds = guard.holds(size)
+            except _Symbolic:
+                continue
+            if not holds:
+                where = {self.leaves[index].name: tuple(leaves[index].shape) for index, _ in guard.inputs()}
+                got = ", ".join(f"{name} of shape {shape}" for name, shape in sorted(where.items()))
+                raise InputError(
+                    f"the model was captured under the condition {guard.text}, which does not hold for {got}"
+                )
+
+
+class _Symbolic(Exception):
+    """A size is a SymInt: a trace is going on."""
+
+
+def _leaf(spec: InputSpec, symbols: Mapping[str, SymbolRange]) -> _Leaf:
+    if spec.kind == "constant":
+        return _Constant(spec.name, spec.value)
+    if spec.kind == "symint":
+        solved = solve_linear(spec.value)
+        if solved is None or solved[1:] != (1, 0):
+            return _Number(spec.name, "", 0, torch.iinfo(torch.int64).max)
+        known = symbols[solved[0]]
+        return _Number(spec.name, known.name, known.min, known.max)
+    assert spec.shape is not None
+    assert spec.dtype is not None
+    fixed, linear, derived = [], [], []
+    for index, dim in enumerate(spec.shape):
+        dim = expression_of(dim)
+        solved = None if isinstance(dim, int) else solve_linear(dim)
+        if isinstance(dim, int):
+            fixed.append((index, dim))
+        elif solved is not None:
+            name, scale, offset = solved
+            known = symbols[name]
+            low, high = scale * known.min + offset, scale * known.max + offset
+            linear.append(_LinearDim(index, name, scale, offset, low, high))
+        else:
+            derived.append((index, to_text(dim)))
+    return _Tensor(
+        spec.name, spec.dtype, len(spec.shape), str(spec.device), tuple(fixed), tuple(linear), tuple(derived)
+    )
+
+
+def _useful_guards(program: Program) -> tuple[Guard, ...]:
+    """The guards that the checks of single sizes and of shared symbols do not already imply."""
+    shapes = [spec.shape or () for spec in program.inputs]
+
+    def implied(guard: Guard) -> bool:
+        places = guard.inputs()
+        symbols = set()
+        for index, dim in places:
+            size = shapes[index][dim]
+            if not isinstance(size, int):
+                solved = solve_linear(size)
+                if solved is None or solved[1:] != (1, 0):
+                    return False
+                symbols.add(solved[0])
+        if len(symbols) > 1:
+            return False
+        ranges = [program.symbols[name] for name in symbols]
+        if ranges and ranges[0].max - ranges[0].min > 4096:
+            return False
+        values = range(ranges[0].min, ranges[0].max + 1) if ranges else (0,)
+        return all(
+            guard.holds(lambda i, d, v=value: shapes[i][d] if isinstance(shapes[i][d], int) else v)  # type: ignore[misc]
+            for value in values
+        )
+
+    return tuple(guard for guard in program.guards if not implied(guard))
+
+
+def _check_tensor(
+    allowed: _Tensor,
+    leaf: Any,
+    sizes: dict[str, tuple[int, str]],
+    devices: dict[str, tuple[torch.device, str]],
+    derived: list[tuple[_Tensor, int, str, int]],
+) -> None:
+    if not isinstance(leaf, torch.Tensor):
+        raise InputError(f"input {allowed.name} must be a tensor of {allowed.dtype}, got {describe(leaf)}")
+    if leaf.dtype is not allowed.dtype:
+        raise InputError(
+            f"input {allowed.name} must be {allowed.dtype}, got {leaf.dtype}",
+            advice=f"convert it ({allowed.name}.to({allowed.dtype})) or compile for {leaf.dtype}",
+        )
+    shape = leaf.shape
+    if len(shape) != allowed.rank:
+        raise InputError(
+            f"input {allowed.name} must have {allowed.rank} dimensions, got {len(shape)} "
+            f"(shape {tuple(shape)})"
+        )
+    device, other = devices.setdefault(allowed.device_group, (leaf.device, allowed.name))
+    if device != leaf.device:
+        raise InputError(
+            f"input {allowed.name} is on {leaf.device}, but input {other} is on {device}; they were on one "
+            "device when the model was compiled"
+        )
+    for index, size in allowed.fixed:
+        found = shape[index]
+        if type(found) is int and found != size:
+            raise InputError(
+                f"input {allowed.name} must have size {size} at dimension {index}, got {found} "
+                f"(shape {tuple(shape)})"
+            )
+    for dim in allowed.linear:
+        found = shape[dim.index]
+        if type(found) is int:
+            _check_linear(allowed, dim, found, sizes)
+    for index, text in allowed.derived:
+        if type(shape[index]) is int:
+            derived.append((allowed, index, text, shape[index]))
+
+
+def _check_linear(allowed: _Tensor, dim: _LinearDim, found: int, sizes: dict[str, tuple[int, str]]) -> None:
+    where = f"{allowed.name} dimension {dim.index}"
+    if not dim.min <= found <= dim.max:
+        raise InputError(
+            f"input {allowed.name} has size {found} at dimension {dim.index}, "
+            f"allowed is {dim.min}..{dim.max}",
+            advice="compile with an Input whose min_shape and max_shape include it",
+        )
+    value, rest = divmod(found - dim.offset, dim.scale)
+    if rest:
+        raise InputError(
+            f"input {allowed.name} has size {found} at dimension {dim.index}, which must be "
+            f"{dim.scale} * n{f' + {dim.offset}' if dim.offset else ''}"
+        )
+    known, other = sizes.setdefault(dim.symbol, (value, where))
+    if known != value:
+        expected = dim.scale * known + dim.offset
+        raise InputError(
+            f"input {allowed.name} has size {found} at dimension {dim.index}, but {other} makes it {expected}"
+        )
+
+
+def _check_derived(allowed: _Tensor, index: int, text: str, size: int, values: Mapping[str, int]) -> None:
+    try:
+        expected = evaluate(text, values)
+    except Exception:
+        return
+    if expected != size:
+        raise InputError(
+            f"input {allowed.name} must have size {expected} at dimension {index} for these sizes of the "
+            f"other inputs, got {size}"
+        )
+
+
+def _check_constant(allowed: _Constant, leaf: Any) -> None:
+    if leaf is allowed.value:
+        return
+    value = allowed.value
+    if type(leaf) is type(value) and (
+        leaf == value or (isinstance(value, float) and value != value and leaf != leaf)
+    ):
+        return
+    raise InputError(
+        f"input {allowed.name} was fixed to {value!r} when the model was compiled, got {describe(leaf)}",
+        advice="compile the model again with this value",
+    )
+
+
+def _check_number(allowed: _Number, leaf: Any, sizes: dict[str, tuple[int, str]]) -> None:
+    if isinstance(leaf, torch.SymInt):
+        return
+    if type(leaf) is not int:
+        raise InputError(f"input {allowed.name} must be an int, got {describe(leaf)}")
+    if not allowed.min <= leaf <= allowed.max:
+        raise InputError(f"input {allowed.name} is {leaf}, allowed is {allowed.min}..{allowed.max}")
+    if allowed.symbol:
+        known, other = sizes.setdefault(allowed.symbol, (leaf, allowed.name))
+        if known != leaf:
+            raise InputError(f"input {allowed.name} is {leaf}, but {other} makes it {known}")
+
+
+def _flatten_into(value: Any, spec: pytree.TreeSpec, leaves: list[Any]) -> bool:
+    """Append the leaves of `value` in the order of `spec`; False when the structure is another."""
+    if spec.is_leaf():
+        leaves.append(value)
+        return not _is_container(value)
+    if type(value) is not spec.type:
+        return False
+    if spec.type is dict:
+        if len(value) != spec.num_children or any(key not in value for key in spec.context):
+            return False
+        return all(
+            _flatten_into(value[key], child, leaves) for key, child in zip(spec.context, spec.children())
+        )
+    if spec.type in (tuple, list):
+        if len(value) != spec.num_children:
+            return False
+        return all(_flatten_into(item, child, leaves) for item, child in zip(value, spec.children()))
+    flat, found = pytree.tree_flatten(value)
+    leaves.extend(flat)
+    return found == spec
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, (tuple, list, dict)) or (
+        not isinstance(value, torch.Tensor) and type(value) in pytree.SUPPORTED_NODES
+    )

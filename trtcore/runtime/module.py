@@ -1,0 +1,73 @@
+"""The module that a compile returns: called exactly as the model was, and strict about what it is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+
+from trtcore.runtime.input_check import InputCheck
+
+if TYPE_CHECKING:
+    from trtcore.frontend.program import Program
+    from trtcore.report import Report
+
+
+class CompiledModule(torch.fx.GraphModule):
+    """Engines and torch ops in one fx graph, with the model's own signature, inputs and outputs.
+
+    Made by `assemble`. Wrong inputs raise ``InputError`` before anything runs; nothing is cast or clamped.
+
+    Attributes:
+        report: what the compile did.
+    """
+
+    report: Report | None = None
+    _input_check: InputCheck | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
+        copied = cast(CompiledModule, super().__deepcopy__(memo))
+        copied._finish(self.report, self._input_check)
+        copied.train(self.training)
+        return copied
+
+    def __copy__(self) -> CompiledModule:
+        copied = CompiledModule(self, self.graph, class_name=type(self).__name__)
+        copied.meta = self.meta
+        copied._finish(self.report, self._input_check)
+        copied.train(self.training)
+        return copied
+
+    def _finish(self, report: Report | None, check: InputCheck | None) -> None:
+        self.report = report
+        self._input_check = check
+        if check is not None:
+            self._forward_pre_hooks.clear()
+            self._forward_pre_hooks_with_kwargs.clear()
+            self.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def assemble(
+    program: Program, graph_module: torch.fx.GraphModule, report: Report | None = None
+) -> CompiledModule:
+    """Give a compiled graph the calling convention of the program it came from.
+
+    Args:
+        program: what was compiled.
+        graph_module: one placeholder per input of `program`, in order, and the flat tuple of its outputs.
+        report: becomes ``.report``.
+    """
+    placeholders = sum(node.op == "placeholder" for node in graph_module.graph.nodes)
+    if placeholders != len(program.inputs):
+        raise AssertionError(f"{placeholders} placeholders for {len(program.inputs)} inputs")
+    module = CompiledModule(graph_module, graph_module.graph, class_name=f"Compiled{program.model_name}")
+    module.meta.update(graph_module.meta)
+    check = None
+    if program.in_spec is not None:
+        info = _PyTreeInfo(list(program.arg_names), program.in_spec, program.out_spec)
+        module.graph.set_codegen(_PyTreeCodeGen(info))
+        module.recompile()
+        check = InputCheck.of_program(program)
+    module._finish(report, check)
+    return module.eval()
