@@ -357,12 +357,12 @@ class Report:
         first, *rest = _header(self).splitlines()
         console.print(f"[bold]{escape(first)}[/bold]")
         for line in rest:
-            console.print(escape(line), highlight=False)
+            console.print(escape(line), highlight=False, soft_wrap=True)
         for section in _sections(self, verbose=verbose):
             console.print(f"\n[bold]{escape(section.title)}[/bold]")
             if not section.columns:
                 for (line,) in section.rows:
-                    console.print("  " + escape(line), highlight=False)
+                    console.print("  " + escape(line), highlight=False, soft_wrap=True)
                 continue
             table = Table(box=None, pad_edge=True, header_style="dim")
             for column in section.columns:
