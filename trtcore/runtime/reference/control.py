@@ -165,14 +165,12 @@ def run_loop(
     results: list[list[Tensor]] = [[] for _ in collects]
     count = 0
     while limit is None or count < limit:
-        slices = []
-        for tensor, axis, reverse in iterators:
-            length = tensor.shape[axis]
-            if count >= length:
-                raise InputError(f"a loop runs past the {length} elements of the tensor it iterates over")
-            slices.append(tensor.select(axis, length - 1 - count if reverse else count))
+        past = any(count >= tensor.shape[axis] for tensor, axis, _ in iterators)
+        slices = [_slice(tensor, axis, reverse, count) for tensor, axis, reverse in iterators]
         if test is not None and not all(bool(c) for c in test(staged, *states, *slices, *test_captured)):
             break
+        if past:
+            raise InputError("a loop runs past the end of a tensor that it iterates over")
         values = step(staged, *states, *slices, *captured)
         states = tuple(values[: len(states)])
         for place, value in enumerate(values[len(states) :]):
@@ -186,6 +184,14 @@ def run_loop(
         used = items[:wanted]
         stacked.append(torch.stack(used[::-1] if kind == "REVERSE" else used, axis))
     return (*states, *stacked)
+
+
+def _slice(tensor: Tensor, axis: int, reverse: bool, count: int) -> Tensor:
+    """Slice `count` along `axis`; past the end zeros, for a condition that is about to stop the loop."""
+    length = tensor.shape[axis]
+    if count >= length:
+        return tensor.new_zeros([n for i, n in enumerate(tensor.shape) if i != axis])
+    return tensor.select(axis, length - 1 - count if reverse else count)
 
 
 TABLE: Mapping[str, Evaluator] = {

@@ -38,11 +38,12 @@ def matrix_multiply(e: Emitter) -> Value:
 
 
 def _product(e: Emitter, a: Value, b: Value) -> Value:
-    if isinstance(b, Const) and not isinstance(a, Const) and math.prod(b.tensor.shape[:-2]) == 1:
+    weight_like = isinstance(b, Const) and math.prod(b.tensor.shape[:-2]) == 1 and b.tensor.dim() <= e.rank
+    if isinstance(b, Const) and weight_like and not isinstance(a, Const):
         # a weight without batch dims: one matrix product, as torch.nn.Linear computes it
         weight = e.const(b.tensor.reshape(b.tensor.shape[-2:]).mT)
         node = e.call(F.linear, a, weight)
-        if isinstance(node, fx.Node) and b.tensor.dim() <= e.rank:
+        if isinstance(node, fx.Node):
             e.region.linears[node] = (a, weight)
         return node
     return e.call(torch.matmul, a, b)

@@ -23,7 +23,7 @@ from torch import fx
 from trtcore.conversion.snapshot import LayerSnapshot, NetworkSnapshot
 from trtcore.errors import ConversionError
 from trtcore.runtime.reference.emit import ADVICE, Const, Emitter, Evaluator, Value
-from trtcore.runtime.reference.staging import Constants, stage, to_device, to_host
+from trtcore.runtime.reference.staging import Constants, finish, stage, to_device, to_host
 
 #: Inputs that a layer reads as integers while it runs; they are wanted on the CPU.
 HOST_INPUTS: Mapping[str, frozenset[int]] = {
@@ -193,8 +193,11 @@ class Region:
         for tensor, value in zip(layer.outputs, results):
             self.define(tensor, value, host=host)
 
-    def close(self, outputs: Sequence[Value]) -> None:
-        nodes = tuple(self.staged(v, False) if isinstance(v, Const) else v for v in outputs)
+    def close(self, outputs: Sequence[Value], inputs: Sequence[Value] | None = None) -> None:
+        """Return `outputs`; given the network's inputs, as memory of their own."""
+        nodes: Any = tuple(self.staged(v, False) if isinstance(v, Const) else v for v in outputs)
+        if inputs is not None:
+            nodes = self.graph.call_function(finish, (self._stage, tuple(inputs), nodes))
         self.graph.output(nodes)
         self.graph.eliminate_dead_code()
 

@@ -27,16 +27,20 @@ class Constants:
         """Add a constant; returns its position in `stage(...)`. With `host` it never leaves the CPU."""
         self._tensors.append(tensor)
         self._on_host.append(host)
-        return len(self._tensors)
+        return len(self._tensors) + 1
 
     def stage(self, device: torch.device) -> tuple[Any, ...]:
-        """(device, constant 1, constant 2, ...) on `device`; copied on the first call for it."""
+        """(device, addresses of the constants, constant, constant, ...) on `device`, copied on the first
+        call.
+        """
         staged = self._staged.get(device)
         if staged is None:
             with self._lock:
                 staged = self._staged.get(device)
                 if staged is None:
-                    staged = self._staged[device] = (device, *self._copy(device))
+                    tensors = self._copy(device)
+                    owned = frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors)
+                    staged = self._staged[device] = (device, owned, *tensors)
         return staged
 
     def release(self, device: torch.device | None = None) -> None:
@@ -96,6 +100,26 @@ def to_host(tensor: torch.Tensor) -> torch.Tensor:
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor if tensor.device == device else tensor.to(device)
+
+
+def finish(
+    staged: tuple[Any, ...], inputs: tuple[torch.Tensor, ...], outputs: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    """The outputs as an engine gives them: contiguous, and sharing memory with no input, constant or other
+    output.
+    """
+    taken = {tensor.untyped_storage().data_ptr() for tensor in inputs}
+    owned = staged[1]
+    results = []
+    for tensor in outputs:
+        address = tensor.untyped_storage().data_ptr()
+        if address in taken or address in owned:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        elif not tensor.is_contiguous():
+            tensor = tensor.contiguous()
+        taken.add(tensor.untyped_storage().data_ptr())
+        results.append(tensor)
+    return tuple(results)
 
 
 _CPU = torch.device("cpu")

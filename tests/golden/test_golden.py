@@ -1,0 +1,62 @@
+"""The reference runtime against outputs of a real TensorRT (see README.md in this folder)."""
+
+from __future__ import annotations
+
+import json
+
+import golden
+import pytest
+
+from trtcore.conversion.snapshot import NetworkSnapshot
+from trtcore.runtime.reference import compile_snapshot
+
+NAMES = [case["name"] for case in golden.CASES]
+
+
+def test_all_cases_are_here():
+    assert len(NAMES) == len(set(NAMES)) == 504
+    assert set(golden.WAIVED) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_case(name: str):
+    """Equal to what TensorRT returned, up to the case's own tolerance and its named waiver."""
+    network = golden.snapshot(name)
+    module = compile_snapshot(network)
+    assert not golden.mismatches(name, module, network)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_round_trip(name: str):
+    """A snapshot survives JSON and runs to the same bits."""
+    network = golden.snapshot(name)
+    structure, tensors = network.to_json()
+    text = json.dumps(structure, allow_nan=False)
+    again = NetworkSnapshot.from_json(json.loads(text), tensors)
+    assert again.tensors == network.tensors
+    assert (again.inputs, again.outputs, again.name) == (network.inputs, network.outputs, network.name)
+    for one, other in zip(network.layers, again.layers, strict=True):
+        assert one.attributes == other.attributes
+        assert (one.type, one.name, one.inputs, one.outputs) == (other.type, other.name, other.inputs, other.outputs)
+        assert set(one.constants) == set(other.constants)
+    waiver = golden.WAIVED.get(name)
+    if waiver and waiver.raises:
+        return
+    inputs = golden.inputs_of(name)
+    first = golden.run(compile_snapshot(network), network, inputs)
+    second = golden.run(compile_snapshot(again), again, inputs)
+    for key, value in first.items():
+        assert second[key].tobytes() == value.tobytes()
+        assert (second[key].dtype, second[key].shape) == (value.dtype, value.shape)
+
+
+@pytest.mark.parametrize("name", sorted(golden.WAIVED))
+def test_waiver_is_needed(name: str):
+    """A case that passes without its waiver must lose it."""
+    network = golden.snapshot(name)
+    module = compile_snapshot(network)
+    try:
+        problems = golden.mismatches(name, module, network, waive=False)
+    except Exception as error:
+        problems = [repr(error)]
+    assert problems, f"{name} agrees with TensorRT now: remove its waiver"
