@@ -17,7 +17,7 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,23 +245,21 @@ def _write_container(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metada
         position += size
     if raw:
         metadata = {**metadata, "dtypes": json.dumps(raw)}
-    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > _MAX_HEADER:
-        raise ArtifactError(f"the engine's structure takes {len(text)} bytes, more than a file can hold")
-    file.write(struct.pack("<Q", len(text)))
-    file.write(text)
+    encoded = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    if len(encoded) > _MAX_HEADER:
+        raise ArtifactError(f"the engine's structure takes {len(encoded)} bytes, more than a file can hold")
+    file.write(struct.pack("<Q", len(encoded)))
+    file.write(encoded)
     for name in order:
-        for part in _bytes(tensors[name]):
-            file.write(part)
+        _write_tensor(file, tensors[name])
 
 
-def _bytes(tensor: torch.Tensor) -> Iterator[memoryview]:
-    """A tensor's bytes; a GPU tensor comes to the host alone."""
-    if tensor.numel() == 0:
-        return
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    yield memoryview(flat.view(torch.uint8).numpy())
+def _write_tensor(file: BinaryIO, tensor: torch.Tensor) -> None:
+    """Write a tensor's bytes; a GPU tensor comes to the host, one at a time."""
+    if tensor.numel() > 0:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        file.write(flat.view(torch.uint8).numpy().data)
 
 
 def _parse(data: torch.Tensor) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
@@ -332,6 +330,7 @@ def _entry(name: str, entry: Any) -> tuple[torch.dtype, tuple[int, ...], tuple[i
     except (KeyError, TypeError, ValueError):
         raise ArtifactError(f"the engine file is damaged: its header's entry for {name!r}") from None
     numbers = [first, last, *shape] if isinstance(shape, list) else [None]
-    if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers) or first > last:
+    good = all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
+    if not good or first > last or len(shape) > 8:
         raise ArtifactError(f"the engine file is damaged: the numbers of its header's entry for {name!r}")
     return dtype, tuple(shape), (first, last)
