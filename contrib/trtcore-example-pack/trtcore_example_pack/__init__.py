@@ -1,0 +1,1 @@
+"""An example pack for trtcore."""
