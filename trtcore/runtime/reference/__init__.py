@@ -51,7 +51,8 @@ def compile_snapshot(
 
     It runs on the device of its inputs: the first that is not on the CPU decides, and constants are copied
     there on the first call (`module.constants`, see `staging.Constants`). Shapes are computed on the CPU.
-    Outputs are on that device too. Inputs are trusted: whoever calls checks dtypes and ranges.
+    Outputs are on that device too, contiguous, and share memory with no input or constant. Inputs are
+    trusted: whoever calls checks dtypes and ranges.
 
     Raises:
         ConversionError: a layer, or an attribute of it, that has no evaluator; the message names the layer.
@@ -60,7 +61,8 @@ def compile_snapshot(
     region = Region(engine)
     region.open(snapshot.inputs)
     region.build(snapshot.layers)
-    region.close([region.value(tensor, False) for tensor in snapshot.outputs])
+    inputs = [region.value(tensor, False) for tensor in snapshot.inputs]
+    region.close([region.value(tensor, False) for tensor in snapshot.outputs], inputs)
     object.__setattr__(region.root, "constants", engine.constants)
     with torch.no_grad():
         module = fx.GraphModule(region.root, region.graph, class_name="ReferenceEngine")

@@ -193,11 +193,11 @@ class Region:
         for tensor, value in zip(layer.outputs, results):
             self.define(tensor, value, host=host)
 
-    def close(self, outputs: Sequence[Value], inputs: Sequence[Value] | None = None) -> None:
+    def close(self, outputs: Sequence[Value], inputs: Sequence[Any] | None = None) -> None:
         """Return `outputs`; given the network's inputs, as memory of their own."""
         nodes: Any = tuple(self.staged(v, False) if isinstance(v, Const) else v for v in outputs)
         if inputs is not None:
-            nodes = self.graph.call_function(finish, (self._stage, tuple(inputs), nodes))
+            nodes = self.graph.call_function(finish, (self._stage, list(inputs), nodes))
         self.graph.output(nodes)
         self.graph.eliminate_dead_code()
 

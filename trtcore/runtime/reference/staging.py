@@ -103,7 +103,7 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def finish(
-    staged: tuple[Any, ...], inputs: tuple[torch.Tensor, ...], outputs: tuple[torch.Tensor, ...]
+    staged: tuple[Any, ...], inputs: list[torch.Tensor], outputs: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, ...]:
     """The outputs as an engine gives them: contiguous, and sharing memory with no input, constant or other
     output.
