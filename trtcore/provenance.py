@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
+import torch
 from torch.fx import Node
 
+_TORCH = os.path.dirname(torch.__file__) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>\S+))?')
 
 
@@ -33,9 +36,10 @@ def module_path(node: Node) -> str:
 
 
 def source_line(node: Node) -> str:
-    """``file:line`` of the statement in the user's code that made the node; "" if unknown."""
+    """``file:line`` of the innermost statement outside of torch that made the node; "" if unknown."""
     frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
-    return f"{frames[-1]['file']}:{frames[-1]['line']}" if frames else ""
+    own = [frame for frame in frames if not frame["file"].startswith(_TORCH)] or frames
+    return f"{own[-1]['file']}:{own[-1]['line']}" if own else ""
 
 
 def describe(node: Node) -> str:
