@@ -1,0 +1,102 @@
+"""Small pieces that converters are made of: operands, output dtype and dims, the dtype to compute in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import ConversionContext, node_arguments
+
+LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
+
+
+def output(ctx: ConversionContext, index: int | None = None) -> torch.Tensor | None:
+    """The FakeTensor that the op gives (the one at `index`, if it gives several); None where it is unknown."""
+    value = ctx.node.meta.get("val")
+    if index is not None and isinstance(value, (list, tuple)):
+        value = value[index]
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def output_dtype(ctx: ConversionContext, default: torch.dtype) -> torch.dtype:
+    """The dtype that the op gives; `default` where it is unknown."""
+    value = output(ctx)
+    return default if value is None else value.dtype
+
+
+def known_dim(value: Any) -> int | None:
+    """A size as an int, where it is one; None for a SymInt."""
+    return int(value) if isinstance(value, int) else None
+
+
+def traced_dims(ctx: ConversionContext, shape: Sequence[Any]) -> list[Any]:
+    """A traced shape as ints and, for its symbolic dims, int64 ITensors of shape (1,)."""
+    return [int(dim) if isinstance(dim, int) else ctx.symbolic(dim.node.expr) for dim in shape]
+
+
+def operand(ctx: ConversionContext, name: str, value: Any) -> Any:
+    """The argument `name`; a symbolic int, which comes with shape (1,), becomes a 0-d tensor, so that it counts
+    as a number in promotion and broadcasting."""
+    if ctx.is_tensor(value):
+        source = node_arguments(ctx.node).get(name)
+        if isinstance(source, fx.Node) and not isinstance(source.meta.get("val"), torch.Tensor):
+            return ctx.scalar(value)
+    return value
+
+
+def number(value: Any) -> Any:
+    """The Python number in a Python number or a 0-d constant; None for anything else."""
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, torch.Tensor) and value.dim() == 0:
+        return value.item()
+    return None
+
+
+def compute_dtype(ctx: ConversionContext, dtype: torch.dtype, *values: Any) -> torch.dtype:
+    """The dtype in which an op of dtype `dtype` is to be computed.
+
+    It is `dtype`, but float32 where torch would take a float16/bfloat16 op's numbers in float32 and rounding
+    them to `dtype` first would change them (1e5 is infinity in float16).
+    """
+    if dtype not in LOW_PRECISION:
+        return dtype
+    for value in values:
+        if ctx.is_tensor(value) or (isinstance(value, torch.Tensor) and value.dim()):
+            if ctx.dtype(value) == torch.float32:  # a 0-d one: else the op's dtype would be float32
+                return torch.float32
+            continue
+        plain = number(value)
+        if plain is not None and not _exact(plain, dtype):
+            return torch.float32
+    return dtype
+
+
+def _exact(value: float, dtype: torch.dtype) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return True
+    return float(torch.tensor(value, dtype=torch.float64).to(dtype)) == float(value)
+
+
+def power_of_two(value: Any) -> bool:
+    """Whether a number is 2**k (either sign), so that dividing by it is exact."""
+    return isinstance(value, (int, float)) and math.isfinite(value) and abs(math.frexp(value)[0]) == 0.5
+
+
+def used_outputs(node: fx.Node) -> set[int] | None:
+    """Indices of the outputs that somebody takes; None where a user takes the list whole."""
+    used: set[int] = set()
+    for user in node.users:
+        if user.op != "call_function" or len(user.args) < 2 or not isinstance(user.args[1], int):
+            return None
+        used.add(user.args[1])
+    return used
+
+
+def cast_all(ctx: ConversionContext, dtype: torch.dtype, *values: Any) -> list[Any]:
+    """Every value as an ITensor of `dtype`, shapes untouched; None stays None."""
+    return [None if value is None else ctx.tensor(value, dtype) for value in values]

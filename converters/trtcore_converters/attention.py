@@ -1,0 +1,222 @@
+"""Scaled dot-product attention: TensorRT's attention layer where it is right, else products and a softmax."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import (
+    CompileContext,
+    ConversionContext,
+    Priority,
+    Reject,
+    Requires,
+    converter,
+    node_arguments,
+)
+from trtcore_converters._checks import val
+from trtcore_converters._values import compute_dtype
+from trtcore_converters.softmax import softmax_along
+
+aten = torch.ops.aten
+
+_LAYER = Requires(features=("layer:add_attention_v2:decomposable",))
+
+
+def _inference(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = node_arguments(node)
+    if given.get("dropout_p"):
+        return Reject("attention with dropout is random; call model.eval() before compiling")
+    query = val(given["query"])
+    if isinstance(query, torch.Tensor):
+        if not query.is_floating_point():
+            return Reject("attention is computed in floating point only")
+        if given.get("scale") is None and not isinstance(query.shape[-1], int):
+            return Reject("the size of a head varies from call to call")
+    return True
+
+
+def _fits_layer(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """What TensorRT's attention layer takes: (batch, heads, length, size), one head size and batch for all."""
+    accepted = _inference(node, ctx)
+    if not accepted:
+        return accepted
+    if ctx.settings.decompose_attention:
+        return Reject("settings.decompose_attention is set")
+    given = node_arguments(node)
+    query, key, value, mask = (val(given[name]) for name in ("query", "key", "value", "attn_mask"))
+    if not all(isinstance(tensor, torch.Tensor) for tensor in (query, key, value)):
+        return Reject("the shapes of query, key and value are unknown")
+    if any(tensor.dim() != 4 for tensor in (query, key, value)):
+        return Reject("the attention layer takes tensors of four dims")
+    if not _same(query.shape[-1], value.shape[-1]):
+        return Reject("the attention layer takes values of the same size as keys")
+    if not (_same(query.shape[0], key.shape[0]) and _same(key.shape[0], value.shape[0])):
+        return Reject("the attention layer does not broadcast batches")
+    if not isinstance(query.shape[1], int) or not _same(key.shape[1], value.shape[1]):
+        return Reject("the attention layer takes a known number of heads")
+    if not given.get("enable_gqa") and not _same(query.shape[1], key.shape[1]):
+        return Reject("the attention layer does not broadcast heads")
+    if mask is not None:
+        return _fits_mask(mask, query)
+    return True
+
+
+def _fits_mask(mask: torch.Tensor, query: torch.Tensor) -> bool | Reject:
+    if mask.dtype not in (torch.bool, query.dtype):
+        return Reject("the mask is neither bool nor of the query's dtype")
+    if mask.dim() > 4:
+        return Reject("the attention layer takes masks of at most four dims")
+    return True
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, int) or isinstance(b, int):
+        return isinstance(a, int) and isinstance(b, int) and a == b
+    return bool(a.node.expr == b.node.expr)
+
+
+@converter(
+    aten.scaled_dot_product_attention.default,
+    capability_validator=_fits_layer,
+    supports_dynamic_shapes=True,
+    requires=_LAYER,
+)
+def attention_layer(
+    ctx: ConversionContext,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """TensorRT's attention layer, which may be decomposed where it has no kernel.
+
+    It does not scale: the query is scaled before. Rows that the mask leaves nothing to attend to are set to
+    zero behind it, which is what torch gives; in TensorRT they are undefined.
+    """
+    query, key, value = (ctx.tensor(x) for x in (query, key, value))
+    kinds = ctx.trt.CausalMaskKind
+    layer = ctx.net.add_attention_v2(
+        _scaled(ctx, query, scale),
+        key,
+        value,
+        ctx.trt.AttentionNormalizationOp.SOFTMAX,
+        kinds.UPPER_LEFT if is_causal and attn_mask is None else kinds.NONE,
+    )
+    result = ctx.output(layer)
+    layer.decomposable = True
+    if attn_mask is None:
+        return result
+    layer.mask = ctx.unsqueeze_to(ctx.tensor(attn_mask), 4)
+    return _dead_rows_to_zero(ctx, result, attn_mask)
+
+
+def _scaled(ctx: ConversionContext, query: Any, scale: float | None) -> Any:
+    factor = 1.0 / math.sqrt(_head_size(ctx, query)) if scale is None else float(scale)
+    if factor == 1.0:
+        return query
+    dtype = ctx.dtype(query)
+    return ctx.cast(
+        ctx.elementwise(query, factor, "PROD", to=compute_dtype(ctx, dtype, query, factor)), dtype
+    )
+
+
+def _head_size(ctx: ConversionContext, query: Any) -> int:
+    traced = val(node_arguments(ctx.node)["query"])
+    return int(traced.shape[-1]) if isinstance(traced, torch.Tensor) else int(ctx.shape(query)[-1])
+
+
+def _dead_rows_to_zero(ctx: ConversionContext, result: Any, mask: Any) -> Any:
+    """`result` with zeros where a row of the mask (bool, or additive with -inf) allows no key at all."""
+    if isinstance(mask, torch.Tensor):
+        if bool(_allowed(mask).any(-1).all()):
+            return result
+        alive = ctx.constant(_allowed(mask).any(-1, keepdim=True))
+    elif ctx.dtype(mask) == torch.bool:
+        last = ctx.rank(mask) - 1
+        alive = ctx.cast(ctx.reduce(ctx.cast(mask, torch.float32), "MAX", [last], keepdim=True), torch.bool)
+    else:
+        last = ctx.rank(mask) - 1
+        highest = ctx.reduce(mask, "MAX", [last], keepdim=True)
+        alive = ctx.elementwise(highest, -math.inf, "GREATER", to=ctx.dtype(mask))
+    return ctx.select(alive, result, ctx.constant(0.0, ctx.dtype(result)))
+
+
+def _allowed(mask: torch.Tensor) -> torch.Tensor:
+    return mask if mask.dtype == torch.bool else mask != -math.inf
+
+
+# ---- composed ----------------------------------------------------------------------------------------------
+
+
+@converter(
+    aten.scaled_dot_product_attention.default,
+    priority=Priority.FALLBACK,
+    capability_validator=_inference,
+    supports_dynamic_shapes=True,
+)
+def attention_composed(
+    ctx: ConversionContext,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """``softmax(query @ key.T * scale + mask) @ value``; rows without any allowed key are zero."""
+    query, key, value = (ctx.tensor(x) for x in (query, key, value))
+    if enable_gqa:
+        key, value = (_repeat_heads(ctx, x, ctx.shape(query)[-3]) for x in (key, value))
+    scores = ctx.matmul(_scaled(ctx, query, scale), key, transpose_b=True)
+    dtype = ctx.dtype(query)
+    if attn_mask is None and is_causal:
+        attn_mask = _causal_mask(ctx, query, key)
+    if attn_mask is None:
+        return ctx.matmul(softmax_along(ctx, scores, -1), value)
+    if ctx.dtype(attn_mask) == torch.bool:
+        scores = ctx.select(ctx.tensor(attn_mask), scores, ctx.constant(-math.inf, dtype))
+    else:
+        scores = ctx.cast(ctx.elementwise(scores, attn_mask, "SUM"), dtype)
+    return _dead_rows_to_zero(ctx, ctx.matmul(softmax_along(ctx, scores, -1), value), attn_mask)
+
+
+def _repeat_heads(ctx: ConversionContext, x: Any, heads: int) -> Any:
+    """Every key (or value) head repeated for its group of query heads; x of shape (..., heads, length, size)."""
+    *batch, own, length, size = ctx.dims_of(x)
+    times = heads // own
+    if times == 1:
+        return x
+    apart = ctx.reshape(x, [*batch, own, 1, length, size])
+    wide = ctx.expand(apart, [*batch, own, times, length, size])
+    return ctx.reshape(wide, [*batch, heads, length, size])
+
+
+def _causal_mask(ctx: ConversionContext, query: Any, key: Any) -> Any:
+    """(length, key length), True where the query's position is not before the key's."""
+    rows, columns = ctx.dim(query, -2), ctx.dim(key, -2)
+    if not ctx.is_tensor(rows) and not ctx.is_tensor(columns):
+        return torch.ones(rows, columns, dtype=torch.bool).tril()
+    row, column = (_positions(ctx, size) for size in (rows, columns))
+    return ctx.unary(
+        ctx.elementwise(ctx.reshape(column, [1, columns]), ctx.reshape(row, [rows, 1]), "GREATER"), "NOT"
+    )
+
+
+def _positions(ctx: ConversionContext, size: Any) -> Any:
+    layer = ctx.net.add_fill((1,), ctx.trt.FillOperation.LINSPACE, ctx.backend.trt_dtype(torch.int64))
+    layer.set_input(0, ctx.shape_tensor([size]))
+    layer.set_input(1, ctx.constant(0, torch.int64))
+    layer.set_input(2, ctx.constant([1], torch.int64))
+    return ctx.output(layer)

@@ -1,0 +1,55 @@
+"""Changes of dtype. Moves between devices and memory formats mean nothing inside an engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore_converters._values import output_dtype
+
+aten = torch.ops.aten
+
+_CASTABLE = frozenset(
+    {
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+    }
+)
+
+
+def _castable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    for source in (node, *node.all_input_nodes):
+        tensor = source.meta.get("val")
+        if isinstance(tensor, torch.Tensor) and tensor.dtype not in _CASTABLE:
+            return Reject(f"TensorRT casts no {str(tensor.dtype).removeprefix('torch.')}")
+    return True
+
+
+@converter(
+    [
+        aten.to.dtype,
+        aten.to.dtype_layout,
+        aten.to.device,
+        aten.to.other,
+        aten._to_copy.default,
+        aten.type_as.default,
+    ],
+    capability_validator=_castable,
+    supports_dynamic_shapes=True,
+)
+def to(ctx: ConversionContext, x: Any, *_: Any, **__: Any) -> Any:
+    """`x` in the dtype that the op gives.
+
+    Floats become integers by truncation; what is out of range saturates (in torch it is undefined).
+    """
+    x = ctx.tensor(x)
+    return ctx.cast(x, output_dtype(ctx, ctx.dtype(x)))

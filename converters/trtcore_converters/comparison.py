@@ -1,0 +1,211 @@
+"""Comparisons, logic, and choosing by a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore_converters._checks import all_of, val
+from trtcore_converters._values import operand, output_dtype
+from trtcore_converters.elementwise import arithmetic
+
+aten = torch.ops.aten
+
+
+# ---- comparisons -------------------------------------------------------------------------------------------
+
+
+def compare(ctx: ConversionContext, a: Any, b: Any, *operations: str) -> Any:
+    """Whether any of the operations (EQUAL, LESS, GREATER) holds, after promotion."""
+    dtype = ctx.result_type(a, b)
+    a, b = ctx.promote(a, b, to=torch.int32 if dtype == torch.bool else dtype)
+    result = ctx.elementwise(a, b, operations[0])
+    for operation in operations[1:]:
+        result = ctx.elementwise(result, ctx.elementwise(a, b, operation), "OR")
+    return result
+
+
+def _comparison(*operations: str) -> Callable[..., Any]:
+    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+        return compare(ctx, operand(ctx, "self", a), operand(ctx, "other", b), *operations)
+
+    return convert
+
+
+def _not_equal(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    return ctx.unary(compare(ctx, operand(ctx, "self", a), operand(ctx, "other", b), "EQUAL"), "NOT")
+
+
+# "Less or equal" is LESS or EQUAL, not "not GREATER", which would be true for NaN.
+for _name, _convert in {
+    "eq": _comparison("EQUAL"),
+    "ne": _not_equal,
+    "lt": _comparison("LESS"),
+    "gt": _comparison("GREATER"),
+    "le": _comparison("LESS", "EQUAL"),
+    "ge": _comparison("GREATER", "EQUAL"),
+}.items():
+    _packet = getattr(aten, _name)
+    converter(
+        [_packet.Tensor, _packet.Scalar],
+        name=_name,
+        capability_validator=arithmetic,
+        supports_dynamic_shapes=True,
+    )(_convert)
+
+
+@converter(aten.isnan.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+def isnan(ctx: ConversionContext, x: Any) -> Any:
+    """Whether an element is NaN; never, for integers."""
+    x = ctx.tensor(x)
+    if ctx.dtype(x).is_floating_point:
+        return ctx.unary(x, "ISNAN")
+    return _never(ctx, x)
+
+
+@converter(aten.isinf.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+def isinf(ctx: ConversionContext, x: Any) -> Any:
+    """Whether an element is infinite; never, for integers."""
+    x = ctx.tensor(x)
+    return ctx.unary(x, "ISINF") if ctx.dtype(x).is_floating_point else _never(ctx, x)
+
+
+@converter(aten.isfinite.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+def isfinite(ctx: ConversionContext, x: Any) -> Any:
+    """Whether an element is neither NaN nor infinite."""
+    x = ctx.tensor(x)
+    if not ctx.dtype(x).is_floating_point:
+        return ctx.unary(_never(ctx, x), "NOT")
+    return ctx.unary(ctx.elementwise(ctx.unary(x, "ISNAN"), ctx.unary(x, "ISINF"), "OR"), "NOT")
+
+
+def _never(ctx: ConversionContext, x: Any) -> Any:
+    x = ctx.cast(x, torch.int32)
+    return ctx.unary(ctx.elementwise(x, x, "EQUAL"), "NOT")
+
+
+# ---- logic -------------------------------------------------------------------------------------------------
+
+
+def _truth(ctx: ConversionContext, x: Any) -> Any:
+    """Whether an element is anything but zero (NaN is)."""
+    return ctx.tensor(x, torch.bool)
+
+
+def _logic(operation: str) -> Callable[..., Any]:
+    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+        a, b = operand(ctx, "self", a), operand(ctx, "other", b)
+        return ctx.elementwise(_truth(ctx, a), _truth(ctx, b), operation)
+
+    return convert
+
+
+def bool_result(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """TensorRT's AND, OR and XOR take bools only."""
+    result = node.meta.get("val")
+    if isinstance(result, torch.Tensor) and result.dtype != torch.bool:
+        return Reject("TensorRT has no bitwise operations on integers")
+    return True
+
+
+for _name, _operation in {"and": "AND", "or": "OR", "xor": "XOR"}.items():
+    _logical, _bitwise = getattr(aten, f"logical_{_name}"), getattr(aten, f"bitwise_{_name}")
+    _dunder = getattr(aten, f"__{_name}__")
+    converter(
+        _logical.default,
+        name=f"logical_{_name}",
+        capability_validator=arithmetic,
+        supports_dynamic_shapes=True,
+    )(_logic(_operation))
+    converter(
+        [_bitwise.Tensor, _bitwise.Scalar, _bitwise.Scalar_Tensor, _dunder.Tensor, _dunder.Scalar],
+        name=f"bitwise_{_name}",
+        capability_validator=all_of(arithmetic, bool_result),
+        supports_dynamic_shapes=True,
+    )(_logic(_operation))
+
+
+@converter(aten.logical_not.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+def logical_not(ctx: ConversionContext, x: Any) -> Any:
+    """Whether an element is zero."""
+    return ctx.unary(_truth(ctx, x), "NOT")
+
+
+@converter(aten.bitwise_not.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+def bitwise_not(ctx: ConversionContext, x: Any) -> Any:
+    """Not, on bools; ``-1 - x`` on integers, which is the same bits."""
+    x = ctx.tensor(x)
+    return (
+        ctx.unary(x, "NOT") if ctx.dtype(x) == torch.bool else ctx.elementwise(-1, x, "SUB", to=ctx.dtype(x))
+    )
+
+
+def _constant_shift(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    shift = node_arguments(node).get("other")
+    if isinstance(shift, int) and 0 <= shift < 31:
+        return True
+    return Reject("TensorRT has no bit shifts; only those by a constant can be written as arithmetic")
+
+
+@converter(
+    [aten.bitwise_left_shift.Tensor_Scalar, aten.__lshift__.Scalar],
+    capability_validator=all_of(arithmetic, _constant_shift),
+    supports_dynamic_shapes=True,
+)
+def left_shift(ctx: ConversionContext, x: Any, shift: int) -> Any:
+    """``x * 2 ** shift``."""
+    return ctx.elementwise(x, 2**shift, "PROD", to=output_dtype(ctx, ctx.dtype(x)))
+
+
+@converter(
+    [aten.bitwise_right_shift.Tensor_Scalar, aten.__rshift__.Scalar],
+    capability_validator=all_of(arithmetic, _constant_shift),
+    supports_dynamic_shapes=True,
+)
+def right_shift(ctx: ConversionContext, x: Any, shift: int) -> Any:
+    """``x // 2 ** shift``: the arithmetic shift."""
+    return ctx.elementwise(x, 2**shift, "FLOOR_DIV", to=output_dtype(ctx, ctx.dtype(x)))
+
+
+# ---- choosing ----------------------------------------------------------------------------------------------
+
+
+def _bool_condition(name: str) -> Callable[[fx.Node, CompileContext], bool | Reject]:
+    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+        condition = val(node_arguments(node).get(name))
+        if isinstance(condition, torch.Tensor) and condition.dtype != torch.bool:
+            return Reject(f"{name} is no bool tensor")
+        result = node.meta.get("val")
+        if isinstance(result, torch.Tensor) and result.dtype == torch.uint8:
+            return Reject("TensorRT has no select on uint8")
+        return True
+
+    return check
+
+
+@converter(
+    [aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar],
+    capability_validator=_bool_condition("condition"),
+    supports_dynamic_shapes=True,
+)
+def where(ctx: ConversionContext, condition: Any, a: Any, b: Any) -> Any:
+    """`a` where the condition holds, else `b`."""
+    a, b = operand(ctx, "self", a), operand(ctx, "other", b)
+    dtype = output_dtype(ctx, ctx.result_type(a, b))
+    return ctx.select(ctx.tensor(condition), ctx.tensor(a, dtype), ctx.tensor(b, dtype))
+
+
+@converter(
+    [aten.masked_fill.Scalar, aten.masked_fill.Tensor],
+    capability_validator=_bool_condition("mask"),
+    supports_dynamic_shapes=True,
+)
+def masked_fill(ctx: ConversionContext, x: Any, mask: Any, value: Any) -> Any:
+    """`value`, cast to the dtype of `x`, where the mask holds, else `x`."""
+    x = ctx.tensor(x)
+    value = ctx.tensor(operand(ctx, "value", value), ctx.dtype(x))
+    return ctx.select(ctx.tensor(mask), value, x)

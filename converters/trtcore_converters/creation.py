@@ -1,0 +1,140 @@
+"""Tensors made from numbers: ranges, fills, constants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore_converters._checks import is_static
+from trtcore_converters._values import output, output_dtype, traced_dims
+from trtcore_converters.elementwise import ARITHMETIC
+
+aten = torch.ops.aten
+
+
+# ---- arange ------------------------------------------------------------------------------------------------
+
+
+def _whole_range(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """A range whose length varies is filled in int64, so its bounds must be whole numbers."""
+    given = node_arguments(node)
+    bounds = [given.get(name) for name in ("start", "end", "step")]
+    if is_static(bounds):
+        return True
+    for bound in bounds:
+        if isinstance(bound, float) or (
+            isinstance(bound, fx.Node) and isinstance(bound.meta.get("val"), torch.SymFloat)
+        ):
+            return Reject("a range of varying length with bounds that are no whole numbers")
+    result = node.meta.get("val")
+    if not isinstance(result, torch.Tensor):
+        return Reject("the length of the range is unknown")
+    if result.dtype not in ARITHMETIC:
+        return Reject(f"TensorRT fills no {str(result.dtype).removeprefix('torch.')}")
+    return True
+
+
+def _arange(ctx: ConversionContext, start: Any, end: Any, step: Any, dtype: torch.dtype | None) -> Any:
+    if is_static([start, end, step]):
+        return ctx.constant(torch.arange(start, end, step, dtype=output_dtype(ctx, dtype or torch.int64)))
+    value = output(ctx)
+    assert value is not None
+    layer = ctx.net.add_fill((1,), ctx.trt.FillOperation.LINSPACE, ctx.backend.trt_dtype(torch.int64))
+    layer.set_input(0, ctx.shape_tensor(traced_dims(ctx, value.shape)))
+    layer.set_input(1, ctx.scalar(start, torch.int64))
+    layer.set_input(2, step if ctx.is_tensor(step) else ctx.constant([step], torch.int64))
+    return ctx.cast(ctx.output(layer), value.dtype)
+
+
+@converter(aten.arange.default, capability_validator=_whole_range, supports_dynamic_shapes=True)
+def arange(ctx: ConversionContext, end: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
+    """``0, 1, ... end - 1``."""
+    return _arange(ctx, 0, end, 1, dtype)
+
+
+@converter(aten.arange.start, capability_validator=_whole_range, supports_dynamic_shapes=True)
+def arange_start(
+    ctx: ConversionContext, start: Any, end: Any, *, dtype: torch.dtype | None = None, **_: Any
+) -> Any:
+    """``start, start + 1, ... end - 1``."""
+    return _arange(ctx, start, end, 1, dtype)
+
+
+@converter(aten.arange.start_step, capability_validator=_whole_range, supports_dynamic_shapes=True)
+def arange_step(
+    ctx: ConversionContext, start: Any, end: Any, step: Any = 1, *, dtype: torch.dtype | None = None, **_: Any
+) -> Any:
+    """``start, start + step, ...`` up to but without `end`."""
+    return _arange(ctx, start, end, step, dtype)
+
+
+# ---- fills -------------------------------------------------------------------------------------------------
+
+
+def _fillable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    result = node.meta.get("val")
+    if isinstance(result, torch.Tensor) and result.dtype == torch.uint8 and not is_static(list(result.shape)):
+        return Reject("TensorRT has no slices of uint8")
+    return True
+
+
+def filled(ctx: ConversionContext, dims: Sequence[Any], value: Any, dtype: torch.dtype) -> Any:
+    """`value` repeated to a tensor of `dims`: one constant element, stretched."""
+    one = ctx.scalar(value, dtype) if ctx.is_tensor(value) else ctx.constant(value, dtype)
+    return ctx.expand(one, dims) if dims else one
+
+
+@converter(aten.full.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+def full(ctx: ConversionContext, size: Any, value: Any, **_: Any) -> Any:
+    """A tensor of `size` filled with `value`."""
+    return filled(ctx, size, value, output_dtype(ctx, torch.float32))
+
+
+@converter(aten.full_like.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+def full_like(ctx: ConversionContext, x: Any, value: Any, **_: Any) -> Any:
+    """A tensor of the shape of `x` filled with `value`."""
+    return filled(ctx, ctx.dims_of(x), value, output_dtype(ctx, ctx.dtype(x)))
+
+
+@converter(aten.new_full.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+def new_full(ctx: ConversionContext, x: Any, size: Any, value: Any, **_: Any) -> Any:
+    """A tensor of `size` filled with `value`, of the dtype of `x` unless told."""
+    return filled(ctx, size, value, output_dtype(ctx, ctx.dtype(x)))
+
+
+# What torch.empty holds is undefined, so zeros are as good as anything.
+for _name, _value in {"zeros": 0, "ones": 1, "empty": 0}.items():
+
+    def _sized(ctx: ConversionContext, size: Any, *, _value: int = _value, **_: Any) -> Any:
+        return filled(ctx, size, _value, output_dtype(ctx, torch.float32))
+
+    def _like(ctx: ConversionContext, x: Any, *, _value: int = _value, **_: Any) -> Any:
+        return filled(ctx, ctx.dims_of(x), _value, output_dtype(ctx, ctx.dtype(x)))
+
+    def _new(ctx: ConversionContext, x: Any, size: Any, *, _value: int = _value, **_: Any) -> Any:
+        return filled(ctx, size, _value, output_dtype(ctx, ctx.dtype(x)))
+
+    _base = aten.empty.memory_format if _name == "empty" else getattr(aten, _name).default
+    converter(_base, name=_name, capability_validator=_fillable, supports_dynamic_shapes=True)(_sized)
+    converter(
+        getattr(aten, f"{_name}_like").default,
+        name=f"{_name}_like",
+        capability_validator=_fillable,
+        supports_dynamic_shapes=True,
+    )(_like)
+    converter(
+        getattr(aten, f"new_{_name}").default,
+        name=f"new_{_name}",
+        capability_validator=_fillable,
+        supports_dynamic_shapes=True,
+    )(_new)
+
+
+@converter(aten.scalar_tensor.default, supports_dynamic_shapes=True)
+def scalar_tensor(ctx: ConversionContext, value: Any, **_: Any) -> Any:
+    """A 0-d tensor of a number."""
+    return filled(ctx, (), value, output_dtype(ctx, torch.float32))

@@ -1,0 +1,316 @@
+"""Arithmetic of two operands, with torch's promotion: the op's dtype is the traced one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore_converters._checks import all_of
+from trtcore_converters._values import compute_dtype, number, operand, output_dtype, power_of_two
+
+aten = torch.ops.aten
+
+ARITHMETIC = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool})
+"""The dtypes that TensorRT calculates in (bool is turned into logic)."""
+
+_ON_BOOL = {"SUM": "OR", "PROD": "AND", "MAX": "OR", "MIN": "AND"}
+
+
+def arithmetic(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """TensorRT has no arithmetic on uint8 and int8."""
+    for source in (node, *node.all_input_nodes):
+        tensor = source.meta.get("val")
+        if isinstance(tensor, torch.Tensor) and tensor.dtype not in ARITHMETIC:
+            return Reject(f"TensorRT has no arithmetic on {str(tensor.dtype).removeprefix('torch.')}")
+    return True
+
+
+def calculate(
+    ctx: ConversionContext, operation: str, a: Any, b: Any, *, to: torch.dtype | None = None
+) -> Any:
+    """``a operation b`` in the op's dtype; numbers that a low precision would round are taken in float32."""
+    dtype = to or output_dtype(ctx, ctx.result_type(a, b))
+    if dtype == torch.bool:
+        return ctx.elementwise(a, b, _ON_BOOL[operation], to=torch.bool)
+    return ctx.cast(ctx.elementwise(a, b, operation, to=compute_dtype(ctx, dtype, a, b)), dtype)
+
+
+def _operands(ctx: ConversionContext, a: Any, b: Any) -> tuple[Any, Any]:
+    return operand(ctx, "self", a), operand(ctx, "other", b)
+
+
+def _binary(operation: str) -> Callable[..., Any]:
+    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+        return calculate(ctx, operation, *_operands(ctx, a, b))
+
+    return convert
+
+
+for _op, _name, _operation in (
+    (aten.mul.Tensor, "mul", "PROD"),
+    (aten.mul.Scalar, "mul", "PROD"),
+    (aten.maximum.default, "maximum", "MAX"),
+    (aten.minimum.default, "minimum", "MIN"),
+    (aten.max.other, "maximum", "MAX"),
+    (aten.min.other, "minimum", "MIN"),
+    (aten.fmax.default, "fmax", "MAX"),
+    (aten.fmin.default, "fmin", "MIN"),
+):
+    converter(_op, name=_name, capability_validator=arithmetic, supports_dynamic_shapes=True)(
+        _binary(_operation)
+    )
+
+
+# ---- add, sub ----------------------------------------------------------------------------------------------
+
+
+def _scaled(ctx: ConversionContext, operation: str, a: Any, b: Any, alpha: Any) -> Any:
+    """``a operation alpha * b``."""
+    if number(alpha) == 1:
+        return calculate(ctx, operation, a, b)
+    dtype = output_dtype(ctx, ctx.result_type(a, b))
+    if dtype == torch.bool:  # alpha is a bool, too
+        return calculate(ctx, operation, a, calculate(ctx, "PROD", b, bool(alpha)))
+    inside = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    b = ctx.elementwise(b, alpha, "PROD", to=inside)
+    return ctx.cast(ctx.elementwise(a, b, operation, to=inside), dtype)
+
+
+@converter(aten.add.Tensor, capability_validator=arithmetic, supports_dynamic_shapes=True)
+def add(ctx: ConversionContext, a: Any, b: Any, *, alpha: Any = 1) -> Any:
+    """``a + alpha * b``; the logical or on bools."""
+    return _scaled(ctx, "SUM", *_operands(ctx, a, b), operand(ctx, "alpha", alpha))
+
+
+@converter(aten.add.Scalar, capability_validator=arithmetic, supports_dynamic_shapes=True)
+def add_scalar(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
+    """``a + alpha * b``."""
+    return add(ctx, a, b, alpha=alpha)
+
+
+@converter(aten.sub.Tensor, capability_validator=arithmetic, supports_dynamic_shapes=True)
+def sub(ctx: ConversionContext, a: Any, b: Any, *, alpha: Any = 1) -> Any:
+    """``a - alpha * b``."""
+    return _scaled(ctx, "SUB", *_operands(ctx, a, b), operand(ctx, "alpha", alpha))
+
+
+@converter(aten.sub.Scalar, capability_validator=arithmetic, supports_dynamic_shapes=True)
+def sub_scalar(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
+    """``a - alpha * b``."""
+    return sub(ctx, a, b, alpha=alpha)
+
+
+@converter(
+    [aten.rsub.Tensor, aten.rsub.Scalar], capability_validator=arithmetic, supports_dynamic_shapes=True
+)
+def rsub(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
+    """``b - alpha * a``."""
+    a, b = _operands(ctx, a, b)
+    return _scaled(ctx, "SUB", b, a, operand(ctx, "alpha", alpha))
+
+
+# ---- division ----------------------------------------------------------------------------------------------
+
+
+def exact_quotient(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """Floats rounded down after a division: torch corrects the quotient's own rounding, TensorRT does not.
+
+    1.0 // 0.1 is 9 in torch (0.1 is a little more than a tenth), and floor(1.0 / 0.1) is 10. The two agree on
+    integers, and where the divisor is a power of two, for which the quotient is not rounded.
+    """
+    result = node.meta.get("val")
+    if isinstance(result, torch.Tensor) and not result.is_floating_point():
+        return True
+    divisor = node_arguments(node).get("other")
+    if power_of_two(divisor):
+        return True
+    return Reject(
+        "on floats TensorRT rounds the quotient before it rounds it down, and torch does not; they agree only for "
+        "divisors that are a power of two"
+    )
+
+
+def _rounds_down(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    return exact_quotient(node, ctx) if node_arguments(node).get("rounding_mode") == "floor" else True
+
+
+def _divide(ctx: ConversionContext, a: Any, b: Any, rounding: str | None) -> Any:
+    if rounding is None:
+        dtype = output_dtype(ctx, torch.float32)
+        return ctx.cast(ctx.elementwise(a, b, "DIV", to=compute_dtype(ctx, dtype, a, b)), dtype)
+    dtype = output_dtype(ctx, ctx.result_type(a, b))
+    if not dtype.is_floating_point:
+        return ctx.elementwise(a, b, "FLOOR_DIV" if rounding == "floor" else "DIV", to=dtype)
+    quotient = ctx.elementwise(a, b, "DIV", to=torch.float32)
+    return ctx.cast(ctx.unary(quotient, "FLOOR") if rounding == "floor" else truncate(ctx, quotient), dtype)
+
+
+def truncate(ctx: ConversionContext, x: Any) -> Any:
+    """Floats rounded towards zero: ``sign(x) * floor(abs(x))``."""
+    return ctx.elementwise(ctx.unary(x, "SIGN"), ctx.unary(ctx.unary(x, "ABS"), "FLOOR"), "PROD")
+
+
+@converter(
+    [aten.div.Tensor, aten.div.Scalar, aten.true_divide.Tensor, aten.true_divide.Scalar],
+    capability_validator=arithmetic,
+    supports_dynamic_shapes=True,
+)
+def div(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    """``a / b``; ints divide as float32."""
+    return _divide(ctx, *_operands(ctx, a, b), None)
+
+
+@converter(
+    [aten.div.Tensor_mode, aten.div.Scalar_mode],
+    capability_validator=all_of(arithmetic, _rounds_down),
+    supports_dynamic_shapes=True,
+)
+def div_mode(ctx: ConversionContext, a: Any, b: Any, *, rounding_mode: str | None) -> Any:
+    """``a / b``, rounded towards zero (``trunc``), down (``floor``) or not at all."""
+    return _divide(ctx, *_operands(ctx, a, b), rounding_mode)
+
+
+@converter(
+    [aten.floor_divide.default, aten.floor_divide.Scalar],
+    capability_validator=all_of(arithmetic, exact_quotient),
+    supports_dynamic_shapes=True,
+)
+def floor_divide(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    """``a / b`` rounded down."""
+    return _divide(ctx, *_operands(ctx, a, b), "floor")
+
+
+def _modulus(rounding: str) -> Callable[..., Any]:
+    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+        a, b = _operands(ctx, a, b)
+        dtype = output_dtype(ctx, ctx.result_type(a, b))
+        inside = torch.float32 if dtype.is_floating_point else dtype
+        quotient = ctx.cast(_divide(ctx, a, b, rounding), inside)
+        return ctx.cast(
+            ctx.elementwise(a, ctx.elementwise(quotient, b, "PROD", to=inside), "SUB", to=inside), dtype
+        )
+
+    return convert
+
+
+for _op, _name, _rounding in (
+    (aten.remainder.Tensor, "remainder", "floor"),
+    (aten.remainder.Scalar, "remainder", "floor"),
+    (aten.fmod.Tensor, "fmod", "trunc"),
+    (aten.fmod.Scalar, "fmod", "trunc"),
+):
+    converter(
+        _op, name=_name, capability_validator=all_of(arithmetic, exact_quotient), supports_dynamic_shapes=True
+    )(_modulus(_rounding))
+
+
+# ---- powers ------------------------------------------------------------------------------------------------
+
+
+def _float_result(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    result = node.meta.get("val")
+    if isinstance(result, torch.Tensor) and not result.is_floating_point():
+        return Reject("TensorRT computes powers of integers in floating point, which is not exact")
+    return True
+
+
+def _small_exponent(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """Integers to a constant power are multiplied out."""
+    exponent = node_arguments(node).get("exponent")
+    if isinstance(exponent, fx.Node) or not isinstance(exponent, int) or not 0 <= exponent <= 64:
+        return _float_result(node, ctx)
+    return True
+
+
+@converter(
+    aten.pow.Tensor_Scalar,
+    capability_validator=all_of(arithmetic, _small_exponent),
+    supports_dynamic_shapes=True,
+)
+def pow_scalar(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
+    """``x ** exponent``; small whole exponents by multiplication, as torch does."""
+    exponent = operand(ctx, "exponent", exponent)
+    dtype = output_dtype(ctx, ctx.result_type(x, exponent))
+    inside = torch.float32 if dtype.is_floating_point else dtype
+    base = ctx.tensor(x, inside)
+    whole = number(exponent)
+    if whole == 0:
+        result = ctx.elementwise(ctx.elementwise(base, 0, "PROD", to=inside), 1, "SUM", to=inside)
+        if inside.is_floating_point:  # 0 * inf is no zero, but inf ** 0 is one
+            result = ctx.expand(ctx.constant(torch.ones([1] * ctx.rank(x))), ctx.dims_of(x))
+    elif whole in (0.5, -0.5):
+        result = ctx.unary(base, "SQRT")
+        result = ctx.unary(result, "RECIP") if whole < 0 else result
+    elif whole in (-1, -2):
+        result = ctx.unary(_multiplied(ctx, base, int(-whole), inside), "RECIP")
+    elif whole in (1, 2, 3) or not inside.is_floating_point:
+        result = _multiplied(ctx, base, int(whole), inside)
+    else:
+        result = ctx.elementwise(base, exponent, "POW", to=inside)
+    return ctx.cast(result, dtype)
+
+
+def _multiplied(ctx: ConversionContext, x: Any, exponent: int, dtype: torch.dtype) -> Any:
+    """``x ** exponent`` for exponent >= 1, by repeated squaring."""
+    result = None
+    while exponent:
+        if exponent & 1:
+            result = x if result is None else ctx.elementwise(result, x, "PROD", to=dtype)
+        exponent >>= 1
+        if exponent:
+            x = ctx.elementwise(x, x, "PROD", to=dtype)
+    return result
+
+
+@converter(
+    [aten.pow.Tensor_Tensor, aten.pow.Scalar],
+    capability_validator=all_of(arithmetic, _float_result),
+    supports_dynamic_shapes=True,
+)
+def pow_tensor(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
+    """``x ** exponent`` in floating point (float16 and bfloat16 through float32)."""
+    x, exponent = operand(ctx, "self", x), operand(ctx, "exponent", exponent)
+    dtype = output_dtype(ctx, torch.float32)
+    return ctx.cast(ctx.elementwise(x, exponent, "POW", to=torch.float32), dtype)
+
+
+# ---- clamp -------------------------------------------------------------------------------------------------
+
+
+@converter(
+    [aten.clamp.default, aten.clamp.Tensor, aten.clip.default, aten.clip.Tensor],
+    capability_validator=arithmetic,
+    supports_dynamic_shapes=True,
+)
+def clamp(ctx: ConversionContext, x: Any, low: Any = None, high: Any = None) -> Any:
+    """``min(max(x, low), high)``; where low > high, the result is high, as in torch."""
+    result = ctx.tensor(x)
+    dtype = output_dtype(ctx, ctx.dtype(result))
+    for name, bound, operation in (("min", low, "MAX"), ("max", high, "MIN")):
+        if bound is not None:
+            result = ctx.elementwise(result, operand(ctx, name, bound), operation, to=dtype)
+    return ctx.cast(result, dtype)
+
+
+@converter(
+    [aten.clamp_min.default, aten.clamp_min.Tensor],
+    capability_validator=arithmetic,
+    supports_dynamic_shapes=True,
+)
+def clamp_min(ctx: ConversionContext, x: Any, low: Any) -> Any:
+    """``max(x, low)``."""
+    return clamp(ctx, x, low)
+
+
+@converter(
+    [aten.clamp_max.default, aten.clamp_max.Tensor],
+    capability_validator=arithmetic,
+    supports_dynamic_shapes=True,
+)
+def clamp_max(ctx: ConversionContext, x: Any, high: Any) -> Any:
+    """``min(x, high)``."""
+    return clamp(ctx, x, None, high)

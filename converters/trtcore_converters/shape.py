@@ -1,0 +1,475 @@
+"""Views, parts and joins of tensors: what moves elements and computes nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore_converters._checks import all_of, is_static, val
+from trtcore_converters._values import known_dim, output, traced_dims, used_outputs
+
+aten = torch.ops.aten
+
+
+def movable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """TensorRT knows uint8 at the edges of a network only."""
+    result = node.meta.get("val")
+    for tensor in result if isinstance(result, (list, tuple)) else (result,):
+        if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.uint8:
+            return Reject("TensorRT only casts uint8")
+    return True
+
+
+def _traced_shape(ctx: ConversionContext, name: str) -> Sequence[Any] | None:
+    """The traced shape of the argument `name`."""
+    tensor = val(node_arguments(ctx.node).get(name))
+    return tensor.shape if isinstance(tensor, torch.Tensor) else None
+
+
+def sizes(ctx: ConversionContext, x: Any, name: str = "self") -> list[Any]:
+    """The dims of the argument `name`: ints wherever the trace has them, else int64 ITensors of shape (1,)."""
+    traced = _traced_shape(ctx, name)
+    if traced is None or len(traced) != ctx.rank(x):
+        return ctx.dims_of(x)
+    return [int(dim) if isinstance(dim, int) else ctx.dim(x, i) for i, dim in enumerate(traced)]
+
+
+# ---- other shapes ------------------------------------------------------------------------------------------
+
+
+def _reshape_to(ctx: ConversionContext, x: Any, dims: Sequence[Any]) -> Any:
+    """`x` reshaped to the op's dims, with every dim that the trace knows as an int."""
+    traced = output(ctx)
+    if traced is not None and len(traced.shape) == len(dims):
+        known = [known_dim(dim) for dim in traced.shape]
+        dims = [want if have is None else have for have, want in zip(known, dims)]
+    return ctx.reshape(ctx.tensor(x), dims)
+
+
+@converter(
+    [aten.view.default, aten.reshape.default, aten._unsafe_view.default],
+    capability_validator=movable,
+    supports_dynamic_shapes=True,
+)
+def reshape(ctx: ConversionContext, x: Any, dims: Sequence[Any]) -> Any:
+    """`x` in another shape, rows kept in order."""
+    return _reshape_to(ctx, x, dims)
+
+
+@converter(aten.flatten.using_ints, capability_validator=movable, supports_dynamic_shapes=True)
+def flatten(ctx: ConversionContext, x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Dims `start_dim` to `end_dim` as one."""
+    dims = sizes(ctx, x)
+    start, end = ctx.axis(start_dim, len(dims)), ctx.axis(end_dim, len(dims))
+    return _reshape_to(ctx, x, [*dims[:start], -1, *dims[end + 1 :]])
+
+
+@converter(aten.unflatten.int, capability_validator=movable, supports_dynamic_shapes=True)
+def unflatten(ctx: ConversionContext, x: Any, dim: int, dims: Sequence[Any]) -> Any:
+    """Dim `dim` as several."""
+    own = sizes(ctx, x)
+    dim = ctx.axis(dim, len(own))
+    return _reshape_to(ctx, x, [*own[:dim], *dims, *own[dim + 1 :]])
+
+
+@converter(aten.unsqueeze.default, capability_validator=movable, supports_dynamic_shapes=True)
+def unsqueeze(ctx: ConversionContext, x: Any, dim: int) -> Any:
+    """A new dim of one."""
+    dims = sizes(ctx, x)
+    dims.insert(dim % (len(dims) + 1), 1)
+    return ctx.reshape(ctx.tensor(x), dims)
+
+
+def _squeezed(ctx: ConversionContext, x: Any, candidates: Sequence[int] | None) -> Any:
+    dims = sizes(ctx, x)
+    chosen = range(len(dims)) if candidates is None else {ctx.axis(dim, len(dims)) for dim in candidates}
+    return ctx.reshape(
+        ctx.tensor(x), [size for i, size in enumerate(dims) if i not in chosen or not _is_one(ctx, size)]
+    )
+
+
+def _is_one(ctx: ConversionContext, size: Any) -> bool:
+    return not ctx.is_tensor(size) and size == 1
+
+
+@converter(aten.squeeze.default, capability_validator=movable, supports_dynamic_shapes=True)
+def squeeze(ctx: ConversionContext, x: Any) -> Any:
+    """Without the dims of one."""
+    return _squeezed(ctx, x, None)
+
+
+@converter(aten.squeeze.dim, capability_validator=movable, supports_dynamic_shapes=True)
+def squeeze_dim(ctx: ConversionContext, x: Any, dim: int) -> Any:
+    """Without dim `dim`, if it is one."""
+    return _squeezed(ctx, x, [dim])
+
+
+@converter(aten.squeeze.dims, capability_validator=movable, supports_dynamic_shapes=True)
+def squeeze_dims(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
+    """Without those of the `dims` that are one."""
+    return _squeezed(ctx, x, dims)
+
+
+# ---- order of dims -----------------------------------------------------------------------------------------
+
+
+@converter(aten.permute.default, capability_validator=movable, supports_dynamic_shapes=True)
+def permute(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
+    """Dims in another order."""
+    return ctx.permute(ctx.tensor(x), dims)
+
+
+@converter(aten.transpose.int, capability_validator=movable, supports_dynamic_shapes=True)
+def transpose(ctx: ConversionContext, x: Any, dim0: int, dim1: int) -> Any:
+    """Two dims swapped."""
+    order = list(range(ctx.rank(x)))
+    if order:
+        a, b = ctx.axis(dim0, len(order)), ctx.axis(dim1, len(order))
+        order[a], order[b] = b, a
+    return ctx.permute(ctx.tensor(x), order)
+
+
+@converter(
+    [aten.t.default, aten.numpy_T.default, aten.mT.default],
+    capability_validator=movable,
+    supports_dynamic_shapes=True,
+)
+def matrix_transpose(ctx: ConversionContext, x: Any) -> Any:
+    """The dims of a matrix (or of a batch of them) swapped; ``T`` of more dims reverses all of them."""
+    order = list(range(ctx.rank(x)))
+    if ctx.node.target is aten.numpy_T.default:
+        order.reverse()
+    else:
+        order[-2:] = order[-2:][::-1]
+    return ctx.permute(ctx.tensor(x), order)
+
+
+# ---- repetition --------------------------------------------------------------------------------------------
+
+
+@converter(aten.expand.default, capability_validator=movable, supports_dynamic_shapes=True)
+def expand(ctx: ConversionContext, x: Any, dims: Sequence[Any], *, implicit: bool = False) -> Any:
+    """Dims of one stretched; -1 keeps a dim, new dims come first."""
+    traced, own = output(ctx), _traced_shape(ctx, "self")
+    x = ctx.tensor(x)
+    if traced is not None and own is not None and len(own) == len(dims):
+        same = [_same(a, b) for a, b in zip(own, traced.shape)]
+        dims = [-1 if keep else want for keep, want in zip(same, dims)]
+        if all(same):
+            return x
+    if all(not ctx.is_tensor(want) and want == -1 for want in dims) and len(dims) == ctx.rank(x):
+        return x
+    return ctx.expand(x, dims)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two traced sizes are surely equal. Adds no guard."""
+    if isinstance(a, int) or isinstance(b, int):
+        return isinstance(a, int) and isinstance(b, int) and a == b
+    return bool(a.node.expr == b.node.expr)
+
+
+def _static_when_repeated(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    if not is_static(node_arguments(node)["repeats"]):
+        return Reject("how often to repeat varies from call to call")
+    return True
+
+
+@converter(
+    aten.repeat.default,
+    capability_validator=all_of(movable, _static_when_repeated),
+    supports_dynamic_shapes=True,
+)
+def repeat(ctx: ConversionContext, x: Any, repeats: Sequence[int]) -> Any:
+    """`x` laid side by side, `repeats` times per dim; new dims come first."""
+    x = ctx.unsqueeze_to(ctx.tensor(x), len(repeats))
+    for dim, times in enumerate(repeats):
+        if times == 1:
+            continue
+        if times == 0:
+            dims = ctx.dims_of(x)
+            x = ctx.slice(x, [0] * len(dims), [0 if i == dim else size for i, size in enumerate(dims)])
+        elif ctx.shape(x)[dim] == 1:
+            x = ctx.expand(x, [times if i == dim else -1 for i in range(len(repeats))])
+        else:
+            x = ctx.concat([x] * times, dim)
+    return x
+
+
+# ---- parts -------------------------------------------------------------------------------------------------
+
+
+def cut(ctx: ConversionContext, x: Any, dim: int, start: Any, size: Any, step: Any = 1) -> Any:
+    """`size` slices of `x` along `dim` from `start` on, which is in range."""
+    dims = ctx.dims_of(x)
+    starts, steps = [0] * len(dims), [1] * len(dims)
+    starts[dim], steps[dim], dims[dim] = start, step, size
+    return ctx.slice(x, starts, dims, steps)
+
+
+def bounded(ctx: ConversionContext, position: Any, name: str, size: Any) -> Any:
+    """A slice's start or end as torch reads it: from the end if negative, at least 0, at most `size`."""
+    if not ctx.is_tensor(position):
+        position = int(position)
+        if position < 0:
+            return ctx.dim_op(ctx.dim_op(size, position, "SUM"), 0, "MAX")
+        if position == 0:
+            return 0
+        return size if position >= sys.maxsize else ctx.dim_op(size, position, "MIN")
+    if not _never_negative(ctx, name):
+        # position + size where position < 0: min(max(-position, 0), 1) says whether it is.
+        negative = ctx.dim_op(ctx.dim_op(ctx.dim_op(0, position, "SUB"), 0, "MAX"), 1, "MIN")
+        position = ctx.dim_op(position, ctx.dim_op(negative, size, "PROD"), "SUM")
+        position = ctx.dim_op(position, 0, "MAX")
+    return ctx.dim_op(position, size, "MIN")
+
+
+def _never_negative(ctx: ConversionContext, name: str) -> bool:
+    """Whether a traced size can't be below zero. Adds no guard."""
+    value = val(node_arguments(ctx.node).get(name))
+    if not isinstance(value, torch.SymInt):
+        return False
+    if value.node.expr.is_nonnegative:
+        return True
+    interval = value.node.shape_env.bound_sympy(value.node.expr)
+    return bool(interval.lower >= 0)
+
+
+@converter(aten.slice.Tensor, capability_validator=movable, supports_dynamic_shapes=True)
+def slice_(
+    ctx: ConversionContext, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1
+) -> Any:
+    """``x[start:end:step]`` along `dim`."""
+    x = ctx.tensor(x)
+    dim = ctx.axis(dim, ctx.rank(x))
+    own, made = _traced_shape(ctx, "self"), output(ctx)
+    if (
+        own is not None
+        and made is not None
+        and not ctx.is_tensor(step)
+        and step == 1
+        and _same(own[dim], made.shape[dim])
+    ):
+        return x
+    size = ctx.dim(x, dim)
+    first = bounded(ctx, 0 if start is None else start, "start", size)
+    return cut(ctx, x, dim, first, _length(ctx, dim, size, first, end, step), step)
+
+
+def _length(ctx: ConversionContext, dim: int, size: Any, first: Any, end: Any, step: Any) -> Any:
+    """How many slices there are: what the trace says, where the sizes there are known to the engine."""
+    made = output(ctx)
+    if made is not None:
+        try:
+            return traced_dims(ctx, [made.shape[dim]])[0]
+        except Exception:  # the size has a name of its own: compute it from the bounds
+            pass
+    last = bounded(ctx, sys.maxsize if end is None else end, "end", size)
+    length = ctx.dim_op(ctx.dim_op(last, first, "SUB"), 0, "MAX")
+    if ctx.is_tensor(step) or step != 1:
+        length = ctx.dim_op(ctx.dim_op(ctx.dim_op(length, step, "SUM"), 1, "SUB"), step, "FLOOR_DIV")
+    return length
+
+
+@converter(aten.select.int, capability_validator=movable, supports_dynamic_shapes=True)
+def select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
+    """``x[index]`` along `dim`, which goes."""
+    x = ctx.tensor(x)
+    dim = ctx.axis(dim, ctx.rank(x))
+    if not ctx.is_tensor(index) and index < 0 and ctx.shape(x)[dim] != -1:
+        index += ctx.shape(x)[dim]
+    return ctx.gather(x, ctx.scalar(index, torch.int64), dim)
+
+
+@converter([aten.narrow.default], capability_validator=movable, supports_dynamic_shapes=True)
+def narrow(ctx: ConversionContext, x: Any, dim: int, start: Any, length: Any) -> Any:
+    """`length` slices from `start` on."""
+    x = ctx.tensor(x)
+    dim = ctx.axis(dim, ctx.rank(x))
+    return cut(ctx, x, dim, bounded(ctx, start, "start", ctx.dim(x, dim)), length)
+
+
+def _pieces(ctx: ConversionContext, x: Any, dim: int, lengths: Sequence[Any]) -> list[Any]:
+    """Consecutive parts of `x` along `dim`; None for those that nobody takes."""
+    x = ctx.tensor(x)
+    dim = ctx.axis(dim, ctx.rank(x))
+    used = used_outputs(ctx.node)
+    parts: list[Any] = []
+    start: Any = 0
+    for index, length in enumerate(lengths):
+        parts.append(cut(ctx, x, dim, start, length) if used is None or index in used else None)
+        if index + 1 < len(lengths):
+            start = ctx.dim_op(start, length, "SUM")
+    return parts
+
+
+def _traced_lengths(ctx: ConversionContext, dim: int) -> list[Any]:
+    """The lengths of the parts along `dim`, from the trace."""
+    return [traced_dims(ctx, [part.shape[dim]])[0] for part in ctx.node.meta["val"]]
+
+
+def _known_parts(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    if not isinstance(node.meta.get("val"), (list, tuple)):
+        return Reject("how many parts there are is unknown")
+    return True
+
+
+@converter(
+    [
+        aten.split.Tensor,
+        aten.split.default,
+        aten.chunk.default,
+        aten.unsafe_chunk.default,
+        aten.unsafe_split.Tensor,
+    ],
+    capability_validator=all_of(movable, _known_parts),
+    supports_dynamic_shapes=True,
+)
+def split(ctx: ConversionContext, x: Any, size_or_chunks: Any, dim: int = 0) -> Any:
+    """Parts of one size, the last of them smaller."""
+    return _pieces(ctx, x, dim, _traced_lengths(ctx, dim))
+
+
+@converter(
+    [
+        aten.split_with_sizes.default,
+        aten.split.sizes,
+        aten.tensor_split.sections,
+        aten.tensor_split.indices,
+        aten.unsafe_split_with_sizes.default,
+    ],
+    capability_validator=all_of(movable, _known_parts),
+    supports_dynamic_shapes=True,
+)
+def split_with_sizes(ctx: ConversionContext, x: Any, lengths: Any, dim: int = 0) -> Any:
+    """Parts of the given lengths."""
+    return _pieces(ctx, x, dim, _traced_lengths(ctx, dim))
+
+
+@converter(aten.unbind.int, capability_validator=all_of(movable, _known_parts), supports_dynamic_shapes=True)
+def unbind(ctx: ConversionContext, x: Any, dim: int = 0) -> Any:
+    """The slices along `dim`, without it."""
+    x = ctx.tensor(x)
+    used = used_outputs(ctx.node)
+    return [
+        ctx.gather(x, ctx.constant(index, torch.int64), dim) if used is None or index in used else None
+        for index in range(len(ctx.node.meta["val"]))
+    ]
+
+
+# ---- joins -------------------------------------------------------------------------------------------------
+
+
+@converter(
+    [aten.cat.default, aten.concat.default], capability_validator=movable, supports_dynamic_shapes=True
+)
+def cat(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> Any:
+    """The tensors one after the other; empty 1-D ones, which torch allows anywhere, are left out."""
+    rank = max(ctx.rank(x) for x in tensors)
+    made = output(ctx)
+    kept = [x for x in tensors if ctx.rank(x) == rank and not (rank == 1 and ctx.shape(x) == (0,))] or [
+        tensors[0]
+    ]
+    dtype = made.dtype if made is not None else ctx.dtype(kept[0])
+    return ctx.concat([ctx.tensor(x, dtype) for x in kept], ctx.axis(dim, rank))
+
+
+@converter(aten.stack.default, capability_validator=movable, supports_dynamic_shapes=True)
+def stack(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> Any:
+    """The tensors along a new dim."""
+    rank = ctx.rank(tensors[0]) + 1
+    dim = ctx.axis(dim, rank)
+    made = output(ctx)
+    dtype = made.dtype if made is not None else ctx.dtype(tensors[0])
+    parts = []
+    for x in tensors:
+        x = ctx.tensor(x, dtype)
+        dims = ctx.dims_of(x)
+        parts.append(ctx.reshape(x, [*dims[:dim], 1, *dims[dim:]]))
+    return ctx.concat(parts, dim)
+
+
+# ---- the same elements in another order --------------------------------------------------------------------
+
+
+@converter(aten.flip.default, capability_validator=movable, supports_dynamic_shapes=True)
+def flip(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
+    """The `dims` backwards."""
+    x = ctx.tensor(x)
+    own = ctx.dims_of(x)
+    chosen = {ctx.axis(dim, len(own)) for dim in dims} if own else set()
+    if not chosen:
+        return x
+    starts = [ctx.dim_op(size, 1, "SUB") if i in chosen else 0 for i, size in enumerate(own)]
+    return ctx.slice(x, starts, own, [-1 if i in chosen else 1 for i in range(len(own))])
+
+
+def _rolled_dims_static(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = node_arguments(node)
+    shape = getattr(val(given["self"]), "shape", ())
+    dims = given["dims"] or range(len(shape))
+    if not is_static(given["shifts"]) or not is_static([shape[dim] for dim in dims] if shape else []):
+        return Reject("a roll along a dim whose size varies")
+    return True
+
+
+@converter(
+    aten.roll.default, capability_validator=all_of(movable, _rolled_dims_static), supports_dynamic_shapes=True
+)
+def roll(ctx: ConversionContext, x: Any, shifts: Sequence[int], dims: Sequence[int] = ()) -> Any:
+    """Elements moved by `shifts` along `dims`, round and round; without dims along the flattened tensor."""
+    x = ctx.tensor(x)
+    if not dims:
+        own = ctx.dims_of(x)
+        return ctx.reshape(roll(ctx, ctx.reshape(x, [-1]), shifts, [0]), own)
+    for shift, dim in zip(shifts, dims):
+        dim = ctx.axis(dim, ctx.rank(x))
+        size = ctx.shape(x)[dim]
+        shift = shift % size if size else 0
+        if shift:
+            x = ctx.concat([cut(ctx, x, dim, size - shift, shift), cut(ctx, x, dim, 0, size - shift)], dim)
+    return x
+
+
+# ---- nothing at all ----------------------------------------------------------------------------------------
+
+
+def _identity(ctx: ConversionContext, x: Any, *_: Any, **__: Any) -> Any:
+    return ctx.tensor(x)
+
+
+_SAME: Sequence[Callable[..., Any]] = (
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+    aten.lift_fresh.default,
+    aten._conj.default,
+    aten.resolve_conj.default,
+    aten.resolve_neg.default,
+    aten.positive.default,
+)
+converter(list(_SAME), name="identity", supports_dynamic_shapes=True)(_identity)
+
+
+def _inactive(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = node_arguments(node)
+    if given.get("train") and given.get("p") != 0:
+        return Reject("dropout in training mode is random; call model.eval() before compiling")
+    return True
+
+
+@converter(
+    [aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default],
+    capability_validator=_inactive,
+    supports_dynamic_shapes=True,
+)
+def dropout(ctx: ConversionContext, x: Any, p: float, train: bool) -> Any:
+    """Nothing, at inference."""
+    return ctx.tensor(x)
