@@ -169,18 +169,18 @@ def _print(console: Console, report: Report, result: Embeddings) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="trtcore demo", title_justify="left", show_header=False, box=None)
+    console.print("[bold]trtcore demo[/bold]")
     for name, value in rows(report):
-        table.add_row(f"[dim]{name}[/dim]", escape(value))
-    console.print(table)
-    if report.in_torch:
-        console.print(escape("\n".join(str(group) for group in report.fallbacks())))
+        console.print(f"  [dim]{name:<16}[/dim] {escape(value)}", highlight=False, soft_wrap=True)
+    for group in (*report.fallbacks(), *report.lost()):
+        console.print(f"  [dim]{'in torch':<16}[/dim] {escape(str(group))}", highlight=False, soft_wrap=True)
     if report.runtime_note:
         console.print(f"\n[bold]{report.runtime_note}[/bold]", soft_wrap=True)
     console.print()
     for index, sentence in enumerate(SENTENCES, 1):
         console.print(f"  {index}  {sentence}")
-    similarity = Table(title="\ncosine similarity, compiled", title_justify="left", box=None)
+    console.print()
+    similarity = Table(title="cosine similarity, compiled", title_justify="left", box=None)
     for column in ("", *map(str, range(1, len(SENTENCES) + 1))):
         similarity.add_column(column, justify="right")
     for index, line in enumerate((result.compiled @ result.compiled.T).tolist(), 1):
