@@ -9,13 +9,15 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trtcore.errors import EngineBuildError
 
 if TYPE_CHECKING:
+    from io import FileIO
+
     from trtcore.backends.base import Backend
     from trtcore.backends.logger import CollectingLogger
 
@@ -63,10 +65,13 @@ def build_plan(
         KeyboardInterrupt: pressed in the waiting thread; the build has been cancelled.
     """
     mark = logger.mark()
-    handle, name = tempfile.mkstemp(prefix="trtcore-", suffix=".plan", dir=directory)
+    try:
+        handle, name = tempfile.mkstemp(prefix="trtcore-", suffix=".plan", dir=directory)
+    except OSError as error:
+        raise _unwritable(directory or tempfile.gettempdir(), error) from error
     path = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "wb", buffering=0) as file:
             job = _Job(backend, builder, network, config, file, progress)
             _run_on_large_stack(job)
         _raise_failure(job, path, logger, mark)
@@ -86,7 +91,7 @@ class _Job:
         builder: Any,
         network: Any,
         config: Any,
-        file: BinaryIO,
+        file: FileIO,
         progress: Progress | None,
     ) -> None:
         self.trt = backend.trt
@@ -131,8 +136,10 @@ class _Job:
 
     def write(self, data: Any) -> int:
         """TensorRT's stream: the number of bytes taken, 0 to stop."""
+        rest = memoryview(data)
         try:
-            self.file.write(data)
+            while rest:
+                rest = rest[self.file.write(rest) :]
         except OSError as error:  # no space left
             self.callback_error = self.callback_error or error
             self.cancelled.set()
@@ -186,10 +193,7 @@ def _wait(job: _Job) -> None:
 
 def _raise_failure(job: _Job, path: Path, logger: CollectingLogger, mark: int) -> None:
     if isinstance(job.callback_error, OSError):
-        raise EngineBuildError(
-            f"the plan could not be written to {path.parent}: {job.callback_error}",
-            advice="free some space, or set TMPDIR to a larger file system",
-        ) from job.callback_error
+        raise _unwritable(path.parent, job.callback_error) from job.callback_error
     if job.callback_error is not None:
         raise job.callback_error
     lines = logger.errors(mark) or logger.since(mark)
@@ -203,6 +207,13 @@ def _raise_failure(job: _Job, path: Path, logger: CollectingLogger, mark: int) -
         raise EngineBuildError("TensorRT could not build the engine", tensorrt=lines)
     if path.stat().st_size == 0:
         raise EngineBuildError("TensorRT said that the engine is built, and wrote nothing", tensorrt=lines)
+
+
+def _unwritable(folder: str | os.PathLike[str], error: OSError) -> EngineBuildError:
+    return EngineBuildError(
+        f"the plan could not be written to {os.fspath(folder)}: {error}",
+        advice="free some space, or set TMPDIR to a larger file system",
+    )
 
 
 def map_and_unlink(path: Path) -> torch.Tensor:
