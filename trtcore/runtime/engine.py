@@ -178,6 +178,7 @@ def _native_obstacle(backend: Backend | None, target: Target | None) -> str:
     return ""
 
 
+_EMPTY = torch.empty(0)
 _WIDER = "compile with a wider range (min_shape/max_shape of the Input, or Dim(min=, max=))"
 
 
@@ -354,10 +355,12 @@ def keep_promises(
                 f"the program promises {binding.dtype} {tuple(shape)}",
                 advice="a converter builds something else than its op; compare with trtcore.debug.compare",
             )
-        result = results[index] = result.to(device).contiguous()
-        # Two: the tensor and the Python storage. More: an input, a constant or another output may have it.
-        if torch._C._storage_Use_Count(result.untyped_storage()._cdata) > 2:
-            results[index] = result.clone()
+        results[index] = _EMPTY
+        # `.data` is a tensor of our own without a base, so that the count below tells whether an input, a
+        # constant or another output has the memory too: two are the tensor and the Python storage.
+        result = result.to(device).contiguous().data
+        shared = torch._C._storage_Use_Count(result.untyped_storage()._cdata) > 2
+        results[index] = result.clone() if shared else result
     return results
 
 
@@ -366,7 +369,8 @@ def _native(manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSnaps
     from trtcore.runtime.native.logic import NativeEngine
 
     try:
-        return NativeEngine(manifest, plan, connect(manifest)).run
+        connection = connect(manifest)
+        connection.check()
     except BackendUnavailableError as error:
         hint = 'compile or load it with runtime="reference" to run it in torch'
         raise BackendUnavailableError(
@@ -374,6 +378,7 @@ def _native(manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSnaps
             tensorrt=error.tensorrt,
             advice=f"{error.advice}; or {hint}" if error.advice else hint,
         ) from None
+    return NativeEngine(manifest, plan, connection).run
 
 
 class _InputCheck:

@@ -88,6 +88,12 @@ class TensorRT:
         self._lock = threading.Lock()
         self._side: dict[int, torch.cuda.Stream] = {}
 
+    def check(self) -> None:
+        """Raise BackendUnavailableError unless engines of this flavour run on this machine's GPU."""
+        able = self._backend.native_runtime()
+        if not able.ok:
+            raise BackendUnavailableError(able.message, advice=_ADVICE)
+
     # ---- CUDA ---------------------------------------------------------------------------------------
 
     def on_device(self, device: torch.device) -> AbstractContextManager[Any]:
@@ -219,13 +225,16 @@ class TensorRT:
 
     def _unavailable(self, message: str, mark: int) -> BackendUnavailableError:
         able = self._backend.native_runtime()
-        reason = f"{message}: {able.message}" if not able.ok else message
-        advice = (
-            "run on a machine with a GPU that this backend supports (see `trtcore doctor`)"
-            if not able.ok
-            else "the plan is damaged, or of another TensorRT version or GPU: compile the model again here"
-        )
-        return BackendUnavailableError(reason, tensorrt=self._logger.since(mark), advice=advice)
+        if not able.ok:
+            message, advice = f"{message}: {able.message}", _ADVICE
+        else:
+            advice = (
+                "the plan is damaged, or of another TensorRT version or GPU: compile the model again here"
+            )
+        return BackendUnavailableError(message, tensorrt=self._logger.since(mark), advice=advice)
+
+
+_ADVICE = "run on a machine with a GPU that this backend supports (see `trtcore doctor`)"
 
 
 class _Fork:
