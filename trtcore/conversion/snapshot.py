@@ -302,7 +302,6 @@ _ATTENTION: _Readers = {
     "causal": bool,
     "query_form": _enum,
     "key_value_form": _enum,
-    "normalization_quantize_to_type": _dtype,
 }
 
 #: Attributes that bindings of some version do not have.
@@ -315,6 +314,17 @@ _OPTIONAL: Mapping[str, _Readers] = MappingProxyType(
         "FILL": {"is_alpha_beta_int64": bool},
         "NORMALIZATION": {"is_v2": bool},
         "KV_CACHE_UPDATE": {"update_form": _enum},
+    }
+)
+
+
+#: Attributes that a set input replaces; their getters then log a warning, so they are not read.
+_GIVEN_BY_INPUT: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "SHUFFLE": {"reshape_dims": 1},
+        "SLICE": {"start": 1, "shape": 2, "stride": 3},
+        "FILL": {"shape": 0, "alpha": 1, "beta": 2},
+        "TOPK": {"k": 1},
     }
 )
 
@@ -359,7 +369,11 @@ class _Reader:
         outputs = tuple(self._tensor(layer.get_output(i)) for i in range(layer.num_outputs))
         class_name, readers = _LAYERS[kind]
         layer.__class__ = getattr(self.trt, class_name)
-        attributes = {key: reader(getattr(layer, key)) for key, reader in readers.items()}
+        given = _GIVEN_BY_INPUT.get(kind, {})
+        attributes = {
+            key: None if key in given and _is_set(inputs, given[key]) else reader(getattr(layer, key))
+            for key, reader in readers.items()
+        }
         for key, reader in _OPTIONAL.get(kind, {}).items():
             attributes[key] = _read_optional(layer, key, reader)
         self._adjust(kind, layer, attributes, inputs)
@@ -385,20 +399,21 @@ class _Reader:
             rank = len(self.tensors[_first(inputs)].shape)
             attributes["first_transpose"] = attributes["first_transpose"][:rank]
             dims = attributes["reshape_dims"]
-            if len(inputs) > 1 and inputs[1] is not None:
-                attributes["reshape_dims"] = dims = None
+            if _is_set(inputs, 1):
                 rank = self.tensors[_first(inputs[1:])].shape[0]
             elif dims is not None:
                 rank = len(dims)
             attributes["second_transpose"] = attributes["second_transpose"][:rank]
         elif kind == "RESIZE":
-            dynamic = len(inputs) > 1 and inputs[1] is not None  # the getters then log an error
-            attributes["shape"] = None if dynamic else _dims(layer.shape)
-            attributes["scales"] = None if dynamic else _floats(layer.scales)
+            # either a shape or scales; the getter of what is not set logs a line
+            dynamic = _is_set(inputs, 1)
+            attributes["shape"] = shape = None if dynamic else _dims(layer.shape)
+            attributes["scales"] = None if dynamic or shape else _floats(layer.scales)
         elif kind in ("ATTENTION_INPUT", "ATTENTION_OUTPUT"):
             attention = layer.attention
             attributes["attention"] = self._region(attention)
             if kind == "ATTENTION_OUTPUT":
+                # not normalization_quantize_to_type: it logs an error unless set, which its scale tells
                 attributes |= {k: _read_optional(attention, k, reader) for k, reader in _ATTENTION.items()}
         elif kind in ("RECURRENCE", "ITERATOR", "TRIP_LIMIT", "LOOP_OUTPUT"):
             attributes["loop"] = self._region(layer.loop)
@@ -439,6 +454,10 @@ class _Reader:
         if _dtype(layer.get_output(0).dtype) in (TORCH_DTYPES["INT4"], TORCH_DTYPES["FP4"]):
             return tensor
         raise ConversionError(f"constant {name!r} has {tensor.numel()} values for shape {shape}")
+
+
+def _is_set(inputs: tuple[int | None, ...], index: int) -> bool:
+    return index < len(inputs) and inputs[index] is not None
 
 
 def _first(inputs: tuple[int | None, ...]) -> int:
