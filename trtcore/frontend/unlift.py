@@ -122,7 +122,7 @@ def _copy_placeholders(
             copied[node] = new
         elif spec.kind in _LIFTED_KINDS:
             assert spec.target is not None
-            _set_tensor(root, spec.target, _lifted_tensor(ep, spec.target), spec.persistent is not False)
+            set_tensor(root, spec.target, _lifted_tensor(ep, spec.target), spec.persistent is not False)
             lifted.append((node, spec.target))
         elif spec.kind is InputKind.CUSTOM_OBJ:
             raise ExportError(
@@ -148,7 +148,7 @@ def _lifted_tensor(ep: ExportedProgram, target: str) -> torch.Tensor:
     return tensor
 
 
-def _set_tensor(root: torch.nn.Module, name: str, tensor: torch.Tensor, persistent: bool) -> None:
+def set_tensor(root: torch.nn.Module, name: str, tensor: torch.Tensor, persistent: bool) -> None:
     """Put a tensor at a dotted name below `root`, making plain containers on the way."""
     *parents, last = name.split(".")
     module = root
@@ -181,7 +181,7 @@ def _copy_attribute(source: torch.nn.Module, root: torch.nn.Module, target: str)
     if isinstance(value, GraphModule):
         root.add_module(target, _copy_subgraph(value))
     elif isinstance(value, torch.Tensor):
-        _set_tensor(root, target, value, persistent=False)
+        set_tensor(root, target, value, persistent=False)
     else:
         raise ExportError(
             f"the exported program reads {target!r}, a {type(value).__name__}, which is not supported"
