@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give the run its own user cache. xdist's workers inherit the controller's, and so share its probes."""
     global _cache
     torch.set_num_threads(1)
-    logging.getLogger("torch.__trace").propagate = False  # else it fills every failure's captured log
+    config.option.log_level = config.option.log_level or "WARNING"  # torch.export logs its trace at DEBUG
     if not hasattr(config, "workerinput"):
         _cache = tempfile.mkdtemp(prefix="trtcore-tests-")
         os.environ["TRTCORE_CACHE_DIR"] = _cache

@@ -123,16 +123,15 @@ def run(model: str, inputs: Parsed, settings: tuple[str, ...], as_json: bool, re
 
     chosen = parse_settings(settings)
     eager = None
-    if _is_artifact(model):
-        if chosen:
-            raise InputError(
-                "--set has no effect on a compiled model", advice="compile it again with the settings"
-            )
-        compiled = trtcore.load(model)
-    else:
+    compiled = _load_artifact(model)
+    if compiled is None:
         eager = load_model(model)
         with show_progress(quiet=as_json) as observers:
             compiled = trtcore.compile(eager, **_arguments(inputs), observers=observers, **chosen)
+    elif chosen:
+        raise InputError(
+            "--set has no effect on a compiled model", advice="compile it again with the settings"
+        )
     args, kwargs = _example_call(model, eager, inputs, seed)
     with torch.no_grad():
         outputs, seconds = _timed(compiled, args, kwargs, repeat)
@@ -181,17 +180,16 @@ def _example_call(
     return examples[0], examples[1] or {}
 
 
-def _is_artifact(name: str) -> bool:
-    """Whether the name is a file that `trtcore.save` wrote."""
+def _load_artifact(name: str) -> Any:
+    """The compiled module if the name is a file that `trtcore.save` wrote, else None."""
     import trtcore
 
     if not (name.endswith(".pt2") and Path(name).is_file()):
-        return False
+        return None
     try:
-        trtcore.load(name)
+        return trtcore.load(name)
     except ArtifactError:
-        return False
-    return True
+        return None
 
 
 # -- running ------------------------------------------------------------------------------------------

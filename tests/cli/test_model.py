@@ -1,0 +1,138 @@
+"""`trtcore explain`, `compile` and `run`, on a small model in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from trtcore.cli.app import main
+from trtcore.report import REFERENCE_NOTE, Report
+
+SOURCE = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = torch.nn.Linear(4, 8)
+        self.second = torch.nn.Linear(8, 2)
+
+    def forward(self, x, *, scale=None):
+        x = self.second(torch.relu(self.first(x)))
+        return x if scale is None else x * scale
+
+class Odd(torch.nn.Module):
+    def forward(self, x):
+        return torch.erfinv(torch.sigmoid(x) - 0.5)
+"""
+
+DYNAMIC = "?x4@1x4,2x4,8x4"
+
+
+@pytest.fixture
+def trtcore_cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trt_backend: object
+) -> Callable[..., Result]:
+    """Run the command in a folder with nets.py; stdout and stderr apart."""
+    (tmp_path / "nets.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: CliRunner().invoke(main, list(args), catch_exceptions=False)
+
+
+def test_explain_says_what_stays_in_torch(trtcore_cli: Callable[..., Result]) -> None:
+    result = trtcore_cli("explain", "nets.py:Odd", "--input", "3x4", "--set", "min_block_size=1")
+    assert result.exit_code == 0, result.output
+    assert "1 x aten.erfinv.default: no converter for aten.erfinv.default" in result.stdout
+    assert "nets.py:17" in result.stdout
+    assert "Candidates" not in result.stdout
+
+
+def test_explain_json_and_file_are_the_report(trtcore_cli: Callable[..., Result]) -> None:
+    result = trtcore_cli("explain", "nets.py:Net", "--input", DYNAMIC, "--json", "-o", "report.json")
+    assert result.exit_code == 0, result.output
+    report = Report.from_json(result.stdout)
+    assert report.kind == "explain"
+    assert report.engine_bytes == 0
+    assert list(report.symbols.values()) == [(1, 2, 8)]
+    assert Report.from_json(Path("report.json").read_text()) == report
+
+
+def test_explain_verbose_names_the_converters(trtcore_cli: Callable[..., Result]) -> None:
+    result = trtcore_cli("explain", "nets.py:Net", "--input", "3x4", "--set", "min_block_size=1", "-v")
+    assert "aten.relu.default" in result.stdout
+    assert "chosen: " in result.stdout
+
+
+def test_compile_writes_a_file_that_run_takes(trtcore_cli: Callable[..., Result]) -> None:
+    args = ("--input", DYNAMIC, "--set", "min_block_size=1", "-o", "net.pt2", "--report", "net.json")
+    result = trtcore_cli("compile", "nets.py:Net", *args)
+    assert result.exit_code == 0, result.output
+    assert "wrote net.pt2" in result.stdout
+    report = Report.from_json(Path("net.json").read_text())
+    assert report.fully_converted
+    assert report.engine_bytes > 0
+
+    ran = trtcore_cli("run", "net.pt2", "--input", "5x4", "--json")
+    assert ran.exit_code == 0, ran.output
+    (output,) = json.loads(ran.stdout)["outputs"]
+    assert output["shape"] == [5, 2]
+
+
+def test_run_compares_with_eager_and_says_which_runtime(trtcore_cli: Callable[..., Result]) -> None:
+    args = (
+        "--input",
+        DYNAMIC,
+        "--input",
+        "scale=2:float32",
+        "--set",
+        "min_block_size=1",
+        "--set",
+        "runtime=reference",
+    )
+    result = trtcore_cli("run", "nets.py:Net", *args, "--json", "--repeat", "2")
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    (output,) = data["outputs"]
+    assert data["runtime"] == "reference"
+    assert data["note"] == REFERENCE_NOTE
+    assert len(data["seconds"]) == 2
+    assert output["shape"] == [2, 2]
+    assert output["relative_error"] < 1e-5
+
+
+def test_run_of_an_exported_program_needs_no_input(trtcore_cli: Callable[..., Result]) -> None:
+    torch.export.save(torch.export.export(torch.nn.Sigmoid(), (torch.randn(3),)), "sigmoid.pt2")
+    result = trtcore_cli("run", "sigmoid.pt2", "--set", "min_block_size=1")
+    assert result.exit_code == 0, result.output
+    assert "float32[3]" in result.stdout
+    assert "relative error" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "why"),
+    [
+        (("explain", "nets.py:Net"), 1, "InputError: .*no inputs"),
+        (("explain", "nets.py:Net", "--input", "3xfour"), 2, "'four' is not a number"),
+        (("explain", "nets.py:Net", "--input", "3x4", "--set", "min_blok_size=1"), 1, "min_block_size"),
+        (("explain", "nets.py:Nothing", "--input", "3x4"), 1, "has no 'Nothing'"),
+        (("compile", "nets.py:Net", "--input", "3x4", "-o", "net.engine"), 1, "must end in .pt2"),
+        (("compile", "nets.py:Net", "--input", "3x4", "-o", "no/where/net.pt2"), 1, "there is no folder"),
+        (("compile", "nets.py:Net", "--input", "3x4"), 2, "Missing option '--output'"),
+        (("run", "gone.pt2"), 1, "there is no file 'gone.pt2'"),
+    ],
+)
+def test_bad_input_is_text_and_an_exit_code(
+    trtcore_cli: Callable[..., Result], args: tuple[str, ...], code: int, why: str
+) -> None:
+    import re
+
+    result = trtcore_cli(*args)
+    assert result.exit_code == code, result.output
+    assert re.search(why, result.stderr), result.stderr
+    assert not list(Path.cwd().glob("*.pt2"))
