@@ -136,7 +136,7 @@ def test_every_builder_setting_is_a_setting():
     assert tested == set(_APPLY)
 
 
-@pytest.mark.parametrize("capability", [(7, 5), (8, 9), (12, 0)])
+@pytest.mark.parametrize("capability", [(8, 6), (8, 9), (12, 0)])
 def test_the_target_reaches_the_builder_config(made, capability):
     config = made.config(target=Target(capability))
     assert config.num_compute_capabilities == 1

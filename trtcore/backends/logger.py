@@ -9,27 +9,32 @@ from typing import Any
 
 _log = logging.getLogger("trtcore.tensorrt")
 
-# What TensorRT says after most errors, and at the start, on a machine without a driver. The text is
-# TensorRT-RTX 1.7's and TensorRT 10's; a line with anything else in it is kept.
+# What TensorRT says after most errors, and at the start, on a machine without a driver. Each pair must be
+# there whole: another CUDA error in the same function is not noise.
 _DRIVER_NOISE = (
-    "catchCudaError",
-    "Unable to determine GPU memory usage",
-    "CUDA initialization failure with error: 35",
-    "CUDA lazy loading is not enabled",
-    "Thread context has not been set! Using global log stream",
+    ("catchCudaError", "cudaError 35"),
+    ("catchCudaError", "driver version is insufficient"),
+    ("CUDA initialization failure with error: 35",),
+    ("Unable to determine GPU memory usage",),
+    ("CUDA lazy loading is not enabled",),
+)
+# About TensorRT's process-wide logger. Each builder reports to its own all the same (measured).
+_LOGGER_NOISE = (
+    ("The logger passed into createInfer",),
+    ("Thread context has not been set! Using global log stream",),
 )
 
 _KEPT_LINES = 20_000
 ERROR_SEVERITIES = ("INTERNAL_ERROR", "ERROR")
 
 
-def is_driver_noise(text: str) -> bool:
-    """Whether a line only repeats that this machine has no CUDA driver (cudaError 35)."""
-    return any(noise in text for noise in _DRIVER_NOISE) and "Build canceled" not in text
+def is_noise(text: str) -> bool:
+    """Whether a line only says that this machine has no CUDA driver, or speaks of loggers."""
+    return any(all(part in text for part in parts) for parts in (*_DRIVER_NOISE, *_LOGGER_NOISE))
 
 
 class CollectingLogger:
-    """Keeps (severity name, text) of what TensorRT logs, without the no-driver noise. Thread safe.
+    """Keeps (severity name, text) of what TensorRT logs, without the noise. Thread safe.
 
     Instances come from `make_logger`, and are `trt.ILogger` objects as well. The last 20,000 lines are
     kept. Each line also goes to the Python logger "trtcore.tensorrt" at DEBUG.
@@ -46,7 +51,7 @@ class CollectingLogger:
 
     def log(self, severity: Any, msg: str) -> None:
         """TensorRT's callback, from any thread."""
-        if int(severity) > self.least or is_driver_noise(msg):
+        if int(severity) > self.least or is_noise(msg):
             return
         name = getattr(severity, "name", str(severity))
         with self._guard:

@@ -106,6 +106,7 @@ class _Job:
         self.ok = False
         self.error: BaseException | None = None
         self.callback_error: BaseException | None = None
+        self.write_error: OSError | None = None
 
     def __call__(self) -> None:
         try:
@@ -141,7 +142,7 @@ class _Job:
             while rest:
                 rest = rest[self.file.write(rest) :]
         except OSError as error:  # no space left
-            self.callback_error = self.callback_error or error
+            self.write_error = error
             self.cancelled.set()
             return 0
         return len(data)
@@ -192,8 +193,8 @@ def _wait(job: _Job) -> None:
 
 
 def _raise_failure(job: _Job, path: Path, logger: CollectingLogger, mark: int) -> None:
-    if isinstance(job.callback_error, OSError):
-        raise _unwritable(path.parent, job.callback_error) from job.callback_error
+    if job.write_error is not None:
+        raise _unwritable(path.parent, job.write_error) from job.write_error
     if job.callback_error is not None:
         raise job.callback_error
     lines = logger.errors(mark) or logger.since(mark)
