@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -462,15 +462,7 @@ class _Section:
     def lines(self) -> list[str]:
         if not self.columns:
             return [row[0] for row in self.rows]
-        table = [self.columns, *self.rows]
-        widths = [max(len(row[i]) for row in table) for i in range(len(self.columns))]
-        return [
-            "  ".join(
-                cell.rjust(width) if column in _NUMERIC else cell.ljust(width)
-                for cell, width, column in zip(row, widths, self.columns, strict=True)
-            ).rstrip()
-            for row in table
-        ]
+        return format_table(self.columns, self.rows, _NUMERIC)
 
 
 def _header(report: Report) -> str:
@@ -581,6 +573,21 @@ def _node_lines(node: NodeReport) -> list[str]:
         for candidate in node.candidates
     ]
     return lines
+
+
+def format_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Collection[str] = ()
+) -> list[str]:
+    """A header and rows of text as lines of aligned columns; those named in `numeric` to the right."""
+    table = [columns, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in numeric else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ).rstrip()
+        for row in table
+    ]
 
 
 def format_bytes(count: int) -> str:

@@ -27,28 +27,24 @@ def packs(as_json: bool, no_import: bool) -> None:
 
 
 def _print(described: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from trtcore.report import format_table
 
-    console = Console(highlight=False)
     if not described:
-        console.print("no pack is installed: pip install trtcore brings the built-in ones")
+        click.echo("no pack is installed: pip install trtcore brings the built-in ones")
         return
-    table = Table(box=None, header_style="dim")
-    for column in ("pack", "version", "scope", "status", "gives"):
-        table.add_column(column)
+    rows = []
     for pack in described:
         gives = ", ".join(f"{len(names)} {kind.replace('_', ' ')}" for kind, names in pack["gives"].items())
-        table.add_row(pack_id(pack), pack["version"], pack["scope"].replace("_", "-"), pack["status"], gives)
-    console.print(table)
+        rows.append((pack_id(pack), pack["version"], pack["scope"].replace("_", "-"), pack["status"], gives))
+    for line in format_table(("pack", "version", "scope", "status", "gives"), rows):
+        click.echo(line)
     for pack in described:
         if pack["error"]:
-            console.print(f"{pack_id(pack)}: {escape(pack['error'])}", soft_wrap=True)
+            click.echo(f"{pack_id(pack)}: {pack['error']}")
     for pack in described:
         for item in pack["shadowed"]:
-            what = f"{item['kind'].replace('_', ' ')} {item['subject']}"
-            console.print(f"{pack_id(pack)}: {escape(what)} is shadowed by {item['by']}", soft_wrap=True)
+            kind = item["kind"].replace("_", " ").removesuffix("s")
+            click.echo(f"{pack_id(pack)}: {kind} {item['subject']} is shadowed by {item['by']}")
 
 
 def pack_id(pack: Mapping[str, Any]) -> str:
