@@ -57,6 +57,8 @@ class FakeBackend:
 
     def can(self, feature: str, target: Any) -> Any:
         self.asked.append(feature)
+        if feature == "layer:nonsense":
+            raise KeyError(feature)
         return SimpleNamespace(ok=feature != "layer:add_nms", message="has no runners")
 
 
@@ -533,6 +535,10 @@ def test_dynamic_shapes() -> None:
         (
             Requires(layers=frozenset({"add_nms"})),
             "needs layer:add_nms, which fake does not do for this target: has no runners",
+        ),
+        (
+            Requires(layers=frozenset({"nonsense"})),
+            "its requirements could not be checked: KeyError('layer:nonsense')",
         ),
     ],
 )

@@ -5,7 +5,7 @@ The extension points themselves are in `trtcore.hookspecs`.
 
 Example:
     >>> import torch
-    >>> from trtcore.pack import Priority, Reject, converter, converters_in, hookimpl
+    >>> from trtcore.pack import converter, scoped_registry
     >>> with scoped_registry():
     ...     @converter(torch.ops.aten.relu.default, supports_dynamic_shapes=True)
     ...     def relu(ctx, x):

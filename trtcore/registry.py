@@ -311,7 +311,10 @@ class ConverterRegistry:
         assert ctx.backend is not None
         key = (requires, ctx.backend.name, ctx.target)
         if key not in self._requirements:
-            self._requirements[key] = requires.check(ctx.backend, ctx.target)
+            try:
+                self._requirements[key] = requires.check(ctx.backend, ctx.target)
+            except Exception as error:  # an unknown feature, or a probe that fails: told, and not a crash
+                self._requirements[key] = f"its requirements could not be checked: {error!r}"
         return self._requirements[key]
 
     def __repr__(self) -> str:
