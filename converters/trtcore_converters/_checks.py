@@ -1,7 +1,7 @@
 """Small pieces that capability validators are made of.
 
-A check takes the fx node and the compile context, as validators do, and gives True or a `Reject`. Checks look
-at ``meta["val"]`` where it is there and accept what they cannot see: the converter finds out from the ITensor.
+A check takes the fx node and the compile context, as validators do, and gives True or a `Reject`. They look
+at ``meta["val"]`` where it is there, and accept what they cannot see: the converter finds out from the ITensor.
 """
 
 from __future__ import annotations
@@ -68,6 +68,15 @@ def floating(*names: str) -> Check:
     return check
 
 
+def numeric(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """The node's tensors are of dtypes that TensorRT computes with: not int8 or uint8, which it only stores."""
+    for source in node.all_input_nodes:
+        tensor = val(source)
+        if isinstance(tensor, torch.Tensor) and tensor.dtype not in _COMPUTED:
+            return Reject(f"TensorRT does not compute with {_name(tensor.dtype)}; cast {source.name} before")
+    return True
+
+
 def static(*names: str) -> Check:
     """The named arguments are numbers known now, not sizes that vary from call to call."""
 
@@ -113,6 +122,9 @@ def shape_of(value: Any) -> Sequence[Any] | None:
     """The shape of what a node computes; None where it is unknown."""
     tensor = val(value)
     return tensor.shape if isinstance(tensor, torch.Tensor) else None
+
+
+_COMPUTED = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.bool})
 
 
 def _name(dtype: torch.dtype) -> str:

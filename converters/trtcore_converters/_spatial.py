@@ -1,4 +1,4 @@
-"""What convolutions and pooling share: settings per dim, zero padding, 1-D or unbatched inputs as 2-D batches."""
+"""What convolutions and pooling share: settings per dim, padding, 1-D or unbatched inputs in 2-D."""
 
 from __future__ import annotations
 
@@ -46,15 +46,39 @@ def one_dim(values: Sequence[int], dims: int, fill: int) -> tuple[int, ...]:
 
 def pad_with_zeros(ctx: ConversionContext, x: Any, before: Sequence[int], after: Sequence[int]) -> Any:
     """`x` with zeros around it; a count per dim."""
-    if not any(before) and not any(after):
+    return sample(ctx, x, before, after, "FILL")
+
+
+def sample(
+    ctx: ConversionContext, x: Any, before: Sequence[Any], after: Sequence[Any], mode: str, fill: Any = None
+) -> Any:
+    """`x` with elements added (or, for negative counts, removed) before and after every dim.
+
+    Args:
+        before, after: counts per dim, ints or symbolic ints.
+        mode: what lies outside of `x`, a SampleMode name: FILL, CLAMP, REFLECT, WRAP.
+        fill: 0-d ITensor of x's dtype for FILL; None is zero.
+    """
+    counts = [*before, *after]
+    if not any(ctx.is_tensor(count) or count for count in counts):
         return x
-    grown = [
-        ctx.dim_op(size, b + a, "SUM") if b + a else size for size, b, a in zip(ctx.dims_of(x), before, after)
-    ]
-    size, ones = ctx.dims(grown), (1,) * len(grown)
-    fixed = not ctx.is_tensor(size)
-    layer = ctx.net.add_slice(x, tuple(-b for b in before), size if fixed else ones, ones)
-    if not fixed:
-        layer.set_input(2, size)
-    layer.mode = ctx.trt.SampleMode.FILL
+    start = ctx.dims([ctx.dim_op(0, count, "SUB") for count in before])
+    size = ctx.dims(
+        [
+            ctx.dim_op(dim, ctx.dim_op(b, a, "SUM"), "SUM")
+            if ctx.is_tensor(b) or ctx.is_tensor(a) or b + a
+            else dim
+            for dim, b, a in zip(ctx.dims_of(x), before, after)
+        ]
+    )
+    ones = (1,) * ctx.rank(x)
+    layer = ctx.net.add_slice(
+        x, ones if ctx.is_tensor(start) else start, ones if ctx.is_tensor(size) else size, ones
+    )
+    layer.mode = getattr(ctx.trt.SampleMode, mode)
+    for index, value in ((1, start), (2, size)):
+        if ctx.is_tensor(value):
+            layer.set_input(index, value)
+    if fill is not None:
+        layer.set_input(4, fill)
     return ctx.output(layer)

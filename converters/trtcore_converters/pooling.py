@@ -57,7 +57,7 @@ class _Windows:
         return count - 1 if (count - 1) * s >= own + p else count
 
     def far(self, dim: int, size: int) -> int:
-        """The padding behind an input that has `size` along `dim` (-1: dynamic): what the last window needs."""
+        """The padding behind an input that has `size` (-1: dynamic) along `dim`: what the last window needs."""
         if size == -1:
             return self.near[dim]
         end = (self.count(dim, size) - 1) * self.stride[dim] + self.kernel[dim]
@@ -86,8 +86,8 @@ def _windows_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     dynamic = [d for d in range(dims) if not isinstance(shape[len(shape) - dims + d], int)]
     if not all(windows.never_drops(d) for d in dynamic):
         return Reject(
-            "ceil_mode over a dynamic size: torch drops windows that start in the padding, TensorRT does not; "
-            "make the size static, or choose padding + stride <= kernel_size"
+            "ceil_mode over a dynamic size: torch drops windows that start in the padding, TensorRT does "
+            "not; make the size static, or choose padding + stride <= kernel_size"
         )
     if given.get("divisor_override") is not None and windows.ceil_mode and dynamic:
         return Reject("divisor_override with ceil_mode over a dynamic size; make the size static")
@@ -312,7 +312,7 @@ def _reduce_and_window(
 
 
 def _uneven_windows(size: int, count: int) -> list[tuple[int, int]]:
-    """(start, length) of torch's adaptive windows: floor(i * size / count) to ceil((i + 1) * size / count)."""
+    """(start, length) of torch's adaptive windows: from floor(i * size / count) to its ceil for i + 1."""
     edges = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
     return [(start, end - start) for start, end in edges]
 

@@ -1,0 +1,32 @@
+"""Grid sampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from trtcore.pack import ConversionContext, Requires, converter
+from trtcore_converters._checks import floating
+
+aten = torch.ops.aten
+
+_INTERPOLATION = ("LINEAR", "NEAREST", "CUBIC")
+_BORDER = ("FILL", "CLAMP", "REFLECT")
+
+
+@converter(
+    [aten.grid_sampler_2d.default],
+    capability_validator=floating("input", "grid"),
+    supports_dynamic_shapes=True,
+    requires=Requires(layers=frozenset({"add_grid_sample"})),
+)
+def grid_sampler_2d(
+    ctx: ConversionContext, x: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool
+) -> Any:
+    """torch.nn.functional.grid_sample of a batch of images; modes numbered as in ATen."""
+    layer = ctx.net.add_grid_sample(ctx.tensor(x), ctx.tensor(grid))
+    layer.interpolation_mode = getattr(ctx.trt.InterpolationMode, _INTERPOLATION[interpolation_mode])
+    layer.sample_mode = getattr(ctx.trt.SampleMode, _BORDER[padding_mode])
+    layer.align_corners = align_corners
+    return ctx.output(layer)

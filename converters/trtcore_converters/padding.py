@@ -1,0 +1,83 @@
+"""Padding, through the out-of-bounds modes of TensorRT's Slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore_converters._checks import arguments
+from trtcore_converters._spatial import sample
+
+aten = torch.ops.aten
+
+_MODES = {"constant": "FILL", "reflect": "REFLECT", "replicate": "CLAMP", "circular": "WRAP"}
+
+
+def _grows(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """Reflection, replication and wrapping only add; cropping in the same op reads other elements in torch."""
+    given = arguments(node)
+    if given.get("mode", "") == "constant":
+        return True
+    counts = given.get("padding", given.get("pad"))
+    if any(isinstance(count, int) and count < 0 for count in counts):
+        return Reject("negative counts with reflection, replication or wrapping; crop with a slice before")
+    return True
+
+
+@converter(aten.constant_pad_nd.default, supports_dynamic_shapes=True)
+def constant_pad_nd(ctx: ConversionContext, x: Any, pad: Sequence[Any], value: Any = 0) -> Any:
+    """Pad with a value; negative counts crop."""
+    return padded(ctx, ctx.tensor(x), pad, "constant", value)
+
+
+@converter(aten.pad.default, capability_validator=_grows, supports_dynamic_shapes=True)
+def pad(ctx: ConversionContext, x: Any, pad: Sequence[Any], mode: str = "constant", value: Any = None) -> Any:
+    """torch.nn.functional.pad in its four modes."""
+    return padded(ctx, ctx.tensor(x), pad, mode, value or 0)
+
+
+@converter(
+    [aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default],
+    capability_validator=_grows,
+    supports_dynamic_shapes=True,
+)
+def reflection_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> Any:
+    """Mirror at the edge element, which is not repeated."""
+    return padded(ctx, ctx.tensor(x), padding, "reflect")
+
+
+@converter(
+    [aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default],
+    capability_validator=_grows,
+    supports_dynamic_shapes=True,
+)
+def replication_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> Any:
+    """Repeat the edge element."""
+    return padded(ctx, ctx.tensor(x), padding, "replicate")
+
+
+@converter(aten._pad_circular.default, capability_validator=_grows, supports_dynamic_shapes=True)
+def pad_circular(ctx: ConversionContext, x: Any, pad: Sequence[Any]) -> Any:
+    """Go on at the other end."""
+    return padded(ctx, ctx.tensor(x), pad, "circular")
+
+
+def padded(ctx: ConversionContext, x: Any, counts: Sequence[Any], mode: str, value: Any = 0) -> Any:
+    """`x` with `counts` elements added before and after its dims: torch's order, the last dim first.
+
+    Args:
+        counts: ints or symbolic ints; a pair per dim, dims without one are left as they are.
+        mode: "constant", "reflect", "replicate" or "circular".
+        value: what "constant" fills in.
+    """
+    rank = ctx.rank(x)
+    before: list[Any] = [0] * rank
+    after: list[Any] = [0] * rank
+    for i in range(len(counts) // 2):
+        before[rank - 1 - i], after[rank - 1 - i] = counts[2 * i], counts[2 * i + 1]
+    fill = ctx.constant(value, ctx.dtype(x)) if mode == "constant" and value else None
+    return sample(ctx, x, before, after, _MODES[mode], fill)

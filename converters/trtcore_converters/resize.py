@@ -1,0 +1,256 @@
+"""Upsampling: nearest, linear, bilinear, trilinear and bicubic.
+
+Linear and cubic use TensorRT's Resize, whose coordinates are torch's: a given scale factor is used as it is, else
+the ratio of the sizes. Nearest picks elements by an index that is a rounded product, and one rounding error is another
+element; so Resize is used where torch's index is the exact one for every element, and a gather by torch's own
+index elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore_converters._checks import all_of, arguments, floating
+
+aten = torch.ops.aten
+
+
+def _scales_of(scales: Any, dims: int) -> list[float | None]:
+    """A scale factor per spatial dim; None where only the sizes count."""
+    if scales is None:
+        return [None] * dims
+    given = list(scales) if isinstance(scales, (list, tuple)) else [scales]
+    return given * dims if len(given) == 1 else given
+
+
+def _out_size(
+    ctx: ConversionContext, x: Any, dims: int, output_size: Any, scales: Sequence[float | None]
+) -> list[Any]:
+    """The output's spatial sizes; the traced ones where only factors are given."""
+    if output_size is not None:
+        return list(output_size)
+    traced = ctx.node.meta["val"].shape[2:]
+    return [int(dim) if isinstance(dim, int) else ctx.symbolic(dim.node.expr) for dim in traced]
+
+
+# ---- linear and cubic ---------------------------------------------------------------------------------------
+
+
+def _interpolated(
+    ctx: ConversionContext, x: Any, output_size: Any, align: bool, scales: Any, mode: str
+) -> Any:
+    x = ctx.tensor(x)
+    dims = ctx.rank(x) - 2
+    factors = _scales_of(scales, dims)
+    sizes = _out_size(ctx, x, dims, output_size, factors)
+    layer = ctx.net.add_resize(x)
+    layer.resize_mode = getattr(ctx.trt.InterpolationMode, mode)
+    transform = ctx.trt.ResizeCoordinateTransformation
+    layer.coordinate_transformation = transform.ALIGN_CORNERS if align else transform.HALF_PIXEL
+    layer.cubic_coeff = -0.75
+    if not align and all(factors):
+        layer.scales = (1.0, 1.0, *(float(factor) for factor in factors if factor))
+    else:
+        _set_size(ctx, layer, x, sizes)
+    return ctx.output(layer)
+
+
+def _set_size(ctx: ConversionContext, layer: Any, x: Any, sizes: Sequence[Any]) -> None:
+    shape = ctx.dims([*ctx.dims_of(x)[:2], *sizes])
+    if ctx.is_tensor(shape):
+        layer.set_input(1, shape)
+    else:
+        layer.shape = shape
+
+
+def _same_scales(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """Scale factors come for all dims or for none, and give the size that torch computes from them."""
+    given = arguments(node)
+    if given["align_corners"]:
+        return True
+    scales = given.get(
+        "scale_factors", [given[n] for n in ("scales", "scales_d", "scales_h", "scales_w") if n in given]
+    )
+    if not scales or not any(scales):
+        return True
+    if not all(scales):
+        return Reject("a scale factor for some dims only: TensorRT takes scales for all dims or for none")
+    shape = given.get("self", given.get("input")).shape
+    out = node.meta["val"].shape
+    for size, wanted, scale in zip(shape[2:], out[2:], scales):
+        if (
+            isinstance(size, int)
+            and isinstance(wanted, int)
+            and math.floor(_f32(size) * _f32(scale)) != wanted
+        ):
+            return Reject(
+                f"scale factor {scale} of size {size} is {wanted} in torch, not in TensorRT; give the size"
+            )
+    return True
+
+
+def _f32(value: float) -> float:
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
+_LINEAR = {aten.upsample_linear1d: 1, aten.upsample_bilinear2d: 2, aten.upsample_trilinear3d: 3}
+
+for _packet in (*_LINEAR, aten.upsample_bicubic2d):
+    _mode = "LINEAR" if _packet in _LINEAR else "CUBIC"
+
+    def _by_size(
+        ctx: ConversionContext, x: Any, output_size: Any, align_corners: bool, *scales: Any, mode: str = _mode
+    ) -> Any:
+        return _interpolated(ctx, x, output_size, align_corners, scales, mode)
+
+    def _by_factors(
+        ctx: ConversionContext,
+        x: Any,
+        output_size: Any,
+        align_corners: bool,
+        scales: Any,
+        *,
+        mode: str = _mode,
+    ) -> Any:
+        return _interpolated(ctx, x, output_size, align_corners, scales, mode)
+
+    for _op, _convert in ((_packet.default, _by_size), (_packet.vec, _by_factors)):
+        converter(
+            _op,
+            name=str(_packet).removeprefix("aten."),
+            capability_validator=all_of(floating(), _same_scales),
+            supports_dynamic_shapes=True,
+        )(_convert)
+
+
+# ---- nearest ------------------------------------------------------------------------------------------------
+
+
+def nearest_index(size: int, count: int, factor: float | None, exact: bool) -> torch.Tensor:
+    """torch's source index of every output element, int64 of shape (count,).
+
+    ``floor(i * scale)``, or ``floor((i + 0.5) * scale)`` for "nearest-exact", in float32, at most size - 1; scale is
+    ``1 / factor``, or ``size / count`` without a factor (ATen/native/UpSample.h).
+    """
+    scale = torch.tensor(1.0 / factor) if factor else torch.tensor(float(size)) / count
+    places = torch.arange(count, dtype=torch.float32)
+    if exact:
+        places = places + 0.5
+    return (places * scale).floor().long().clamp(max=size - 1)
+
+
+def _nearest(ctx: ConversionContext, x: Any, output_size: Any, scales: Any, exact: bool) -> Any:
+    x = ctx.tensor(x)
+    dims = ctx.rank(x) - 2
+    factors = _scales_of(scales, dims)
+    sizes = _out_size(ctx, x, dims, output_size, factors)
+    if not exact and _is_exact(ctx, x, sizes, factors):
+        return _resized(ctx, x, sizes, factors)
+    for axis, (count, factor) in enumerate(zip(sizes, factors), start=2):
+        size = ctx.dim(x, axis)
+        if ctx.is_tensor(size) or ctx.is_tensor(count):
+            index = _index_at_run_time(ctx, size, count, factor, exact)
+        elif torch.equal(known := nearest_index(size, count, factor, exact), torch.arange(size)):
+            continue
+        else:
+            index = ctx.constant(known)
+        x = ctx.gather(x, index, axis)
+    return x
+
+
+_LONGEST = 1 << 16
+
+
+def _is_exact(ctx: ConversionContext, x: Any, sizes: Sequence[Any], factors: Sequence[float | None]) -> bool:
+    """Whether every index is the exact floor of i / scale, so that no rounding in TensorRT can change it."""
+    if not ctx.dtype(x).is_floating_point:
+        return False
+    for axis, (count, factor) in enumerate(zip(sizes, factors), start=2):
+        size = ctx.dim(x, axis)
+        dynamic = ctx.is_tensor(size) or ctx.is_tensor(count)
+        if dynamic and not factor:
+            return False
+        if factor:
+            if not float(factor).is_integer():
+                return False
+            multiple = int(factor)
+        elif count % size:
+            return False
+        else:
+            multiple = count // size
+        length = _LONGEST if dynamic else count
+        if multiple & (multiple - 1) or length > _LONGEST:  # i / 2**k is exact in float32
+            return False
+        if not dynamic and count != size * multiple:
+            return False
+    return True
+
+
+def _resized(ctx: ConversionContext, x: Any, sizes: Sequence[Any], factors: Sequence[float | None]) -> Any:
+    layer = ctx.net.add_resize(x)
+    layer.resize_mode = ctx.trt.InterpolationMode.NEAREST
+    layer.coordinate_transformation = ctx.trt.ResizeCoordinateTransformation.ASYMMETRIC
+    layer.nearest_rounding = ctx.trt.ResizeRoundMode.FLOOR
+    if all(factors):
+        layer.scales = (1.0, 1.0, *(float(factor) for factor in factors if factor))
+    else:
+        _set_size(ctx, layer, x, sizes)
+    return ctx.output(layer)
+
+
+def _index_at_run_time(
+    ctx: ConversionContext, size: Any, count: Any, factor: float | None, exact: bool
+) -> Any:
+    """`nearest_index` as layers, where a size is known only at run time."""
+    number = _range(ctx, count)
+    if exact:
+        number = ctx.elementwise(number, 0.5, "SUM")
+    if factor:
+        scale = ctx.constant(1.0 / factor, torch.float32)
+    else:
+        scale = ctx.elementwise(ctx.scalar(size, torch.float32), ctx.scalar(count, torch.float32), "DIV")
+    index = ctx.cast(ctx.unary(ctx.elementwise(number, scale, "PROD"), "FLOOR"), torch.int64)
+    last = ctx.dim_op(size, 1, "SUB")
+    return ctx.elementwise(index, last if ctx.is_tensor(last) else ctx.constant([last], torch.int64), "MIN")
+
+
+def _range(ctx: ConversionContext, count: Any) -> Any:
+    """0, 1, ..., count - 1 as float32."""
+    if not ctx.is_tensor(count):
+        return ctx.constant(torch.arange(count, dtype=torch.float32))
+    layer = ctx.net.add_fill((1,), ctx.trt.FillOperation.LINSPACE, ctx.trt.DataType.FLOAT)
+    layer.set_input(0, count)
+    layer.set_input(1, ctx.constant(0.0))
+    layer.set_input(2, ctx.constant([1.0]))
+    return ctx.output(layer)
+
+
+_NEAREST = {
+    aten.upsample_nearest1d: False,
+    aten.upsample_nearest2d: False,
+    aten.upsample_nearest3d: False,
+    aten._upsample_nearest_exact1d: True,
+    aten._upsample_nearest_exact2d: True,
+    aten._upsample_nearest_exact3d: True,
+}
+
+
+def _nearest_converters(exact: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def by_size(ctx: ConversionContext, x: Any, output_size: Any, *scales: Any) -> Any:
+        return _nearest(ctx, x, output_size, scales, exact)
+
+    def by_factors(ctx: ConversionContext, x: Any, output_size: Any, scales: Any) -> Any:
+        return _nearest(ctx, x, output_size, scales, exact)
+
+    return by_size, by_factors
+
+
+for _packet, _exact in _NEAREST.items():
+    for _op, _convert in zip((_packet.default, _packet.vec), _nearest_converters(_exact)):
+        converter(_op, name=str(_packet).removeprefix("aten."), supports_dynamic_shapes=True)(_convert)

@@ -1,0 +1,88 @@
+"""topk, sort and argsort, all through TensorRT's TopK: ties come lowest index first, which is a stable order.
+
+TopK gives at most 3840 elements; more of them, or a whole dynamic axis that may be longer, stays in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore_converters._checks import all_of, arguments, numeric, shape_of
+from trtcore_converters.reduction import top
+
+aten = torch.ops.aten
+
+MOST = 3840
+"""The largest k of a TopK layer."""
+
+
+def _few_enough(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = arguments(node)
+    shape = shape_of(given["self"])
+    k = given["k"] if "k" in given else _length(shape, given["dim"])
+    if isinstance(k, int) and k > MOST:
+        return Reject(f"TensorRT's TopK gives at most {MOST} elements, and this asks for {k}")
+    if isinstance(k, int) and k == 0:
+        return Reject("TensorRT's TopK gives at least one element")
+    return True
+
+
+def _length(shape: Sequence[Any] | None, dim: int) -> Any:
+    if shape is None:
+        return None
+    return shape[dim] if len(shape) else 1
+
+
+@converter(aten.topk.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
+def topk(
+    ctx: ConversionContext, x: Any, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Any, Any]:
+    """The k largest or smallest elements along a dim, always sorted, and their indices."""
+    return _top(ctx, ctx.tensor(x), k, dim, largest)
+
+
+@converter(aten.sort.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
+def sort(ctx: ConversionContext, x: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
+    """All elements along a dim in order, and their indices."""
+    x = ctx.tensor(x)
+    return _top(ctx, x, ctx.dim(x, dim) if ctx.rank(x) else 1, dim, descending)
+
+
+@converter(aten.sort.stable, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
+def sort_stable(
+    ctx: ConversionContext, x: Any, *, stable: bool | None, dim: int = -1, descending: bool = False
+) -> tuple[Any, Any]:
+    """`sort`, whose order is stable anyway."""
+    return sort(ctx, x, dim, descending)
+
+
+@converter(
+    aten.argsort.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True
+)
+def argsort(ctx: ConversionContext, x: Any, dim: int = -1, descending: bool = False) -> Any:
+    """The indices of `sort`."""
+    return sort(ctx, x, dim, descending)[1]
+
+
+@converter(
+    aten.argsort.stable, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True
+)
+def argsort_stable(
+    ctx: ConversionContext, x: Any, *, stable: bool, dim: int = -1, descending: bool = False
+) -> Any:
+    """The indices of `sort`."""
+    return sort(ctx, x, dim, descending)[1]
+
+
+def _top(ctx: ConversionContext, x: Any, k: Any, dim: int, largest: bool) -> tuple[Any, Any]:
+    dtype = ctx.dtype(x)
+    if ctx.rank(x) == 0:
+        return x, ctx.constant(0, torch.int64)
+    ordered = ctx.cast(x, torch.int32) if dtype == torch.bool else x
+    values, indices = top(ctx, ordered, "MAX" if largest else "MIN", k, dim)
+    return ctx.cast(values, dtype), indices
