@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from engine_networks import Made
 
-from tests.engine.conftest import Made
 from trtcore.engine.build import build_plan
 from trtcore.engine.config import add_profiles
 from trtcore.errors import EngineBuildError, InputError
