@@ -621,7 +621,8 @@ def test_the_example_packs_own_tests_pass(site: Site) -> None:
     )
     (info / "entry_points.txt").write_text("[trtcore]\nexample = trtcore_example_pack.pack\n")
     paths = os.pathsep.join([str(site.folder), str(project)])
-    code = f"import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', {str(project / 'tests')!r}]))"
+    options = ["-q", "-p", "no:cacheprovider", str(project / "tests")]
+    code = f"import pytest, sys; sys.exit(pytest.main({options!r}))"
     run = site.run(code, PYTHONPATH=paths)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "passed" in run.stdout
@@ -634,7 +635,7 @@ def test_the_built_in_packs_load(site: Site, monkeypatch: Any) -> None:
     monkeypatch.delenv("TRTCORE_DISABLE_PACKS")
     monkeypatch.setenv("TRTCORE_STRICT_PACKS", "1")
     loaded = {p.info.id: p for p in load_packs()}
-    for name in ("backends", "aten", "plugins"):
+    for name in ("backends", "aten"):
         assert loaded[f"trtcore:{name}"].info.status == "loaded"
         assert loaded[f"trtcore:{name}"].info.scope is Scope.BUILT_IN
     assert {b.name for b in loaded["trtcore:backends"].backends} == {"tensorrt", "tensorrt_rtx"}
