@@ -74,7 +74,7 @@ class CapabilityStore:
     def _read(self) -> dict[str, Capability]:
         try:
             text = self.path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
             warnings.warn(
