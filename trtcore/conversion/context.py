@@ -131,6 +131,7 @@ class ConversionContext:
                     return self._constants[key]
         layer = self.net.add_constant(tuple(tensor.shape), self.weights(tensor))
         made = self._constants[key] = self.output(layer)
+        self._store.record(self.net.num_layers - 1, "weights", tensor)
         return made
 
     def tensor(self, value: Any, dtype: torch.dtype | None = None) -> ITensor:

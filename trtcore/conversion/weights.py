@@ -69,6 +69,11 @@ class WeightStore:
             return self._backend.trt.Weights(dtype)
         return self._backend.trt.Weights(dtype, held.data_ptr(), held.numel())
 
+    def record(self, layer_index: int, role: str, tensor: torch.Tensor) -> None:
+        """Remember the tensor behind the last `weights` call, where the caller knows the layer that got it."""
+        self._of_layer[layer_index, role] = self.hold(tensor)
+        self._pending.pop()
+
     def bind(self, layer_index: int, layer: Any, type_name: str) -> None:
         """Remember which tensors a newly added layer was given.
 
@@ -77,6 +82,8 @@ class WeightStore:
             type_name: its LayerType name.
         """
         for role in self.ROLES.get(type_name, ()):
+            if (layer_index, role) in self._of_layer:
+                continue
             given = getattr(layer, role)
             found = self._find(given)
             if found is not None:
