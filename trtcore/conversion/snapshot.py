@@ -350,7 +350,12 @@ class _Reader:
         found = self.ids.get(tensor)
         if found is None:
             found = self.ids[tensor] = len(self.tensors)
-            self.tensors.append(TensorInfo(tensor.name, _dtype(tensor.dtype), _dims(tensor.shape) or ()))
+            try:
+                shape = _dims(tensor.shape) or ()
+            except RuntimeError as error:
+                message = f"TensorRT finds no shape for tensor {tensor.name!r}: {error}"
+                raise ConversionError(message) from error
+            self.tensors.append(TensorInfo(tensor.name, _dtype(tensor.dtype), shape))
         return found
 
     def _layer(self, index: int) -> LayerSnapshot:

@@ -222,10 +222,6 @@ def hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
     return (x * alpha + beta).clamp_(0.0, 1.0).nan_to_num_(nan=0.0)
 
 
-def elu(x: Tensor, alpha: float) -> Tensor:
-    return torch.where(x >= 0, x, alpha * torch.expm1(x))
-
-
 def selu(x: Tensor, alpha: float, beta: float) -> Tensor:
     return torch.where(x > 0, beta * x, beta * (alpha * torch.exp(x) - alpha))
 
@@ -272,7 +268,7 @@ _ACTIVATIONS: Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "SIGMOID": (torch.sigmoid, ()),
     "TANH": (torch.tanh, ()),
     "LEAKY_RELU": (F.leaky_relu, ("alpha",)),
-    "ELU": (elu, ("alpha",)),
+    "ELU": (F.elu, ("alpha",)),
     "SELU": (selu, ("alpha", "beta")),
     "SOFTSIGN": (F.softsign, ()),
     "SOFTPLUS": (softplus, ("alpha", "beta")),
@@ -283,7 +279,7 @@ _ACTIVATIONS: Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "GELU_ERF": (F.gelu, ()),
 }
 
-_SEVERAL_STEPS = frozenset({"ELU", "SELU", "SOFTPLUS", "HARD_SIGMOID", "SCALED_TANH"})
+_SEVERAL_STEPS = frozenset({"SELU", "SOFTPLUS", "HARD_SIGMOID", "SCALED_TANH"})
 _INTEGER_ACTIVATIONS = frozenset({"RELU", "CLIP", "LEAKY_RELU"})
 
 

@@ -48,7 +48,7 @@ def max_pool(
     """Maximum of each window without NaN; the lowest finite number where only -inf is left."""
     spatial = len(window)
     lowest = torch.finfo(x.dtype).min
-    x = torch.where(x > lowest, x, lowest)  # NaN and -inf become the lowest number
+    x = x.nan_to_num(nan=lowest, posinf=math.inf, neginf=lowest)
     pads = padded(mode, x.shape[2:], window, stride, (1,) * spatial, pre, post)
     inner = tuple(before for before, _ in pads)
     if any(before != after for before, after in pads) or any(2 * p > k for p, k in zip(inner, window)):

@@ -56,7 +56,7 @@ def reduce_min(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
 
 def _extreme(x: Tensor, axes: Sequence[int], keep: bool, function: Any, neutral: float) -> Tensor:
     if x.is_floating_point():
-        x = torch.where(torch.isnan(x), neutral, x)
+        x = x.nan_to_num(nan=neutral, posinf=math.inf, neginf=-math.inf)
     else:
         limits = torch.iinfo(x.dtype)
         neutral = limits.min if neutral < 0 else limits.max
@@ -112,7 +112,7 @@ def top(
     count = int(k)
     worst = -math.inf if largest else math.inf
     if x.is_floating_point():
-        x = torch.where(torch.isnan(x), worst, x)
+        x = x.nan_to_num(nan=worst, posinf=math.inf, neginf=-math.inf)
     if count == 1 and x.shape[axis]:
         values, indices = x.max(axis, keepdim=True) if largest else x.min(axis, keepdim=True)
     else:
