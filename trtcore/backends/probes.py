@@ -51,7 +51,7 @@ class Net:
         self.net = backend.create_network(builder)
         self.config = config
         self.dtype = dtype
-        self._alive: list[Any] = []
+        self.alive: list[Any] = []
 
     def type(self, name: str | None = None) -> Any:
         """The `trt.DataType` of a dtype name; None is the dtype under test."""
@@ -62,20 +62,22 @@ class Net:
         return self.net.add_input(f"x{self.net.num_inputs}", self.type(dtype), shape)
 
     def weights(self, values: Any, dtype: str = "float32") -> Any:
-        """`trt.Weights` of an array of a numpy dtype; the array lives as long as the network."""
-        array = np.array(values, dtype=dtype, order="C")  # not ascontiguousarray: rank 0 stays
-        self._alive.append(array)
-        return self.trt.Weights(array)
+        """`trt.Weights` of an array; the memory lives as long as the network."""
+        array = np.array(values, dtype="float32" if dtype == "bfloat16" else dtype, order="C")
+        self.alive.append(array)
+        if dtype != "bfloat16":
+            return self.trt.Weights(array)
+        bits = (array.view(np.uint32) >> 16).astype(np.uint16)  # numpy has no bfloat16
+        self.alive.append(bits)
+        return self.trt.Weights(self.type(dtype), bits.ctypes.data, bits.size)
 
     def constant(self, values: Any, dtype: str = "float32") -> Any:
-        """A constant tensor of a numpy dtype."""
-        weights = self.weights(values, dtype)
-        return self.net.add_constant(self._alive[-1].shape, weights).get_output(0)
+        """A constant tensor."""
+        return self.net.add_constant(np.shape(values), self.weights(values, dtype)).get_output(0)
 
     def floats(self, *shape: int) -> Any:
-        """A constant of ones of the dtype under test (cast where numpy has it not)."""
-        ones = self.constant(np.ones(shape))
-        return ones if self.dtype == "float32" else self.net.add_cast(ones, self.type()).get_output(0)
+        """A constant of ones of the dtype under test."""
+        return self.constant(np.ones(shape), self.dtype)
 
     def out(self, *tensors: Any) -> None:
         """Mark network outputs."""
@@ -204,13 +206,7 @@ def _concatenation(p: Net) -> None:
 
 
 def _constant(p: Net) -> None:
-    if p.dtype == "bfloat16":  # numpy has none: zeros by pointer
-        storage = np.zeros(6, "uint16")
-        p._alive.append(storage)
-        weights = p.trt.Weights(p.type(), storage.ctypes.data, 6)
-        constant = p.net.add_constant((2, 3), weights).get_output(0)
-    else:
-        constant = p.constant(np.ones((2, 3)), p.dtype)
+    constant = p.constant(np.ones((2, 3)), p.dtype)
     p.out(p.net.add_concatenation([p.input(2, 3), constant]).get_output(0))
 
 
@@ -266,25 +262,26 @@ def _zero_point(p: Net) -> None:
 
 def _dist_collective(p: Net) -> None:
     op = _member(p.trt, "CollectiveOperation").ALL_REDUCE
-    layer = p.net.add_dist_collective(p.input(2, 3), op, p.trt.ReduceOperation.SUM, None, None)
+    layer = p.net.add_dist_collective(p.input(2, 3), op, p.trt.ReduceOperation.SUM, -1, [])
     p.out(layer.get_output(0))
 
 
-def _block_dequantized(p: Net, layer: Any) -> None:
-    """fp4 values and fp8 scales of a dynamic quantise, back to the dtype under test."""
+def _dynamic_quantize(p: Net) -> None:
+    """nvfp4: blocks of 16, scales in fp8 that have a scale themselves."""
+    fp4, fp8 = _member(p.trt.DataType, "FP4"), _member(p.trt.DataType, "FP8")
+    layer = p.net.add_dynamic_quantize(p.input(32, 64), 1, 16, fp4, fp8)
     layer.set_input(1, p.constant(1.0))
     scale = p.net.add_dequantize(layer.get_output(1), p.constant(1.0), p.type("float32")).get_output(0)
     p.out(p.net.add_dequantize(layer.get_output(0), scale, p.type("float32")).get_output(0))
 
 
-def _dynamic_quantize(p: Net) -> None:
-    fp4, fp8 = _member(p.trt.DataType, "FP4"), _member(p.trt.DataType, "FP8")
-    _block_dequantized(p, p.net.add_dynamic_quantize(p.input(32, 64), 1, 16, fp4, fp8))
-
-
 def _dynamic_quantize_v2(p: Net) -> None:
-    fp4, fp8 = _member(p.trt.DataType, "FP4"), _member(p.trt.DataType, "FP8")
-    _block_dequantized(p, p.net.add_dynamic_quantize_v2(p.input(32, 64), p.trt.Dims([1, 16]), fp4, fp8))
+    """mxfp8: blocks of 32, power-of-two scales."""
+    fp8, e8m0 = _member(p.trt.DataType, "FP8"), _member(p.trt.DataType, "E8M0")
+    layer = p.net.add_dynamic_quantize_v2(p.input(32, 64), p.trt.Dims([1, 32]), fp8, e8m0)
+    back = p.net.add_dequantize(layer.get_output(0), layer.get_output(1), p.type("float32"))
+    back.block_shape = p.trt.Dims([1, 32])
+    p.out(back.get_output(0))
 
 
 def _einsum(p: Net) -> None:
@@ -636,6 +633,9 @@ _LAYERS: Mapping[str, Probe] = {
     "add_plugin_v3": _plugins,
 }
 
+# The plain name of a layer asks for float32, but of attention, which TensorRT-RTX has in lower precision.
+_PLAIN_DTYPE: Mapping[str, str] = {"add_attention": "float16", "add_attention_v2": "float16"}
+
 # Variants of a layer that TensorRT may take or refuse on their own.
 _VARIANTS: Mapping[str, Probe] = {
     "add_attention_v2:decomposable": _attention_v2_decomposable,
@@ -678,7 +678,7 @@ _SETTINGS: Mapping[str, Probe] = {
 }
 
 PROBES: Mapping[str, tuple[str, Probe]] = {
-    **{f"layer:{name}": ("float32", run) for name, run in _LAYERS.items()},
+    **{f"layer:{name}": (_PLAIN_DTYPE.get(name, "float32"), run) for name, run in _LAYERS.items()},
     **{f"layer:{name}:{dtype}": (dtype, run) for name, run in _LAYERS.items() for dtype in _DTYPES},
     **{f"layer:{name}": ("float32", run) for name, run in _VARIANTS.items()},
     **{f"flag:{name}": ("float32", run) for name, run in _FLAGS.items()},
