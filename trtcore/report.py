@@ -420,6 +420,15 @@ class Report:
 # -- what fills it ------------------------------------------------------------------------------------
 
 
+def value_text(node: fx.Node) -> str:
+    """A node's value for `SegmentReport.inputs`: ``x: float32[s0, 128]``; the name alone when unknown."""
+    value: Any = node.meta.get("val")
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"{node.name}: {dtype}[{', '.join(map(str, value.shape))}]"
+    return f"{node.name}: {value}" if type(value).__name__ == "SymInt" else node.name
+
+
 def peak_memory() -> int | None:
     """The most memory this process ever had resident, in bytes; None where the platform cannot say."""
     try:
@@ -463,6 +472,12 @@ class _Section:
         if not self.columns:
             return [row[0] for row in self.rows]
         return format_table(self.columns, self.rows, _NUMERIC)
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> _Section:
+    """A table without the columns in which every cell is empty."""
+    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    return _Section(title, [tuple(row[i] for i in kept) for row in rows], tuple(columns[i] for i in kept))
 
 
 def _header(report: Report) -> str:
@@ -511,11 +526,8 @@ def _sections(report: Report, *, verbose: bool) -> list[_Section]:
     sections = []
     if report.segments:
         rows = [_segment_row(segment) for segment in report.segments]
-        sections.append(
-            _Section(
-                "Segments", rows, ("segment", "kind", "ops", "layers", "engine", "build", "inputs", "outputs")
-            )
-        )
+        columns = ("segment", "kind", "ops", "layers", "engine", "build", "inputs", "outputs")
+        sections.append(_table("Segments", columns, rows))
     if report.fallbacks():
         sections.append(_Section("In torch, and why", [(str(group),) for group in report.fallbacks()]))
     for cause in dict.fromkeys(node.lost_to for node in report.in_torch if node.lost_to):
@@ -526,7 +538,7 @@ def _sections(report: Report, *, verbose: bool) -> list[_Section]:
         sections.append(_Section("Quarantined: back to torch after a failure", lines))
     if report.packs:
         rows = [(pack.name, pack.version, pack.status, str(pack.ops), pack.error) for pack in report.packs]
-        sections.append(_Section("Packs", rows, ("pack", "version", "status", "ops", "problem")))
+        sections.append(_table("Packs", ("pack", "version", "status", "ops", "problem"), rows))
     if report.ties:
         sections.append(_Section("Ties between packs", [(tie,) for tie in report.ties]))
     if report.warnings:

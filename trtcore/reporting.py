@@ -14,7 +14,15 @@ from trtcore.graphs import is_getitem
 from trtcore.partition import Partition, Segment, count_ops
 from trtcore.provenance import op_name
 from trtcore.registry import Selection
-from trtcore.report import NodeReport, PackReport, Report, SegmentReport, StageTiming, peak_memory
+from trtcore.report import (
+    NodeReport,
+    PackReport,
+    Report,
+    SegmentReport,
+    StageTiming,
+    peak_memory,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from trtcore.engine.segments import BuiltPartition
@@ -92,8 +100,8 @@ def _engine(segment: Segment, built: BuiltPartition | None) -> SegmentReport:
         segment.name,
         "tensorrt",
         ops=count_ops(segment.nodes),
-        inputs=tuple(node.name for node in segment.inputs),
-        outputs=tuple(node.name for node in segment.outputs),
+        inputs=tuple(value_text(node) for node in segment.inputs),
+        outputs=tuple(value_text(node) for node in segment.outputs),
     )
     engine = built.engines.get(segment.name) if built is not None else None
     if engine is None:
