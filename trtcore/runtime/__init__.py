@@ -1,1 +1,44 @@
+"""Running engines: the ``execute_engine`` op, the engine table, the native and the reference runtime.
 
+Importing this package loads nothing; names load when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trtcore.runtime.engine import Engine, choose_runtime, get_engine, register_engine
+    from trtcore.runtime.manifest import EngineManifest, SizeBinding, TensorBinding
+    from trtcore.runtime.op import execute_engine
+
+_HOMES = {
+    "Engine": "engine",
+    "EngineManifest": "manifest",
+    "SizeBinding": "manifest",
+    "TensorBinding": "manifest",
+    "choose_runtime": "engine",
+    "execute_engine": "op",
+    "get_engine": "engine",
+    "register_engine": "engine",
+}
+
+__all__ = [
+    "Engine",
+    "EngineManifest",
+    "SizeBinding",
+    "TensorBinding",
+    "choose_runtime",
+    "execute_engine",
+    "get_engine",
+    "register_engine",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trtcore.runtime' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"trtcore.runtime.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

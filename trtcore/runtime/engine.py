@@ -14,11 +14,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch.fx import Node
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from trtcore.errors import ArtifactError, BackendUnavailableError, ConversionError, InputError, SettingsError
+from trtcore.graphs import attribute
 from trtcore.runtime.manifest import EngineManifest, TensorBinding
-from trtcore.runtime.op import check_structure, output_device
+from trtcore.runtime.op import check_structure, execute_engine, output_device
 
 if TYPE_CHECKING:
     from trtcore.backends.base import Backend, Target
@@ -122,6 +124,29 @@ def _read(
             advice="keep the compiled module alive, or save it with trtcore.save and load that",
         ) from None
     return artifact.manifest, artifact.plan, artifact.snapshot
+
+
+def plans_of(module: torch.fx.GraphModule) -> dict[str, torch.Tensor]:
+    """The plan tensors of a hybrid graph, by their dotted names."""
+    targets = {
+        str(node.args[2].target)
+        for node in module.graph.nodes
+        if node.op == "call_function" and node.target is execute_engine and isinstance(node.args[2], Node)
+    }
+    return {target: attribute(module, target) for target in sorted(targets)}
+
+
+def keep_plans_plain(module: torch.fx.GraphModule) -> None:
+    """Turn the plans from buffers, which GraphModule makes of tensors, into plain attributes.
+
+    So they follow no ``.to(device)``, and are no part of the ``state_dict``.
+    """
+    for target, plan in plans_of(module).items():
+        path, _, last = target.rpartition(".")
+        owner = module.get_submodule(path)
+        owner._buffers.pop(last, None)
+        owner._non_persistent_buffers_set.discard(last)
+        setattr(owner, last, plan)
 
 
 def with_runtime(manifest: EngineManifest, runtime: Runtime) -> EngineManifest:

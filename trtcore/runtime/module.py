@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
+from trtcore.runtime.engine import keep_plans_plain, plans_of
 from trtcore.runtime.input_check import InputCheck
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class CompiledModule(torch.fx.GraphModule):
     _input_check: InputCheck | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
+        for plan in plans_of(self).values():
+            memo[id(plan)] = plan  # immutable, and what keeps the engine alive: shared, not copied
         copied = cast(CompiledModule, super().__deepcopy__(memo))
         copied._finish(self.report, self._input_check)
         copied.train(self.training)
@@ -40,6 +43,7 @@ class CompiledModule(torch.fx.GraphModule):
         return copied
 
     def _finish(self, report: Report | None, check: InputCheck | None) -> None:
+        keep_plans_plain(self)
         self.report = report
         self._input_check = check
         if check is not None:

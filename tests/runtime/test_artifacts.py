@@ -1,0 +1,300 @@
+"""trtcore.save and trtcore.load: what comes back, in which process, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import trtcore
+from trtcore.errors import ArtifactError, BackendUnavailableError, InputError, SettingsError
+from trtcore.runtime import op
+from trtcore.runtime.engine import plans_of
+from trtcore.runtime.manifest import EngineManifest
+
+
+class Model(torch.nn.Module):
+    """Nested and keyword inputs, a torch op between two engines, a buffer that counts calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(8, 16), torch.nn.Linear(16, 4)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x, *, extra):
+        self.calls.add_(1)
+        y = torch.relu(self.first(x + extra["bias"]))
+        y = torch.erfinv(torch.sigmoid(y) - 0.5)
+        return {"out": self.second(y) * extra["scale"], "calls": self.calls.clone()}
+
+
+def arguments(rows=3):
+    generator = torch.Generator().manual_seed(rows)
+    return (torch.randn(rows, 8, generator=generator),), {"extra": {"bias": torch.ones(8), "scale": 2}}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    torch.manual_seed(0)
+    model = Model().eval()
+    x = trtcore.Input(min_shape=(1, 8), opt_shape=(4, 8), max_shape=(16, 8))
+    return trtcore.compile(
+        model,
+        arg_inputs=[x],
+        kwarg_inputs=arguments()[1],
+        min_block_size=1,
+        torch_executed_ops={torch.ops.aten.erfinv.default},
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(compiled, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "model.pt2"
+    trtcore.save(compiled, path)
+    return path
+
+
+def engines(module):
+    return [n for n in module.graph.nodes if n.op == "call_function" and n.target is op.execute_engine]
+
+
+def test_what_comes_back_is_the_module(compiled, saved):
+    loaded = trtcore.load(saved)
+    assert len(engines(loaded)) == len(engines(compiled)) == 2
+    before = loaded(*arguments()[0], **arguments()[1])["calls"].item()
+    for rows in (1, 3, 16):
+        args, kwargs = arguments(rows)
+        assert torch.equal(loaded(*args, **kwargs)["out"], compiled(*args, **kwargs)["out"])
+    assert loaded(*args, **kwargs)["calls"].item() == before + 4
+    assert str(loaded.report) == str(compiled.report)
+
+
+def test_inputs_are_checked_as_before(saved):
+    loaded = trtcore.load(saved)
+    args, kwargs = arguments(17)
+    with pytest.raises(InputError, match=r"input x .*17.*1\.\.16"):
+        loaded(*args, **kwargs)
+    args, kwargs = arguments()
+    with pytest.raises(InputError, match="scale"):
+        loaded(*args, extra={**kwargs["extra"], "scale": 3})
+    with pytest.raises(InputError, match="float64"):
+        loaded(args[0].double(), **kwargs)
+
+
+def test_plans_are_no_state_and_follow_no_move(compiled, saved):
+    for module in (compiled, trtcore.load(saved), copy.deepcopy(compiled), copy.copy(compiled)):
+        assert not [name for name in module.state_dict() if "plan" in name]
+        assert {"calls"} == {name for name, _ in module.named_buffers()}
+        assert len(plans_of(module)) == 2
+        assert all(plan.device.type == "cpu" for plan in plans_of(copy.copy(module).to("meta")).values())
+
+
+def test_a_deep_copy_shares_the_plans(compiled):
+    twin = copy.deepcopy(compiled)
+    for plan, other in zip(plans_of(compiled).values(), plans_of(twin).values()):
+        assert plan is other
+
+
+def test_saving_again_what_was_loaded(compiled, saved, tmp_path):
+    again = tmp_path / "again.pt2"
+    trtcore.save(trtcore.load(saved), again)
+    args, kwargs = arguments()
+    assert torch.equal(trtcore.load(again)(*args, **kwargs)["out"], compiled(*args, **kwargs)["out"])
+
+
+def test_another_process(compiled, saved, tmp_path):
+    args, kwargs = arguments()
+    torch.save((args, kwargs), tmp_path / "call.pt")
+    code = (
+        "import sys, torch, trtcore\n"
+        "args, kwargs = torch.load(sys.argv[2])\n"
+        "torch.save(trtcore.load(sys.argv[1])(*args, **kwargs)['out'].detach(), sys.argv[3])\n"
+    )
+    command = [sys.executable, "-c", code, str(saved), str(tmp_path / "call.pt"), str(tmp_path / "out.pt")]
+    subprocess.run(command, check=True)
+    assert torch.equal(torch.load(tmp_path / "out.pt"), compiled(*args, **kwargs)["out"])
+
+
+def test_plain_torch_export_load(compiled, saved):
+    code = (
+        "import sys, torch, trtcore.runtime.op\n"
+        "print(torch.export.load(sys.argv[1]).module()(torch.ones(5, 8), extra={'bias': torch.ones(8),"
+        " 'scale': 2})['out'].sum().item())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(saved)], check=True, capture_output=True, text=True
+    )
+    want = compiled(torch.ones(5, 8), extra={"bias": torch.ones(8), "scale": 2})["out"].sum().item()
+    assert float(done.stdout) == pytest.approx(want, rel=1e-6)
+
+
+def test_runtimes(saved):
+    texts = {
+        runtime: [
+            EngineManifest.from_json(n.args[3]).runtime for n in engines(trtcore.load(saved, runtime=runtime))
+        ]
+        for runtime in ("auto", "saved", "native", "reference")
+    }
+    assert texts["native"] == ["native"] * 2
+    assert texts["reference"] == ["reference"] * 2
+    with pytest.raises(SettingsError, match="'python'"):
+        trtcore.load(saved, runtime="python")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="native may run here")
+def test_without_the_networks_only_tensorrt_runs_it(compiled, saved, tmp_path):
+    path = tmp_path / "native.pt2"
+    trtcore.save(compiled, path, reference=False)
+    assert path.stat().st_size < saved.stat().st_size
+    args, kwargs = arguments()
+    with pytest.raises(BackendUnavailableError, match="cannot run natively here"):
+        trtcore.load(path)(*args, **kwargs)
+    with pytest.raises(ArtifactError, match="without its network"):
+        trtcore.load(path, runtime="reference")
+
+
+def test_inputs_given_are_used_and_not_stored(compiled, tmp_path):
+    path = tmp_path / "model.pt2"
+    args, kwargs = arguments()
+    secret = torch.full((5, 8), 123456.75)
+    trtcore.save(compiled, path, [secret], kwarg_inputs=kwargs)
+    assert secret.numpy().tobytes()[:64] not in path.read_bytes()
+    assert trtcore.load(path)(torch.ones(9, 8), **kwargs)["out"].shape == (9, 4)
+    with pytest.raises(InputError):
+        trtcore.save(compiled, path, [torch.ones(3, 7)], kwarg_inputs=kwargs)
+    assert trtcore.load(path)(*args, **kwargs)["out"].shape == (3, 4)  # the old file is whole
+
+
+def test_what_cannot_be_saved(compiled, tmp_path):
+    with pytest.raises(SettingsError, match="torchscript") as caught:
+        trtcore.save(compiled, tmp_path / "a.pt2", output_format="torchscript")
+    assert "exported_program" in caught.value.advice
+    with pytest.raises(ArtifactError, match="not Linear"):
+        trtcore.save(torch.nn.Linear(2, 2), tmp_path / "a.pt2")
+    with pytest.raises(ArtifactError, match="no folder"):
+        trtcore.save(compiled, tmp_path / "no" / "a.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- what is refused --------------------------------------------------------------------------------
+
+
+def rewrite(source, target, changes, compression=zipfile.ZIP_STORED):
+    """A copy of an archive with members replaced (None: left out) or added."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
+        root = old.namelist()[0].partition("/")[0]
+        seen = set()
+        for info in old.infolist():
+            name = info.filename.partition("/")[2]
+            seen.add(name)
+            data = changes.get(name, old.read(info))
+            if data is not None:
+                new.writestr(info.filename, data)
+        for name in changes.keys() - seen:
+            new.writestr(f"{root}/{name}", changes[name])
+    return target
+
+
+class Exploit:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_an_unchanged_copy_loads(saved, tmp_path):
+    assert engines(trtcore.load(rewrite(saved, tmp_path / "copy.pt2", {})))
+
+
+def test_nothing_of_a_foreign_archive_is_executed(saved, tmp_path):
+    trap, path = tmp_path / "trap", tmp_path / "bad.pt2"
+    evil = io.BytesIO()
+    torch.save(Exploit(trap), evil)
+    config = json.loads(member(saved, "data/constants/model_constants_config.json"))
+    config["config"]["engine_0.plan"]["use_pickle"] = True
+    cases = {
+        "example inputs": {"data/sample_inputs/model.pt": evil.getvalue()},
+        "was not opened": {"data/constants/custom_obj_0": pickle.dumps(Exploit(trap))},
+        "pickled": {"data/constants/model_constants_config.json": json.dumps(config)},
+        "does not write": {"data/aotinductor/model/x.so": b"\x7fELF"},
+    }
+    for words, changes in cases.items():
+        with pytest.raises(ArtifactError, match=words):
+            trtcore.load(rewrite(saved, path, changes))
+        assert not trap.exists()
+
+
+def member(path, name):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(f"{archive.namelist()[0].partition('/')[0]}/{name}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"models/model.json": b"{}"},
+        {"models/model.json": b"not json"},
+        {"models/model.json": None},
+        {"extra/trtcore.json": None},
+        {"extra/trtcore.json": b'{"format": 2}'},
+        {"extra/trtcore.json": b"[]"},
+        {"data/weights/../../x": b""},
+        {"data/weights/weight_0": None},
+        {"data/constants/tensor_0": b"\x00" * 100},
+    ],
+)
+def test_damaged_parts(saved, tmp_path, changes):
+    with pytest.raises(ArtifactError):
+        trtcore.load(rewrite(saved, tmp_path / "bad.pt2", changes))
+
+
+def test_a_tampered_check_or_engine(saved, tmp_path):
+    extra = json.loads(member(saved, "extra/trtcore.json"))
+    extra["check"]["guards"] = [["evil", "__import__('os').getcwd()"]]
+    with pytest.raises(ArtifactError):
+        trtcore.load(rewrite(saved, tmp_path / "bad.pt2", {"extra/trtcore.json": json.dumps(extra)}))
+    extra["check"] = {"leaves": [], "guards": []}
+    with pytest.raises(ArtifactError):
+        trtcore.load(rewrite(saved, tmp_path / "bad.pt2", {"extra/trtcore.json": json.dumps(extra)}))
+    model = member(saved, "models/model.json").replace(b"float32", b"float16")
+    with pytest.raises(ArtifactError):
+        trtcore.load(rewrite(saved, tmp_path / "bad.pt2", {"models/model.json": model}))
+
+
+def test_compressed_foreign_and_missing(saved, tmp_path):
+    with pytest.raises(ArtifactError, match="compressed"):
+        trtcore.load(rewrite(saved, tmp_path / "bad.pt2", {}, zipfile.ZIP_DEFLATED))
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        trtcore.load(tmp_path / "missing.pt2")
+    with pytest.raises(ArtifactError):
+        trtcore.load(tmp_path)
+    for content in (b"", b"PK", b"\x80\x02}q\x00.", b"x" * 5000):
+        (tmp_path / "foreign.pt2").write_bytes(content)
+        with pytest.raises(ArtifactError):
+            trtcore.load(tmp_path / "foreign.pt2")
+    exported = torch.export.export(torch.nn.ReLU(), (torch.ones(2),))
+    torch.export.save(exported, tmp_path / "plain.pt2")
+    with pytest.raises(ArtifactError, match=r"trtcore\.json"):
+        trtcore.load(tmp_path / "plain.pt2")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(fraction=st.floats(0, 0.999))
+def test_truncated_anywhere(saved, tmp_path, fraction):
+    content = saved.read_bytes()
+    path = tmp_path / "truncated.pt2"
+    path.write_bytes(content[: int(len(content) * fraction)])
+    with pytest.raises(ArtifactError):
+        trtcore.load(path)
