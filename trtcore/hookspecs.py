@@ -78,4 +78,7 @@ def partitioners() -> Mapping[str, Callable[..., Any]]:  # type: ignore[empty-bo
 
 @hookspec
 def observe(event: Event) -> None:
-    """See what a compile does (progress, timing, logging). Must not change anything; exceptions become warnings."""
+    """See what a compile does (progress, timing, logging).
+
+    Must not change anything. What it raises becomes a warning that names the pack.
+    """
