@@ -1,0 +1,42 @@
+"""The guides' Python runs, page by page from top to bottom, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from trtcore.pack import scoped_registry
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(page.name for page in DOCS.glob("*.md"))
+
+
+def blocks(page: str) -> list[tuple[int, str]]:
+    """(line number, code) of every Python block but those that show a file (their first line is a path)."""
+    text = (DOCS / page).read_text()
+    found = re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [
+        (text.count("\n", 0, match.start(1)), match[1]) for match in found if not re.match(r"# \S+\.py\n", match[1])
+    ]
+
+
+@pytest.mark.usefixtures("trt_backend")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_examples_run(page: str) -> None:
+    namespace: dict[str, object] = {"__name__": "guide"}
+    with scoped_registry():
+        for line, code in blocks(page):
+            exec(compile("\n" * line + code, str(DOCS / page), "exec"), namespace)
+
+
+def test_there_are_examples() -> None:
+    assert len(blocks("user-guide.md")) >= 6
+    assert len(blocks("pack-author-guide.md")) >= 5
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(((?!https?:)[^)#]+)", (DOCS / page).read_text()):
+        assert (DOCS / link).exists(), link
