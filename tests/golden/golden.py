@@ -123,13 +123,20 @@ def inputs_of(name: str) -> Arrays:
     return {k: TENSORS[f"{name}/in/{k}"] for k in BY_NAME[name]["inputs"]}
 
 
-def run(module: Any, network: NetworkSnapshot, inputs: Arrays) -> Arrays:
+def array(name: str, network: NetworkSnapshot, tensor: int) -> np.ndarray:
+    """A copy of the stored input that is tensor number `tensor` of the network."""
+    return TENSORS[f"{name}/in/{network.tensors[tensor].name}"].copy()
+
+
+def run(module: Any, network: NetworkSnapshot, inputs: Arrays, device: str = "cpu") -> Arrays:
     """The outputs by name."""
-    values = module(*(torch.from_numpy(inputs[network.tensors[i].name].copy()) for i in network.inputs))
-    return {network.tensors[i].name: value.numpy() for i, value in zip(network.outputs, values)}
+    given = (torch.from_numpy(inputs[network.tensors[i].name].copy()).to(device) for i in network.inputs)
+    return {network.tensors[i].name: value.cpu().numpy() for i, value in zip(network.outputs, module(*given))}
 
 
-def mismatches(name: str, module: Any, network: NetworkSnapshot, *, waive: bool = True) -> list[str]:
+def mismatches(
+    name: str, module: Any, network: NetworkSnapshot, *, waive: bool = True, device: str = "cpu"
+) -> list[str]:
     """How the outputs of `module` differ from what the case is held to; empty if they do not."""
     case = BY_NAME[name]
     waiver = WAIVED.get(name) if waive else None
@@ -143,7 +150,7 @@ def mismatches(name: str, module: Any, network: NetworkSnapshot, *, waive: bool 
         return [f"did not raise {waiver.raises}"]
     if waiver and waiver.outputs:
         expected = waiver.outputs(inputs, expected)
-    found = run(module, network, waiver.inputs(inputs) if waiver and waiver.inputs else inputs)
+    found = run(module, network, waiver.inputs(inputs) if waiver and waiver.inputs else inputs, device)
     skip = waiver.skip(inputs) if waiver and waiver.skip else None
     problems = []
     for key, want in expected.items():

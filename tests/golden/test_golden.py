@@ -6,9 +6,11 @@ import json
 
 import golden
 import pytest
+import torch
 
 from trtcore.conversion.snapshot import NetworkSnapshot
 from trtcore.runtime.reference import compile_snapshot
+from trtcore.runtime.reference.region import _host_tensors
 
 NAMES = [case["name"] for case in golden.CASES]
 
@@ -60,3 +62,34 @@ def test_waiver_is_needed(name: str):
     except Exception as error:
         problems = [repr(error)]
     assert problems, f"{name} agrees with TensorRT now: remove its waiver"
+
+
+#: What a device without data cannot run: these look at values.
+LOOKS = ("scatter", "non_zero", "nms")
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if golden.BY_NAME[n]["group"] not in LOOKS and n != "loop.while"]
+)
+def test_data_stays_on_its_device(name: str):
+    """With inputs on the meta device, which refuses to meet CPU tensors, all outputs are there too."""
+    network = golden.snapshot(name)
+    host = _host_tensors(network)
+    inputs = [
+        tensor if index in host else tensor.to("meta")
+        for index, tensor in ((i, torch.from_numpy(golden.array(name, network, i))) for i in network.inputs)
+    ]
+    outputs = compile_snapshot(network)(*inputs)
+    expected = "meta" if any(tensor.device.type == "meta" for tensor in inputs) else "cpu"
+    for index, output in zip(network.outputs, outputs, strict=True):
+        stored = golden.TENSORS[f"{name}/out/{network.tensors[index].name}"]
+        assert (output.device.type, tuple(output.shape)) == (expected, stored.shape)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in golden.WAIVED])
+def test_case_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch):
+    """The reference runtime on CUDA tensors, without TF32."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    network = golden.snapshot(name)
+    assert not golden.mismatches(name, compile_snapshot(network), network, device="cuda")

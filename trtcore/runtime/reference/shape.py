@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trtcore.errors import InputError
 from trtcore.runtime.reference.emit import Emitter, Evaluator, Value
+from trtcore.runtime.reference.staging import to_device
 
 # -- constant -------------------------------------------------------------------------------------
 
@@ -242,7 +243,8 @@ def shape_of(e: Emitter) -> Value:
     # its input stays where it is: only the dims are read
     tensor = e.layer.inputs[0]
     assert tensor is not None
-    return e.call(dims_of, e.region.value(tensor, tensor in e.region.engine.host), dtype)
+    dims = e.call(dims_of, e.region.value(tensor, tensor in e.region.engine.host), dtype)
+    return dims if e.host else e.emit(to_device, dims, e.device())
 
 
 def dims_of(x: Tensor, dtype: torch.dtype) -> Tensor:
