@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -85,3 +87,30 @@ def test_help_loads_neither_torch_nor_tensorrt() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_real_ctrl_c_stops_with_130(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\ndef make():\n    print('started', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from trtcore.cli import main; main()",
+            "run",
+            "slow.py:make",
+            "--input",
+            "1x2",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == INTERRUPTED
+    assert stderr.strip() == "stopped"
