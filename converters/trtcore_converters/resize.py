@@ -9,14 +9,16 @@ index elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
-from trtcore_converters._checks import all_of, arguments, floating
+from trtcore_converters._checks import all_of, arguments, floating, numeric
 
 aten = torch.ops.aten
 
@@ -29,14 +31,61 @@ def _scales_of(scales: Any, dims: int) -> list[float | None]:
     return given * dims if len(given) == 1 else given
 
 
-def _out_size(
-    ctx: ConversionContext, x: Any, dims: int, output_size: Any, scales: Sequence[float | None]
-) -> list[Any]:
-    """The output's spatial sizes; the traced ones where only factors are given."""
+def _out_size(ctx: ConversionContext, x: Any, output_size: Any, factors: Sequence[float | None]) -> list[Any]:
+    """The output's spatial sizes: those given, else the factors times the input's, rounded down."""
     if output_size is not None:
         return list(output_size)
-    traced = ctx.node.meta["val"].shape[2:]
-    return [int(dim) if isinstance(dim, int) else ctx.symbolic(dim.node.expr) for dim in traced]
+    return [_scaled(ctx, ctx.dim(x, axis), factor) for axis, factor in enumerate(factors, start=2)]
+
+
+def _scaled(ctx: ConversionContext, size: Any, factor: float | None) -> Any:
+    if factor is None:
+        return size
+    if not ctx.is_tensor(size):
+        return math.floor(size * factor)
+    ratio = _ratio(factor)
+    assert ratio is not None, "the validator has seen to it"
+    return ctx.dim_op(ctx.dim_op(size, ratio.numerator, "PROD"), ratio.denominator, "FLOOR_DIV")
+
+
+_LONGEST = 1 << 16
+"""Sizes up to here are tried out where a rounding could matter."""
+
+
+@lru_cache(maxsize=256)
+def _ratio(factor: float) -> Fraction | None:
+    """A fraction that gives torch's ``floor(size * factor)`` for every size, and in float32 as well; else None."""
+    ratio = Fraction(factor).limit_denominator(1000)
+    sizes = torch.arange(1, _LONGEST)
+    wanted = (sizes.double() * factor).floor().long()
+    by_ratio = (sizes * ratio.numerator).div(ratio.denominator, rounding_mode="floor")
+    in_float = (sizes.float() * torch.tensor(factor, dtype=torch.float32)).floor().long()
+    return ratio if torch.equal(wanted, by_ratio) and torch.equal(wanted, in_float) else None
+
+
+def _factors_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """TensorRT computes the sizes that torch computes from the scale factors."""
+    given = arguments(node)
+    shape = given.get("self", given.get("input")).shape
+    factors = _factors(given, len(shape) - 2)
+    for size, wanted, factor in zip(shape[2:], node.meta["val"].shape[2:], factors):
+        if factor is None:
+            continue
+        if not isinstance(size, int) or not isinstance(wanted, int):
+            if _ratio(factor) is None:
+                return Reject(
+                    f"scale factor {factor} of a dynamic size: its rounding varies; give the output size"
+                )
+        elif float(torch.tensor(float(size)) * torch.tensor(factor)) // 1 != wanted:
+            return Reject(f"{size} * {factor} is {wanted} in torch but not in float32; give the output size")
+    return True
+
+
+def _factors(given: Mapping[str, Any], dims: int) -> list[float | None]:
+    """The scale factors among an op's arguments, whose names depend on the overload."""
+    if "scale_factors" in given:
+        return _scales_of(given["scale_factors"], dims)
+    return [given[name] for name in ("scales", "scales_d", "scales_h", "scales_w") if name in given]
 
 
 # ---- linear and cubic ---------------------------------------------------------------------------------------
@@ -48,7 +97,6 @@ def _interpolated(
     x = ctx.tensor(x)
     dims = ctx.rank(x) - 2
     factors = _scales_of(scales, dims)
-    sizes = _out_size(ctx, x, dims, output_size, factors)
     layer = ctx.net.add_resize(x)
     layer.resize_mode = getattr(ctx.trt.InterpolationMode, mode)
     transform = ctx.trt.ResizeCoordinateTransformation
@@ -57,7 +105,7 @@ def _interpolated(
     if not align and all(factors):
         layer.scales = (1.0, 1.0, *(float(factor) for factor in factors if factor))
     else:
-        _set_size(ctx, layer, x, sizes)
+        _set_size(ctx, layer, x, _out_size(ctx, x, output_size, factors))
     return ctx.output(layer)
 
 
@@ -69,34 +117,12 @@ def _set_size(ctx: ConversionContext, layer: Any, x: Any, sizes: Sequence[Any]) 
         layer.shape = shape
 
 
-def _same_scales(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    """Scale factors come for all dims or for none, and give the size that torch computes from them."""
+def _all_or_none(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     given = arguments(node)
-    if given["align_corners"]:
-        return True
-    scales = given.get(
-        "scale_factors", [given[n] for n in ("scales", "scales_d", "scales_h", "scales_w") if n in given]
-    )
-    if not scales or not any(scales):
-        return True
-    if not all(scales):
-        return Reject("a scale factor for some dims only: TensorRT takes scales for all dims or for none")
-    shape = given.get("self", given.get("input")).shape
-    out = node.meta["val"].shape
-    for size, wanted, scale in zip(shape[2:], out[2:], scales):
-        if (
-            isinstance(size, int)
-            and isinstance(wanted, int)
-            and math.floor(_f32(size) * _f32(scale)) != wanted
-        ):
-            return Reject(
-                f"scale factor {scale} of size {size} is {wanted} in torch, not in TensorRT; give the size"
-            )
+    factors = _factors(given, len(node.meta["val"].shape) - 2)
+    if not given["align_corners"] and any(factors) and not all(factors):
+        return Reject("a scale factor for some dims only: TensorRT takes factors for all dims or for none")
     return True
-
-
-def _f32(value: float) -> float:
-    return float(torch.tensor(value, dtype=torch.float32))
 
 
 _LINEAR = {aten.upsample_linear1d: 1, aten.upsample_bilinear2d: 2, aten.upsample_trilinear3d: 3}
@@ -124,7 +150,7 @@ for _packet in (*_LINEAR, aten.upsample_bicubic2d):
         converter(
             _op,
             name=str(_packet).removeprefix("aten."),
-            capability_validator=all_of(floating(), _same_scales),
+            capability_validator=all_of(floating(), _all_or_none, _factors_fit),
             supports_dynamic_shapes=True,
         )(_convert)
 
@@ -149,7 +175,7 @@ def _nearest(ctx: ConversionContext, x: Any, output_size: Any, scales: Any, exac
     x = ctx.tensor(x)
     dims = ctx.rank(x) - 2
     factors = _scales_of(scales, dims)
-    sizes = _out_size(ctx, x, dims, output_size, factors)
+    sizes = _out_size(ctx, x, output_size, factors)
     if not exact and _is_exact(ctx, x, sizes, factors):
         return _resized(ctx, x, sizes, factors)
     for axis, (count, factor) in enumerate(zip(sizes, factors), start=2):
@@ -162,9 +188,6 @@ def _nearest(ctx: ConversionContext, x: Any, output_size: Any, scales: Any, exac
             index = ctx.constant(known)
         x = ctx.gather(x, index, axis)
     return x
-
-
-_LONGEST = 1 << 16
 
 
 def _is_exact(ctx: ConversionContext, x: Any, sizes: Sequence[Any], factors: Sequence[float | None]) -> bool:
@@ -253,4 +276,9 @@ def _nearest_converters(exact: bool) -> tuple[Callable[..., Any], Callable[..., 
 
 for _packet, _exact in _NEAREST.items():
     for _op, _convert in zip((_packet.default, _packet.vec), _nearest_converters(_exact)):
-        converter(_op, name=str(_packet).removeprefix("aten."), supports_dynamic_shapes=True)(_convert)
+        converter(
+            _op,
+            name=str(_packet).removeprefix("aten."),
+            capability_validator=all_of(numeric, _factors_fit),
+            supports_dynamic_shapes=True,
+        )(_convert)
