@@ -403,7 +403,9 @@ def structure_text(spec: TreeSpec) -> str:
         return f"[{', '.join(parts)}]"
     if spec.type is dict:
         return "{" + ", ".join(f"{key!r}: {part}" for key, part in zip(spec.context, parts)) + "}"
-    return f"{getattr(spec.type, '__name__', spec.type)}({', '.join(parts)})"
+    # pytree gives all named tuples one type, with the class as context.
+    kind = spec.context if isinstance(spec.context, type) else spec.type
+    return f"{getattr(kind, '__name__', kind)}({', '.join(parts)})"
 
 
 def _is_namedtuple(value: Any) -> bool:

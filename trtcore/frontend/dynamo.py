@@ -32,7 +32,7 @@ def dynamo_backend(
     A dynamic size that Dynamo does not bound is compiled for up to four times the size that came first,
     rounded up to a power of two; a larger one compiles again with a larger bound.
     ``torch._dynamo.mark_dynamic(x, dim, min=, max=)`` sets the bounds. A weight that was changed in place
-    (``load_state_dict``, an optimizer) compiles again at the next call; writes through ``.data`` are not seen.
+    (``load_state_dict``, an optimizer) compiles again at the next call; ``.data`` writes are not seen.
 
     Args:
         gm, example_inputs: from Dynamo.
@@ -230,7 +230,7 @@ def _program(
         if not node.users:
             continue
         name = _attribute_name(node, taken)
-        set_tensor(root, name, args[index], persistent=True)
+        set_tensor(root, name, args[index])
         attribute = graph.create_node("get_attr", name, name=node.name)
         attribute.meta = dict(node.meta)
         copied[node] = attribute
@@ -240,7 +240,7 @@ def _program(
         if node.op == "get_attr":
             value = getattr(gm, cast(str, node.target))
             if isinstance(value, torch.Tensor):
-                set_tensor(root, cast(str, node.target), value, persistent=False)
+                set_tensor(root, cast(str, node.target), value)
             else:
                 root.add_module(cast(str, node.target), value)
         copied[node] = graph.node_copy(node, copied.__getitem__)

@@ -52,9 +52,16 @@ Trial = Callable[[Iterable[Place]], bool]
 def _trial(model: torch.nn.Module, tree: InputTree, examples: Sequence[Any]) -> Trial | None:
     """A function that says whether the model runs with these places changed; None if it never runs."""
     for base in (_smallest, _usual):
+        tried: dict[frozenset[Place], bool] = {}
 
-        def works(changed: Iterable[Place], base: Callable[[DimRange], int] = base) -> bool:
+        def works(
+            changed: Iterable[Place],
+            base: Callable[[DimRange], int] = base,
+            tried: dict[frozenset[Place], bool] = tried,
+        ) -> bool:
             places = frozenset(changed)
+            if places in tried:
+                return tried[places]
             leaves = list(examples)
             for index, leaf in enumerate(tree.leaves):
                 if isinstance(leaf, Input) and leaf.is_dynamic:
@@ -66,8 +73,10 @@ def _trial(model: torch.nn.Module, tree: InputTree, examples: Sequence[Any]) -> 
             try:
                 run(model, *tree.unflatten(leaves))
             except Exception:
-                return False
-            return True
+                tried[places] = False
+            else:
+                tried[places] = True
+            return tried[places]
 
         if works(()):
             return works

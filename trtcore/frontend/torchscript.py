@@ -43,7 +43,9 @@ def trace_script(
     try:
         from torch._export.converter import TS2EPConverter
 
-        return TS2EPConverter(model, args, kwargs).convert()
+        converted = TS2EPConverter(model, args, kwargs).convert()
+        # The converter leaves sizes dynamic that its own graph may hold as constants: fix them.
+        ep = torch.export.export(converted.module(check_guards=False), args, kwargs)
     except KeyboardInterrupt:
         raise
     except Exception as error:
@@ -52,3 +54,7 @@ def trace_script(
             "\n    ".join([f"torch could not convert the ScriptModule {model.original_name}", *lines]),
             advice="compile the nn.Module that it was made from",
         ) from error
+    signature = ep.module_call_graph[0].signature
+    if signature is not None:
+        signature.forward_arg_names = [*names[: len(args)], *kwargs]
+    return ep

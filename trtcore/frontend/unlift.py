@@ -14,6 +14,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
+from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError, InputError
@@ -106,7 +107,8 @@ def unlifted_module(ep: ExportedProgram) -> GraphModule:
             graph.output(outputs).meta = dict(node.meta)
         elif node.op != "placeholder":
             _copy_node(node, graph, ep.graph_module, root, copied)
-    return GraphModule(root, graph, class_name=_model_name(ep))
+    # Passes will change the graph: its Python code is only made if somebody asks for it.
+    return _LazyGraphModule(root, graph, class_name=_model_name(ep))
 
 
 def _copy_placeholders(
@@ -122,7 +124,7 @@ def _copy_placeholders(
             copied[node] = new
         elif spec.kind in _LIFTED_KINDS:
             assert spec.target is not None
-            set_tensor(root, spec.target, _lifted_tensor(ep, spec.target), spec.persistent is not False)
+            set_tensor(root, spec.target, _lifted_tensor(ep, spec.target))
             lifted.append((node, spec.target))
         elif spec.kind is InputKind.CUSTOM_OBJ:
             raise ExportError(
@@ -148,7 +150,7 @@ def _lifted_tensor(ep: ExportedProgram, target: str) -> torch.Tensor:
     return tensor
 
 
-def set_tensor(root: torch.nn.Module, name: str, tensor: torch.Tensor, persistent: bool) -> None:
+def set_tensor(root: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
     """Put a tensor at a dotted name below `root`, making plain containers on the way."""
     *parents, last = name.split(".")
     module = root
@@ -161,7 +163,7 @@ def set_tensor(root: torch.nn.Module, name: str, tensor: torch.Tensor, persisten
     if isinstance(tensor, torch.nn.Parameter):
         module._parameters[last] = tensor
     else:
-        module.register_buffer(last, tensor, persistent=persistent)
+        module.register_buffer(last, tensor)
 
 
 def _copy_node(
@@ -181,7 +183,7 @@ def _copy_attribute(source: torch.nn.Module, root: torch.nn.Module, target: str)
     if isinstance(value, GraphModule):
         root.add_module(target, _copy_subgraph(value))
     elif isinstance(value, torch.Tensor):
-        set_tensor(root, target, value, persistent=False)
+        set_tensor(root, target, value)
     else:
         raise ExportError(
             f"the exported program reads {target!r}, a {type(value).__name__}, which is not supported"

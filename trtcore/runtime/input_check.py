@@ -345,16 +345,18 @@ def _flatten_into(value: Any, spec: pytree.TreeSpec, leaves: list[Any]) -> bool:
     if spec.is_leaf():
         leaves.append(value)
         return not _is_container(value)
-    if type(value) is not spec.type:
-        return False
     if spec.type is dict:
-        if len(value) != spec.num_children or any(key not in value for key in spec.context):
+        if (
+            type(value) is not dict
+            or len(value) != spec.num_children
+            or any(key not in value for key in spec.context)
+        ):
             return False
         return all(
             _flatten_into(value[key], child, leaves) for key, child in zip(spec.context, spec.children())
         )
     if spec.type in (tuple, list):
-        if len(value) != spec.num_children:
+        if type(value) is not spec.type or len(value) != spec.num_children:
             return False
         return all(_flatten_into(item, child, leaves) for item, child in zip(value, spec.children()))
     flat, found = pytree.tree_flatten(value)

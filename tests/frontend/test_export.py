@@ -1,0 +1,261 @@
+"""trace(): what users may ask for, and what they are told when the model can't give it."""
+
+import pytest
+import torch
+from torch import nn
+
+from trtcore.errors import ExportError, InputError
+from trtcore.frontend.export import program_from_exported, trace
+from trtcore.inputs import Input
+
+
+def dynamic(low, opt, high, dtype=torch.float32, **kwargs):
+    return Input(min_shape=low, opt_shape=opt, max_shape=high, dtype=dtype, **kwargs)
+
+
+class Function(nn.Module):
+    """A module of a function, with its argument names."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+
+def shapes(program):
+    return [spec.shape and tuple(map(str, spec.shape)) for spec in program.inputs]
+
+
+def ranges(program):
+    return sorted((r.min, r.opt, r.max) for r in program.symbols.values())
+
+
+class Add(nn.Module):
+    def forward(self, a, b):
+        return a + b
+
+
+class Scale(nn.Module):
+    def forward(self, x):
+        return x * 2
+
+
+class TestRanges:
+    def test_ranges_of_an_input_become_ranges_of_the_program(self):
+        x = dynamic((1, 3, 8), (4, 3, 16), (8, 3, 32))
+        program = program_from_exported(trace(Scale(), x), x)
+        assert ranges(program) == [(1, 4, 8), (8, 16, 32)]
+        assert program.inputs[0].shape[1] == 3
+
+    @pytest.mark.parametrize("opt", [1, 8])
+    def test_opt_may_be_an_end(self, opt):
+        x = dynamic((1, 3), (opt, 3), (8, 3))
+        assert ranges(program_from_exported(trace(Scale(), x), x)) == [(1, opt, 8)]
+
+    @pytest.mark.parametrize(("low", "high"), [(0, 1), (1, 2), (0, 2), (2, 3)])
+    def test_small_ranges(self, low, high):
+        x = dynamic((low, 3), (high, 3), (high, 3))
+        program = program_from_exported(trace(Scale(), x), x)
+        assert ranges(program) == [(low, high, high)]
+
+    def test_min_equal_max_is_static(self):
+        program = program_from_exported(trace(Scale(), dynamic((2, 3), (2, 3), (2, 3))))
+        assert program.inputs[0].shape == (2, 3)
+        assert not program.symbols
+
+    def test_sizes_the_model_needs_equal_share_a_symbol(self):
+        inputs = (dynamic((1, 4), (2, 4), (8, 4)), dynamic((1, 4), (2, 4), (6, 4)))
+        program = program_from_exported(trace(Add(), inputs), inputs)
+        assert program.inputs[0].shape == program.inputs[1].shape
+        assert ranges(program) == [(1, 2, 6)]
+
+    def test_sizes_the_model_does_not_compare_stay_apart(self):
+        class Two(nn.Module):
+            def forward(self, a, b):
+                return a * 2, b * 3
+
+        inputs = (dynamic((1, 4), (2, 4), (8, 4)), dynamic((1, 4), (2, 4), (8, 4)))
+        program = program_from_exported(trace(Two(), inputs), inputs)
+        assert len(program.symbols) == 2
+
+    def test_ties_that_export_does_not_see_are_found(self):
+        class Mask(nn.Module):
+            def forward(self, x, mask):
+                return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+        x = dynamic((1, 2, 4, 8), (2, 2, 4, 8), (8, 2, 4, 8))
+        mask = dynamic((1, 2, 4, 4), (2, 2, 4, 4), (8, 2, 4, 4))
+        program = program_from_exported(trace(Mask(), (x, mask)), (x, mask))
+        assert ranges(program) == [(1, 2, 8)]
+
+    def test_a_derived_size_is_an_expression(self):
+        class Double(nn.Module):
+            def forward(self, a, b):
+                return torch.cat([a, a]) + b
+
+        inputs = (dynamic((2, 4), (3, 4), (8, 4)), dynamic((4, 4), (6, 4), (12, 4)))
+        program = program_from_exported(trace(Double(), inputs), inputs)
+        assert ranges(program) == [(2, 3, 6)]
+        (symbol,) = program.symbols
+        assert shapes(program)[1] == (f"2*{symbol}", "4")
+
+    def test_different_opt_for_equal_sizes_is_an_error(self):
+        a, b = dynamic((1, 4), (2, 4), (8, 4)), dynamic((1, 4), (2, 4), (8, 4))
+        exported = trace(Add(), (a, b))
+        with pytest.raises(InputError, match="different opt sizes"):
+            program_from_exported(exported, (a, dynamic((1, 4), (3, 4), (8, 4))))
+
+
+class TestPromises:
+    """Sizes that torch.export assumes away are held against the model."""
+
+    def test_a_branch_on_size_one_is_not_promised(self):
+        class Branch(nn.Module):
+            def forward(self, a):
+                return a * 3 if a.shape[0] == 1 else a * 2
+
+        with pytest.raises(ExportError, match=r"a: dimension 0 = 1.*differs"):
+            trace(Branch(), dynamic((1, 7), (4, 7), (8, 7)))
+        trace(Branch(), dynamic((2, 7), (4, 7), (8, 7)))
+
+    def test_a_squeeze_of_size_one_is_not_promised(self):
+        class Squeeze(nn.Module):
+            def forward(self, a):
+                return a.squeeze(0).sum()
+
+        with pytest.raises(ExportError, match="squeeze"):
+            trace(Squeeze(), dynamic((1, 7), (4, 7), (8, 7)))
+
+    def test_a_branch_that_changes_nothing_is_fine(self):
+        class Harmless(nn.Module):
+            def forward(self, a):
+                return a * 2 if a.shape[0] == 1 else 2 * a
+
+        x = dynamic((1, 7), (4, 7), (8, 7))
+        assert ranges(program_from_exported(trace(Harmless(), x), x)) == [(1, 4, 8)]
+
+    def test_batch_one_of_common_layers(self):
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+        x = dynamic((1, 1, 16), (2, 5, 16), (4, 9, 16))
+        assert ranges(program_from_exported(trace(layer, x), x)) == [(1, 2, 4), (1, 5, 9)]
+
+    def test_a_range_that_the_model_narrows(self):
+        with pytest.raises(ExportError, match=r"dimension 2 was asked for as 2\.\.20.*only for 5\.\.20"):
+            trace(nn.Conv1d(3, 3, 5), dynamic((1, 3, 2), (2, 3, 17), (4, 3, 20)))
+
+    def test_a_size_that_the_model_fixes(self):
+        class Four(nn.Module):
+            def forward(self, a):
+                return a.reshape(4, 7)
+
+        with pytest.raises(ExportError, match="specialized it to be a constant") as caught:
+            trace(Four(), dynamic((1, 7), (4, 7), (8, 7)))
+        assert "a dimension 0 (1..8 (opt 4))" in str(caught.value)
+
+    def test_the_check_leaves_buffers_alone(self):
+        class Counter(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("count", torch.zeros(1))
+
+            def forward(self, x):
+                self.count.add_(1)
+                return x + self.count
+
+        model = Counter()
+        trace(model, dynamic((1, 3), (2, 3), (8, 3)))
+        assert model.count.item() == 0
+        assert not model._forward_pre_hooks
+
+    def test_parity_stays_a_guard(self):
+        class Even(nn.Module):
+            def forward(self, a):
+                return a.view(a.shape[0] // 2, 2, -1)
+
+        program = program_from_exported(trace(Even(), dynamic((2, 7), (4, 7), (8, 7))))
+        assert all(guard.holds(lambda i, d: (4, 7)[d]) for guard in program.guards)
+        assert not all(guard.holds(lambda i, d: (5, 7)[d]) for guard in program.guards)
+
+    def test_weights_that_are_not_real(self):
+        with torch.device("meta"):
+            model = nn.Linear(4, 4)
+        x = dynamic((1, 4), (2, 4), (8, 4), device="meta")
+        assert ranges(program_from_exported(trace(model, x), x)) == [(1, 2, 8)]
+
+
+class TestErrors:
+    def test_no_inputs(self):
+        with pytest.raises(InputError, match="no inputs were given"):
+            trace(Scale())
+
+    def test_inputs_that_do_not_fit_forward(self):
+        with pytest.raises(InputError, match=r"do not fit Scale\.forward\(x\)"):
+            trace(Scale(), (torch.ones(1), torch.ones(1)))
+        with pytest.raises(InputError, match="missing a required argument: 'b'"):
+            trace(Add(), torch.ones(1))
+
+    def test_a_function_is_no_model(self):
+        with pytest.raises(ExportError, match=r"must be a torch\.nn\.Module"):
+            trace(torch.relu, torch.ones(1))
+
+    def test_data_dependent_control_flow_names_the_line(self):
+        class Branch(nn.Module):
+            def forward(self, x):
+                if x.sum() > 0:
+                    return x
+                return -x
+
+        with pytest.raises(ExportError) as caught:
+            trace(Branch(), torch.ones(3))
+        assert "could not capture Branch" in caught.value.message
+        assert "if x.sum() > 0" in caught.value.where
+        assert "draft_export" in caught.value.advice
+
+    def test_training_mode_warns(self):
+        with pytest.warns(UserWarning, match="training mode"):
+            trace(nn.Sequential(nn.Linear(3, 3), nn.Dropout()), torch.ones(2, 3))
+
+
+class TestCalls:
+    def test_nested_inputs_scalars_and_none(self):
+        class Nested(nn.Module):
+            def forward(self, x, extra, *, scale, mode="sum", mask=None):
+                y = x + extra["a"][0] * scale
+                return (y.sum() if mode == "sum" else y), {"same": extra["b"]}
+
+        ep = trace(
+            Nested(),
+            (dynamic((1, 3), (2, 3), (8, 3)), {"a": [dynamic((1, 3), (2, 3), (8, 3))], "b": torch.ones(2)}),
+            kwarg_inputs={"scale": 2.5, "mode": "none", "mask": None},
+        )
+        program = program_from_exported(ep)
+        assert [spec.name for spec in program.inputs] == [
+            "x", "extra['a'][0]", "extra['b']", "scale", "mode", "mask",
+        ]  # fmt: skip
+        assert [spec.kind for spec in program.inputs] == ["tensor"] * 3 + ["constant"] * 3
+        assert [spec.value for spec in program.inputs[3:]] == [2.5, "none", None]
+        assert len(program.symbols) == 1
+
+    def test_names_that_only_kwargs_takes(self):
+        class Loose(nn.Module):
+            def forward(self, x, **kwargs):
+                return x + kwargs["y"]
+
+        model = Loose()
+        x = dynamic((1, 3), (2, 3), (8, 3))
+        program = program_from_exported(trace(model, x, kwarg_inputs={"y": x, "flag": True}))
+        assert program.arg_names == ("x", "y", "flag")
+        assert "forward" not in model.__dict__
+
+    def test_a_dict_of_inputs(self):
+        program = program_from_exported(trace(Add(), {"b": torch.ones(2), "a": torch.ones(2)}))
+        assert program.arg_names == ("b", "a")
+
+    def test_the_same_input_twice(self):
+        x = Input(min_shape=(1,), opt_shape=(2,), max_shape=(4,), example=torch.ones(2))
+        assert len(program_from_exported(trace(Add(), (x, x))).symbols) == 1
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_low_precision(self, dtype):
+        x = dynamic((1, 4), (2, 4), (8, 4), dtype=dtype)
+        program = program_from_exported(trace(nn.Linear(4, 4).to(dtype), x), x)
+        assert program.inputs[0].dtype is dtype

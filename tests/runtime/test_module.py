@@ -1,0 +1,237 @@
+"""CompiledModule: the model's calling convention, and calls it refuses."""
+
+import collections
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from trtcore.errors import InputError
+from trtcore.frontend.export import program_from_exported, trace
+from trtcore.inputs import Input
+from trtcore.runtime.module import CompiledModule, assemble
+
+
+def dynamic(low, opt, high, dtype=torch.float32):
+    return Input(min_shape=low, opt_shape=opt, max_shape=high, dtype=dtype)
+
+
+def compiled(model, inputs=None, kwarg_inputs=None, report=None):
+    """The model captured and put back together, with no engine in between."""
+    program = program_from_exported(
+        trace(model, inputs, kwarg_inputs=kwarg_inputs), inputs, kwarg_inputs=kwarg_inputs
+    )
+    return assemble(program, program.graph_module, report)
+
+
+class Nested(nn.Module):
+    def forward(self, x, pair, *, extra, scale=2.0, mask=None):
+        y = x * scale + pair[0] - pair[1]["k"]
+        return {"y": y, "pair": (y.sum(), None), "extra": [extra, 3]}
+
+
+NESTED = (dynamic((1, 3), (2, 3), (8, 3)), (torch.ones(3), {"k": torch.ones(3)}))
+NESTED_KWARGS = {"extra": torch.ones(2), "scale": 2.0, "mask": None}
+
+
+@pytest.fixture(scope="module")
+def nested():
+    return compiled(Nested(), NESTED, NESTED_KWARGS, report="the report")
+
+
+def call(module, x=None, pair=None, **changes):
+    kwargs = {"extra": torch.ones(2), "scale": 2.0, "mask": None, **changes}
+    pair = (torch.ones(3), {"k": torch.ones(3)}) if pair is None else pair
+    return module(torch.ones(4, 3) if x is None else x, pair, **kwargs)
+
+
+class TestCalls:
+    def test_the_models_own_structure_comes_back(self, nested):
+        found, expected = call(nested), call(Nested())
+        assert pytree.tree_structure(found) == pytree.tree_structure(expected)
+        for a, b in zip(pytree.tree_leaves(found), pytree.tree_leaves(expected)):
+            torch.testing.assert_close(a, b)
+
+    def test_signature(self, nested):
+        assert list(inspect.signature(nested.forward).parameters) == ["x", "pair", "extra", "scale", "mask"]
+        assert isinstance(nested, CompiledModule)
+        assert isinstance(nested, torch.fx.GraphModule)
+        assert not nested.training
+
+    def test_positional_or_keyword(self, nested):
+        x, pair = torch.ones(4, 3), (torch.ones(3), {"k": torch.ones(3)})
+        expected = call(nested)["y"]
+        torch.testing.assert_close(nested(x, pair, torch.ones(2), 2.0, None)["y"], expected)
+        found = nested(mask=None, scale=2.0, extra=torch.ones(2), pair=pair, x=x)
+        torch.testing.assert_close(found["y"], expected)
+
+    def test_dict_order_does_not_matter(self):
+        class Sub(nn.Module):
+            def forward(self, d):
+                return d["a"] - d["b"]
+
+        a, b = torch.randn(2), torch.randn(2)
+        module = compiled(Sub(), ({"a": a, "b": b},))
+        torch.testing.assert_close(module({"b": b, "a": a}), a - b)
+
+    def test_named_tuples_and_same_output_twice(self):
+        Point = collections.namedtuple("Point", ["p", "q"])
+
+        class Swap(nn.Module):
+            def forward(self, point):
+                return Point(point.q, point.p), point.p, point.p + 1
+
+        point = Point(torch.ones(1), torch.zeros(2))
+        found = compiled(Swap(), (point,))(point)
+        assert isinstance(found[0], Point)
+        torch.testing.assert_close(found, Swap()(point))
+
+    def test_copies_check_too(self, nested):
+        for module in (copy.deepcopy(nested), copy.copy(nested), copy.deepcopy(copy.deepcopy(nested))):
+            torch.testing.assert_close(call(module)["y"], call(nested)["y"])
+            assert module.report == "the report"
+            with pytest.raises(InputError, match="at dimension 0, allowed is"):
+                call(module, torch.ones(9, 3))
+            assert len(module._forward_pre_hooks) == 1
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    def test_the_check_pickles(self, nested):
+        check = pickle.loads(pickle.dumps(nested._input_check))
+        with pytest.raises(InputError):
+            check(None, (), {})
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"x": torch.ones(4, 3, dtype=torch.float64)}, "x must be torch.float32, got torch.float64"),
+            ({"x": torch.ones(3)}, "input x must have 2 dimensions, got 1"),
+            ({"x": torch.ones(4, 2)}, "input x must have size 3 at dimension 1, got 2"),
+            ({"x": torch.ones(9, 3)}, r"input x has size 9 at dimension 0, allowed is 1\.\.8"),
+            ({"x": torch.ones(0, 3)}, r"input x has size 0 at dimension 0, allowed is 1\.\.8"),
+            ({"x": 3}, "input x must be a tensor of torch.float32, got int 3"),
+            ({"x": [torch.ones(4, 3)]}, "input x has the structure|input x must be a tensor"),
+            ({"x": torch.ones(4, 3, device="meta")}, "is on cpu, but input x is on meta"),
+            (
+                {"pair": [torch.ones(3), {"k": torch.ones(3)}]},
+                r"structure \[\*, \{'k': \*\}\], but .* \(\*, \{'k': \*\}\)",
+            ),
+            ({"pair": (torch.ones(3), {"j": torch.ones(3)})}, "input pair has the structure"),
+            ({"pair": (torch.ones(3),)}, "input pair has the structure"),
+            ({"pair": (torch.ones(3), {"k": torch.ones(4)})}, r"input pair\[1\]\['k'\] must have size 3"),
+            ({"scale": 3.0}, "input scale was fixed to 2.0 when the model was compiled, got float 3.0"),
+            ({"scale": 2}, "input scale was fixed to 2.0"),
+            ({"mask": torch.ones(1)}, "input mask was fixed to None"),
+            ({"other": 1}, "got the unknown argument other"),
+        ],
+    )  # fmt: skip
+    def test_the_input_what_came_and_what_is_allowed(self, nested, changes, message):
+        with pytest.raises(InputError, match=message):
+            call(nested, **changes)
+
+    def test_number_of_arguments(self, nested):
+        with pytest.raises(InputError, match=r"takes \(x, pair, extra, scale, mask\), got no pair, extra"):
+            nested(torch.ones(4, 3), scale=2.0, mask=None)
+        with pytest.raises(InputError, match="got 6 positional arguments"):
+            nested(1, 2, 3, 4, 5, 6)
+        with pytest.raises(InputError, match="got x twice"):
+            nested(torch.ones(4, 3), 2, 3, 4, 5, x=1)
+
+    def test_sizes_that_must_agree(self):
+        class Add(nn.Module):
+            def forward(self, a, b):
+                return a + b
+
+        inputs = (dynamic((1, 4), (2, 4), (8, 4)),) * 2
+        module = compiled(Add(), inputs)
+        with pytest.raises(InputError, match="b has size 3 at dimension 0, but a dimension 0 makes it 2"):
+            module(torch.ones(2, 4), torch.ones(3, 4))
+
+    def test_derived_sizes(self):
+        class Double(nn.Module):
+            def forward(self, a, b):
+                return torch.cat([a, a]) + b
+
+        module = compiled(Double(), (dynamic((2, 4), (3, 4), (8, 4)), dynamic((4, 4), (6, 4), (16, 4))))
+        assert module(torch.ones(4, 4), torch.ones(8, 4)).shape == (8, 4)
+        with pytest.raises(InputError, match="size 6 at dimension 0, but a dimension 0 makes it 8"):
+            module(torch.ones(4, 4), torch.ones(6, 4))
+        with pytest.raises(InputError, match=r"must be 2 \* n"):
+            module(torch.ones(4, 4), torch.ones(7, 4))
+
+    def test_guards_are_kept(self):
+        class Even(nn.Module):
+            def forward(self, a):
+                return a.view(a.shape[0] // 2, 2, -1)
+
+        module = compiled(Even(), dynamic((2, 7), (4, 7), (8, 7)))
+        assert module(torch.ones(6, 7)).shape == (3, 2, 7)
+        with pytest.raises(InputError, match=r"under the condition .* a of shape \(5, 7\)"):
+            module(torch.ones(5, 7))
+
+    @given(st.integers(0, 12), st.integers(0, 12), st.sampled_from([torch.float32, torch.float16]))
+    @settings(max_examples=60, deadline=None)
+    def test_what_is_not_allowed_never_runs(self, a, b, dtype):
+        module = self.add()
+        x, y = torch.ones(a, 4), torch.ones(b, 4, dtype=dtype)
+        if 1 <= a <= 8 and a == b and dtype is torch.float32:
+            torch.testing.assert_close(module(x, y), x + y)
+        else:
+            with pytest.raises(InputError):
+                module(x, y)
+
+    cached = None
+
+    def add(self):
+        class Add(nn.Module):
+            def forward(self, a, b):
+                return a + b
+
+        if TestRefused.cached is None:
+            TestRefused.cached = compiled(Add(), (dynamic((1, 4), (2, 4), (8, 4)),) * 2)
+        return TestRefused.cached
+
+
+class TestTracing:
+    def test_export_again(self):
+        module = compiled(nn.Linear(4, 4), dynamic((1, 4), (2, 4), (8, 4)))
+        batch = torch.export.Dim("batch", min=1, max=8)
+        ep = torch.export.export(module, (torch.ones(3, 4),), dynamic_shapes=({0: batch},))
+        torch.testing.assert_close(ep.module()(torch.ones(5, 4)), module(torch.ones(5, 4)))
+
+    def test_torch_compile_takes_it_whole(self):
+        module = compiled(nn.Linear(4, 4), dynamic((1, 4), (2, 4), (8, 4)))
+        again = torch.compile(module, backend="eager", fullgraph=True, dynamic=True)
+        for batch in (2, 3, 7):
+            torch.testing.assert_close(again(torch.ones(batch, 4)), module(torch.ones(batch, 4)))
+
+
+class TestTransformers:
+    def test_model_outputs(self):
+        transformers = pytest.importorskip("transformers")
+        config = transformers.BertConfig(
+            num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=16, vocab_size=50
+        )
+        model = transformers.BertModel(config).eval()
+        ids = dynamic((1, 1), (2, 8), (4, 32), torch.int64)
+        module = compiled(model, kwarg_inputs={"input_ids": ids, "attention_mask": ids, "return_dict": True})
+        for batch, length in [(1, 1), (1, 7), (3, 1), (4, 32)]:
+            given = {
+                "input_ids": torch.randint(0, 50, (batch, length)),
+                "attention_mask": torch.ones(batch, length, dtype=torch.int64),
+                "return_dict": True,
+            }
+            found, expected = module(**given), model(**given)
+            assert type(found) is type(expected)
+            torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
+            torch.testing.assert_close(found["pooler_output"], expected["pooler_output"])
+        mask = torch.ones(2, 8, dtype=torch.int64)
+        with pytest.raises(InputError, match="attention_mask has size 2 at dimension 0, but input_ids"):
+            module(input_ids=torch.ones(3, 8, dtype=torch.int64), attention_mask=mask, return_dict=True)
