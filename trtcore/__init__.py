@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trtcore.artifacts import load, save
     from trtcore.errors import TrtcoreError
     from trtcore.inputs import Input
+    from trtcore.registry import scoped_registry
     from trtcore.report import Report
     from trtcore.settings import CompilationSettings
 
@@ -33,6 +34,7 @@ _HOMES = {
     "CompilationSettings": "trtcore.settings",
     "Report": "trtcore.report",
     "TrtcoreError": "trtcore.errors",
+    "scoped_registry": "trtcore.registry",
 }
 _MODULES = ("dynamo", "errors", "pack", "runtime", "testing")
 
@@ -49,6 +51,7 @@ __all__ = [
     "load",
     "runtime",
     "save",
+    "scoped_registry",
 ]
 
 
