@@ -97,7 +97,7 @@ def test_every_field_has_a_text_and_an_acting_check():
         ({"torch_executed_ops": [3]}, "not a torch op"),
         ({"torch_executed_modules": [3]}, "module paths"),
         ({"torch_executed_modules": [int]}, "module paths"),
-        ({"converters": {"aten.gelu": 1}}, "not callable"),
+        ({"converters": {"aten.gelu": 1}}, "neither a function nor a Converter"),
         ({"converters": [1]}, "a mapping"),
         ({"pins": {"aten.gelu": None}}, "name of a pack"),
         ({"use_python_runtime": False}, "C\\+\\+ runtime is not offered"),
@@ -213,8 +213,22 @@ def test_a_packet_as_converter_key_stands_for_its_overloads():
     assert settings.converters[torch.relu] is converter_b
 
 
-def test_pins_by_packet_become_overloads():
-    assert CompilationSettings(pins={"aten.gelu": "p"}).pins["aten.gelu.default"] == "p"
+def test_pins_take_canonical_names():
+    settings = CompilationSettings(pins={"torch.ops.aten.gelu": "p", aten.relu.default: "q"})
+    assert dict(settings.pins) == {"aten.gelu": "p", "aten.relu.default": "q"}
+    with pytest.raises(SettingsError, match=r"pins: torch has no op 'aten\.gellu'"):
+        CompilationSettings(pins={"aten.gellu": "p"})
+
+
+def test_a_converter_object_is_a_converter():
+    from trtcore.pack import Converter
+
+    given = Converter(aten.gelu.default, converter_a, priority=100)
+    settings = CompilationSettings(converters={"aten.gelu.default": given})
+    assert settings.converters[aten.gelu.default] is given
+    other = CompilationSettings(converters={"aten.gelu.default": Converter(aten.gelu.default, converter_b)})
+    assert settings.fingerprint() != other.fingerprint()
+    assert settings.fingerprint() == settings.replace().fingerprint()
 
 
 def test_explicit_and_replace():

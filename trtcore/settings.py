@@ -347,8 +347,8 @@ def _converters(name: str, value: Any) -> FrozenMapping[Any, Any]:
         raise _refuse(name, value, "a mapping from ops to converter functions")
     found: dict[Any, Any] = {}
     for key, function in value.items():
-        if not callable(function):
-            raise SettingsError(f"{name}[{key!s}]={function!r} is not callable")
+        if not callable(getattr(function, "implementation", function)):  # a Converter holds its function
+            raise SettingsError(f"{name}[{key!s}]={function!r} is neither a function nor a Converter")
         found.update(dict.fromkeys(_overloads(name, key), function))
     return FrozenMapping(found)
 
@@ -360,8 +360,10 @@ def _pins(name: str, value: Any) -> FrozenMapping[str, str]:
     for key, pack in value.items():
         if not isinstance(pack, str) or not pack:
             raise SettingsError(f"{name}[{key!s}]={pack!r}: it must be the name of a pack")
-        for overload in _overloads(name, key):
-            found[str(overload)] = pack
+        try:
+            found[op_name(key)] = pack
+        except SettingsError as error:
+            raise SettingsError(f"{name}: {error.message}", advice=error.advice) from None
     return FrozenMapping(found)
 
 
@@ -481,10 +483,10 @@ class CompilationSettings:
     converters: Mapping[Any, Callable[..., Any]] = _setting(
         FrozenMapping(),
         _converters,
-        "Converters for this compile: {op: function}. They come before all others.",
+        "Converters for this compile: {op: function or Converter}. They come before all others.",
     )
     pins: Mapping[str, str] = _setting(
-        FrozenMapping(), _pins, 'Which pack converts an op: {"aten.gelu.default": "distribution:name"}.'
+        FrozenMapping(), _pins, 'Which converter an op takes: {"aten.gelu.default": "distribution:pack"}.'
     )
     disabled_packs: tuple[str, ...] = _setting(
         (), _names, 'Packs that are off for this compile: "name", "distribution" or "distribution:name".'
@@ -711,10 +713,13 @@ def _plain(value: Any) -> Any:
         return sorted(json.dumps(_plain(item)) for item in value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, torch.dtype | torch.device):
+    if isinstance(value, torch.dtype | torch.device | torch._ops.OpOverload | torch._ops.OpOverloadPacket):
         return str(value)
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
+    if dataclasses.is_dataclass(value):  # a Converter given at the call site
+        fields = {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return [type(value).__qualname__, fields]
     if callable(value):
         return _plain_function(value)
     raise SettingsError(f"a setting of type {type(value).__name__} has no fingerprint")

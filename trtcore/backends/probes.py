@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from trtcore.backends.base import Capability
 
@@ -101,6 +102,13 @@ def probe(backend: Backend, feature: str, target: Target) -> Capability:
 
 
 def _run(backend: Backend, target: Target, dtype: str, run: Probe, is_layer: bool) -> Capability:
+    if target.device is not None:
+        with torch.cuda.device(target.device):  # a builder belongs to the GPU that is current
+            return _ask(backend, target, dtype, run, is_layer)
+    return _ask(backend, target, dtype, run, is_layer)
+
+
+def _ask(backend: Backend, target: Target, dtype: str, run: Probe, is_layer: bool) -> Capability:
     logger = backend.make_logger()
     builder = backend.trt.Builder(logger)
     with warnings.catch_warnings(record=True) as caught:
@@ -568,6 +576,7 @@ def _tiling(p: Net) -> None:
 
 
 def _plugins(p: Net) -> None:
+    """A plugin layer needs a plugin; that the method is there is what can be asked."""
     _member(p.trt.INetworkDefinition, "add_plugin_v3")
     _linear(p)
 
@@ -629,6 +638,7 @@ _LAYERS: Mapping[str, Probe] = {
     "add_topk": _topk,
     "add_unary": _unary("ABS"),
     "add_unsqueeze": _unsqueeze,
+    "add_plugin": _plugins,
     "add_plugin_v2": _plugins,
     "add_plugin_v3": _plugins,
 }
