@@ -4,7 +4,8 @@
     compiled = trtcore.compile(model, inputs=[trtcore.Input((1, 3, 224, 224))])
     print(compiled.report)
 
-Importing this module loads neither TensorRT nor Triton nor any pack; names load when they are used.
+Importing this module loads neither TensorRT nor Triton nor any pack; names load when they are used. It does
+register the op `trtcore::execute_engine`, so that plain `torch.export.load` reads compiled modules.
 People who write packs import from `trtcore.pack`.
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+import trtcore.runtime.op as _op  # noqa: F401  (registers the op)
 
 __version__ = "0.1.0"
 

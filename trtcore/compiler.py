@@ -51,7 +51,7 @@ def compile_program(
     ctx = make_context(settings, observers)
     with ctx.stage("lowering", times):
         lowered = lower(program, ctx)
-    runtime, why = choose_runtime(ctx.backend, settings) if ctx.backend is not None else ("", "")
+    runtime, why = choose_runtime(ctx.backend, settings, ctx.target) if ctx.backend is not None else ("", "")
     built = build_segments(lowered, ctx, times, runtime, build=not settings.dryrun)
     with ctx.stage("assembly", times):
         compiled = _assemble(lowered, built, ctx)
@@ -71,7 +71,7 @@ def explain_program(
         lowered = lower(program, ctx)
     with ctx.stage("partition", times):
         found = partition(lowered, ctx)
-    runtime, why = choose_runtime(ctx.backend, settings) if ctx.backend is not None else ("", "")
+    runtime, why = choose_runtime(ctx.backend, settings, ctx.target) if ctx.backend is not None else ("", "")
     return make_report("explain", lowered, found, ctx, times, None, runtime, why)
 
 
