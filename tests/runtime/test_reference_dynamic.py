@@ -269,6 +269,46 @@ def test_data_dependent_size():
     assert size.tolist() == [2, 2]
 
 
+def test_int64_linspace():
+    def build(n, a):
+        layer = n.net.add_fill((4,), trt.FillOperation.LINSPACE, trt.int64)
+        layer.alpha, layer.beta = 3, 2
+        return out(n.net.add_elementwise(out(layer), a, SUM))
+
+    big = 2**53 + 1
+    assert run(build, torch.full((4,), big)).tolist() == [big + 3, big + 5, big + 7, big + 9]
+
+
+def test_constants_are_folded(module):
+    """A transposed, scaled constant is computed once; what only constants decide is no call at run time."""
+
+    def network():
+        n = Network()
+        x = n.input(torch.zeros(3, 2))
+        turned = n.net.add_shuffle(n.constant(torch.arange(6.0).reshape(2, 3)))
+        turned.first_transpose = (1, 0)
+        scaled = out(n.net.add_elementwise(out(turned), n.constant(torch.full((1, 1), 2.0)), PROD))
+        return n.snapshot(out(n.net.add_elementwise(x, scaled, SUM)))
+
+    module = compile_snapshot(network())
+    assert [n.target for n in module.graph.nodes if n.op == "call_function"].count(torch.add) == 1
+    assert torch.mul not in [n.target for n in module.graph.nodes]
+    want = torch.ones(3, 2) + 2 * torch.arange(6.0).reshape(2, 3).T
+    assert torch.equal(module(torch.ones(3, 2))[0], want)
+
+
+def test_failing_constant_arithmetic_fails_when_it_runs():
+    """Not while compiling: nobody may ever use it."""
+    n = Network()
+    x = n.input(torch.zeros(2, dtype=torch.int32))
+    divide = trt.ElementWiseOperation.DIV
+    one, zero = n.constant([1, 1], torch.int32), n.constant([0, 0], torch.int32)
+    quotient = out(n.net.add_elementwise(one, zero, divide))
+    module = compile_snapshot(n.snapshot(out(n.net.add_elementwise(x, quotient, SUM))))
+    with pytest.raises(RuntimeError, match="ZeroDivision"):
+        module(torch.zeros(2, dtype=torch.int32))
+
+
 # -- loops and conditionals -----------------------------------------------------------------------
 
 

@@ -127,7 +127,7 @@ def _dims(value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
     try:
-        return tuple(int(v) for v in value)
+        return tuple(value)
     except ValueError:
         return None
 
@@ -136,12 +136,20 @@ def _axes(value: Any) -> tuple[int, ...]:
     return tuple(i for i in range(32) if int(value) >> i & 1)
 
 
+_names: dict[tuple[type, int], str] = {}
+
+
 def _enum(value: Any) -> str:
-    return str(value.name)
+    """The name of an enum value; `.name` is slow in the bindings (tens of microseconds), hence the memory."""
+    key = (type(value), int(value))
+    name = _names.get(key)
+    if name is None:
+        name = _names[key] = str(value.name)
+    return name
 
 
 def _dtype(value: Any) -> torch.dtype:
-    return TORCH_DTYPES[value.name]
+    return TORCH_DTYPES[_enum(value)]
 
 
 def _floats(value: Any) -> tuple[float, ...] | None:
@@ -360,7 +368,7 @@ class _Reader:
 
     def _layer(self, index: int) -> LayerSnapshot:
         layer = self.network.get_layer(index)
-        kind: str = self.type_of(layer).name
+        kind = _enum(self.type_of(layer))
         if kind not in _LAYERS:
             raise ConversionError(
                 f"layer {layer.name!r} is of type {kind}, which trtcore cannot read back",

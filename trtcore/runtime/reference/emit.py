@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from trtcore.conversion.snapshot import LayerSnapshot, TensorInfo
-from trtcore.errors import ConversionError
+from trtcore.errors import ConversionError, TrtcoreError
 
 if TYPE_CHECKING:
     from trtcore.runtime.reference.region import Region
@@ -174,12 +174,18 @@ def _consts(tree: Any) -> list[Const]:
 
 
 def _fold(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Const, ...] | None:
-    """The results of calling now; None if they are too large to keep."""
+    """The results of calling now; None if they are too large to keep, or the call fails.
+
+    What fails here may be in a branch that is never taken, so it is left to fail when the engine runs.
+    """
     storages = {const.tensor.untyped_storage().data_ptr() for const in _consts((args, kwargs))}
-    with torch.no_grad():
-        results = function(
-            *_replace(args, lambda const: const.tensor), **_replace(kwargs, lambda const: const.tensor)
-        )
+    try:
+        with torch.no_grad():
+            results = function(
+                *_replace(args, lambda const: const.tensor), **_replace(kwargs, lambda const: const.tensor)
+            )
+    except (RuntimeError, ArithmeticError, IndexError, TrtcoreError):
+        return None
     if isinstance(results, torch.Tensor):
         results = (results,)
     size = sum(x.numel() for x in results if x.untyped_storage().data_ptr() not in storages)

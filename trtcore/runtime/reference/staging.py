@@ -78,13 +78,6 @@ class Constants:
     def __deepcopy__(self, memo: dict[int, Any]) -> Constants:
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"tensors": self._tensors, "on_host": self._on_host}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()  # type: ignore[misc]
-        self._tensors, self._on_host = state["tensors"], state["on_host"]
-
 
 def stage(constants: Constants, *inputs: torch.Tensor) -> tuple[Any, ...]:
     """The constants on the device of the first input that is not on the CPU (else on the CPU)."""
