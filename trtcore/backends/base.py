@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trtcore.settings import CompilationSettings
 
 # TensorRT's DataType members by name, in TensorRT's order. A name the torch in use has no dtype for is
-# left out. FLOAT4 is two values to a byte in torch (`float4_e2m1fn_x2`), one to an element in TensorRT.
+# left out. FP4 is two values to a byte in torch (`float4_e2m1fn_x2`), one to an element in TensorRT.
 _DTYPES: Mapping[str, torch.dtype] = {
     name: getattr(torch, dtype)
     for name, dtype in {
@@ -122,6 +122,7 @@ class Backend(ABC):
         self._lock = threading.RLock()
         self._trt: Any = None
         self._stores: dict[str, CapabilityStore] = {}
+        self._data_types: dict[torch.dtype, Any] = {}
 
     def __repr__(self) -> str:
         return f"<trtcore backend {self.name}>"
@@ -180,13 +181,16 @@ class Backend(ABC):
 
     def trt_dtype(self, torch_dtype: torch.dtype) -> Any:
         """The `trt.DataType` of a torch dtype. Raises ConversionError where TensorRT has none (float64)."""
-        for name, dtype in _DTYPES.items():
-            if dtype is torch_dtype and hasattr(self.trt.DataType, name):
-                return getattr(self.trt.DataType, name)
-        raise ConversionError(
-            f"{self.name} {self.version} has no data type for {torch_dtype}",
-            advice="it has " + ", ".join(str(d) for n, d in _DTYPES.items() if hasattr(self.trt.DataType, n)),
-        )
+        if not self._data_types:
+            members = self.trt.DataType.__members__
+            self._data_types = {_DTYPES[name]: member for name, member in members.items() if name in _DTYPES}
+        try:
+            return self._data_types[torch_dtype]
+        except KeyError:
+            raise ConversionError(
+                f"{self.name} {self.version} has no data type for {torch_dtype}",
+                advice="it has " + ", ".join(map(str, self._data_types)),
+            ) from None
 
     def supports_dtype(self, torch_dtype: torch.dtype) -> bool:
         """Whether a network of this backend can hold a tensor of this dtype."""

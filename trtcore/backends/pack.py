@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pluggy
-
 from trtcore.backends.rtx import RtxBackend
 from trtcore.backends.tensorrt import TensorRTBackend
+from trtcore.pack import hookimpl
 
 if TYPE_CHECKING:
     from trtcore.backends.base import Backend
-
-hookimpl = pluggy.HookimplMarker("trtcore")
 
 _BACKENDS: list[Backend] = [TensorRTBackend(), RtxBackend()]
 
