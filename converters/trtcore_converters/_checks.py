@@ -1,7 +1,7 @@
 """Small pieces that capability validators are made of.
 
 A check takes the fx node and the compile context, as validators do, and gives True or a `Reject`. They look
-at ``meta["val"]`` where it is there, and accept what they cannot see: the converter finds out from the ITensor.
+at ``meta["val"]`` where it is there and accept what they cannot see, as converters read ITensors.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def floating(*names: str) -> Check:
 
 
 def numeric(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    """The node's tensors are of dtypes that TensorRT computes with: not int8 or uint8, which it only stores."""
+    """The node's tensors are of dtypes that TensorRT computes with; int8 and uint8 it only stores."""
     for source in node.all_input_nodes:
         tensor = val(source)
         if isinstance(tensor, torch.Tensor) and tensor.dtype not in _COMPUTED:

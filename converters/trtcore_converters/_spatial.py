@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from trtcore.pack import ConversionContext
 
 
@@ -42,6 +44,18 @@ def in_two_dims(ctx: ConversionContext, x: Any, dims: int, layer: Callable[[Any]
 def one_dim(values: Sequence[int], dims: int, fill: int) -> tuple[int, ...]:
     """`values` for the two spatial dims that a 1-D input has after `in_two_dims`."""
     return (fill, *values) if dims == 1 else tuple(values)
+
+
+def apply_along(ctx: ConversionContext, x: Any, axis: int, matrix: torch.Tensor) -> Any:
+    """The product of a constant matrix of shape (new, old) with `x` along one axis, which gets the new size."""
+    rank = ctx.rank(x)
+    if axis == rank - 1:
+        return ctx.matmul(x, ctx.constant(matrix), transpose_b=True)
+    if axis == rank - 2:
+        return ctx.matmul(ctx.constant(matrix), x)
+    order = [*(a for a in range(rank) if a != axis), axis]
+    back = [order.index(a) for a in range(rank)]
+    return ctx.permute(apply_along(ctx, ctx.permute(x, order), rank - 1, matrix), back)
 
 
 def pad_with_zeros(ctx: ConversionContext, x: Any, before: Sequence[int], after: Sequence[int]) -> Any:

@@ -1,8 +1,8 @@
 """Batch and instance normalisation at inference.
 
-With running statistics both are ``x * scale + shift`` per channel, with constants folded in float64. fp16 and
-bf16 inputs are computed in fp32 and rounded once, as torch does: a rounded shift would be off by as much as the
-mean is large.
+With running statistics both are ``x * scale + shift`` per channel, with constants folded in float64. fp16
+and bf16 inputs are computed in fp32 and rounded once, as torch does: a rounded shift would be off by as much
+as the mean is large.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _MODES = {"constant": "FILL", "reflect": "REFLECT", "replicate": "CLAMP", "circu
 
 
 def _grows(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    """Reflection, replication and wrapping only add; cropping in the same op reads other elements in torch."""
+    """Reflection, replication and wrapping only add: torch crops before it reflects, TensorRT after."""
     given = arguments(node)
     if given.get("mode", "") == "constant":
         return True

@@ -17,7 +17,7 @@ from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
 from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used, shape_of
-from trtcore_converters._spatial import in_two_dims, one_dim, pad_with_zeros, spread
+from trtcore_converters._spatial import apply_along, in_two_dims, one_dim, pad_with_zeros, spread
 
 aten = torch.ops.aten
 
@@ -57,7 +57,7 @@ class _Windows:
         return count - 1 if (count - 1) * s >= own + p else count
 
     def far(self, dim: int, size: int) -> int:
-        """The padding behind an input that has `size` (-1: dynamic) along `dim`: what the last window needs."""
+        """The padding behind an input of `size` (-1: dynamic) along `dim`: what the last window needs."""
         if size == -1:
             return self.near[dim]
         end = (self.count(dim, size) - 1) * self.stride[dim] + self.kernel[dim]
@@ -189,7 +189,7 @@ def _pool(
     return in_two_dims(ctx, x, dims, layer)
 
 
-# Pooling to a given size --------------------------------------------------------------------------------
+# ---- pooling to a given size ----
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -257,7 +257,7 @@ def adaptive_avg_pool(ctx: ConversionContext, x: Any, output_size: Any) -> Any:
     dtype = ctx.dtype(x)
     x = ctx.cast(x, torch.float32)
     for dim, (size, wanted) in uneven.items():
-        x = _average_along(ctx, x, dim, size, wanted)
+        x = apply_along(ctx, x, dim, _averages(size, wanted))
     return ctx.cast(x, dtype)
 
 
@@ -317,15 +317,12 @@ def _uneven_windows(size: int, count: int) -> list[tuple[int, int]]:
     return [(start, end - start) for start, end in edges]
 
 
-def _average_along(ctx: ConversionContext, x: Any, axis: int, size: int, count: int) -> Any:
-    """Adaptive windows along one axis, as a product with a constant (size, count) matrix."""
-    matrix = torch.zeros(size, count)
-    for i, (start, length) in enumerate(_uneven_windows(size, count)):
-        matrix[start : start + length, i] = 1.0 / length
-    rank = ctx.rank(x)
-    order = [a for a in range(rank) if a != axis] + [axis]
-    back = [order.index(a) for a in range(rank)]
-    return ctx.permute(ctx.matmul(ctx.permute(x, order), ctx.constant(matrix)), back)
+def _averages(size: int, count: int) -> torch.Tensor:
+    """What takes a line of `size` elements to the means of its windows: shape (count, size)."""
+    matrix = torch.zeros(count, size)
+    for row, (start, length) in zip(matrix, _uneven_windows(size, count)):
+        row[start : start + length] = 1.0 / length
+    return matrix
 
 
 def _maximum_over(ctx: ConversionContext, x: Any, axis: int, start: int, length: int) -> Any:

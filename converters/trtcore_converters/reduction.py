@@ -1,7 +1,7 @@
 """Reductions: sums, means, extremes, logic, variance, norms, and the index of an extreme.
 
-Integers are reduced as int64: TensorRT 8.5 reduced int32 in floating point, exact only to 2**24. Sums and products
-of fp16 and bf16 are computed in fp32 and rounded once, as torch does. Of NaN TensorRT's extremes take no notice.
+Integers are reduced as int64: TensorRT 8.5 reduced int32 in floating point, exact only to 2**24. Sums and
+products of fp16 and bf16 are computed in fp32 and rounded once, as torch does. TensorRT's extremes skip NaN.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _count(ctx: ConversionContext, x: Any, axes: Sequence[int]) -> Any:
     return ctx.dim_product([ctx.dim(x, axis) for axis in axes])
 
 
-# ---- sums and means -----------------------------------------------------------------------------------------
+# ---- sums and means ----
 
 
 def _accumulating(operation: str) -> Callable[..., Any]:
@@ -98,7 +98,7 @@ def count_nonzero(ctx: ConversionContext, x: Any, dim: Any = None) -> Any:
     return reduced(ctx, x, "SUM", axes_of(dim, ctx.rank(x)), False)
 
 
-# ---- logic --------------------------------------------------------------------------------------------------
+# ---- logic ----
 
 
 def _is_true(ctx: ConversionContext, x: Any) -> Any:
@@ -126,7 +126,7 @@ for _packet, _name, _operation in ((aten.any, "any", "SUM"), (aten.all, "all", "
     )(_logic(_operation))
 
 
-# ---- extremes -----------------------------------------------------------------------------------------------
+# ---- extremes ----
 
 
 def _extreme(ctx: ConversionContext, x: Any, operation: str, dim: Any, keepdim: bool) -> Any:
@@ -224,7 +224,7 @@ def top(ctx: ConversionContext, x: Any, operation: str, k: Any, dim: int) -> tup
     return ctx.output(layer), ctx.cast(ctx.output(layer, 1), torch.int64)
 
 
-# ---- variance -----------------------------------------------------------------------------------------------
+# ---- variance ----
 
 
 def _moments(ctx: ConversionContext, x: Any, dim: Any, correction: Any, keepdim: bool) -> tuple[Any, Any]:
@@ -267,7 +267,7 @@ for _op, _name, _root, _with_mean in (
     )
 
 
-# ---- norms --------------------------------------------------------------------------------------------------
+# ---- norms ----
 
 
 def vector_norm(

@@ -1,9 +1,9 @@
 """Upsampling: nearest, linear, bilinear, trilinear and bicubic.
 
-Linear and cubic use TensorRT's Resize, whose coordinates are torch's: a given scale factor is used as it is, else
-the ratio of the sizes. Nearest picks elements by an index that is a rounded product, and one rounding error is another
-element; so Resize is used where torch's index is the exact one for every element, and a gather by torch's own
-index elsewhere.
+Linear and cubic use TensorRT's Resize, whose coordinates are torch's: a given scale factor is used as it is,
+else the ratio of the sizes. Nearest picks elements by a rounded product, and a rounding error more is another
+element; so Resize is used where the index is exact for every element, and a gather by torch's own index
+elsewhere. Antialiased resizing is a product with torch's own weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
-from trtcore_converters._checks import all_of, arguments, floating, numeric
+from trtcore_converters._checks import all_of, arguments, floating, numeric, shape_of
+from trtcore_converters._spatial import apply_along
 
 aten = torch.ops.aten
 
@@ -54,7 +55,7 @@ _LONGEST = 1 << 16
 
 @lru_cache(maxsize=256)
 def _ratio(factor: float) -> Fraction | None:
-    """A fraction that gives torch's ``floor(size * factor)`` for every size, and in float32 as well; else None."""
+    """A fraction with torch's ``floor(size * factor)`` for every size; None if float32 differs."""
     ratio = Fraction(factor).limit_denominator(1000)
     sizes = torch.arange(1, _LONGEST)
     wanted = (sizes.double() * factor).floor().long()
@@ -66,9 +67,10 @@ def _ratio(factor: float) -> Fraction | None:
 def _factors_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     """TensorRT computes the sizes that torch computes from the scale factors."""
     given = arguments(node)
-    shape = given.get("self", given.get("input")).shape
-    factors = _factors(given, len(shape) - 2)
-    for size, wanted, factor in zip(shape[2:], node.meta["val"].shape[2:], factors):
+    shape, out = shape_of(given.get("self", given.get("input"))), shape_of(node)
+    if shape is None or out is None:
+        return True
+    for size, wanted, factor in zip(shape[2:], out[2:], _factors(given, len(shape) - 2)):
         if factor is None:
             continue
         if not isinstance(size, int) or not isinstance(wanted, int):
@@ -88,7 +90,7 @@ def _factors(given: Mapping[str, Any], dims: int) -> list[float | None]:
     return [given[name] for name in ("scales", "scales_d", "scales_h", "scales_w") if name in given]
 
 
-# ---- linear and cubic ---------------------------------------------------------------------------------------
+# ---- linear and cubic ----
 
 
 def _interpolated(
@@ -119,7 +121,7 @@ def _set_size(ctx: ConversionContext, layer: Any, x: Any, sizes: Sequence[Any]) 
 
 def _all_or_none(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     given = arguments(node)
-    factors = _factors(given, len(node.meta["val"].shape) - 2)
+    factors = _factors(given, len(shape_of(node) or ()) - 2)
     if not given["align_corners"] and any(factors) and not all(factors):
         return Reject("a scale factor for some dims only: TensorRT takes factors for all dims or for none")
     return True
@@ -155,14 +157,51 @@ for _packet in (*_LINEAR, aten.upsample_bicubic2d):
         )(_convert)
 
 
-# ---- nearest ------------------------------------------------------------------------------------------------
+# ---- antialiased ----
+
+
+def _static(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    shapes = [shape_of(arguments(node).get(name)) for name in ("self", "input")] + [shape_of(node)]
+    if all(isinstance(dim, int) for shape in shapes if shape is not None for dim in shape[2:]):
+        return True
+    return Reject("antialiased resizing of a dynamic size: the weights depend on the sizes; make them static")
+
+
+def _antialiased(op: Any) -> Callable[..., Any]:
+    def convert(ctx: ConversionContext, x: Any, output_size: Any, align_corners: bool, *scales: Any) -> Any:
+        if len(scales) == 1:  # the overload with one list of factors
+            scales = tuple(_scales_of(scales[0], 2))
+        x = ctx.tensor(x)
+        dtype = ctx.dtype(x)
+        y = ctx.cast(x, torch.float32)
+        for axis, wanted, factor in zip((2, 3), _out_size(ctx, x, output_size, scales), scales):
+            size = ctx.dim(x, axis)
+            # One dim of the op at a time, on the unit vectors: its weights, of shape (wanted, size).
+            weights = op(torch.eye(size)[None, None], [wanted, size], align_corners, factor, None)[0, 0]
+            if wanted != size or factor not in (None, 1.0):
+                y = apply_along(ctx, y, axis, weights)
+        return ctx.cast(y, dtype)
+
+    return convert
+
+
+for _packet in (aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa):
+    converter(
+        [_packet.default, _packet.vec],
+        name=str(_packet).removeprefix("aten."),
+        capability_validator=all_of(floating(), _static),
+        supports_dynamic_shapes=True,
+    )(_antialiased(_packet.default))
+
+
+# ---- nearest ----
 
 
 def nearest_index(size: int, count: int, factor: float | None, exact: bool) -> torch.Tensor:
     """torch's source index of every output element, int64 of shape (count,).
 
-    ``floor(i * scale)``, or ``floor((i + 0.5) * scale)`` for "nearest-exact", in float32, at most size - 1; scale is
-    ``1 / factor``, or ``size / count`` without a factor (ATen/native/UpSample.h).
+    ``floor(i * scale)``, or ``floor((i + 0.5) * scale)`` for "nearest-exact", in float32, at most size - 1;
+    the scale is ``1 / factor``, or ``size / count`` without a factor (ATen/native/UpSample.h).
     """
     scale = torch.tensor(1.0 / factor) if factor else torch.tensor(float(size)) / count
     places = torch.arange(count, dtype=torch.float32)

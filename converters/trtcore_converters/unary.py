@@ -1,8 +1,8 @@
 """Functions of one tensor, element by element.
 
-Integers and bools become float32 first where torch's result is floating point, as in torch. What has no TensorRT
-layer of its own is composed in float32 and rounded once; the compositions keep their relative precision where
-the obvious formula would cancel (``exp(x) - 1`` near 0).
+Integers and bools become float32 first where torch's result is floating point, as in torch. What has no layer
+of its own is composed in float32 and rounded once; the compositions keep their relative precision where the
+obvious formula would cancel (``exp(x) - 1`` near 0).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trtcore_converters._values import LOW_PRECISION, output_dtype
 
 aten = torch.ops.aten
 
-# ---- one layer ----------------------------------------------------------------------------------------------
+# ---- one layer ----
 
 _FLOATING = {
     aten.exp.default: "EXP",
@@ -78,7 +78,7 @@ for _table, _make, _check in (
         )(_make(_operation))
 
 
-# ---- several layers -----------------------------------------------------------------------------------------
+# ---- several layers ----
 
 
 def _as_float(ctx: ConversionContext, x: Any) -> Any:
@@ -112,7 +112,7 @@ def _expm1(ctx: ConversionContext, x: Any) -> Any:
 
 
 def _log1p(ctx: ConversionContext, x: Any) -> Any:
-    """``log(u) * x / (u - 1)`` with ``u = 1 + x``: the rounding of u cancels (Kahan); x itself where u is 1."""
+    """``log(u) * x / (u - 1)`` with ``u = 1 + x``, whose rounding cancels (Kahan); x itself where u is 1."""
     u = ctx.elementwise(x, 1.0, "SUM")
     excess = ctx.elementwise(u, 1.0, "SUB")
     log = ctx.unary(u, "LOG")
@@ -180,7 +180,7 @@ def _truncated(ctx: ConversionContext, x: Any) -> Any:
 
 @converter(aten.round.decimals, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
 def round_decimals(ctx: ConversionContext, x: Any, *, decimals: int) -> Any:
-    """Round to a number of decimals: scale, round half to even, scale back, each in the input's dtype as torch does."""
+    """Scale by a power of ten, round half to even, scale back; each in the input's dtype, as torch does."""
     x = ctx.tensor(x)
     if not ctx.dtype(x).is_floating_point:
         return x
@@ -205,7 +205,7 @@ def nan_to_num(
     posinf: float | None = None,
     neginf: float | None = None,
 ) -> Any:
-    """NaN and the infinities replaced; by 0 and the dtype's largest and smallest number where nothing is given."""
+    """NaN and infinities replaced, by 0 and the dtype's largest and smallest number unless given."""
     x = ctx.tensor(x)
     dtype = ctx.dtype(x)
     if not dtype.is_floating_point:
