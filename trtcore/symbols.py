@@ -62,9 +62,8 @@ def bounds(dim: Any, ranges: Mapping[str, SymbolRange]) -> tuple[int, int, int]:
     expression = expression_of(dim)
     if isinstance(expression, int):
         return expression, expression, expression
-    name = getattr(expression, "name", None)
-    if expression.is_Symbol and name in ranges:
-        known = ranges[name]
+    if expression.is_Symbol:
+        known = ranges[str(expression)]
         return known.min, known.opt, known.max
     from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
@@ -99,13 +98,17 @@ class SizeMaterialiser:
                     self._add_source(found, node, None)
             elif isinstance(value, torch.Tensor):
                 for index, dim in enumerate(value.shape):
-                    if isinstance(dim, torch.SymInt) and (found := solve_linear(dim)):
+                    found = solve_linear(dim)
+                    if found:
                         self._add_source(found, node, index)
 
     def _add_source(self, found: tuple[str, int, int], node: torch.fx.Node, index: int | None) -> None:
         name, scale, offset = found
         known = self._sources.get(name)
-        if known is None or (known[2], known[3]) != (1, 0) == (scale, offset):
+        plain = (scale, offset) == (1, 0)
+        if known is None or (
+            plain and known[2:] != (1, 0)
+        ):  # a dim that is the symbol itself needs no arithmetic
             self._sources[name] = (node, index, scale, offset)
 
     def knows(self, expression: Any) -> bool:

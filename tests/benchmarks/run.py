@@ -41,7 +41,9 @@ def main() -> int:
         print(table, flush=True)
         page = PAGE.read_text()
         block = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
-        page, count = re.subn(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _: block, page, flags=re.DOTALL)
+        page, count = re.subn(
+            rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, page, flags=re.DOTALL
+        )
         if not count:
             print(f"docs/performance.md has no place for {name}", file=sys.stderr)
             return 1

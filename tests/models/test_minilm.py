@@ -41,7 +41,8 @@ def tokenised(folder: pathlib.Path) -> dict[str, torch.Tensor]:
 
 def relative_error(got: Any, want: Any) -> float:
     return max(
-        float((got[name] - want[name]).norm() / want[name].norm()) for name in ("last_hidden_state", "pooler_output")
+        float((got[name] - want[name]).norm() / want[name].norm())
+        for name in ("last_hidden_state", "pooler_output")
     )
 
 
@@ -53,7 +54,9 @@ def assert_one_engine(compiled: Any) -> None:
     assert report.engine_bytes > 80 << 20  # the weights are in it: 22.7 M parameters of 4 bytes
     targets = [node.target for node in compiled.graph.nodes if node.op == "call_function"]
     assert torch.ops.trtcore.execute_engine.default in targets
-    assert not [target for target in targets if str(target).startswith("aten.") and "sym_size" not in str(target)]
+    assert not [
+        target for target in targets if str(target).startswith("aten.") and "sym_size" not in str(target)
+    ]
 
 
 @torch.no_grad()
@@ -79,6 +82,6 @@ def test_dynamic_batch_and_sequence(model: torch.nn.Module, tokenised: dict[str,
             "attention_mask": mask,
         }
         assert relative_error(compiled(**inputs), model(**inputs)) <= 1e-5, (batch, length)
+    long = torch.ones(1, 129, dtype=torch.int64)
     with pytest.raises(trtcore.errors.InputError, match=r"input_ids.*129.*2\.\.128"):
-        long = torch.ones(1, 129, dtype=torch.int64)
         compiled(input_ids=long, token_type_ids=long, attention_mask=long)

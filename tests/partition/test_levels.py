@@ -74,7 +74,7 @@ def test_no_more_groups_than_changes_between_torch_and_tensorrt(
     case: tuple[list[list[int]], list[bool]],
 ) -> None:
     """The longest alternation on a path is a lower bound for any convex partition by levels; we meet it."""
-    graph, supported = random_graph(*case)
+    _, supported = random_graph(*case)
     changes: dict[Node, int] = {}
     for node, taken in supported.items():
         before = max((changes.get(read, 0) for read in node.all_input_nodes), default=0)

@@ -89,7 +89,7 @@ class ConversionContext:
         return len(self.shape(value))
 
     def axis(self, dim: int, rank: int) -> int:
-        """A dim counted from the end, if negative, as one counted from the start. A 0-d tensor counts as one dim, as in torch."""
+        """A dim counted from the start, from one that may count from the end. A 0-d tensor has one, as in torch."""
         return dim % max(rank, 1)
 
     # ---- constants --------------------------------------------------------------------------------

@@ -51,7 +51,8 @@ def _apply(ctx: ConversionContext, expression: sympy.Expr, arguments: list[Any])
             result = ctx.dim_op(result, argument, operation)
         return result
     if kind in ("FloorDiv", "CleanDiv"):
-        return ctx.dim_op(*arguments, "FLOOR_DIV")
+        numerator, denominator = arguments
+        return ctx.dim_op(numerator, denominator, "FLOOR_DIV")
     if kind in ("Mod", "PythonMod"):
         return _modulo(ctx, *arguments)
     if kind == "ModularIndexing":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,7 @@ class _Builder:
         if segment.key in self.built:
             return True
         try:
-            with self.ctx.stage("conversion", self.timings, segment=segment.name):
+            with self.ctx.stage("conversion", self.timings, segment=segment.name), self._on_target():
                 converted = convert_segment(segment, self.ctx, found.selections, self.program.symbols)
         except NodeConversionError as error:
             if self._is_fatal():
@@ -123,6 +124,11 @@ class _Builder:
             return False
         return True
 
+    def _on_target(self) -> AbstractContextManager[Any]:
+        """TensorRT builds for the current device: the target's, while it works."""
+        device = self.ctx.target.device if self.ctx.target is not None else None
+        return nullcontext() if device is None else torch.cuda.device(device)
+
     def _is_fatal(self) -> bool:
         settings = self.ctx.settings
         return settings.require_full_compilation or settings.pass_through_build_failures
@@ -132,7 +138,10 @@ class _Builder:
     def _build(self, converted: ConvertedSegment, number: int, total: int) -> BuiltEngine:
         before = self.timings.get("build", 0.0)
         name = converted.segment.name
-        with self.ctx.stage("build", self.timings, segment=name, number=number, total=total):
+        with (
+            self.ctx.stage("build", self.timings, segment=name, number=number, total=total),
+            self._on_target(),
+        ):
             plan = self._plan(converted)
         manifest = self._manifest(converted)
         artifact = EngineArtifact(plan, manifest, converted.snapshot)

@@ -78,6 +78,7 @@ class _Decomposer:
     def _pieces(self, node: Node, function: Callable[..., Any], depth: int) -> Graph | str:
         """The node's decomposition, itself decomposed as far as it needs; or why it cannot be converted."""
         leaves: list[Node] = []
+        key: tuple[Any, ...]
         try:
             key = (node.target, _signature(node.args, leaves), _signature(dict(node.kwargs), leaves))
         except TypeError:  # an unhashable constant
@@ -87,7 +88,7 @@ class _Decomposer:
             try:
                 traced = self._traced(node, function, list(dict.fromkeys(leaves)))
             except Exception as error:
-                self.memo[key] = f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                self.memo[key] = f"it raised {type(error).__name__}: {_first_line(error)}"
             else:
                 self.memo[key] = self._convertible(traced, depth)
         return self.memo[key]
@@ -147,7 +148,7 @@ class _Decomposer:
                 assert user.target is operator.getitem, (
                     f"{node.name} returns several values and is used whole"
                 )
-                user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
+                user.replace_all_uses_with(results[user.args[1]])
                 graph.erase_node(user)
         graph.erase_node(node)
 
@@ -177,9 +178,14 @@ def _signature(value: Any, leaves: list[Node]) -> Any:
     return (type(value).__name__, repr(value)) if isinstance(value, float) else (type(value).__name__, value)
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
 def _is_composite(op: torch._ops.OpOverload) -> bool:
     return op._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
-        op.name(), torch._C.DispatchKey.CompositeImplicitAutograd
+        op._schema.name + ("." + op._overloadname if op._overloadname != "default" else ""),
+        torch._C.DispatchKey.CompositeImplicitAutograd,
     )
 
 

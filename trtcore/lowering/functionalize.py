@@ -46,7 +46,7 @@ def _is_final_write(node: Node) -> bool:
 def _written(node: Node) -> list[Node]:
     """The tensors that a node writes to."""
     schema = node.target._schema  # type: ignore[union-attr]
-    found = []
+    found: list[Node] = []
     for index, argument in enumerate(schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue

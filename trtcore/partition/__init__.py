@@ -101,7 +101,7 @@ def partition(
             continue
         if is_getitem(node):
             source = node.args[0]
-            supported[node] = supported.get(source, False)  # type: ignore[arg-type]
+            supported[node] = supported.get(source, False)
             continue
         if mutates(node):
             _check_write(node)
