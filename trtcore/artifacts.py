@@ -190,6 +190,16 @@ def _share(root: torch.nn.Module, target: str, value: Any) -> None:
         owner.register_buffer(last, value)
 
 
+def example_inputs(module: CompiledModule) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(args, kwargs) of a call that fits a compiled or loaded module: zeros of a typical size, its constants.
+
+    Raises:
+        ArtifactError: the module has no input signature.
+    """
+    args, kwargs, _ = _example_call(module, None, None)
+    return args, kwargs
+
+
 def _example_call(
     module: CompiledModule, inputs: Sequence[Any] | None, kwarg_inputs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

@@ -83,6 +83,14 @@ def test_compile_writes_a_file_that_run_takes(trtcore_cli: Callable[..., Result]
     (output,) = json.loads(ran.stdout)["outputs"]
     assert output["shape"] == [5, 2]
 
+    ran = trtcore_cli("run", "net.pt2")
+    assert ran.exit_code == 0, ran.output
+    assert "float32[2, 2]" in ran.stdout
+
+    settings = trtcore_cli("run", "net.pt2", "--set", "min_block_size=2")
+    assert settings.exit_code == 1
+    assert "no effect on a compiled model" in settings.stderr
+
 
 def test_run_compares_with_eager_and_says_which_runtime(trtcore_cli: Callable[..., Result]) -> None:
     args = (

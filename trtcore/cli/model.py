@@ -132,7 +132,7 @@ def run(model: str, inputs: Parsed, settings: tuple[str, ...], as_json: bool, re
         raise InputError(
             "--set has no effect on a compiled model", advice="compile it again with the settings"
         )
-    args, kwargs = _example_call(model, eager, inputs, seed)
+    args, kwargs = _example_call(model, compiled if eager is None else eager, inputs, seed)
     with torch.no_grad():
         outputs, seconds = _timed(compiled, args, kwargs, repeat)
         reference = None if eager is None else _eager(eager)(*args, **kwargs)
@@ -161,7 +161,14 @@ def _arguments(inputs: Parsed) -> dict[str, Any]:
 def _example_call(
     name: str, model: Any, inputs: Parsed, seed: int
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Arguments of one call: random values for ``--input``, else the example inputs that a .pt2 holds."""
+    """Arguments of one call: random values for ``--input``, else what the ExportedProgram or artifact holds."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    from trtcore.artifacts import example_inputs
+    from trtcore.inputs import Input
+    from trtcore.runtime.module import CompiledModule
+
     positional, named = split_inputs(inputs)
     if positional or named:
         args = tuple(value.example_tensor(seed=seed + i) for i, value in enumerate(positional))
@@ -170,14 +177,17 @@ def _example_call(
             for i, (key, value) in enumerate(named.items())
         }
         return args, kwargs
-    examples = getattr(model, "example_inputs", None)
-    if model is None:
-        import torch
-
-        examples = torch.export.load(name).example_inputs
-    if not examples:
-        raise InputError(f"{name} holds no example inputs", advice="give --input for each input")
-    return examples[0], examples[1] or {}
+    if isinstance(model, CompiledModule):
+        zeros = example_inputs(model)
+        found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(
+            torch.Tensor,
+            lambda zero: Input(zero.shape, dtype=zero.dtype, device=zero.device).example_tensor(seed=seed),
+            zeros,
+        )
+        return found
+    if isinstance(model, torch.export.ExportedProgram) and model.example_inputs:
+        return model.example_inputs[0], model.example_inputs[1] or {}
+    raise InputError(f"{name} holds no example inputs", advice="give --input for each input")
 
 
 def _load_artifact(name: str) -> Any:
