@@ -232,7 +232,7 @@ class _Interpreter:
     def _bind_weights(self, first: int) -> None:
         for index in range(first, self.network.num_layers):
             layer = self.network.get_layer(index)
-            type_name = layer.type.name
+            type_name = self.trt.ILayer.type.fget(layer).name  # some layer classes shadow `type`
             if type_name in WeightStore.ROLES:
                 layer.__class__ = getattr(self.trt, LAYER_CLASSES[type_name])
                 self.store.bind(index, layer, type_name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from trtcore.graphs import attribute, is_size, set_attribute
 
@@ -78,5 +79,6 @@ def extract(
     root = torch.nn.Module()
     for target, value in constants.items():
         set_attribute(root, target, value)
-    module = GraphModule(root, graph, class_name=name)
+    # Nobody may ever run it: its Python code is made when it is first called.
+    module = _LazyGraphModule(root, graph, class_name=name)
     return Segment(name, tuple(nodes), tuple(tensors), tuple(outputs), module)
