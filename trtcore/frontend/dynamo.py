@@ -2,26 +2,73 @@
 
 Dynamo hands over a torch-level graph whose placeholders are the model's parameters and buffers, the inputs,
 and ints for dynamic sizes. It is traced to ATen on Dynamo's own FakeTensors, so that any new assumption about
-a size becomes one of Dynamo's guards. Parameters and buffers become weights of the engines.
+a size becomes one of Dynamo's guards. Parameters and buffers become weights of the engines, which are built
+again when a weight has changed (see `trtcore.frontend.watch`).
+
+What was compiled, and why, is in `reports`.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
+import warnings
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from trtcore.errors import ExportError
+from trtcore.errors import ExportError, SettingsError
+from trtcore.frontend.aliases import Outputs, mutated_placeholders
 from trtcore.frontend.program import InputSpec, Program, SymbolRange
 from trtcore.frontend.unlift import set_tensor
+from trtcore.frontend.watch import WeightWatch
 from trtcore.settings import CompilationSettings
 from trtcore.symbols import expression_of
 
+if TYPE_CHECKING:
+    from trtcore.context import Observer
+    from trtcore.report import Report
+    from trtcore.runtime.module import CompiledModule
+
+__all__ = ["GraphReport", "dynamo_backend", "reports"]
+
 _GROWTH = 4
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """One compile of one graph that torch.compile handed over.
+
+    Attributes:
+        graph: which graph, counted from 0 in this process. Graph breaks, and calls that Dynamo's guards refuse,
+            make new graphs.
+        reason: "new graph"; or why engines were built again, such as "fc.weight was changed in place".
+        report: what `trtcore.compile` gives as ``.report``.
+    """
+
+    graph: int
+    reason: str
+    report: Report
+
+    def __str__(self) -> str:
+        return f"torch.compile graph {self.graph}: {self.reason}\n{self.report}"
+
+
+def reports() -> tuple[GraphReport, ...]:
+    """Every compile that ``torch.compile(backend="trtcore")`` made in this process, oldest first.
+
+    The latest 1,000 are kept; ``torch._dynamo.reset()`` forgets them.
+    """
+    return tuple(_reports)
+
+
+_reports: deque[GraphReport] = deque(maxlen=1000)
+_numbers = itertools.count()
 
 
 def dynamo_backend(
@@ -31,83 +78,190 @@ def dynamo_backend(
 
     A dynamic size that Dynamo does not bound is compiled for up to four times the size that came first,
     rounded up to a power of two; a larger one compiles again with a larger bound.
-    ``torch._dynamo.mark_dynamic(x, dim, min=, max=)`` sets the bounds. A weight that was changed in place
-    (``load_state_dict``, an optimizer) compiles again at the next call; ``.data`` writes are not seen.
+    ``torch._dynamo.mark_dynamic(x, dim, min=, max=)`` sets the bounds. A changed weight compiles again at the
+    next call.
 
     Args:
         gm, example_inputs: from Dynamo.
-        options: fields of ``CompilationSettings``.
+        options: fields of ``CompilationSettings``, and ``observers`` as `trtcore.compile` takes them.
 
     Raises:
         SettingsError: an option that does not exist or has a wrong value.
         ExportError: gradients would be needed.
+        TrtcoreError: as `trtcore.compile`. Dynamo wraps what is raised here in its ``BackendCompilerFailed``,
+            which has our text, and the error itself as ``inner_exception``.
     """
-    settings = CompilationSettings.from_kwargs(**{**dict(options or {}), **kwargs})
+    settings, observers = _settings({**dict(options or {}), **kwargs})
     _refuse_gradients(gm)
-    return _CompiledGraph(_to_aten(gm), list(example_inputs), settings)
+    return _CompiledGraph(_to_aten(gm), list(example_inputs), settings, observers)
+
+
+def _reset() -> None:
+    _reports.clear()
+
+
+dynamo_backend.reset = _reset  # type: ignore[attr-defined]  # torch._dynamo.reset calls it
+
+
+def _settings(options: dict[str, Any]) -> tuple[CompilationSettings, tuple[Observer, ...]]:
+    if "mode" in options:
+        raise SettingsError(
+            f"torch.compile(mode={options['mode']!r}) means nothing to the backend trtcore",
+            advice="leave mode out, and give settings in options={...}",
+        )
+    observers = options.pop("observers", ())
+    if not isinstance(observers, (list, tuple)) or not all(map(callable, observers)):
+        raise SettingsError(f"observers={observers!r}: it must be a list of functions of one Event")
+    return CompilationSettings.from_kwargs(**options), tuple(observers)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """The sizes that a symbol was compiled for, and where a call's size is read from."""
+
+    name: str
+    place: _Place
+    where: str
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class _Build:
+    """One compile of the graph: for these very weights, and for sizes within bounds."""
+
+    module: CompiledModule
+    inputs: tuple[int, ...]
+    watch: WeightWatch
+    bounds: tuple[_Bound, ...]
+
+    def obstacle(self, args: Sequence[Any], weights: Sequence[torch.Tensor]) -> str | None:
+        """Why this build, which is for these weights, cannot take a call; None if it can."""
+        for bound in self.bounds:
+            size = _size(args, bound.place)
+            if not bound.low <= size <= bound.high:
+                return f"{bound.where} is {size}, outside of {bound.low}..{bound.high}"
+        return self.watch.change(weights)
 
 
 class _CompiledGraph:
-    """What Dynamo calls: the compiled graph, compiled again when a weight or a size outgrows it."""
+    """What Dynamo calls. Compiles again when a weight has changed or a size is out of bounds.
+
+    Dynamo may use one graph for several modules of one class: there is one build for each module's weights.
+    Threads may call it at the same time.
+    """
 
     def __init__(
-        self, graph_module: GraphModule, example_inputs: Sequence[Any], settings: CompilationSettings
+        self,
+        graph_module: GraphModule,
+        example_inputs: Sequence[Any],
+        settings: CompilationSettings,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._source = graph_module
         self._settings = settings
+        self._observers = observers
+        self._number = next(_numbers)
         self._lock = threading.RLock()
+        self._outputs = Outputs(graph_module)
         self._weights = _weight_places(graph_module, example_inputs)
-        self._compile(example_inputs, {})
+        self._places = _symbol_places(graph_module)
+        self._builds: tuple[_Build, ...] = ()
+        self._build_for(example_inputs)
 
     def __call__(self, *args: Any) -> Any:
-        if self._is_stale(args):
-            with self._lock:
-                if self._is_stale(args):
-                    self._compile(args, self._sizes(args))
-        module, inputs = self._compiled
-        return module(*[args[index] for index in inputs])
+        build = self._build_for(args)
+        with torch.no_grad():
+            results = build.module(*[args[index] for index in build.inputs])
+            return self._outputs.restore(args, results)
 
-    def _is_stale(self, args: Sequence[Any]) -> bool:
-        if any(_version(args[index]) != version for index, version in self._versions):
-            return True
-        return any(not low <= _size(args, place) <= high for place, low, high in self._bounds)
+    def _build_for(self, args: Sequence[Any]) -> _Build:
+        weights = [args[index] for index in self._weights]
+        build, obstacle = self._find(args, weights)
+        if build is not None and obstacle is None:
+            return build
+        with self._lock:
+            build, obstacle = self._find(args, weights)
+            if build is not None and obstacle is None:
+                return build
+            new = self._compile(args, weights, build, obstacle or self._reason())
+            self._builds = (*(b for b in self._builds if b is not build and b.watch.alive()), new)
+            return new
 
-    def _sizes(self, args: Sequence[Any]) -> dict[str, int]:
-        return {name: _size(args, place) for name, place in self._places.items()}
+    def _find(self, args: Sequence[Any], weights: Sequence[torch.Tensor]) -> tuple[_Build | None, str | None]:
+        """The build for these weights, if there is one, and what is against using it."""
+        for build in self._builds:
+            if build.watch.watches(weights):
+                return build, build.obstacle(args, weights)
+        return None, None
 
-    def _compile(self, args: Sequence[Any], sizes: Mapping[str, int]) -> None:
+    def _reason(self) -> str:
+        return "the graph is called with another module's weights" if self._builds else "new graph"
+
+    def _compile(
+        self, args: Sequence[Any], weights: Sequence[torch.Tensor], old: _Build | None, reason: str
+    ) -> _Build:
         from trtcore.compiler import compile_program
 
-        program, inputs = _program(self._source, args, self._weights, sizes)
-        self._places = _symbol_places(self._source)
-        self._bounds = [
-            (place, program.symbols[name].min, program.symbols[name].max)
+        sizes = {name: _size(args, place) for name, place in self._places.items()}
+        known = {bound.name: (bound.low, bound.high) for bound in old.bounds} if old is not None else {}
+        placeholders = self._source.graph.find_nodes(op="placeholder")
+        # Before anything is read: what changes while the engines are built is noticed at the next call.
+        watch = WeightWatch(weights, [placeholders[index].meta["trtcore_source"] for index in self._weights])
+        program, inputs = _program(
+            self._source,
+            args,
+            self._weights,
+            _symbol_ranges(placeholders, sizes, known),
+            self._outputs.results,
+        )
+        program = replace(program, model_name=f"Graph{self._number}")
+        module = compile_program(program, self._settings, observers=self._observers)
+        assert module.report is not None
+        _reports.append(GraphReport(self._number, reason, module.report))
+        if module.report.backend is None:
+            warnings.warn(
+                "torch.compile(backend='trtcore'): the graph runs in torch, because no engine can be built: "
+                + module.report.no_backend_reason,
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        bounds = [
+            _Bound(
+                name, place, _where(placeholders, place), program.symbols[name].min, program.symbols[name].max
+            )
             for name, place in self._places.items()
             if name in program.symbols
         ]
-        self._versions = [(index, _version(args[index])) for index in self._weights]
-        self._compiled = compile_program(program, self._settings), inputs
-
-    @property
-    def report(self) -> Any:
-        """Report of the latest compile."""
-        return self._compiled[0].report
+        return _Build(module, tuple(inputs), watch, tuple(bounds))
 
 
 # --- capture ------------------------------------------------------------------------------------------------
 
 
 def _refuse_gradients(gm: GraphModule) -> None:
+    """Raise if an output of the graph would have a gradient function."""
     if not torch.is_grad_enabled():
         return
-    for node in gm.graph.find_nodes(op="placeholder"):
-        value = node.meta.get("example_value")
-        if isinstance(value, torch.Tensor) and value.requires_grad:
-            raise ExportError(
-                f"gradients are on and {_source_name(node)} requires them, but engines have no backward pass",
-                advice="call the model under torch.no_grad() or torch.inference_mode(), or use "
-                "model.requires_grad_(False)",
-            )
+    (outputs,) = gm.graph.output_node().args
+    if not any(_needs_gradient(node) for node in cast("Sequence[Any]", outputs)):
+        return
+    sources = [node for node in gm.graph.find_nodes(op="placeholder") if _requires_grad(node)]
+    what = f"{_source_name(sources[0])} requires them" if sources else "the result requires them"
+    raise ExportError(
+        f"gradients are on and {what}, but engines have no backward pass",
+        advice="call the model under torch.no_grad() or torch.inference_mode(), or use "
+        "model.requires_grad_(False)",
+    )
+
+
+def _needs_gradient(node: Any) -> bool:
+    return isinstance(node, Node) and node.op != "placeholder" and _requires_grad(node)
+
+
+def _requires_grad(node: Node) -> bool:
+    value = node.meta.get("example_value")
+    return isinstance(value, torch.Tensor) and value.requires_grad
 
 
 def _to_aten(gm: GraphModule) -> GraphModule:
@@ -121,8 +275,13 @@ def _to_aten(gm: GraphModule) -> GraphModule:
     def run(*args: Any) -> Any:
         return torch.fx.Interpreter(gm).run(*args)
 
+    # Autocast acts below the level of pre_dispatch: there its casts would be missing from the graph.
+    whole_ops = not _uses_autocast(gm)
     with torch.no_grad(), preserve_node_meta():
-        traced = make_fx(run, tracing_mode="real", pre_dispatch=True)(*values)
+        traced = make_fx(run, tracing_mode="real", pre_dispatch=whole_ops)(*values)
+    for node in list(traced.graph.nodes):
+        if node.target is torch._C._set_grad_enabled:
+            traced.graph.erase_node(node)  # there are no gradients here
     for node, source in zip(traced.graph.find_nodes(op="placeholder"), placeholders):
         node.meta.setdefault("val", source.meta["example_value"])
         node.meta["trtcore_source"] = _source_name(source)
@@ -131,6 +290,12 @@ def _to_aten(gm: GraphModule) -> GraphModule:
         if "nn_module_stack" in node.meta:
             node.meta["nn_module_stack"] = _plain_stack(node.meta["nn_module_stack"])
     return traced
+
+
+def _uses_autocast(gm: GraphModule) -> bool:
+    return any(map(torch.is_autocast_enabled, ("cpu", "cuda"))) or any(
+        node.target is torch.amp.autocast_mode._enter_autocast for node in gm.graph.nodes
+    )
 
 
 def _is_static(node: Node) -> bool:
@@ -167,7 +332,7 @@ def _plain_stack(stack: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 def _weight_places(gm: GraphModule, args: Sequence[Any]) -> list[int]:
     """Indices of the placeholders that become weights: static tensors that the graph does not change."""
-    mutated = _mutated_placeholders(gm)
+    mutated = mutated_placeholders(gm)
     return [
         index
         for index, node in enumerate(gm.graph.find_nodes(op="placeholder"))
@@ -175,47 +340,14 @@ def _weight_places(gm: GraphModule, args: Sequence[Any]) -> list[int]:
     ]
 
 
-def _mutated_placeholders(gm: GraphModule) -> set[Node]:
-    """Placeholders that are written, themselves or through a view."""
-    roots: dict[Node, set[Node]] = {}
-    mutated: set[Node] = set()
-    for node in gm.graph.nodes:
-        if node.op == "placeholder":
-            roots[node] = {node}
-            continue
-        schema = getattr(node.target, "_schema", None)
-        if schema is None:
-            # A higher-order op or getitem: what comes out may be a view of anything that went in.
-            roots[node] = set().union(*(roots.get(source, set()) for source in node.all_input_nodes))
-            continue
-        aliased: set[Node] = set()
-        for position, argument in enumerate(schema.arguments):
-            if argument.alias_info is None:
-                continue
-            value = node.kwargs.get(argument.name, node.args[position] if position < len(node.args) else None)
-            for source in (
-                [value] if isinstance(value, Node) else value if isinstance(value, (list, tuple)) else []
-            ):
-                found = roots.get(source, set())
-                aliased |= found
-                if argument.alias_info.is_write:
-                    mutated |= found
-        # reshape, contiguous and the like have no alias annotation, but may return their input.
-        if _is_composite(node.target):
-            aliased = aliased.union(*(roots.get(source, set()) for source in node.all_input_nodes))
-        roots[node] = aliased
-    return mutated
-
-
-def _is_composite(target: Any) -> bool:
-    check = getattr(target, "_can_decompose", None)
-    return bool(check is not None and check())
-
-
 def _program(
-    gm: GraphModule, args: Sequence[Any], weights: Sequence[int], sizes: Mapping[str, int]
+    gm: GraphModule,
+    args: Sequence[Any],
+    weights: Sequence[int],
+    symbols: Mapping[str, SymbolRange],
+    results: Sequence[Any],
 ) -> tuple[Program, list[int]]:
-    """A Program of the traced graph, and which of Dynamo's arguments are its inputs."""
+    """A Program that computes `results` of the traced graph, and which of Dynamo's arguments are its inputs."""
     root = torch.nn.Module()
     graph = Graph()
     copied: dict[Node, Node] = {}
@@ -235,7 +367,7 @@ def _program(
         attribute.meta = dict(node.meta)
         copied[node] = attribute
     for node in gm.graph.nodes:
-        if node.op == "placeholder":
+        if node.op in ("placeholder", "output"):
             continue
         if node.op == "get_attr":
             value = getattr(gm, cast(str, node.target))
@@ -244,8 +376,8 @@ def _program(
             else:
                 root.add_module(cast(str, node.target), value)
         copied[node] = graph.node_copy(node, copied.__getitem__)
-        if node.op == "output":
-            _flatten_output(copied[node])
+    graph.output(tuple(copied[item] if isinstance(item, Node) else item for item in results))
+    graph.eliminate_dead_code()
     nodes = [placeholders[index] for index in inputs]
     program = Program(
         graph_module=GraphModule(root, graph),
@@ -253,15 +385,9 @@ def _program(
         in_spec=None,
         out_spec=None,
         arg_names=tuple(node.name for node in nodes),
-        symbols=_symbol_ranges(nodes, sizes),
-        model_name="graph",
+        symbols=symbols,
     )
     return program, inputs
-
-
-def _flatten_output(output: Node) -> None:
-    (value,) = output.args
-    output.args = (tuple(value) if isinstance(value, (list, tuple)) else (value,),)
 
 
 def _attribute_name(node: Node, taken: dict[str, int]) -> str:
@@ -283,24 +409,35 @@ def _input_spec(node: Node) -> InputSpec:
     return InputSpec(name, node.name, "constant", value=value)
 
 
-def _symbol_ranges(nodes: Sequence[Node], sizes: Mapping[str, int]) -> dict[str, SymbolRange]:
-    """Ranges of the size symbols; `sizes` are their values in the call that made this compile necessary."""
+def _symbol_ranges(
+    nodes: Sequence[Node], sizes: Mapping[str, int], known: Mapping[str, tuple[int, int]]
+) -> dict[str, SymbolRange]:
+    """Ranges of the size symbols.
+
+    Args:
+        nodes: the placeholders.
+        sizes: the symbols' values in the call that made this compile necessary.
+        known: what an earlier compile was for, which stays allowed.
+    """
     ranges: dict[str, SymbolRange] = {}
     for node in nodes:
         value: Any = node.meta["val"]
         for dim in value.shape if isinstance(value, torch.Tensor) else (value,):
             if type(dim) is torch.SymInt and dim.node.expr.is_Symbol:
                 name = dim.node.expr.name
-                ranges[name] = _symbol_range(dim, sizes.get(name, dim.node.hint))
+                ranges[name] = _symbol_range(dim, sizes.get(name, dim.node.hint), known.get(name))
     return ranges
 
 
-def _symbol_range(dim: torch.SymInt, size: int) -> SymbolRange:
+def _symbol_range(dim: torch.SymInt, size: int, known: tuple[int, int] | None) -> SymbolRange:
     symbol = dim.node.expr
     interval = dim.node.shape_env.var_to_range[symbol]
     low = min(max(_finite(interval.lower, 1), 1), size)
-    high = _finite(interval.upper, 1 << (_GROWTH * max(size, 1) - 1).bit_length())
-    return SymbolRange(symbol.name, low, size, max(high, size))
+    if known is not None and size <= known[1]:
+        high = known[1]
+    else:
+        high = _finite(interval.upper, 1 << (_GROWTH * max(size, 1) - 1).bit_length())
+    return SymbolRange(symbol.name, min(low, known[0]) if known is not None else low, size, max(high, size))
 
 
 def _finite(bound: Any, otherwise: int) -> int:
@@ -328,12 +465,17 @@ def _symbol_places(gm: GraphModule) -> dict[str, _Place]:
     return places
 
 
+def _where(placeholders: Sequence[Node], place: _Place) -> str:
+    """``x dimension 0``, or the name that Dynamo gives the int."""
+    index, dim = place
+    name = placeholders[index].meta["trtcore_source"]
+    if dim is not None:
+        return f"{name} dimension {dim}"
+    return re.sub(r"\.size\(\)\[(\d+)\]$", r" dimension \1", name)
+
+
 def _size(args: Sequence[Any], place: _Place) -> int:
     index, dim = place
-    return int(args[index] if dim is None else args[index].shape[dim])
-
-
-def _version(tensor: torch.Tensor) -> tuple[int, int]:
-    """Changes when the tensor is written in place or replaced; inference tensors have no version."""
-    version = 0 if tensor.is_inference() else tensor._version
-    return tensor.data_ptr(), version
+    size = args[index] if dim is None else args[index].shape[dim]
+    # While Dynamo compiles, sizes are SymInts, and int() would add the guard that they never change.
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
