@@ -12,9 +12,11 @@ from trtcore.context import CompileContext, Observer
 from trtcore.engine.segments import BuiltPartition, build_segments, refuse_partial
 from trtcore.errors import BackendUnavailableError, SettingsError, TrtcoreError, UnsupportedOperatorError
 from trtcore.frontend.program import Program
+from trtcore.graphs import mutates
 from trtcore.lowering import lower
 from trtcore.packs import build_registry
 from trtcore.partition import Partition, partition
+from trtcore.provenance import describe
 from trtcore.reporting import make_report
 from trtcore.runtime.engine import choose_runtime, register_engine
 from trtcore.runtime.hybrid import assemble_hybrid
@@ -86,11 +88,12 @@ def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
         raise BackendUnavailableError(f"no engine can be built: {ctx.no_backend_reason}")
     lowered = lower(program, ctx)
     found = partition(lowered, ctx)
-    refuse_partial(found, lowered)
-    _refuse_several(found, lowered)
+    refuse_partial(found, "the whole program is to be one engine")
+    _refuse_several(found)
+    _refuse_writes(found)
     built = build_segments(lowered, ctx, {}, "native")
-    refuse_partial(built.partition, lowered)
-    _refuse_several(built.partition, lowered)
+    refuse_partial(built.partition, "the whole program is to be one engine")
+    _refuse_several(built.partition)
     (engine,) = built.engines.values()
     assert engine.artifact is not None
     return engine.artifact.plan.numpy().tobytes()
@@ -149,7 +152,18 @@ def _symbol_values(program: Program) -> dict[str, Any]:
     return values
 
 
-def _refuse_several(found: Partition, program: Program) -> None:
+def _refuse_writes(found: Partition) -> None:
+    """A plan alone cannot change a buffer of the model."""
+    for unit in found.order:
+        if isinstance(unit, torch.fx.Node) and mutates(unit):
+            raise UnsupportedOperatorError(
+                f"the model changes {unit.args[0]}, and a plan alone writes nothing back",
+                where=describe(unit),
+                advice="return the new value, or use trtcore.compile",
+            )
+
+
+def _refuse_several(found: Partition) -> None:
     if len(found.segments) == 1:
         return
     if not found.segments:

@@ -17,7 +17,7 @@ from trtcore.engine.artifact import EngineArtifact
 from trtcore.engine.build import build_plan
 from trtcore.engine.config import add_profiles, make_config
 from trtcore.errors import EngineBuildError, UnsupportedOperatorError
-from trtcore.graphs import is_getitem
+from trtcore.graphs import is_getitem, mutates
 from trtcore.partition import Partition, Segment, SelectionMemo, partition
 from trtcore.partition.segment import extract
 from trtcore.provenance import describe, module_path, op_name, source_line
@@ -86,7 +86,7 @@ class _Builder:
             with self.ctx.stage("partition", self.timings):
                 found = partition(self.program, self.ctx, self.memo, self.reasons)
             if self.ctx.settings.require_full_compilation:
-                refuse_partial(found, self.program)
+                refuse_partial(found)
             if all(self._ensure(segment, found, number) for number, segment in enumerate(found.segments)):
                 engines = {segment.name: self._named(segment) for segment in found.segments}
                 return BuiltPartition(found, engines, tuple(self.reports))
@@ -335,20 +335,24 @@ class _Builder:
         )
 
 
-def refuse_partial(found: Partition, program: Program) -> None:
+def refuse_partial(found: Partition, asked: str = "require_full_compilation is set") -> None:
     """Raise UnsupportedOperatorError if anything but sizes and write-backs stays in torch."""
-    left = [unit for unit in found.order if isinstance(unit, Node) and unit.name in found.torch_reasons]
+    left = [
+        unit
+        for unit in found.order
+        if isinstance(unit, Node) and unit.name in found.torch_reasons and not mutates(unit)
+    ]
     if not left:
         return
     lines = [f"{describe(node)}: {found.torch_reasons[node.name]}" for node in left[:20]]
     more = f"\n  ... and {len(left) - 20} more" if len(left) > 20 else ""
     raise UnsupportedOperatorError(
-        f"require_full_compilation is set, and {len(left)} ops stay in torch:\n  "
+        f"{asked}, but {len(left)} op{'s stay' if len(left) > 1 else ' stays'} in torch:\n  "
         + "\n  ".join(lines)
         + more,
         where=describe(left[0]),
-        advice="run trtcore.explain(model, inputs) for every op's reasons; write a converter, or drop "
-        "require_full_compilation",
+        advice="run trtcore.explain(model, inputs) for every op's reasons; write a converter for it, install a "
+        "pack that has one, or let it run in torch",
     )
 
 
