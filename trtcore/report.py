@@ -59,7 +59,8 @@ class NodeReport:
             still runs in torch (see `lost_to`).
         pack: the chosen converter's pack.
         reason: why the op runs in torch; "" when it is in an engine.
-        lost_to: what took a convertible op out of an engine: "min_block_size", "quarantine", ... or "".
+        lost_to: what took a convertible op out of an engine: "min_block_size", "quarantine", ...; "write_back" for
+            a copy into a buffer or an input of the model, which computes nothing; else "".
         module_path: where in the user's model, as ``encoder.layer.0.attention``.
         source: file and line in the user's code, as ``/home/me/model.py:12``.
         candidates: every converter that was considered, best first.
@@ -301,12 +302,17 @@ class Report:
     @property
     def in_torch(self) -> tuple[NodeReport, ...]:
         """The ops that stay in torch."""
-        return tuple(node for node in self.nodes if not node.in_engine)
+        return tuple(node for node in self.nodes if not node.in_engine and node.lost_to != "write_back")
+
+    @property
+    def written_back(self) -> tuple[NodeReport, ...]:
+        """Copies of results into buffers and inputs that the model changes. They are no ops of the model."""
+        return tuple(node for node in self.nodes if node.lost_to == "write_back")
 
     @property
     def fully_converted(self) -> bool:
-        """True when engines compute every op."""
-        return all(node.in_engine for node in self.nodes)
+        """True when engines compute every op (what is only written back aside)."""
+        return not self.in_torch
 
     @property
     def seconds(self) -> float:
@@ -379,7 +385,7 @@ class Report:
             "schema": SCHEMA,
             **{item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self)},
             "totals": {
-                "ops": len(self.nodes),
+                "ops": len(self.nodes) - len(self.written_back),
                 "ops_in_engines": len(self.converted),
                 "engines": len(self.engines),
                 "engine_bytes": self.engine_bytes,
@@ -490,10 +496,11 @@ def _header(report: Report) -> str:
 
 def _counts(report: Report) -> str:
     engines = len(report.engines)
-    total, inside = len(report.nodes), len(report.converted)
+    outside, inside, writes = len(report.in_torch), len(report.converted), len(report.written_back)
     return (
-        f"{inside} of {total} ops in {engines} engine{'' if engines == 1 else 's'}, "
-        f"{total - inside} in torch, {len(report.segments)} segment{'' if len(report.segments) == 1 else 's'}"
+        f"{inside} of {inside + outside} ops in {engines} engine{'' if engines == 1 else 's'}, "
+        f"{outside} in torch, {len(report.segments)} segment{'' if len(report.segments) == 1 else 's'}"
+        + (f", {writes} written back" if writes else "")
     )
 
 
@@ -533,6 +540,8 @@ def _sections(report: Report, *, verbose: bool) -> list[_Section]:
     for cause in dict.fromkeys(node.lost_to for node in report.in_torch if node.lost_to):
         if cause != "quarantine":
             sections.append(_Section(f"Lost to {cause}", [(str(group),) for group in report.lost(cause)]))
+    if report.written_back:
+        sections.append(_Section("Written back", [(str(group),) for group in report.lost("write_back")]))
     if report.quarantined:
         lines = [(line,) for item in report.quarantined for line in _quarantine_lines(item)]
         sections.append(_Section("Quarantined: back to torch after a failure", lines))

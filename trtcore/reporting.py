@@ -10,7 +10,7 @@ import torch
 from torch.fx import Node
 
 from trtcore.context import CompileContext
-from trtcore.graphs import is_getitem
+from trtcore.graphs import is_getitem, mutates
 from trtcore.partition import Partition, Segment, count_ops
 from trtcore.provenance import op_name
 from trtcore.registry import Selection
@@ -123,6 +123,8 @@ def _nodes(program: Program, found: Partition, where: Mapping[str, str]) -> tupl
             lost = "min_block_size"
         elif reason.startswith("quarantined:"):
             lost = "quarantine"
+        elif mutates(node):
+            lost = "write_back"
         reports.append(
             NodeReport.from_selection(
                 node,

@@ -1,0 +1,280 @@
+"""Writing elements by index: the functional forms of ``index_copy_``, ``x[i] = y``, ``scatter_`` and slices.
+
+Where an index occurs twice, which value wins is undefined in torch and in TensorRT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore_converters._checks import all_of, is_static, val
+from trtcore_converters._values import known_dim
+from trtcore_converters.shape import movable, sizes
+
+aten = torch.ops.aten
+
+
+def scatter_elements(ctx: ConversionContext, x: Any, index: Any, updates: Any, axis: int) -> Any:
+    """`updates` written into `x` at ``[..., index[...], ...]``; index and updates have one shape."""
+    layer = ctx.net.add_scatter(x, index, updates, ctx.trt.ScatterMode.ELEMENT)
+    if layer is not None:
+        layer.axis = axis
+    return ctx.output(layer)
+
+
+def scatter_tuples(ctx: ConversionContext, x: Any, tuples: Any, updates: Any) -> Any:
+    """`updates` (N, rest of x's dims) written into `x` at the N index tuples (N, k) of its first k dims."""
+    return ctx.output(ctx.net.add_scatter(x, tuples, updates, ctx.trt.ScatterMode.ND))
+
+
+@converter(aten.copy.default, capability_validator=movable, supports_dynamic_shapes=True)
+def copy(ctx: ConversionContext, x: Any, src: Any, non_blocking: bool = False) -> Any:
+    """`src` written over all of `x`: broadcast to its shape, in its dtype."""
+    return ctx.expand(ctx.cast(ctx.tensor(src), ctx.dtype(x)), sizes(ctx, x))
+
+
+# ---- scatter -----------------------------------------------------------------------------------------------
+
+
+@converter(aten.scatter.src, capability_validator=movable, supports_dynamic_shapes=True)
+def scatter_src(ctx: ConversionContext, x: Any, dim: int, index: Any, src: Any) -> Any:
+    """``src[i]`` written at ``index[i]`` along `dim`; `src` may be larger than `index`, and its rest is not read."""
+    x, index, src = ctx.tensor(x), ctx.tensor(index), ctx.tensor(src)
+    wanted = sizes(ctx, index, "index")
+    if ctx.rank(index) and not _same_sizes("index", "src", ctx):
+        src = ctx.slice(src, [0] * len(wanted), wanted)
+    return _scatter(ctx, x, dim, index, src)
+
+
+@converter(aten.scatter.value, capability_validator=movable, supports_dynamic_shapes=True)
+def scatter_value(ctx: ConversionContext, x: Any, dim: int, index: Any, value: Any) -> Any:
+    """The number `value` written at every ``index[i]`` along `dim`."""
+    x, index = ctx.tensor(x), ctx.tensor(index)
+    updates = ctx.expand(ctx.scalar(value, ctx.dtype(x)), sizes(ctx, index, "index"))
+    return _scatter(ctx, x, dim, index, updates)
+
+
+def _scatter(ctx: ConversionContext, x: Any, dim: int, index: Any, updates: Any) -> Any:
+    if ctx.rank(x):
+        return scatter_elements(ctx, x, index, updates, ctx.axis(dim, ctx.rank(x)))
+    flat = (ctx.reshape(item, [1]) for item in (x, index, updates))
+    return ctx.reshape(scatter_elements(ctx, *flat, 0), [])
+
+
+def _same_sizes(one: str, other: str, ctx: ConversionContext) -> bool:
+    given = node_arguments(ctx.node)
+    a, b = val(given.get(one)), val(given.get(other))
+    return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and _expressions(a) == _expressions(b)
+
+
+def _expressions(tensor: torch.Tensor) -> list[Any]:
+    return [dim if isinstance(dim, int) else dim.node.expr for dim in tensor.shape]
+
+
+# ---- index_copy, index_fill --------------------------------------------------------------------------------
+
+
+@converter(aten.index_copy.default, capability_validator=movable, supports_dynamic_shapes=True)
+def index_copy(ctx: ConversionContext, x: Any, dim: int, index: Any, source: Any) -> Any:
+    """The slices of `source` written over the slices `index` (1-D, or 0-d for one) of `x` along `dim`."""
+    x, index, source = ctx.tensor(x), ctx.tensor(index), ctx.tensor(source)
+    if ctx.rank(x) == 0:
+        return ctx.reshape(source, [])
+    axis = ctx.axis(dim, ctx.rank(x))
+    if ctx.rank(source) < ctx.rank(x):  # of one slice, the dim may be left out
+        shape = sizes(ctx, x)
+        source = ctx.reshape(source, [*shape[:axis], 1, *shape[axis + 1 :]])
+    return write_slices(ctx, x, axis, index, source)
+
+
+@converter(aten.index_fill.int_Scalar, capability_validator=movable, supports_dynamic_shapes=True)
+def index_fill(ctx: ConversionContext, x: Any, dim: int, index: Any, value: Any) -> Any:
+    """The number `value` written into the slices `index` of `x` along `dim`."""
+    x, index = ctx.tensor(x), ctx.tensor(index)
+    updates = ctx.scalar(value, ctx.dtype(x))
+    if ctx.rank(x) == 0:
+        return updates
+    axis, shape = ctx.axis(dim, ctx.rank(x)), sizes(ctx, x)
+    count = ctx.dim(index, 0) if ctx.rank(index) else 1
+    return write_slices(ctx, x, axis, index, ctx.expand(updates, [*shape[:axis], count, *shape[axis + 1 :]]))
+
+
+def write_slices(ctx: ConversionContext, x: Any, axis: int, index: Any, source: Any) -> Any:
+    """`source` (as x, but as long as `index` along `axis`) written over the slices `index` of `x`.
+
+    The index is spread over the source, not the source moved: what is written is small beside `x`.
+    """
+    count = ctx.dim(source, axis)
+    if axis == 0:
+        return scatter_tuples(ctx, x, ctx.reshape(index, [count, 1]), source)
+    rank = ctx.rank(x)
+    line = ctx.reshape(index, [1] * axis + [count] + [1] * (rank - axis - 1))
+    return scatter_elements(ctx, x, ctx.expand(line, ctx.dims_of(source)), source, axis)
+
+
+# ---- index_put ---------------------------------------------------------------------------------------------
+
+
+def _writes(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = node_arguments(node)
+    if given.get("accumulate"):
+        return Reject("TensorRT's scatter replaces elements; it does not accumulate")
+    masks = [t for t in map(val, given["indices"]) if _is_mask(t)]
+    if not masks:
+        return True
+    values = val(given["values"])
+    if len(given["indices"]) > 1 or masks[0].dtype == torch.uint8:
+        return Reject("a mask among several indices: how many elements are written depends on data")
+    if not isinstance(values, torch.Tensor) or values.numel() != 1:
+        return Reject("writing several values through a mask: where each goes depends on data")
+    return True
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+
+
+@converter(
+    [aten.index_put.default, aten._unsafe_index_put.default],
+    capability_validator=all_of(movable, _writes),
+    supports_dynamic_shapes=True,
+)
+def index_put(
+    ctx: ConversionContext,
+    x: Any,
+    indices: Sequence[Any],
+    values: Any,
+    accumulate: bool = False,
+    unsafe: bool = False,
+) -> Any:
+    """``x[indices] = values`` with integer tensors, or with one mask and one value."""
+    x, values = ctx.tensor(x), ctx.tensor(values)
+    indexed = [dim for dim, item in enumerate(indices) if item is not None]
+    if not indexed:
+        return ctx.expand(values, sizes(ctx, x))
+    first = indices[indexed[0]]
+    if ctx.dtype(first) == torch.bool:
+        return _put_masked(ctx, x, ctx.tensor(first), values)
+    if len(indexed) == 1:
+        return _put_along(ctx, x, indexed[0], ctx.tensor(first), values)
+    return _put_tuples(ctx, x, indexed, [ctx.tensor(indices[dim], torch.int64) for dim in indexed], values)
+
+
+def _put_masked(ctx: ConversionContext, x: Any, mask: Any, value: Any) -> Any:
+    rank = ctx.rank(x)
+    mask = ctx.reshape(mask, [*ctx.dims_of(mask), *[1] * (rank - ctx.rank(mask))])
+    return ctx.select(mask, ctx.reshape(value, [1] * rank), x)
+
+
+def _put_along(ctx: ConversionContext, x: Any, dim: int, index: Any, values: Any) -> Any:
+    """One index of any rank: its dims are merged into one of what is written."""
+    shape = sizes(ctx, x)
+    places = ctx.dims_of(index)
+    count = ctx.dim_product(places)
+    wide = ctx.expand(values, [*shape[:dim], *places, *shape[dim + 1 :]])
+    source = wide if len(places) == 1 else ctx.reshape(wide, [*shape[:dim], count, *shape[dim + 1 :]])
+    return write_slices(ctx, x, dim, index, source)
+
+
+def _put_tuples(ctx: ConversionContext, x: Any, indexed: list[int], indices: list[Any], values: Any) -> Any:
+    """Several indices: their dims moved to the front of `x`, written there, and moved back."""
+    kept = [dim for dim in range(ctx.rank(x)) if dim not in indexed]
+    neighbours = indexed[-1] - indexed[0] + 1 == len(indexed)
+    before = indexed[0] if neighbours else 0
+    shape = sizes(ctx, x)
+    places = _broadcast_dims(ctx, indices)
+    rest = [shape[dim] for dim in kept]
+    wide = ctx.expand(values, [*rest[:before], *places, *rest[before:]])
+    order = [*range(before, before + len(places)), *range(before)]
+    wide = ctx.permute(wide, [*order, *range(before + len(places), ctx.rank(wide))])
+    count = ctx.dim_product(places)
+    updates = ctx.reshape(wide, [count, *rest])
+    columns = [ctx.reshape(ctx.expand(index, places), [count, 1]) for index in indices]
+    front = [*indexed, *kept]
+    written = scatter_tuples(ctx, ctx.permute(x, front), ctx.concat(columns, 1), updates)
+    return ctx.permute(written, [front.index(dim) for dim in range(len(front))])
+
+
+def _broadcast_dims(ctx: ConversionContext, tensors: Sequence[Any]) -> list[Any]:
+    """The dims of the tensors broadcast against each other."""
+    rank = max(ctx.rank(tensor) for tensor in tensors)
+    result: list[Any] = [1] * rank
+    for tensor in tensors:
+        for place, dim in enumerate(ctx.dims_of(tensor), rank - ctx.rank(tensor)):
+            if known_dim(result[place]) == 1:
+                result[place] = dim
+            elif ctx.is_tensor(result[place]) and known_dim(dim) != 1:
+                result[place] = dim if known_dim(dim) is not None else ctx.dim_op(result[place], dim, "MAX")
+    return result
+
+
+# ---- slices ------------------------------------------------------------------------------------------------
+
+
+def _static_range(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = node_arguments(node)
+    x = val(given["self"])
+    if not all(is_static(given.get(name)) for name in ("start", "end", "step", "index")):
+        return Reject("where to write varies from call to call")
+    if isinstance(x, torch.Tensor) and not isinstance(x.shape[given["dim"]], int):
+        return Reject("the size of the dim that is written to varies from call to call")
+    return True
+
+
+@converter(
+    aten.slice_scatter.default,
+    capability_validator=all_of(movable, _static_range),
+    supports_dynamic_shapes=True,
+)
+def slice_scatter(
+    ctx: ConversionContext,
+    x: Any,
+    src: Any,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Any:
+    """`x` with ``x[start:end:step]`` along `dim` replaced by `src`."""
+    x, src = ctx.tensor(x), ctx.tensor(src)
+    axis = ctx.axis(dim, ctx.rank(x))
+    length = sizes(ctx, x)[axis]
+    places = list(range(length))[start:end:step]
+    if not places:
+        return x
+    if step == 1 or len(places) == 1:
+        return _replaced(ctx, x, axis, places[0], places[-1] + 1, src)
+    return write_slices(ctx, x, axis, ctx.constant(places, torch.int64), src)
+
+
+@converter(
+    aten.select_scatter.default,
+    capability_validator=all_of(movable, _static_range),
+    supports_dynamic_shapes=True,
+)
+def select_scatter(ctx: ConversionContext, x: Any, src: Any, dim: int, index: int) -> Any:
+    """`x` with ``x[index]`` along `dim` replaced by `src`."""
+    x, src = ctx.tensor(x), ctx.tensor(src)
+    axis = ctx.axis(dim, ctx.rank(x))
+    shape = sizes(ctx, x)
+    place = index % shape[axis]
+    src = ctx.reshape(src, [*shape[:axis], 1, *shape[axis + 1 :]])
+    return _replaced(ctx, x, axis, place, place + 1, src)
+
+
+def _replaced(ctx: ConversionContext, x: Any, axis: int, start: int, end: int, src: Any) -> Any:
+    """What is before `start` in `x`, then `src`, then what is from `end` on."""
+    shape = sizes(ctx, x)
+    parts = []
+    for begin, stop in ((0, start), (None, None), (end, shape[axis])):
+        if begin is None:
+            parts.append(src)
+        elif stop > begin:
+            origin = [begin if i == axis else 0 for i in range(len(shape))]
+            parts.append(ctx.slice(x, origin, [*shape[:axis], stop - begin, *shape[axis + 1 :]]))
+    return ctx.concat(parts, axis)
