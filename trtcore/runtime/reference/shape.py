@@ -210,7 +210,7 @@ def slice_at(
             x = x.index_select(axis, index)
     for axis, beyond in outside:
         shape = [-1 if i == axis else 1 for i in range(x.dim())]
-        x = torch.where(beyond.view(shape), 0 if fill is None else fill.reshape(()), x)
+        x = torch.where(beyond.view(shape), x.new_zeros(()) if fill is None else fill.reshape(()), x)
     return x
 
 
