@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
-from trtcore_converters._checks import arguments
+from trtcore_converters._checks import all_of, arguments, numeric
 from trtcore_converters._spatial import sample
 
 aten = torch.ops.aten
@@ -28,13 +28,16 @@ def _grows(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(aten.constant_pad_nd.default, supports_dynamic_shapes=True)
+_accepts = all_of(numeric, _grows)
+
+
+@converter(aten.constant_pad_nd.default, capability_validator=numeric, supports_dynamic_shapes=True)
 def constant_pad_nd(ctx: ConversionContext, x: Any, pad: Sequence[Any], value: Any = 0) -> Any:
     """Pad with a value; negative counts crop."""
     return padded(ctx, ctx.tensor(x), pad, "constant", value)
 
 
-@converter(aten.pad.default, capability_validator=_grows, supports_dynamic_shapes=True)
+@converter(aten.pad.default, capability_validator=_accepts, supports_dynamic_shapes=True)
 def pad(ctx: ConversionContext, x: Any, pad: Sequence[Any], mode: str = "constant", value: Any = None) -> Any:
     """torch.nn.functional.pad in its four modes."""
     return padded(ctx, ctx.tensor(x), pad, mode, value or 0)
@@ -42,7 +45,7 @@ def pad(ctx: ConversionContext, x: Any, pad: Sequence[Any], mode: str = "constan
 
 @converter(
     [aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default],
-    capability_validator=_grows,
+    capability_validator=_accepts,
     supports_dynamic_shapes=True,
 )
 def reflection_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> Any:
@@ -52,7 +55,7 @@ def reflection_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> An
 
 @converter(
     [aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default],
-    capability_validator=_grows,
+    capability_validator=_accepts,
     supports_dynamic_shapes=True,
 )
 def replication_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> Any:
@@ -60,7 +63,7 @@ def replication_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> A
     return padded(ctx, ctx.tensor(x), padding, "replicate")
 
 
-@converter(aten._pad_circular.default, capability_validator=_grows, supports_dynamic_shapes=True)
+@converter(aten._pad_circular.default, capability_validator=_accepts, supports_dynamic_shapes=True)
 def pad_circular(ctx: ConversionContext, x: Any, pad: Sequence[Any]) -> Any:
     """Go on at the other end."""
     return padded(ctx, ctx.tensor(x), pad, "circular")

@@ -1,0 +1,107 @@
+"""Batch and instance normalisation at inference."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from trtcore.testing import assert_converts, assert_refuses
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def randomised(layer):
+    for name, value in layer.state_dict().items():
+        if "var" in name:
+            value.uniform_(0.5, 2)
+        elif value.is_floating_point():
+            value.normal_()
+    return layer.eval()
+
+
+class Branches(nn.Module):
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.ModuleList(map(randomised, layers))
+
+    def forward(self, x):
+        return tuple(layer(x) for layer in self.layers)
+
+
+def images():
+    return Branches(
+        nn.BatchNorm2d(4),
+        nn.BatchNorm2d(4, affine=False, eps=1e-2),
+        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.InstanceNorm2d(4),
+        nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+        nn.InstanceNorm2d(4, affine=True),
+    )
+
+
+def test_images():
+    x = torch.randn(2, 4, 6, 5) * 3 + 1
+    assert_converts(images(), (x,), dtypes=FLOATS)
+    assert_converts(images(), (x,), dynamic={0: {0: (2, 3, 5), 2: (4, 6, 7), 3: (3, 5, 6)}})
+
+
+def test_other_ranks():
+    assert_converts(Branches(nn.BatchNorm1d(4)), (torch.randn(3, 4),), dynamic={0: {0: (2, 3, 6)}})
+    assert_converts(Branches(nn.BatchNorm1d(4), nn.InstanceNorm1d(4)), (torch.randn(3, 4, 5),), dtypes=FLOATS)
+    assert_converts(Branches(nn.BatchNorm3d(4), nn.InstanceNorm3d(4)), (torch.randn(2, 4, 3, 5, 2),))
+
+
+def test_half_inputs_with_float32_statistics():
+    """The shift of a channel far from 0 does not fit fp16; torch computes in fp32."""
+    layer = randomised(nn.BatchNorm2d(4))
+    layer.running_mean.fill_(1000.0)
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, value in layer.state_dict().items():
+                self.register_buffer(name, value, persistent=False)
+
+        def forward(self, x):
+            x = x.half()
+            stats = (
+                self.running_mean.float(),
+                self.running_var.float(),
+                self.weight.float(),
+                self.bias.float(),
+            )
+            return F.batch_norm(x, *stats)
+
+    assert_converts(Mixed(), (torch.randn(2, 4, 3, 3) + 1000,), rtol=2e-3)
+
+
+def test_statistics_computed_by_the_model():
+    def run(x, mean, var, weight, bias):
+        return F.batch_norm(x, mean * 1, var * 1, weight * 1, bias * 1), F.batch_norm(x, mean * 1, var * 1)
+
+    inputs = (torch.randn(2, 4, 3, 3), torch.randn(4), torch.rand(4) + 0.5, torch.randn(4), torch.randn(4))
+    assert_converts(run, inputs, dtypes=FLOATS)
+
+
+def test_decomposed_forms():
+    aten = torch.ops.aten
+
+    def run(x, weight, bias, mean, var):
+        return (
+            aten._native_batch_norm_legit_no_training(x, weight, bias, mean, var, 0.1, 1e-5)[0],
+            aten.native_batch_norm(x, weight, bias, mean, var, False, 0.1, 1e-5)[0],
+            aten._native_batch_norm_legit.no_stats(x, weight, bias, True, 0.1, 1e-5)[0],
+        )
+
+    assert_converts(
+        run, (torch.randn(2, 4, 3, 3), torch.randn(4), torch.randn(4), torch.randn(4), torch.rand(4) + 0.5)
+    )
+
+
+def test_saved_statistics_stay_in_torch():
+    def run(x):
+        return torch.ops.aten._native_batch_norm_legit.no_stats(x, None, None, True, 0.1, 1e-5)
+
+    whole = {"disabled_passes": {"decompose"}}  # its decomposition converts
+    assert_refuses(run, (torch.randn(2, 4, 3, 3),), "saved statistics", settings=whole)
