@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -93,6 +94,7 @@ def dynamo_backend(
     """
     settings, observers = _settings({**dict(options or {}), **kwargs})
     _refuse_gradients(gm)
+    _fix_floats_of_modules(gm)
     return _CompiledGraph(_to_aten(gm), list(example_inputs), settings, observers)
 
 
@@ -264,8 +266,33 @@ def _requires_grad(node: Node) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad
 
 
+def _fix_floats_of_modules(gm: GraphModule) -> None:
+    """With ``dynamic=True`` Dynamo makes inputs of the floats it meets, even of ``math.pi`` and ``self.scale``.
+
+    Here those that are no arguments become constants again (under a guard), as ints on modules are: Dynamo
+    starts the frame again, as it does for its own compiler.
+    """
+    from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+    from torch._dynamo.symbolic_convert import TensorifyState
+
+    found = False
+    for node in gm.graph.find_nodes(op="placeholder"):
+        number = getattr(node.meta.get("example_value"), "item_memo", None)
+        source = getattr(getattr(node.meta.get("grapharg"), "source", None), "base", None)
+        if not isinstance(number, torch.SymFloat) or source is None:
+            continue
+        symbol = number.node._expr
+        is_argument = re.fullmatch(r"L\['\w+'\](\[[^\]]+\])*", _source_text(source))
+        if not is_argument and symbol.is_Symbol and not TensorifyState.should_specialize(symbol.name):
+            TensorifyState.specialize(symbol.name)
+            found = True
+    if found:
+        raise TensorifyScalarRestartAnalysis
+
+
 def _to_aten(gm: GraphModule) -> GraphModule:
     """The graph at ATen level, traced on Dynamo's FakeTensors; placeholders stay in order."""
+    from torch._subclasses.fake_tensor import FakeTensor
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.traceback import preserve_node_meta
 
@@ -277,7 +304,10 @@ def _to_aten(gm: GraphModule) -> GraphModule:
 
     # Autocast acts below the level of pre_dispatch: there its casts would be missing from the graph.
     whole_ops = not _uses_autocast(gm)
-    with torch.no_grad(), preserve_node_meta():
+    # In the inputs' own fake mode, so that tensors which the graph makes are fake too.
+    examples = (node.meta.get("example_value") for node in gm.graph.nodes)
+    fake_mode = next((v.fake_mode for v in examples if isinstance(v, FakeTensor)), nullcontext())
+    with torch.no_grad(), preserve_node_meta(), fake_mode:
         traced = make_fx(run, tracing_mode="real", pre_dispatch=whole_ops)(*values)
     for node in list(traced.graph.nodes):
         if node.target is torch._C._set_grad_enabled:
@@ -305,15 +335,20 @@ def _is_static(node: Node) -> bool:
 
 def _source_name(node: Node) -> str:
     """``x`` for ``L['x']``, ``encoder.weight`` for a parameter of the model."""
-    source = getattr(node.meta.get("grapharg"), "source", None)
-    name = getattr(source, "name", None)
-    text = name() if callable(name) else name
-    if not isinstance(text, str):
+    text = _source_text(getattr(node.meta.get("grapharg"), "source", None))
+    if not text:
         return node.name
     parts = re.findall(r"(?:_modules|_parameters|_buffers)\['([^']+)'\]", text)
     if parts:
         return ".".join(parts)
     return re.sub(r"^L\['([^']+)'\]", r"\1", text)
+
+
+def _source_text(source: Any) -> str:
+    """Dynamo's expression for where a value came from; "" if there is none."""
+    name = getattr(source, "name", None)
+    text = name() if callable(name) else name
+    return text if isinstance(text, str) else ""
 
 
 def _plain_stack(stack: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -3,26 +3,30 @@
 Exactly seen: another tensor in its place, another memory (``p.data = new``, ``model.to(...)``), and every
 in-place change that autograd's version counter counts (``load_state_dict``, optimizers, ``with no_grad():
 p.add_(1)``). Writes *into* ``p.data``, through ``p.numpy()``, and into inference tensors are not counted by
-torch; they are found by comparing about 16 elements of every tensor, spread over it. So a write to the whole
-tensor is seen, a write to a few of its elements may be missed.
+torch; they are found by comparing 64 bytes of every tensor, in four places. So a write to the whole tensor is
+seen, a write to a few of its elements may be missed.
+
+Cost per call: about 0.5 us per weight on the CPU, and four kernel launches on a GPU.
 """
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import warnings
 import weakref
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
-SAMPLES = 16
-"""About how many elements of each tensor are compared."""
+_PLACES, _BYTES = 4, 16
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 
 
 class WeightWatch:
-    """Watches a fixed sequence of tensors. Holds their memory, but not the tensors, alive.
+    """Watches a fixed sequence of tensors, and keeps none of them alive (on a GPU, their memory).
 
     On the CPU what it says holds for the moment of the call. On a GPU sampled elements are compared on the
     current stream without waiting for the answer, so that a change through ``.data`` is found at a later
@@ -35,11 +39,16 @@ class WeightWatch:
         self._pointers = [tensor.data_ptr() for tensor in tensors]
         self._counted = [index for index, tensor in enumerate(tensors) if not tensor.is_inference()]
         self._versions = [tensors[index]._version for index in self._counted]
+        sampled = [index for index, tensor in enumerate(tensors) if _can_sample(tensor)]
+        self._samples: list[_CpuSample | _GpuSample] = []
+        on_cpu = [index for index in sampled if tensors[index].device.type == "cpu"]
+        if on_cpu:
+            self._samples.append(_CpuSample(tensors, on_cpu))
         groups: dict[tuple[torch.device, int], list[int]] = {}
-        for index, tensor in enumerate(tensors):
-            if _can_sample(tensor):
-                groups.setdefault((tensor.device, tensor.element_size()), []).append(index)
-        self._samples = [_Sample(tensors, group, device) for (device, _), group in groups.items()]
+        for index in sampled:
+            if tensors[index].device.type == "cuda":
+                groups.setdefault((tensors[index].device, tensors[index].element_size()), []).append(index)
+        self._samples.extend(_GpuSample(tensors, group) for group in groups.values())
 
     def alive(self) -> bool:
         """Whether all tensors still exist."""
@@ -66,23 +75,42 @@ class WeightWatch:
         return self._names[list(flags).index(True)]
 
 
-class _Sample:
-    """Some elements of each of a group of tensors, on one device and with one element size."""
+class _CpuSample:
+    """Some bytes of each of a group of tensors. Reads raw memory: only after their `data_ptr`s were compared."""
 
-    def __init__(self, tensors: Sequence[torch.Tensor], group: Sequence[int], device: torch.device) -> None:
-        self._group = tuple(group)
-        self._views = [_spread(tensors[index]) for index in group]
-        self._expected = torch.cat(self._views)
-        self._cuda = device.type == "cuda"
-        self._pending: tuple[torch.Tensor, torch.cuda.Event] | None = None
+    def __init__(self, tensors: Sequence[torch.Tensor], group: Sequence[int]) -> None:
+        self._owners: list[int] = []
+        self._windows: list[memoryview] = []
+        for index in group:
+            tensor = tensors[index]
+            length = _extent(tensor) * tensor.element_size()
+            for start, size in _windows(length):
+                raw = (ctypes.c_char * size).from_address(tensor.data_ptr() + start)
+                self._windows.append(memoryview(raw).cast("B"))
+                self._owners.append(index)
+        self._expected = b"".join(self._windows)
 
     def changed(self) -> int | None:
         """Index of the first tensor whose sample differs."""
-        if self._cuda:
-            return self._changed_on_gpu()
-        return None if torch.equal(torch.cat(self._views), self._expected) else self._which()
+        now = b"".join(self._windows)
+        if now == self._expected:
+            return None
+        position = next(i for i, (a, b) in enumerate(zip(now, self._expected)) if a != b)
+        ends = itertools.accumulate(map(len, self._windows))
+        return next(owner for owner, end in zip(self._owners, ends) if position < end)
 
-    def _changed_on_gpu(self) -> int | None:
+
+class _GpuSample:
+    """Some elements of each of a group of tensors, on one GPU and with one element size."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor], group: Sequence[int]) -> None:
+        self._group = tuple(group)
+        self._views = [_spread(tensors[index]) for index in group]
+        self._expected = torch.cat(self._views)
+        self._pending: tuple[torch.Tensor, Any] | None = None
+
+    def changed(self) -> int | None:
+        """Index of the first tensor whose sample differed at an earlier call; starts the next comparison."""
         if torch.cuda.is_current_stream_capturing():
             return None
         pending = self._pending
@@ -102,14 +130,14 @@ class _Sample:
         with torch.cuda.device(self._expected.device):
             answer = torch.empty((), dtype=torch.bool, pin_memory=True)
             answer.copy_((torch.cat(self._views) == self._expected).all(), non_blocking=True)
-            event = torch.cuda.Event()
+            event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         self._pending = answer, event
         return None
 
     def _which(self) -> int:
         sizes = [view.numel() for view in self._views]
-        pairs = zip(torch.cat(self._views).split(sizes), self._expected.split(sizes))
+        pairs = zip(torch.split(torch.cat(self._views), sizes), torch.split(self._expected, sizes))
         differ = (not torch.equal(now, before) for now, before in pairs)
         return next((index for index, bad in zip(self._group, differ) if bad), self._group[0])
 
@@ -124,10 +152,20 @@ def _can_sample(tensor: torch.Tensor) -> bool:
     )
 
 
+def _extent(tensor: torch.Tensor) -> int:
+    """How many elements lie between the first and the last of the tensor in memory."""
+    return sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride())) + 1
+
+
+def _windows(length: int) -> list[tuple[int, int]]:
+    """``(start, size)`` of the bytes to compare, the first and the last included."""
+    if length <= _PLACES * _BYTES:
+        return [(0, length)]
+    return [(place * (length - _BYTES) // (_PLACES - 1), _BYTES) for place in range(_PLACES)]
+
+
 def _spread(tensor: torch.Tensor) -> torch.Tensor:
     """A view of elements all over the tensor's memory, as integers: NaN equals itself there."""
-    tensor = tensor.detach()
-    extent = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride())) + 1
-    flat = tensor.as_strided((extent,), (1,)).view(_INTEGERS[tensor.element_size()])
+    flat = tensor.detach().as_strided((_extent(tensor),), (1,)).view(_INTEGERS[tensor.element_size()])
     # An odd step does not stay in one column of a matrix whose rows have an even length.
-    return flat[:: max(flat.numel() // SAMPLES, 1) | 1]
+    return flat[:: max(flat.numel() // 16, 1) | 1]
