@@ -80,7 +80,8 @@ def _segments(
     def close() -> None:
         if run:
             name = f"torch_{sum(part.kind == 'torch' for part in parts)}"
-            where.update(dict.fromkeys((node.name for node in run), name))
+            for node in run:
+                where.setdefault(node.name, name)  # a copy of what an engine computes too counts there
             parts.append(SegmentReport(name, "torch", ops=count_ops(run)))
             run.clear()
 
@@ -118,6 +119,8 @@ def _nodes(program: Program, found: Partition, where: Mapping[str, str]) -> tupl
         if node.op != "call_function" or is_getitem(node) or node.name not in where:
             continue
         reason = found.torch_reasons.get(node.name, "")
+        if not reason and where[node.name] not in engines:
+            reason = "cheap, and needed in torch only"
         lost = ""
         if node.name in small:
             lost = "min_block_size"

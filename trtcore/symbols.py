@@ -111,9 +111,13 @@ class SizeMaterialiser:
         ):  # a dim that is the symbol itself needs no arithmetic
             self._sources[name] = (node, index, scale, offset)
 
-    def knows(self, expression: Any) -> bool:
-        """Whether every symbol of the expression comes from the placeholders."""
-        return all(name in self._sources for name in free_symbols([expression]))
+    def can_make(self, expression: Any) -> bool:
+        """Whether every symbol comes from the placeholders, and it is integer arithmetic all the way."""
+        expression = expression_of(expression)
+        if isinstance(expression, int):
+            return True
+        known = all(name in self._sources for name in free_symbols([expression]))
+        return known and all(part.is_integer is not False for part in sympy.preorder_traversal(expression))
 
     def make(self, expression: Any, like: Any = None) -> Any:
         """An fx node (or an int) for the expression. `like`, a SymInt, becomes the node's meta["val"]."""

@@ -117,6 +117,7 @@ class _Decomposer:
             stack.enter_context(enable_python_dispatcher())
             stack.enter_context(torch.no_grad())
             traced = make_fx(run, _allow_non_fake_inputs=True)(*(leaf.meta["val"] for leaf in leaves))
+        _unwrap_structs(traced.graph)
         traced.graph.eliminate_dead_code()
         return traced.graph
 
@@ -176,6 +177,17 @@ def _signature(value: Any, leaves: list[Node]) -> Any:
         return tuple((name, _signature(item, leaves)) for name, item in value.items())
     hash(value)
     return (type(value).__name__, repr(value)) if isinstance(value, float) else (type(value).__name__, value)
+
+
+def _unwrap_structs(graph: Graph) -> None:
+    """torch's decompositions may return a named tuple, which leaves a node that makes it: its parts are the results."""
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    value = output.args[0]
+    if isinstance(value, Node) and isinstance(value.target, type) and issubclass(value.target, tuple):
+        parts = (
+            value.args[0] if len(value.args) == 1 and isinstance(value.args[0], (list, tuple)) else value.args
+        )
+        output.args = (tuple(parts),)
 
 
 def _first_line(error: Exception) -> str:

@@ -84,11 +84,11 @@ class _Assembler:
         value = node.meta["val"]
         if isinstance(value, torch.SymInt):
             expression = expression_of(value)
-            if self.sizes.knows(expression):
+            if self.sizes.can_make(expression):
                 return self.sizes.make(expression, like=value)
         elif isinstance(value, (int, float, bool)):
             return value
-        return self.graph.node_copy(node, self.lookup)  # data-dependent, or a symbolic float
+        return self.graph.node_copy(node, self.lookup)  # data-dependent, or by way of a float
 
     def _call_engine(self, segment: Segment) -> None:
         artifact = self.engines[segment.name]
