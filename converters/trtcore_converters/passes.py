@@ -70,17 +70,40 @@ _DROPOUTS = frozenset({aten.dropout.default, aten.feature_dropout.default, aten.
 def remove_noops(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """Drop nodes that hand on their input: dropout at inference, casts to the same dtype, views of the same shape.
 
-    A node that the model returns stays: without it the result would be another tensor's storage.
+    A node that the model returns stays: without it the result would be another tensor's storage. So does a copy
+    of a tensor that the model overwrites in the end: it may be there to keep the old value.
     """
+    written = _written(graph_module)
     for node in list(graph_module.graph.nodes):
         if node.op != "call_function" or not (node.target in _NOOPS or _inactive_dropout(node)):
             continue
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node) or any(_keeps(user) for user in node.users):
             continue
+        if written and _base(source) in written:
+            continue
         if node.target in _DROPOUTS or _unchanged(source, node):
             node.replace_all_uses_with(source)
             graph_module.graph.erase_node(node)
+
+
+def _written(graph_module: fx.GraphModule) -> set[Any]:
+    """What the model overwrites: targets of its placeholders and get_attr nodes."""
+    return {
+        node.args[0].target
+        for node in graph_module.graph.nodes
+        if node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node) and _keeps(node)
+    }
+
+
+def _base(node: fx.Node) -> Any:
+    """The target of the node whose storage a view looks at; of the node itself, if it is no view."""
+    while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not any(argument.alias_info for argument in schema.returns):
+            break
+        node = node.args[0]
+    return node.target
 
 
 def _inactive_dropout(node: fx.Node) -> bool:

@@ -62,8 +62,8 @@ def scatter_value(ctx: ConversionContext, x: Any, dim: int, index: Any, value: A
 def _scatter(ctx: ConversionContext, x: Any, dim: int, index: Any, updates: Any) -> Any:
     if ctx.rank(x):
         return scatter_elements(ctx, x, index, updates, ctx.axis(dim, ctx.rank(x)))
-    flat = (ctx.reshape(item, [1]) for item in (x, index, updates))
-    return ctx.reshape(scatter_elements(ctx, *flat, 0), [])
+    x, index, updates = (ctx.reshape(item, [1]) for item in (x, index, updates))
+    return ctx.reshape(scatter_elements(ctx, x, index, updates, 0), [])
 
 
 def _same_sizes(one: str, other: str, ctx: ConversionContext) -> bool:
@@ -270,11 +270,11 @@ def select_scatter(ctx: ConversionContext, x: Any, src: Any, dim: int, index: in
 def _replaced(ctx: ConversionContext, x: Any, axis: int, start: int, end: int, src: Any) -> Any:
     """What is before `start` in `x`, then `src`, then what is from `end` on."""
     shape = sizes(ctx, x)
-    parts = []
-    for begin, stop in ((0, start), (None, None), (end, shape[axis])):
-        if begin is None:
-            parts.append(src)
-        elif stop > begin:
-            origin = [begin if i == axis else 0 for i in range(len(shape))]
-            parts.append(ctx.slice(x, origin, [*shape[:axis], stop - begin, *shape[axis + 1 :]]))
-    return ctx.concat(parts, axis)
+
+    def part(begin: int, stop: int) -> list[Any]:
+        if stop <= begin:
+            return []
+        origin = [begin if i == axis else 0 for i in range(len(shape))]
+        return [ctx.slice(x, origin, [*shape[:axis], stop - begin, *shape[axis + 1 :]])]
+
+    return ctx.concat([*part(0, start), src, *part(end, shape[axis])], axis)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pathlib
 from typing import Any
 
 import pytest
@@ -242,6 +243,21 @@ def test_transformers_static_cache() -> None:
     got, _ = decode(step(compiled), 1, 64)
     assert len(want.unique()) > 1
     torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_saved_in_the_middle_of_a_text(tmp_path: pathlib.Path) -> None:
+    """The caches are saved as they are, and the loaded module goes on where the other stopped."""
+    compiled = trtcore.compile(Decoder().eval(), [torch.tensor([[1]]), torch.tensor([0])])
+    for index in range(10):
+        compiled(torch.tensor([[index]]), torch.tensor([index]))
+    trtcore.save(compiled, tmp_path / "decoder.pt2")
+    loaded = trtcore.load(tmp_path / "decoder.pt2")
+    token, position = torch.tensor([[5]]), torch.tensor([10])
+    for _ in range(3):
+        want = compiled(token, position)
+        torch.testing.assert_close(loaded(token, position), want)
+        token, position = want.argmax(-1, keepdim=True), position + 1
 
 
 def test_plan_alone_is_refused() -> None:
