@@ -60,7 +60,8 @@ def compile(
     if ir not in _IRS:
         raise SettingsError(f"ir={ir!r}: it must be one of {', '.join(map(repr, _IRS))}")
     if ir == "torch_compile":
-        return torch.compile(model, backend="trtcore", options=dict(settings))
+        options = {**settings, "observers": tuple(observers)} if observers else dict(settings)
+        return torch.compile(model, backend="trtcore", options=options)
     began = time.perf_counter()
     given = _one_of(inputs, arg_inputs)
     exported = _export(model, given, kwarg_inputs)

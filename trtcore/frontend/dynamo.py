@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.fx import Graph, GraphModule, Node
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from trtcore.errors import ExportError, SettingsError
 from trtcore.frontend.aliases import Outputs, mutated_placeholders
@@ -390,7 +391,11 @@ def _program(
     static = set(weights)
     inputs = [index for index in range(len(placeholders)) if index not in static]
     for index in inputs:
-        copied[placeholders[index]] = graph.node_copy(placeholders[index])
+        node = placeholders[index]
+        name = re.sub(r"\W+", "_", node.meta["trtcore_source"]).strip("_")
+        copied[node] = graph.placeholder(name if name.isidentifier() else f"input_{name}")
+        copied[node].target = copied[node].name  # fx made the name unique, and no keyword
+        copied[node].meta = dict(node.meta)
     taken: dict[str, int] = {}
     for index in weights:
         node = placeholders[index]
@@ -413,9 +418,9 @@ def _program(
         copied[node] = graph.node_copy(node, copied.__getitem__)
     graph.output(tuple(copied[item] if isinstance(item, Node) else item for item in results))
     graph.eliminate_dead_code()
-    nodes = [placeholders[index] for index in inputs]
+    nodes = [copied[placeholders[index]] for index in inputs]
     program = Program(
-        graph_module=GraphModule(root, graph),
+        graph_module=_LazyGraphModule(root, graph),
         inputs=tuple(map(_input_spec, nodes)),
         in_spec=None,
         out_spec=None,
