@@ -40,7 +40,6 @@ OTHER = {
     "engine_cache_size": 1,
     "custom_engine_cache": object(),
     "timing_cache_path": "/tmp/x",
-    "build_isolation": "process",
 }
 
 

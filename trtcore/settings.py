@@ -54,7 +54,6 @@ NOT_BUILT: Mapping[str, str] = {
     "offload_module_to_cpu": "moving the model's weights off the GPU before the build",
     "use_distributed_mode_trace": "tracing of DTensor and tensor-parallel models",
     "build_executor": "building segments in an executor",
-    "build_isolation": "building in a process of its own",
 }
 
 

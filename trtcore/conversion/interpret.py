@@ -48,12 +48,14 @@ class ConvertedSegment:
     """A network that TensorRT has accepted layer by layer, with what is needed to build and to call it.
 
     Attributes:
-        network, builder, logger: TensorRT's objects; alive until the build has ended.
-        store: the weights behind the network.
+        network, builder, logger: TensorRT's objects; alive until the build has ended. None where another process
+            has them.
+        store: the weights behind the network; None there too.
         inputs, sizes, outputs: bindings in network order (inputs, then sizes).
         symbols: how to solve each symbol from a call's inputs and sizes.
         size_symbols: the symbols that must be passed as sizes, in the order of `sizes`.
         snapshot: the network, read back.
+        num_layers: of the network.
         layers: number of layers per fx node name.
         node_of_layer: fx node name by layer name.
     """
@@ -62,12 +64,13 @@ class ConvertedSegment:
     network: Any
     builder: Any
     logger: Any
-    store: WeightStore
+    store: WeightStore | None
     inputs: tuple[TensorBinding, ...]
     sizes: tuple[SizeBinding, ...]
     outputs: tuple[TensorBinding, ...]
     symbols: Mapping[str, SymbolSource]
     snapshot: NetworkSnapshot
+    num_layers: int
     layers: dict[str, int] = field(default_factory=dict)
     node_of_layer: dict[str, str] = field(default_factory=dict)
 
@@ -77,17 +80,19 @@ def convert_segment(
     ctx: CompileContext,
     selections: Mapping[str, Selection],
     ranges: Mapping[str, SymbolRange],
+    before_node: Callable[[str], object] | None = None,
 ) -> ConvertedSegment:
     """Run every node's converter.
 
     Args:
         selections: by node name; every call_function node of the segment but getitem has a chosen converter.
         ranges: of the symbols in the segment's shapes.
+        before_node: told the name of each node whose converter is about to run.
 
     Raises:
         NodeConversionError: a converter raised, returned nonsense, or added a layer that TensorRT refuses.
     """
-    return _Interpreter(segment, ctx, selections, ranges).run()
+    return _Interpreter(segment, ctx, selections, ranges, before_node).run()
 
 
 class _Interpreter:
@@ -97,8 +102,10 @@ class _Interpreter:
         ctx: CompileContext,
         selections: Mapping[str, Selection],
         ranges: Mapping[str, SymbolRange],
+        before_node: Callable[[str], object] | None,
     ) -> None:
         assert ctx.backend is not None
+        self.before_node = before_node
         self.segment, self.compile_context, self.selections, self.ranges = segment, ctx, selections, ranges
         self.backend = ctx.backend
         self.trt: Any = self.backend.trt
@@ -139,7 +146,7 @@ class _Interpreter:
         snapshot = take_snapshot(self.trt, self.network, self.store.of_layer)
         return ConvertedSegment(
             self.segment, self.network, self.builder, self.logger, self.store, tuple(self.inputs), tuple(self.sizes),
-            outputs, dict(self.symbols), snapshot, self.layers, self.node_of_layer,
+            outputs, dict(self.symbols), snapshot, self.network.num_layers, self.layers, self.node_of_layer,
         )  # fmt: skip
 
     # ---- inputs -----------------------------------------------------------------------------------
@@ -205,6 +212,8 @@ class _Interpreter:
         assert converter is not None, f"{node.name} has no converter"
         mark, first = self.logger.mark(), self.network.num_layers
         self.ctx.node = node
+        if self.before_node is not None:
+            self.before_node(node.name)
         try:
             arguments = self._arguments(node)
             result = _call(converter, self.ctx, node, arguments)

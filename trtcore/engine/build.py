@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from trtcore.backends.base import Backend
     from trtcore.backends.logger import CollectingLogger
+    from trtcore.context import CompileContext
+    from trtcore.conversion.interpret import ConvertedSegment
 
 Progress = Callable[[str, int, int], Any]
 """``progress(phase, step, steps)``: TensorRT finished `step` (from 0) of `steps` of a phase. It runs on
@@ -29,6 +31,21 @@ TensorRT's threads. Returning False cancels the build; an exception cancels it a
 # (measured). Address space that is not touched costs nothing; where it is limited, less is tried.
 STACK_SIZES = (512 << 20, 128 << 20, 32 << 20)
 _stack_lock = threading.Lock()
+
+
+def build_network(
+    converted: ConvertedSegment, ctx: CompileContext, *, progress: Progress | None = None
+) -> torch.Tensor:
+    """Config, profiles and plan of a converted segment; see `build_plan`."""
+    from trtcore.engine.config import add_profiles, make_config
+
+    assert ctx.backend is not None
+    assert ctx.target is not None
+    config = make_config(ctx.backend, converted.builder, ctx.settings, ctx.target, converted.logger)
+    add_profiles(converted.builder, config, converted.network, (*converted.inputs, *converted.sizes))
+    return build_plan(
+        ctx.backend, converted.builder, converted.network, config, converted.logger, progress=progress
+    )
 
 
 def build_plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,10 +13,9 @@ import torch
 from torch.fx import Node
 
 from trtcore.context import CompileContext
-from trtcore.conversion.interpret import ConvertedSegment, NodeConversionError, convert_segment
+from trtcore.conversion.interpret import ConvertedSegment, NodeConversionError
 from trtcore.engine.artifact import EngineArtifact
-from trtcore.engine.build import build_plan
-from trtcore.engine.config import add_profiles, make_config
+from trtcore.engine.isolation import workshop
 from trtcore.errors import EngineBuildError, UnsupportedOperatorError
 from trtcore.graphs import is_getitem, mutates
 from trtcore.partition import Partition, Segment, SelectionMemo, partition
@@ -26,6 +26,9 @@ from trtcore.runtime.manifest import EngineManifest
 
 if TYPE_CHECKING:
     from trtcore.frontend.program import Program
+
+# What TensorRT calls many layers compiled as one: the names in it are only the first and the last of them.
+_FUSED = re.compile(r"\{ForeignNode\[.*?\]\}")
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,17 @@ class _Builder:
         self.reports: list[QuarantineReport] = []
         self.built: dict[Any, BuiltEngine] = {}
         self.trial_builds = 0
+        self.blamed: set[Any] = set()
+        self._order: dict[Node, int] = {}
+        self.workshop = workshop(ctx)
 
     def run(self) -> BuiltPartition:
+        try:
+            return self._run()
+        finally:
+            self.workshop.close()
+
+    def _run(self) -> BuiltPartition:
         while True:
             with self.ctx.stage("partition", self.timings):
                 found = partition(self.program, self.ctx, self.memo, self.reasons)
@@ -106,14 +118,14 @@ class _Builder:
             return True
         try:
             with self.ctx.stage("conversion", self.timings, segment=segment.name), self._on_target():
-                converted = convert_segment(segment, self.ctx, found.selections, self.program.symbols)
+                converted = self.workshop.convert(segment, found.selections, self.program.symbols)
         except NodeConversionError as error:
             if self._is_fatal():
                 raise
             self._quarantine_alike(segment, found, error.node, error.message, error.tensorrt)
             return False
         if not self.build:
-            self.built[segment.key] = BuiltEngine(None, converted.network.num_layers, 0.0)
+            self.built[segment.key] = BuiltEngine(None, converted.num_layers, 0.0)
             return True
         try:
             self.built[segment.key] = self._build(converted, number, len(found.segments))
@@ -142,25 +154,10 @@ class _Builder:
             self.ctx.stage("build", self.timings, segment=name, number=number, total=total),
             self._on_target(),
         ):
-            plan = self._plan(converted)
+            plan = self.workshop.build(converted)
         manifest = self._manifest(converted)
         artifact = EngineArtifact(plan, manifest, converted.snapshot)
-        return BuiltEngine(artifact, converted.network.num_layers, self.timings["build"] - before)
-
-    def _plan(self, converted: ConvertedSegment) -> torch.Tensor:
-        backend, target = self.ctx.backend, self.ctx.target
-        assert backend is not None
-        assert target is not None
-        config = make_config(backend, converted.builder, self.ctx.settings, target, converted.logger)
-        add_profiles(converted.builder, config, converted.network, (*converted.inputs, *converted.sizes))
-        name = converted.segment.name
-
-        def progress(phase: str, step: int, steps: int) -> None:
-            self.ctx.emit("build", "progress", segment=name, phase=phase, step=step, steps=steps)
-
-        return build_plan(
-            backend, converted.builder, converted.network, config, converted.logger, progress=progress
-        )
+        return BuiltEngine(artifact, converted.num_layers, self.timings["build"] - before)
 
     def _manifest(self, converted: ConvertedSegment) -> EngineManifest:
         import trtcore
@@ -234,41 +231,45 @@ class _Builder:
     def _quarantine_build_failure(
         self, segment: Segment, found: Partition, converted: ConvertedSegment, error: EngineBuildError
     ) -> None:
-        """Find whose fault a refused build is: by layer name, by building suspects alone, by bisection."""
-        before = self.trial_builds
+        """Find whose fault a refused build is: by layer name, by building suspects alone, by building beginnings."""
+        self.trial_builds = 0
         culprits = self._named_in(error, converted)
         how = "TensorRT names its layer"
         if not culprits:
             culprits, how = self._alone(segment, found), "TensorRT refuses it built alone"
         if not culprits:
-            culprits, how = self._bisected(segment, found), "found by building halves of the segment"
-        builds = self.trial_builds - before
-        said = error.tensorrt
+            culprits, how = (
+                self._last_straw(segment, found),
+                "TensorRT builds the segment up to it, not with it",
+            )
+        for node in segment.nodes:
+            if node.name in culprits:
+                reason = f"{error.message} ({how})"
+                self._quarantine(node, found, reason, error.tensorrt, self.trial_builds)
         if culprits:
-            for node in segment.nodes:
-                if node.name in culprits:
-                    self._quarantine(
-                        node, found, f"TensorRT refused to build the engine ({how})", said, builds
-                    )
             return
         for node in segment.nodes:
             if not is_getitem(node):
-                reason = "TensorRT refused to build its segment, and no single node could be blamed"
-                self._quarantine(
-                    node, found, f"{reason} within max_quarantine_builds={self._limit()}", said, builds
+                reason = (
+                    f"{error.message}; no single node of its segment could be blamed within "
+                    f"max_quarantine_builds={self._limit()}"
                 )
+                self._quarantine(node, found, reason, error.tensorrt, self.trial_builds)
 
     def _limit(self) -> int:
         return int(self.ctx.settings.max_quarantine_builds)
 
     def _named_in(self, error: EngineBuildError, converted: ConvertedSegment) -> set[str]:
-        text = "\n".join(error.tensorrt)
+        """The nodes whose layers TensorRT's lines name, and their likes."""
+        text = _FUSED.sub("", "\n".join(error.tensorrt))
         named = [layer for layer in converted.node_of_layer if layer in text]
         # "a/b/node_1" is also in "a/b/node_12": the longest names win
         longest = [
             n for n in named if not any(n != other and n in other and other in named for other in named)
         ]
-        return {converted.node_of_layer[layer] for layer in longest}
+        blamed = {converted.node_of_layer[layer] for layer in longest}
+        wanted = {_signature(node) for node in converted.segment.nodes if node.name in blamed}
+        return {n.name for n in converted.segment.nodes if n.name in blamed or _signature(n) in wanted}
 
     def _alone(self, segment: Segment, found: Partition) -> set[str]:
         """Nodes that TensorRT refuses alone; one build for all nodes that are alike."""
@@ -276,47 +277,66 @@ class _Builder:
         for node in segment.nodes:
             if not is_getitem(node):
                 alike.setdefault(_signature(node), []).append(node)
+        if len(alike) > self._limit() // 2:  # `_last_straw` needs fewer builds
+            return set()
         culprits: set[str] = set()
-        for nodes in sorted(alike.values(), key=len):  # what is rare is likelier to be at fault
-            if self.trial_builds >= self._limit():
-                break
+        for nodes in alike.values():
             if not self._builds([nodes[0]], found):
                 culprits.update(node.name for node in nodes)
         return culprits
 
-    def _bisected(self, segment: Segment, found: Partition) -> set[str]:
+    def _last_straw(self, segment: Segment, found: Partition) -> set[str]:
+        """The last node of a beginning of the segment that is refused, where without that node it is built.
+
+        Halving finds one in log2(n) builds, be it at fault alone or together with earlier ones. Its likes are
+        blamed with it if it is refused alone too, or the second time.
+        """
         nodes = [node for node in segment.nodes if not is_getitem(node)]
-        while len(nodes) > 1 and self.trial_builds < self._limit():
-            half = len(nodes) // 2
-            if not self._builds(nodes[:half], found):
-                nodes = nodes[:half]
-            elif not self._builds(nodes[half:], found):
-                nodes = nodes[half:]
+        good, bad = 0, len(nodes)
+        while bad - good > 1:
+            if self.trial_builds >= self._limit():
+                return set()
+            middle = (good + bad) // 2
+            if self._builds(nodes[:middle], found):
+                good = middle
             else:
-                return set()  # only together do they fail
-        return {nodes[0].name} if len(nodes) == 1 else set()
+                bad = middle
+        culprit = nodes[good]
+        signature = _signature(culprit)
+        spread = signature in self.blamed
+        if not spread and self.trial_builds < self._limit():
+            spread = not self._builds([culprit], found)
+        self.blamed.add(signature)
+        return {node.name for node in nodes if node is culprit or (spread and _signature(node) == signature)}
 
     def _builds(self, nodes: Sequence[Node], found: Partition) -> bool:
         self.trial_builds += 1
         try:
-            converted = convert_segment(
-                self._trial(nodes, found), self.ctx, found.selections, self.program.symbols
-            )
-            self._plan(converted)
-        except (EngineBuildError, NodeConversionError):
+            trial = self._trial(nodes, found)
+            self.workshop.build(self.workshop.convert(trial, found.selections, self.program.symbols))
+        except EngineBuildError:
             return False
+        except NodeConversionError:  # in the segment it was converted; what it lacks alone says nothing
+            return True
         return True
 
     def _trial(self, nodes: Sequence[Node], found: Partition) -> Segment:
-        inside = list(nodes)
-        outputs: list[Node] = []
+        """The nodes as a segment, whose outputs are what other nodes read of them."""
+        inside = dict.fromkeys(nodes)
         for node in nodes:
-            items = [user for user in node.users if is_getitem(user)]
-            inside.extend(items)
-            outputs.extend(items or [node])
-        order = {node: i for i, node in enumerate(self.program.graph_module.graph.nodes)}
-        inside.sort(key=order.__getitem__)
-        return extract(self.program.graph_module, "trial", inside, outputs, found.constants.__contains__)
+            inside.update(dict.fromkeys(user for user in node.users if is_getitem(user)))
+        outputs = [
+            node
+            for node in inside
+            if isinstance(node.meta.get("val"), torch.Tensor) and not inside.keys() >= node.users.keys()
+        ]
+        ordered = sorted(inside, key=self._positions().__getitem__)
+        return extract(self.program.graph_module, "trial", ordered, outputs, found.constants.__contains__)
+
+    def _positions(self) -> dict[Node, int]:
+        if not self._order:
+            self._order = {node: i for i, node in enumerate(self.program.graph_module.graph.nodes)}
+        return self._order
 
     def _located(self, error: EngineBuildError, converted: ConvertedSegment) -> EngineBuildError:
         """The error with the place in the user's model, where TensorRT's message names a layer."""

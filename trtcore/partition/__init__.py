@@ -30,6 +30,9 @@ __all__ = ["Partition", "Partitioner", "Segment", "Supported", "partition"]
 DEFAULT_MAX_SEGMENT_SIZE = 5000
 """Nodes in one engine when settings.max_segment_size is None: TensorRT's build time is quadratic in layers."""
 
+MAX_RANK = 8
+"""TensorRT's ``Dims.MAX_DIMS``."""
+
 _CHEAP_ELEMENTS = 1 << 16
 
 Supported = Mapping[Node, bool]
@@ -163,6 +166,8 @@ def _objection(node: Node, program: Program) -> str:
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if isinstance(item, torch.Tensor):
                 dims: Sequence[Any] = item.shape
+                if len(dims) > MAX_RANK:
+                    return f"a tensor has {len(dims)} dims, and TensorRT takes at most {MAX_RANK}"
             elif isinstance(item, torch.SymInt):
                 dims = [item]
             elif isinstance(item, (torch.SymFloat, torch.SymBool)):

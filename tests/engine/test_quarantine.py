@@ -1,0 +1,221 @@
+"""Finding the node whose layers TensorRT refuses at build, without its name in TensorRT's message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import trtcore
+from trtcore.engine import isolation
+from trtcore.errors import EngineBuildError
+from trtcore.pack import converter
+
+aten = torch.ops.aten
+pytestmark = pytest.mark.usefixtures("trt_backend")
+
+
+@pytest.fixture(autouse=True)
+def _scope() -> Iterator[None]:
+    with trtcore.scoped_registry():
+        yield
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the segments that were built, trials too."""
+    names: list[str] = []
+    real = isolation._Here.build
+
+    def counting(self: Any, converted: Any) -> Any:
+        names.append(converted.segment.name)
+        return real(self, converted)
+
+    monkeypatch.setattr(isolation._Here, "build", counting)
+    return names
+
+
+def model_of(forward: Callable[[Tensor], Any]) -> torch.nn.Module:
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return forward(x)
+
+    return Model().eval()
+
+
+def strided_and_dilated(ctx: Any, x: Any) -> Any:
+    """A deconvolution that Myelin refuses without naming a layer; x is (1, 2, 8, 8)."""
+    layer = ctx.net.add_deconvolution_nd(x, 2, (3, 3), ctx.weights(torch.ones(2, 2, 3, 3)), ctx.trt.Weights())
+    layer.stride_nd, layer.dilation_nd = (2, 2), (2, 2)
+    return ctx.slice(ctx.output(layer), [0, 0, 0, 0], [1, 2, 8, 8])
+
+
+def non_zero_point(ctx: Any, x: Any) -> Any:
+    """Refused by name: a zero point that is not 0."""
+    scale, zero = ctx.constant(0.5), ctx.constant(torch.tensor(3, dtype=torch.int8))
+    layer = ctx.net.add_quantize(x, scale, ctx.trt.DataType.INT8)
+    layer.set_input(2, zero)
+    back = ctx.net.add_dequantize(layer.get_output(0), scale, ctx.trt.DataType.FLOAT)
+    back.set_input(2, zero)
+    return back.get_output(0)
+
+
+def identity(ctx: Any, x: Any) -> Any:
+    return ctx.output(ctx.net.add_identity(x))
+
+
+X = torch.linspace(-1, 1, 128).reshape(1, 2, 8, 8)
+
+
+def compiled(forward: Callable[[Tensor], Any], **settings: Any) -> Any:
+    module = trtcore.compile(model_of(forward), [X], min_block_size=1, **settings)
+    with torch.no_grad():
+        torch.testing.assert_close(module(X), forward(X), rtol=1e-5, atol=1e-5)
+    return module
+
+
+def quarantined(module: Any) -> list[str]:
+    return sorted(item.node for item in module.report.quarantined)
+
+
+def test_a_culprit_without_a_name_is_found_by_building_it_alone() -> None:
+    converter(aten.erfinv.default)(strided_and_dilated)
+    module = compiled(lambda x: torch.erfinv(x.relu().tanh() * 0.5).exp())
+    assert quarantined(module) == ["erfinv"]
+    (item,) = module.report.quarantined
+    assert "alone" in item.reason
+    assert any("Deconv" in line for line in item.tensorrt)
+    assert len(module.report.engines) == 2
+
+
+def test_two_different_culprits() -> None:
+    converter(aten.erfinv.default)(strided_and_dilated)
+    converter(aten.sinc.default)(non_zero_point)
+    module = compiled(lambda x: torch.sinc(torch.erfinv(x.relu().tanh() * 0.5).exp()) + 1)
+    assert quarantined(module) == ["erfinv", "sinc"]
+
+
+@pytest.mark.parametrize("body", [strided_and_dilated, non_zero_point], ids=["nameless", "named"])
+def test_a_culprit_fifty_times(body: Any, builds: list[str]) -> None:
+    def forward(x: Tensor) -> Tensor:
+        for _ in range(50):
+            x = torch.erfinv(x.tanh() * 0.5)
+        return x
+
+    converter(aten.erfinv.default)(body)
+    module = compiled(forward, max_segment_size=5000)
+    assert len(quarantined(module)) == 50
+    assert len(module.report.engines) == 50
+    assert builds.count("trial") <= 16
+    assert len(builds) - builds.count("trial") <= 51  # the whole once, then each piece
+
+
+def many(x: Tensor) -> Tensor:
+    """More kinds of ops than may be tried one by one, a culprit in between."""
+    for op in (torch.sin, torch.cos, torch.tanh, torch.sigmoid, torch.exp, torch.abs, torch.relu, torch.neg):
+        x = op(x)
+    x = torch.erfinv(x.tanh() * 0.5)
+    for op in (
+        torch.atan,
+        torch.sinh,
+        torch.asinh,
+        torch.floor,
+        torch.ceil,
+        torch.erf,
+        torch.sign,
+        torch.cosh,
+    ):
+        x = op(x) + 0.25
+    return x
+
+
+def test_a_culprit_among_many_kinds_is_found_by_halving(builds: list[str]) -> None:
+    converter(aten.erfinv.default)(strided_and_dilated)
+    module = compiled(many)
+    assert quarantined(module) == ["erfinv"]
+    assert "up to it" in module.report.quarantined[0].reason
+    assert builds.count("trial") <= 6
+    assert len(module.report.engines) == 2
+
+
+class _Combination:
+    """A workshop that refuses networks with both of two kinds of nodes, as TensorRT does for some fusions."""
+
+    def __init__(self, ctx: Any, first: str, second: str) -> None:
+        self.real = isolation._Here(ctx)
+        self.first, self.second = first, second
+        self.refused = 0
+
+    def convert(self, *arguments: Any) -> Any:
+        return self.real.convert(*arguments)
+
+    def build(self, converted: Any) -> Any:
+        ops = [str(node.target) for node in converted.segment.nodes]
+        if any(self.first in op for op in ops) and any(self.second in op for op in ops):
+            self.refused += 1
+            raise EngineBuildError("TensorRT could not build the engine", tensorrt=["Myelin: no such fusion"])
+        return self.real.build(converted)
+
+    def close(self) -> None:
+        pass
+
+
+def test_nodes_that_fail_only_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "trtcore.engine.segments.workshop", lambda ctx: _Combination(ctx, "aten.cos.", "aten.erf.")
+    )
+    module = compiled(lambda x: torch.erf(torch.tanh(torch.cos(torch.sin(x)) + 1)).exp())
+    (item,) = module.report.quarantined
+    assert item.op == "aten.erf.default"
+    assert len(module.report.engines) == 2
+    assert "up to it" in item.reason
+
+
+def test_combinations_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The likes of a node that is blamed twice go with it, so that the rounds are few."""
+    made: list[_Combination] = []
+
+    def workshop(ctx: Any) -> _Combination:
+        made.append(_Combination(ctx, "aten.cos.", "aten.erf."))
+        return made[-1]
+
+    def forward(x: Tensor) -> Tensor:
+        for _ in range(20):
+            x = torch.erf(torch.cos(x))
+        return x
+
+    monkeypatch.setattr("trtcore.engine.segments.workshop", workshop)
+    module = compiled(forward)
+    assert {item.op for item in module.report.quarantined} == {"aten.erf.default"}
+    assert made[0].refused < 25
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+def test_the_limit_gives_the_whole_segment_to_torch(limit: int, builds: list[str]) -> None:
+    converter(aten.erfinv.default)(strided_and_dilated)
+    module = compiled(many, max_quarantine_builds=limit)
+    assert not module.report.engines
+    assert builds.count("trial") <= limit
+    assert all(f"max_quarantine_builds={limit}" in node.reason for node in module.report.in_torch)
+
+
+def test_a_fused_name_blames_nobody() -> None:
+    """TensorRT names a fusion by its first and last layers, which need not be at fault."""
+    from trtcore.engine.segments import _FUSED
+
+    text = "could not find any implementation for node {ForeignNode[m/aten.add/add...m/aten.mul/mul_3]}."
+    assert "aten" not in _FUSED.sub("", text)
+
+
+def test_a_tensor_of_nine_dims_stays_in_torch() -> None:
+    x = torch.linspace(-1, 1, 2**9).reshape([2] * 9)
+    model = model_of(lambda x: ((x + 1).relu().reshape(8, 64) * 2).tanh())
+    module = trtcore.compile(model, [x], min_block_size=1)
+    torch.testing.assert_close(module(x), model(x))
+    assert len(module.report.engines) == 1
+    assert {node.op: node.reason for node in module.report.in_torch}["aten.relu.default"] == (
+        "a tensor has 9 dims, and TensorRT takes at most 8"
+    )
