@@ -202,3 +202,25 @@ def test_every_kind_of_tensor_can_be_watched():
     assert watch.change(tensors[:-1]) is None
     tensors[3].data.fill_(1j)
     assert watch.change(tensors[:-1]) == "d was changed in place (through .data or the like)"
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_changes_on_a_gpu():
+    tensors = [torch.randn(8, 4, device="cuda"), torch.randn(4, device="cuda", dtype=torch.float16)]
+    watch = WeightWatch(tensors, ["a", "b"])
+
+    def change():
+        found = watch.change(tensors)
+        torch.cuda.synchronize()
+        return found
+
+    assert [change(), change(), change()] == [None, None, None]
+    tensors[1].data.mul_(-2)
+    assert change() is None
+    with pytest.warns(RuntimeWarning, match=r"changed through \.data"):
+        assert [change(), change()].count("b was changed in place (through .data or the like)") >= 1
+    tensors[0].add_(1)
+    assert change() == "a was changed in place"
+    tensors[0].data = torch.randn(8, 4, device="cuda")
+    assert change() == "a has other memory than before"
