@@ -629,7 +629,16 @@ def test_a_validator_that_changes_the_graph_is_an_error_that_names_its_pack(how:
     assert caught.value.pack == "acme:p 1.0"
 
 
-def test_a_validator_that_branches_on_a_symbolic_size_loses_and_specialises_nothing() -> None:
+@pytest.mark.parametrize("torch_has_it", [True, False], ids=["2.12 and later", "2.11"])
+def test_a_validator_that_branches_on_a_symbolic_size_loses_and_specialises_nothing(
+    torch_has_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    if not torch_has_it:
+        monkeypatch.delattr(ShapeEnv, "error_on_new_guards", raising=False)
+    elif not hasattr(ShapeEnv, "error_on_new_guards"):
+        pytest.skip(f"torch {torch.__version__} has no ShapeEnv.error_on_new_guards")
     relu, add = dynamic_nodes()
     batch = relu.meta["val"].shape[0]
 

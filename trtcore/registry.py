@@ -37,6 +37,7 @@ from trtcore.contributions import (
 )
 from trtcore.errors import PackError, SettingsError
 from trtcore.schema import node_arguments, normalise_arguments
+from trtcore.symbols import is_size_decision, undecided_sizes
 
 if TYPE_CHECKING:
     from trtcore.backends.base import Backend
@@ -565,10 +566,10 @@ def _validate(one: Converter, node: fx.Node, ctx: CompileContext, size: Any) -> 
     # Branching on a symbolic size would make it a constant, in every FakeTensor of the graph.
     shape_env = getattr(getattr(size, "node", None), "shape_env", None)
     try:
-        with shape_env.error_on_new_guards() if shape_env is not None else nullcontext():
+        with undecided_sizes(shape_env) if shape_env is not None else nullcontext():
             answer = one.capability_validator(node, ctx)
     except Exception as error:
-        if type(error).__name__ == "_ShapeEnvGuardError":
+        if is_size_decision(error):
             return (
                 f"capability validator of {one.source} branched on a symbolic size ({error}); "
                 "torch.fx.experimental.symbolic_shapes.statically_known_true asks without deciding"

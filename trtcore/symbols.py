@@ -8,7 +8,8 @@ never read back from an engine's output.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -76,6 +77,40 @@ def bounds(dim: Any, ranges: Mapping[str, SymbolRange]) -> tuple[int, int, int]:
 def is_symbolic(value: Any) -> bool:
     """True for a SymInt, SymFloat or SymBool."""
     return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+class _SizeDecisionError(RuntimeError):
+    """Code asked a question about a symbolic size that has no answer for all its values."""
+
+
+@contextmanager
+def undecided_sizes(shape_env: Any) -> Iterator[None]:
+    """Within this, a question whose answer depends on a symbolic size raises, and does not make the size a constant.
+
+    torch has it as ``ShapeEnv.error_on_new_guards`` since 2.12; for 2.11 the same is done here.
+    """
+    own = getattr(shape_env, "error_on_new_guards", None)
+    if own is not None:
+        with own():
+            yield
+        return
+    original = shape_env.evaluate_sym_node
+
+    def evaluate(sym_node: Any, *args: Any, **kwargs: Any) -> Any:
+        if shape_env._maybe_evaluate_static(sym_node.expr) is None and kwargs.get("fallback_value") is None:
+            raise _SizeDecisionError(f"{sym_node.expr} is not known for all sizes")
+        return original(sym_node, *args, **kwargs)
+
+    shape_env.evaluate_sym_node = evaluate
+    try:
+        yield
+    finally:
+        del shape_env.evaluate_sym_node
+
+
+def is_size_decision(error: BaseException) -> bool:
+    """Whether an exception comes from :func:`undecided_sizes`."""
+    return isinstance(error, _SizeDecisionError) or type(error).__name__ == "_ShapeEnvGuardError"
 
 
 class SizeMaterialiser:
