@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import fx
 
-from trtcore.pack import ConversionContext, converter
+from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
 from trtcore_converters._checks import all_of, floating
 from trtcore_converters._values import output_dtype
 from trtcore_converters.elementwise import arithmetic
@@ -54,6 +55,25 @@ def silu(ctx: ConversionContext, x: Any) -> Any:
 def leaky_relu(ctx: ConversionContext, x: Any, negative_slope: float = 0.01) -> Any:
     """``x`` where positive, else ``negative_slope * x``."""
     return ctx.activation(ctx.tensor(x), "LEAKY_RELU", negative_slope)
+
+
+def _not_training(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    if node_arguments(node).get("training"):
+        return Reject("its slopes are random in training mode; call model.eval() before compiling")
+    return _FLOATING(node, ctx)
+
+
+@converter(aten.rrelu.default, capability_validator=_not_training, supports_dynamic_shapes=True)
+def rrelu(
+    ctx: ConversionContext,
+    x: Any,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: Any = None,
+) -> Any:
+    """At inference a leaky ReLU with the slope in the middle of the bounds."""
+    return leaky_relu(ctx, x, (lower + upper) / 2)
 
 
 @converter(aten.elu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx
@@ -22,6 +23,9 @@ from trtcore_converters._values import compute_dtype
 from trtcore_converters.softmax import softmax_along
 
 aten = torch.ops.aten
+
+_queries: WeakKeyDictionary[ConversionContext, set[Any]] = WeakKeyDictionary()
+"""The queries of the attention layers in a network."""
 
 _LAYER = Requires(features=("layer:add_attention_v2:decomposable",))
 
@@ -105,7 +109,7 @@ def attention_layer(
     query, key, value = (ctx.tensor(x) for x in (query, key, value))
     kinds = ctx.trt.CausalMaskKind
     layer = ctx.net.add_attention_v2(
-        _scaled(ctx, query, scale),
+        _scaled_for_layer(ctx, query, scale),
         key,
         value,
         ctx.trt.AttentionNormalizationOp.SOFTMAX,
@@ -119,14 +123,33 @@ def attention_layer(
     return _dead_rows_to_zero(ctx, result, attn_mask)
 
 
+def _scaled_for_layer(ctx: ConversionContext, query: Any, scale: float | None) -> Any:
+    """`query` times the scale: a number, or, where the network has an attention of the same query, a vector of it.
+
+    TensorRT-RTX 1.7.1 fuses the product with a number into the attention and crashes when two attentions have
+    the same product.
+    """
+    seen = _queries.setdefault(ctx, set())
+    if query not in seen:
+        seen.add(query)
+        return _scaled(ctx, query, scale)
+    size = _head_size(ctx, query)
+    return _times(ctx, query, torch.full((1, 1, 1, size), _factor(ctx, query, scale)))
+
+
 def _scaled(ctx: ConversionContext, query: Any, scale: float | None) -> Any:
-    factor = 1.0 / math.sqrt(_head_size(ctx, query)) if scale is None else float(scale)
-    if factor == 1.0:
-        return query
+    factor = _factor(ctx, query, scale)
+    return query if factor == 1.0 else _times(ctx, query, factor)
+
+
+def _times(ctx: ConversionContext, query: Any, factor: Any) -> Any:
     dtype = ctx.dtype(query)
-    return ctx.cast(
-        ctx.elementwise(query, factor, "PROD", to=compute_dtype(ctx, dtype, query, factor)), dtype
-    )
+    number = factor if isinstance(factor, float) else factor.flatten()[0].item()
+    return ctx.cast(ctx.elementwise(query, factor, "PROD", to=compute_dtype(ctx, dtype, number)), dtype)
+
+
+def _factor(ctx: ConversionContext, query: Any, scale: float | None) -> float:
+    return 1.0 / math.sqrt(_head_size(ctx, query)) if scale is None else float(scale)
 
 
 def _head_size(ctx: ConversionContext, query: Any) -> int:

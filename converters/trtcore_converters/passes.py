@@ -4,6 +4,7 @@ changes no value that the model computes."""
 from __future__ import annotations
 
 import itertools
+import operator
 from typing import Any
 
 import torch
@@ -139,6 +140,53 @@ def _same_sizes(a: Any, b: Any) -> bool:
 
 def _size(value: Any) -> Any:
     return value.node.expr if isinstance(value, torch.SymInt) else int(value)
+
+
+# ---- common_subexpressions ----------------------------------------------------------------------------------
+
+
+def common_subexpressions(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
+    """Compute once what the graph computes several times: the same op on the same arguments.
+
+    Random ops stay, and what the model returns: two results must not become one tensor.
+    """
+    first: dict[Any, fx.Node] = {}
+    for node in list(graph_module.graph.nodes):
+        key = _expression(node)
+        if key is None or any(_keeps(user) for user in node.users):
+            continue
+        earlier = first.setdefault(key, node)
+        if earlier is not node:
+            node.replace_all_uses_with(earlier)
+            graph_module.graph.erase_node(node)
+
+
+def _expression(node: fx.Node) -> Any:
+    """Equal for nodes that compute the same; None where there is no telling."""
+    target = node.target
+    if node.op == "get_attr":
+        return ("get_attr", target)
+    if node.op != "call_function":
+        return None
+    if isinstance(target, torch._ops.OpOverload):
+        if (
+            target._schema.is_mutable
+            or torch.Tag.nondeterministic_seeded in target.tags
+            or not target._schema.returns
+        ):
+            return None
+    elif target is not operator.getitem:
+        return None
+    return (target, _hashable(node.args), _hashable(node.kwargs))
+
+
+def _hashable(value: Any) -> Any:
+    """Arguments as something that is equal only where they are: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_hashable(item) for item in value)
+    if isinstance(value, dict):
+        return tuple((name, _hashable(item)) for name, item in sorted(value.items()))
+    return (type(value), repr(value)) if isinstance(value, (bool, int, float, complex)) else value
 
 
 # ---- scalar_constants --------------------------------------------------------------------------------------
@@ -291,7 +339,8 @@ def _replace_by_constant(graph_module: fx.GraphModule, node: fx.Node, value: tor
 PASSES = (
     LoweringPass("remove_assertions", remove_assertions),
     LoweringPass("remove_noops", remove_noops, after=("remove_assertions",)),
-    LoweringPass("constant_folding", constant_folding, after=("remove_noops",)),
+    LoweringPass("common_subexpressions", common_subexpressions, after=("remove_noops",)),
+    LoweringPass("constant_folding", constant_folding, after=("common_subexpressions",)),
     LoweringPass("scalar_constants", scalar_constants, after=("constant_folding",)),
 )
 """In this order, unless other packs' passes ask for another."""

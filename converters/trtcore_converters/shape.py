@@ -405,7 +405,9 @@ def flip(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
     chosen = {ctx.axis(dim, len(own)) for dim in dims} if own else set()
     if not chosen:
         return x
-    starts = [ctx.dim_op(size, 1, "SUB") if i in chosen else 0 for i, size in enumerate(own)]
+    starts = [
+        ctx.dim_op(ctx.dim_op(size, 1, "SUB"), 0, "MAX") if i in chosen else 0 for i, size in enumerate(own)
+    ]
     return ctx.slice(x, starts, own, [-1 if i in chosen else 1 for i in range(len(own))])
 
 
