@@ -1,6 +1,7 @@
 """Under torch.compile a changed weight is never stale, whichever way it was changed."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -211,6 +212,7 @@ def test_changes_on_a_gpu():
     watch = WeightWatch(tensors, ["a", "b"])
 
     def change():
+        time.sleep(0.03)  # comparisons are that far apart
         found = watch.change(tensors)
         torch.cuda.synchronize()
         return found

@@ -6,13 +6,15 @@ p.add_(1)``). Writes *into* ``p.data``, through ``p.numpy()``, and into inferenc
 torch; they are found by comparing 64 bytes of every tensor, in four places. So a write to the whole tensor is
 seen, a write to a few of its elements may be missed.
 
-Cost per call: about 0.5 us per weight on the CPU, and four kernel launches on a GPU.
+Cost per call for 200 weights (measured): 0.07 ms on the CPU; on a GPU 0.03 ms, and 0.16 ms more in one call
+every 20 ms.
 """
 
 from __future__ import annotations
 
 import ctypes
 import itertools
+import time
 import warnings
 import weakref
 from collections.abc import Iterable, Sequence
@@ -21,6 +23,7 @@ from typing import Any
 import torch
 
 _PLACES, _BYTES = 4, 16
+_GPU_PERIOD = 0.02  # seconds between two comparisons on a GPU
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 
@@ -108,6 +111,7 @@ class _GpuSample:
         self._views = [_spread(tensors[index]) for index in group]
         self._expected = torch.cat(self._views)
         self._pending: tuple[torch.Tensor, Any] | None = None
+        self._next = 0.0
 
     def changed(self) -> int | None:
         """Index of the first tensor whose sample differed at an earlier call; starts the next comparison."""
@@ -127,6 +131,11 @@ class _GpuSample:
                     stacklevel=5,
                 )
                 return self._which()
+            self._pending = None
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        self._next = now + _GPU_PERIOD
         with torch.cuda.device(self._expected.device):
             answer = torch.empty((), dtype=torch.bool, pin_memory=True)
             answer.copy_((torch.cat(self._views) == self._expected).all(), non_blocking=True)
