@@ -21,7 +21,7 @@ def storage(node: Any) -> int | None:
         value = value[0]
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return None
-    return value.untyped_storage()._cdata
+    return int(value.untyped_storage()._cdata)
 
 
 def mutated_placeholders(gm: GraphModule) -> set[Node]:
