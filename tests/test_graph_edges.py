@@ -180,7 +180,7 @@ def test_an_output_that_a_later_segment_reads() -> None:
         z = torch.erfinv(y * 0.1)
         return y, z, (z + y).tanh()
 
-    static, moving = both(forward, engines=2)
+    _, moving = both(forward, engines=2)
     assert list(reasons(moving)) == ["aten.erfinv.default"]
 
 
@@ -449,6 +449,24 @@ def test_two_random_ops_stay_two() -> None:
         same(compiled(torch.ones(3, 4)), wanted)
 
 
+def test_random_numbers_are_drawn_in_the_models_order() -> None:
+    """Also where one draw needs an engine's result and a later one does not."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        picked = torch.multinomial(x.softmax(-1), 2)
+        noise = torch.randn_like(x) + x
+        return picked, noise.tanh(), torch.rand_like(x[:1]), torch.bernoulli(noise.sigmoid())
+
+    for settings in ({}, {"max_segment_size": 1}, {"min_block_size": 2}):
+        compiled = trtcore.compile(model_of(forward), batches(3)[0], **{"min_block_size": 1, **settings})
+        x = torch.randn(3, 4)
+        for seed in range(3):
+            torch.manual_seed(seed)
+            wanted = model_of(forward)(x)
+            torch.manual_seed(seed)
+            same(compiled(x), wanted)
+
+
 def test_dropout_in_train_mode() -> None:
     class Model(torch.nn.Module):
         def __init__(self) -> None:
@@ -649,6 +667,50 @@ def test_segments_without_a_computation_are_not_made() -> None:
 
     compiled = check(model_of(forward), (torch.rand(3, 4),), engines=0)
     assert len(compiled.report.in_torch) == 1
+
+
+# ---- saved --------------------------------------------------------------------------------------------------
+
+
+def odd_outputs(self: Any, x: Tensor) -> Any:
+    y = x.relu()
+    return {"same": x, "twice": (y, y)}, None, 3, [self.table, torch.erfinv(y.tanh() * 0.5) * x.shape[0]]
+
+
+def written_buffers(self: Any, x: Tensor) -> Any:
+    self.table.mul_(0.5).add_(x.sum(0))
+    return torch.erfinv(self.table.tanh() * 0.5) + 1
+
+
+def a_size_of_its_own(self: Any, x: Tensor) -> Any:
+    return torch.erfinv(x * 0.1).sum() * torch.ones(x.shape[0] * 2, 3), x.shape[0]
+
+
+@pytest.mark.parametrize("forward", [odd_outputs, written_buffers, a_size_of_its_own])
+@pytest.mark.parametrize("moving", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("how", ["trtcore", "torch"])
+def test_odd_graphs_are_saved_and_loaded(forward: Any, moving: bool, how: str, tmp_path: Any) -> None:
+    model = model_of(forward, table=torch.arange(4.0))
+    reference = copy.deepcopy(model)
+    compiled = trtcore.compile(model, [dynamic()] if moving else batches(3)[0], min_block_size=1)
+    path = tmp_path / "model.pt2"
+    if how == "trtcore":
+        trtcore.save(compiled, path)
+        loaded = trtcore.load(path)
+    else:
+        shapes = {"x": {0: torch.export.Dim("n", min=1, max=8)}} if moving else None
+        torch.export.save(torch.export.export(compiled, batches(3)[0], dynamic_shapes=shapes), path)
+        loaded = torch.export.load(path).module()
+    for call in batches(1, 8, 8) if moving else batches(3, 3):
+        with torch.no_grad():
+            same(loaded(*call), reference(*call))
+
+
+def test_no_inputs_saved_and_loaded(tmp_path: Any) -> None:
+    model = model_of(lambda self: (self.table * 2).relu(), table=torch.randn(4))
+    compiled = trtcore.compile(model, (), min_block_size=1)
+    trtcore.save(compiled, tmp_path / "model.pt2")
+    same(trtcore.load(tmp_path / "model.pt2")(), model())
 
 
 # ---- how a module is called ---------------------------------------------------------------------------------

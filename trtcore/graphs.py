@@ -43,6 +43,13 @@ def mutates(node: Node) -> bool:
     return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
+def is_random(node: Node) -> bool:
+    """Whether a node draws from torch's random numbers."""
+    return node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(
+        node.target, "tags", ()
+    )
+
+
 def is_copy_into(node: Node) -> bool:
     """Whether a node is ``copy_(destination, source)``."""
     schema = getattr(node.target, "_schema", None)

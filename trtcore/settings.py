@@ -602,7 +602,8 @@ class CompilationSettings:
     build_isolation: str = _setting(
         "thread",
         _choice("thread", "process"),
-        "Where TensorRT builds: on a thread with a large stack, or a process.",
+        """Where segments are converted and built: "thread" (a thread with a large stack), or "process": a crash
+        of TensorRT or of a converter is then an error with a reason. Converters must be in packs or in modules.""",
     )
 
     def __post_init__(self) -> None:

@@ -150,7 +150,7 @@ def test_a_crash_of_tensorrt_is_quarantined() -> None:
 
 def test_a_crash_of_tensorrt_is_an_error_when_asked() -> None:
     converter(aten.erfinv.default)(bad.crashes_the_builder)
-    with pytest.raises(EngineBuildError, match="TensorRT crashed.*SIGSEGV"):
+    with pytest.raises(EngineBuildError, match=r"TensorRT crashed.*SIGSEGV"):
         compiled(Block().eval(), [X], require_full_compilation=True)
 
 
@@ -171,7 +171,7 @@ def test_a_converter_that_cannot_be_sent_is_refused() -> None:
     def local(ctx: Any, x: Any) -> Any:
         return x
 
-    with pytest.raises(SettingsError, match="local.*aten.erfinv.default") as caught:
+    with pytest.raises(SettingsError, match=r"local.*aten\.erfinv\.default") as caught:
         compiled(Block().eval(), [X], converters={aten.erfinv.default: local})
     assert "module" in str(caught.value)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import trtcore
 from trtcore.engine import isolation
-from trtcore.errors import EngineBuildError
+from trtcore.errors import ConversionError, EngineBuildError
 from trtcore.pack import converter
 
 aten = torch.ops.aten
@@ -219,3 +219,20 @@ def test_a_tensor_of_nine_dims_stays_in_torch() -> None:
     assert {node.op: node.reason for node in module.report.in_torch}["aten.relu.default"] == (
         "a tensor has 9 dims, and TensorRT takes at most 8"
     )
+
+
+def test_a_network_that_cannot_be_read_back() -> None:
+    """A converter that makes bf16 weights without ctx.weights: known only when the whole network is read."""
+    kept = torch.ones(8, dtype=torch.bfloat16)
+
+    def raw_weights(ctx: Any, x: Any) -> Any:
+        weights = ctx.trt.Weights(ctx.trt.DataType.BF16, kept.data_ptr(), 8)
+        layer = ctx.net.add_constant((1, 1, 1, 8), weights)
+        return ctx.elementwise(x, ctx.cast(layer.get_output(0), torch.float32), "PROD")
+
+    converter(aten.erfinv.default)(raw_weights)
+    module = compiled(lambda x: torch.erfinv(x.relu().tanh() * 0.5).exp())
+    assert quarantined(module) == ["erfinv"]
+    assert "weights" in module.report.quarantined[0].reason
+    with pytest.raises(ConversionError, match="weights"):
+        compiled(lambda x: torch.erfinv(x.relu().tanh() * 0.5).exp(), pass_through_build_failures=True)

@@ -87,7 +87,7 @@ def convert_segment(
     Args:
         selections: by node name; every call_function node of the segment but getitem has a chosen converter.
         ranges: of the symbols in the segment's shapes.
-        before_node: told the name of each node whose converter is about to run.
+        before_node: told the name of each node whose converter is about to run, and "" after the last.
 
     Raises:
         NodeConversionError: a converter raised, returned nonsense, or added a layer that TensorRT refuses.
@@ -143,6 +143,8 @@ class _Interpreter:
                 self.env[node] = self._convert(node)
             elif node.op == "output":
                 outputs = self._mark_outputs(node)
+        if self.before_node is not None:
+            self.before_node("")
         snapshot = take_snapshot(self.trt, self.network, self.store.of_layer)
         return ConvertedSegment(
             self.segment, self.network, self.builder, self.logger, self.store, tuple(self.inputs), tuple(self.sizes),

@@ -24,7 +24,7 @@ from trtcore.conversion.interpret import ConvertedSegment, NodeConversionError, 
 from trtcore.engine.build import build_network, map_and_unlink
 from trtcore.engine.transport import WeightFile, mapped, pack_segment, raise_error, unpack_snapshot
 from trtcore.engine.worker import receive, send
-from trtcore.errors import EngineBuildError
+from trtcore.errors import BackendUnavailableError, EngineBuildError
 from trtcore.provenance import describe, op_name
 
 if TYPE_CHECKING:
@@ -192,7 +192,13 @@ class _ChildProcess:
         )
         assert self.ctx.backend is not None
         arguments = settings, self.ctx.backend.name, self.ctx.target, torch.get_num_threads(), device
-        self._answer(("setup", arguments))
+        try:
+            self._answer(("setup", arguments))
+        except (EOFError, BrokenPipeError):
+            raise BackendUnavailableError(
+                f"build_isolation='process': the build process does not start: it {self._end()}",
+                advice="build with build_isolation='thread'",
+            ) from None
 
     def _end(self) -> str:
         """End the child, and say how it ended if it did so itself."""

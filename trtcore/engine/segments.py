@@ -16,7 +16,7 @@ from trtcore.context import CompileContext
 from trtcore.conversion.interpret import ConvertedSegment, NodeConversionError
 from trtcore.engine.artifact import EngineArtifact
 from trtcore.engine.isolation import workshop
-from trtcore.errors import EngineBuildError, UnsupportedOperatorError
+from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError, UnsupportedOperatorError
 from trtcore.graphs import is_getitem, mutates
 from trtcore.partition import Partition, Segment, SelectionMemo, partition
 from trtcore.partition.segment import extract
@@ -124,6 +124,11 @@ class _Builder:
                 raise
             self._quarantine_alike(segment, found, error.node, error.message, error.tensorrt)
             return False
+        except (ConversionError, EngineBuildError) as error:  # the network as a whole
+            if self._is_fatal():
+                raise
+            self._quarantine_build_failure(segment, found, None, error)
+            return False
         if not self.build:
             self.built[segment.key] = BuiltEngine(None, converted.num_layers, 0.0)
             return True
@@ -229,11 +234,15 @@ class _Builder:
         )
 
     def _quarantine_build_failure(
-        self, segment: Segment, found: Partition, converted: ConvertedSegment, error: EngineBuildError
+        self,
+        segment: Segment,
+        found: Partition,
+        converted: ConvertedSegment | None,
+        error: EngineBuildError | ConversionError,
     ) -> None:
         """Find whose fault a refused build is: by layer name, by building suspects alone, by building beginnings."""
         self.trial_builds = 0
-        culprits = self._named_in(error, converted)
+        culprits = self._named_in(error, converted) if converted is not None else set()
         how = "TensorRT names its layer"
         if not culprits:
             culprits, how = self._alone(segment, found), "TensorRT refuses it built alone"
@@ -259,7 +268,7 @@ class _Builder:
     def _limit(self) -> int:
         return int(self.ctx.settings.max_quarantine_builds)
 
-    def _named_in(self, error: EngineBuildError, converted: ConvertedSegment) -> set[str]:
+    def _named_in(self, error: TrtcoreError, converted: ConvertedSegment) -> set[str]:
         """The nodes whose layers TensorRT's lines name, and their likes."""
         text = _FUSED.sub("", "\n".join(error.tensorrt))
         named = [layer for layer in converted.node_of_layer if layer in text]
@@ -314,10 +323,10 @@ class _Builder:
         try:
             trial = self._trial(nodes, found)
             self.workshop.build(self.workshop.convert(trial, found.selections, self.program.symbols))
-        except EngineBuildError:
-            return False
         except NodeConversionError:  # in the segment it was converted; what it lacks alone says nothing
             return True
+        except (ConversionError, EngineBuildError):
+            return False
         return True
 
     def _trial(self, nodes: Sequence[Node], found: Partition) -> Segment:

@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError, PackError, SettingsError
 from trtcore.frontend.program import Program
-from trtcore.graphs import is_copy_into, is_getitem, is_size, mutates
+from trtcore.graphs import is_copy_into, is_getitem, is_random, is_size, mutates
 from trtcore.lowering.decompose import REASON
 from trtcore.partition.levels import group_by_levels
 from trtcore.partition.segment import Segment, extract
@@ -257,7 +257,7 @@ class _Cutter:
         value = node.meta.get("val")
         if node.op != "call_function" or not isinstance(value, torch.Tensor) or is_getitem(node):
             return False
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if is_random(node):
             return False
         elements = 1
         for dim in value.shape:
@@ -327,12 +327,23 @@ def _ordered(graph: torch.fx.Graph, segments: list[Segment], cutter: _Cutter) ->
             unit_of[node] = node
     units: list[tuple[int, Segment | Node]] = [(cutter.position[n], n) for n in (*torch_nodes, *cheap)]
     units += [(cutter.position[s.nodes[0]], s) for s in segments if s.outputs]
-    return [*_topological(units, unit_of), *last]
+    draws = [node for node in torch_nodes if is_random(node)]
+    # A seed gives the model's own numbers only if they are drawn in the model's order.
+    done, _ = _topological(units, unit_of, dict(zip(draws[1:], draws)))
+    if len(done) != len(units):  # segments of a partitioner that does not see to it
+        done, stuck = _topological(units, unit_of, {})
+        if stuck:
+            names = ", ".join(unit.name for unit in stuck[:6])
+            raise PackError(f"the partitioner's segments depend on each other in a cycle: {names}")
+    return [*done, *last]
 
 
 def _topological(
-    units: list[tuple[int, Segment | Node]], unit_of: Mapping[Node, Segment | Node]
-) -> list[Segment | Node]:
+    units: list[tuple[int, Segment | Node]],
+    unit_of: Mapping[Node, Segment | Node],
+    after: Mapping[Node, Node],
+) -> tuple[list[Segment | Node], list[Segment | Node]]:
+    """The units in an order in which they can run, with what can't be ordered; `after` adds to what they need."""
     import heapq
 
     rank = {id(unit): (position, index) for index, (position, unit) in enumerate(units)}
@@ -342,6 +353,8 @@ def _topological(
     for _, unit in units:
         sources = unit.inputs if isinstance(unit, Segment) else unit.all_input_nodes
         needed = {id(unit_of[source]) for source in _through_sizes(sources) if source in unit_of} - {id(unit)}
+        if isinstance(unit, Node) and unit in after:
+            needed.add(id(unit_of[after[unit]]))
         waits[id(unit)] = len(needed)
         for other in needed:
             users.setdefault(other, []).append(id(unit))
@@ -355,11 +368,7 @@ def _topological(
             waits[other] -= 1
             if waits[other] == 0:
                 heapq.heappush(ready, rank[other])
-    if len(done) != len(units):
-        stuck = [unit for _, unit in units if waits[id(unit)] > 0]
-        names = ", ".join(unit.name for unit in stuck[:6])
-        raise PackError(f"the partitioner's segments depend on each other in a cycle: {names}")
-    return done
+    return done, [unit for _, unit in units if waits[id(unit)] > 0]
 
 
 def _through_sizes(sources: Sequence[Node]) -> list[Node]:

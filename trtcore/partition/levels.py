@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from trtcore.graphs import is_getitem, is_size
+from trtcore.graphs import is_getitem, is_random, is_size
 
 
 def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[list[Node]]:
@@ -27,12 +27,15 @@ def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[lis
         The groups in level order, each in graph order.
     """
     levels: dict[Node, int] = {}
+    drawn = 0  # level of the last random op in torch: they stay in order
     for node, taken in supported.items():
         if is_getitem(node):
             levels[node] = levels.get(node.args[0], 0)  # type: ignore[arg-type]
             continue
         level = max((levels.get(source, 0) for source in _tensor_sources(node)), default=0)
         levels[node] = level if (level % 2 == 1) == taken else level + 1
+        if not taken and is_random(node):
+            drawn = levels[node] = max(levels[node], drawn)
     for node in reversed(list(supported)):
         if not supported[node] or is_getitem(node):
             continue
