@@ -76,7 +76,14 @@ def remove_noops(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """
     written = _written(graph_module)
     for node in list(graph_module.graph.nodes):
-        if node.op != "call_function" or not (node.target in _NOOPS or _inactive_dropout(node)):
+        if node.op != "call_function":
+            continue
+        if node.target is operator.getitem and isinstance(node.args[0], (list, tuple)):
+            # What inlining a subgraph (torch.no_grad, autocast) leaves of the tuple that it returned.
+            node.replace_all_uses_with(node.args[0][node.args[1]])  # type: ignore[index]
+            graph_module.graph.erase_node(node)
+            continue
+        if not (node.target in _NOOPS or _inactive_dropout(node)):
             continue
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node) or any(_keeps(user) for user in node.users):
