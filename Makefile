@@ -43,7 +43,7 @@ gpu: $(STAMP)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 bench: $(STAMP)  ## measure; see docs/performance.md
-	$(BIN)/python -m pytest -m benchmark -s $(ARGS)
+	$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 docs: $(STAMP)  ## build the documentation into build/site
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"

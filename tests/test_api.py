@@ -70,6 +70,13 @@ def test_every_ir(model: Model, x: torch.Tensor, ir: str) -> None:
         assert close(compiled, model, x)
 
 
+def test_ranges_mean_nothing_to_torch_compile(model: Model) -> None:
+    with pytest.raises(InputError, match="from the calls"):
+        trtcore.compile(
+            model, [trtcore.Input(min_shape=(1, 8), opt_shape=(2, 8), max_shape=(4, 8))], ir="torch_compile"
+        )
+
+
 def test_an_unknown_ir(model: Model, x: torch.Tensor) -> None:
     with pytest.raises(SettingsError, match="torch_compile"):
         trtcore.compile(model, [x], ir="onnx")

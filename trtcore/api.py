@@ -35,7 +35,7 @@ def compile(
         model: an `nn.Module`, `ExportedProgram`, `fx.GraphModule` or `ScriptModule`.
         inputs: positional inputs: tensors, `Input`s, nested tuples, lists and dicts of them, scalars.
         ir: "dynamo" (or "default"): ahead of time. "torch_compile": returns at once, compiles at the first
-            call. "fx", "ts", "torchscript": for an `fx.GraphModule` or a `ScriptModule`, ahead of time too.
+            call, for the shapes of that call (`inputs` are not needed). "fx", "ts", "torchscript": for an `fx.GraphModule` or a `ScriptModule`, ahead of time too.
         arg_inputs: the same as `inputs`. kwarg_inputs: keyword inputs.
         observers: told of every stage's start, progress and end.
         **settings: fields of `CompilationSettings`.
@@ -60,6 +60,7 @@ def compile(
     if ir not in _IRS:
         raise SettingsError(f"ir={ir!r}: it must be one of {', '.join(map(repr, _IRS))}")
     if ir == "torch_compile":
+        _refuse_ranges(inputs, arg_inputs, kwarg_inputs)
         options = {**settings, "observers": tuple(observers)} if observers else dict(settings)
         return torch.compile(model, backend="trtcore", options=options)
     began = time.perf_counter()
@@ -94,6 +95,19 @@ def _one_of(inputs: Any, arg_inputs: Any) -> Any:
     if inputs is not None and arg_inputs is not None:
         raise InputError("give either inputs or arg_inputs, not both: they mean the same")
     return inputs if inputs is not None else arg_inputs
+
+
+def _refuse_ranges(*inputs: Any) -> None:
+    """torch.compile learns shapes from the calls: a range that nobody would look at is an error."""
+    from torch.utils import _pytree as pytree
+
+    from trtcore.inputs import Input
+
+    if any(isinstance(leaf, Input) and leaf.is_dynamic for leaf in pytree.tree_leaves(inputs)):
+        raise InputError(
+            "ir='torch_compile' takes its shapes from the calls, so the ranges of an Input would be ignored",
+            advice="use torch.compile(model, backend='trtcore', dynamic=True), or ir='dynamo' for engines with ranges",
+        )
 
 
 def _export(model: Any, inputs: Any, kwarg_inputs: Any) -> ExportedProgram:

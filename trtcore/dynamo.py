@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from trtcore.context import Observer
+    from trtcore.frontend.dynamo import GraphReport
     from trtcore.report import Report
     from trtcore.runtime.module import CompiledModule
 
-__all__ = ["compile", "convert_exported_program_to_serialized_trt_engine", "explain", "trace"]
+__all__ = ["compile", "convert_exported_program_to_serialized_trt_engine", "explain", "reports", "trace"]
 
 
 def trace(
@@ -114,6 +115,16 @@ def convert_exported_program_to_serialized_trt_engine(
     chosen = CompilationSettings.from_kwargs(**{"min_block_size": 1, **settings})
     program = program_from_exported(exported_program, *_positional(inputs, arg_inputs, kwarg_inputs))
     return serialize_program(program, chosen)
+
+
+def reports() -> tuple[GraphReport, ...]:
+    """The report of every graph that ``torch.compile(backend="trtcore")`` compiled in this process, oldest first.
+
+    The latest 1,000 are kept; ``torch._dynamo.reset()`` forgets them.
+    """
+    from trtcore.frontend.dynamo import reports as made
+
+    return made()
 
 
 def _positional(inputs: Any, arg_inputs: Any, kwarg_inputs: Any) -> tuple[Any, Any]:

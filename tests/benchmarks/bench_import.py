@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-ROUNDS = 7
+ROUNDS = 11
 
 
 def seconds(statement: str) -> float:

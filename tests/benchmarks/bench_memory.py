@@ -36,7 +36,7 @@ def peak() -> int:
 
 
 def resident() -> int:
-    """Anonymous memory of this process now: what is not backed by a file, in bytes."""
+    """Resident set of this process now, in bytes."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
 

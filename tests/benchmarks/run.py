@@ -23,7 +23,8 @@ def names() -> list[str]:
 def run(name: str) -> str:
     """What the benchmark prints; its errors go to the terminal."""
     command = [sys.executable, str(HERE / f"bench_{name}.py")]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return printed if printed.startswith("|") else f"```text\n{printed}\n```"
 
 
 def main() -> int:
