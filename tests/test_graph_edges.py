@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 import trtcore
 from trtcore import Input
+from trtcore.errors import ExportError
 
 pytestmark = pytest.mark.usefixtures("trt_backend")
 
@@ -342,6 +343,53 @@ def test_in_place_on_a_view_of_the_input() -> None:
 def test_a_mutated_input_is_returned() -> None:
     both(lambda self, x: x.add_(1))
     both(lambda self, x: (x.add_(1), x * 2))
+
+
+def test_a_returned_buffer_or_input_is_that_very_tensor() -> None:
+    def forward(self: Any, x: Tensor) -> Any:
+        self.state.copy_(x * 2)
+        x.add_(1)
+        return self.state, x, self.state + x
+
+    compiled = check(model_of(forward, state=torch.zeros(3, 4)), *batches(3, 3))
+    x = torch.randn(3, 4)
+    state, same_x, _ = compiled(x)
+    assert same_x.data_ptr() == x.data_ptr()
+    assert state.data_ptr() == compiled.state.data_ptr()
+
+
+def test_a_result_that_was_stored_is_no_alias() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = x * 2
+        self.state.copy_(y)
+        return y
+
+    compiled = check(model_of(forward, state=torch.zeros(3, 4)), *batches(3, 3))
+    compiled(torch.ones(3, 4)).add_(5)
+    assert compiled.state.unique().tolist() == [2]
+
+
+def test_a_written_buffer_that_holds_another_is_refused() -> None:
+    """Export takes them for two; the part in an engine would be stale."""
+    whole = torch.arange(16.0).reshape(4, 4)
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.whole.add_(1)
+        return x + self.row
+
+    with pytest.raises(ExportError, match=r"shares its memory.*row"):
+        trtcore.compile(model_of(forward, whole=whole, row=whole[0]), batches(3)[0])
+    check(model_of(lambda self, x: x + self.row + self.whole[1], whole=whole, row=whole[0]), *batches(3))
+
+
+def test_one_written_buffer_of_two_names() -> None:
+    shared = torch.ones(4)
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.first.add_(1)
+        return x + self.second
+
+    check(model_of(forward, first=shared, second=shared), *batches(3, 3))
 
 
 def test_buffers_are_written_back() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
+from trtcore.errors import ExportError
 from trtcore.graphs import attribute, is_copy_into, mutates, set_attribute
 
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
@@ -24,12 +25,47 @@ def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule
     """Return a graph whose only mutating nodes are ``copy_`` into inputs and buffers, at its end."""
     graph = graph_module.graph
     mutating = [node for node in graph.nodes if mutates(node)]
+    if mutating:
+        _separate_attributes(graph_module, mutating)
     if not mutating or all(_is_final_write(node) for node in mutating):
         return graph_module
     if not _rename_in_place(graph):
         graph_module = _functionalize_with_torch(graph_module)
     graph_module.graph.lint()
     return graph_module
+
+
+def _separate_attributes(graph_module: GraphModule, mutating: list[Node]) -> None:
+    """One node per attribute tensor, and none that shares memory with another that is written to.
+
+    Raises:
+        ExportError: the model writes to a buffer of which another one is a part.
+    """
+    first: dict[tuple[object, ...], Node] = {}
+    sharing: dict[tuple[object, ...], list[Node]] = {}
+    for node in list(graph_module.graph.nodes):
+        tensor = attribute(graph_module, str(node.target)) if node.op == "get_attr" else None
+        if not isinstance(tensor, torch.Tensor) or not tensor.numel():
+            continue
+        view = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if view in first:
+            node.replace_all_uses_with(first[view])
+            graph_module.graph.erase_node(node)
+            continue
+        first[view] = node
+        sharing.setdefault((tensor.device, tensor.untyped_storage().data_ptr()), []).append(node)
+    groups = [nodes for nodes in sharing.values() if len(nodes) > 1]
+    if not groups:
+        return
+    roots = _alias_roots(graph_module.graph)
+    written = {roots[target] for node in mutating for target in _written(node)}
+    for nodes in groups:
+        if any(node in written for node in nodes):
+            names = ", ".join(str(node.target) for node in nodes)
+            raise ExportError(
+                f"the model writes to a buffer that shares its memory with another: {names}",
+                advice="make one buffer of them and take views of it in forward, or clone() them apart",
+            )
 
 
 def _is_final_write(node: Node) -> bool:
@@ -130,6 +166,8 @@ def _rename_in_place(graph: Graph) -> bool:
     final: dict[Node, Node] = {}
     planned = {node: twin for node, _, twin in plan}
     for node in list(graph.nodes):
+        if node.op == "output":
+            break
         # Every later read of any same-extent alias reads the newest value of its root.
         for source in node.all_input_nodes:
             newest = latest.get(roots.get(source, source))
@@ -145,6 +183,12 @@ def _rename_in_place(graph: Graph) -> bool:
         for root, newest in final.items():
             write = graph.call_function(_COPY_INTO, (root, newest))
             write.meta = dict(newest.meta)
+            final[root] = write
+    for source in output.all_input_nodes:
+        # A result that is the mutated input or buffer is that very tensor, as in eager.
+        newest = final.get(roots.get(source, source)) or latest.get(roots.get(source, source))
+        if newest is not None and newest is not source:
+            output.replace_input_with(source, newest)
     return True
 
 
