@@ -35,7 +35,8 @@ def compile(
         model: an `nn.Module`, `ExportedProgram`, `fx.GraphModule` or `ScriptModule`.
         inputs: positional inputs: tensors, `Input`s, nested tuples, lists and dicts of them, scalars.
         ir: "dynamo" (or "default"): ahead of time. "torch_compile": returns at once, compiles at the first
-            call, for the shapes of that call (`inputs` are not needed). "fx", "ts", "torchscript": for an `fx.GraphModule` or a `ScriptModule`, ahead of time too.
+            call, for the shapes of that call (`inputs` are not needed). "fx", "ts", "torchscript": for an
+            `fx.GraphModule` or a `ScriptModule`, ahead of time too.
         arg_inputs: the same as `inputs`. kwarg_inputs: keyword inputs.
         observers: told of every stage's start, progress and end.
         **settings: fields of `CompilationSettings`.
