@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import subprocess
 import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import crashing_converters as bad
@@ -53,21 +52,24 @@ def compiled(model: torch.nn.Module, inputs: Any, *calls: Tensor, **settings: An
     return module
 
 
-def leftovers() -> set[str]:
-    return set(glob.glob(os.path.join(tempfile.gettempdir(), "trtcore-build-*")))
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder for temporary files of this test alone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
 
 
-def test_several_segments_in_one_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_segments_in_one_child(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
     from trtcore.engine.isolation import _ChildProcess
 
     started: list[Any] = []
     start = _ChildProcess._start
     monkeypatch.setattr(_ChildProcess, "_start", lambda self: (started.append(self), start(self)))
-    before, model = leftovers(), Block().eval()
+    model = Block().eval()
     module = compiled(model, [X], X)
     assert len(module.report.engines) == 2
     assert len(started) == 1
-    assert leftovers() == before
+    assert not list(temporary.iterdir())
     assert all(engine.layers and engine.engine_bytes for engine in module.report.engines)
     # The snapshots hold the model's own weight, not a copy.
     from trtcore.runtime.engine import get_engine
@@ -210,7 +212,7 @@ def test_progress_reaches_observers() -> None:
     assert {"segment", "phase", "step", "steps"} <= set(steps[0].data)
 
 
-def test_ctrl_c_ends_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_the_child(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
     from trtcore.engine.isolation import _ChildProcess
 
     children: list[Any] = []
@@ -222,8 +224,7 @@ def test_ctrl_c_ends_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_ChildProcess, "convert", interrupted)
-    before = leftovers()
     with pytest.raises(KeyboardInterrupt):
         compiled(Block().eval(), [X])
     assert children[0].poll() is not None
-    assert leftovers() == before
+    assert not list(temporary.iterdir())
