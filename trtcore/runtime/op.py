@@ -18,12 +18,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trtcore.errors import InputError
 from trtcore.runtime.manifest import EngineManifest
+
+if TYPE_CHECKING:
+    from trtcore.runtime.engine import Engine
 
 NAME = "trtcore::execute_engine"
 
@@ -37,15 +40,25 @@ _library.define(
 def _execute(
     inputs: list[torch.Tensor], sizes: list[int], plan: torch.Tensor, manifest: str
 ) -> list[torch.Tensor]:
-    from trtcore.runtime.engine import resolve
-
-    engine = resolve(manifest, plan)
+    engine: Engine = (_engines or _import_engines()).resolve(manifest, plan)
     if torch.is_grad_enabled():
         if any(tensor.requires_grad for tensor in inputs):
             _warn_no_gradient()
         with torch.no_grad():
             return engine.run(inputs, sizes)
     return engine.run(inputs, sizes)
+
+
+def _import_engines() -> Any:
+    """The module of engines, which imports this one: found once, because looking it up costs 2 us a call."""
+    global _engines
+    from trtcore.runtime import engine
+
+    _engines = engine
+    return engine
+
+
+_engines: Any = None
 
 
 def _warn_no_gradient() -> None:
