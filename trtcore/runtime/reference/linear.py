@@ -250,11 +250,37 @@ def attention_output(e: Emitter) -> Value:
         return e.call(unnormalized_attention, query, key, value, mask)
     if a["norm_op"] != "SOFTMAX":
         raise e.unsupported("norm_op")
+    if isinstance(mask, Const) and _masks_nothing(mask.tensor):
+        mask = None
     extra: dict[str, Any] = {"enable_gqa": True} if grouped else {}
     if mask is None and kind in ("NONE", "UPPER_LEFT"):
         function = F.scaled_dot_product_attention
         return e.call(function, query, key, value, is_causal=kind == "UPPER_LEFT", scale=1.0, **extra)
-    return e.call(masked_attention, query, key, value, mask, kind, grouped)
+    if mask is None:
+        return e.call(masked_attention, query, key, value, None, None, kind, grouped)
+    if isinstance(mask, fx.Node):  # layers often share a mask
+        dead: Any = e.region.dead_rows.get(mask)
+        if dead is None:
+            dead = e.region.dead_rows[mask] = e.emit(dead_rows, mask)
+    else:
+        dead = dead_rows(mask.tensor)
+        dead = dead if dead is None else e.const(dead)
+    return e.call(masked_attention, query, key, value, mask, dead, kind, grouped)
+
+
+def _masks_nothing(mask: Tensor) -> bool:
+    """Whether a mask lets every query see every key (and there are keys)."""
+    return bool(mask.numel() and (mask.all() if mask.dtype is torch.bool else (mask == 0).all()))
+
+
+def dead_rows(mask: Tensor) -> Tensor | None:
+    """True for each row of a mask (last dim kept as 1) with nothing to attend to.
+
+    None if there is none; on a GPU that is never None: looking would wait for the device.
+    """
+    allowed = mask if mask.dtype is torch.bool else mask != -math.inf
+    dead = ~allowed.any(-1, keepdim=True)
+    return None if dead.device.type == "cpu" and not bool(dead.any()) else dead
 
 
 def causal_mask(query: Tensor, key: Tensor, kind: str) -> Tensor | None:
@@ -269,18 +295,21 @@ def causal_mask(query: Tensor, key: Tensor, kind: str) -> Tensor | None:
 
 
 def masked_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, kind: str, grouped: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dead: Tensor | None,
+    kind: str,
+    grouped: bool,
 ) -> Tensor:
-    """Attention with a boolean (True attends) or additive mask, or a causal mask."""
+    """Attention with a boolean (True attends) or additive mask and its `dead_rows`, or a causal mask."""
     if mask is None:
         mask = causal_mask(query, key, kind)
         assert mask is not None
+        dead = dead_rows(mask)
     result = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0, enable_gqa=grouped)
-    allowed = mask if mask.dtype is torch.bool else mask != -math.inf
-    dead = ~allowed.any(-1, keepdim=True)
-    if dead.device.type == "cpu" and not bool(dead.any()):
-        return result
-    return torch.where(dead, math.nan, result)
+    return result if dead is None else torch.where(dead, math.nan, result)
 
 
 def unnormalized_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

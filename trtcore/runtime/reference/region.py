@@ -73,6 +73,7 @@ class Region:
         self.linears: dict[
             fx.Node, tuple[Value, Value]
         ] = {}  # matmul by a constant -> (x, weight), see linear.py
+        self.dead_rows: dict[fx.Node, fx.Node] = {}  # attention mask -> its dead rows, see linear.py
         self._values: dict[tuple[int, bool], Value] = {}
         self._items: dict[int, fx.Node] = {}
         self._stage: fx.Node | None = None
