@@ -105,7 +105,7 @@ class InputCheck:
             return
         values = self._bind(args, kwargs)
         leaves = values if self._flat else self._flatten(values)
-        sizes: dict[str, tuple[int, str]] = {}
+        sizes: _Sizes = {}
         devices: dict[str, tuple[torch.device, str]] = {}
         derived: list[tuple[_Tensor, int, str, int]] = []
         for allowed, leaf in zip(self.leaves, leaves):
@@ -115,7 +115,7 @@ class InputCheck:
                 _check_constant(allowed, leaf)
             elif type(allowed) is _Number:
                 _check_number(allowed, leaf, sizes)
-        values_of = {symbol: value for symbol, (value, _) in sizes.items()}
+        values_of = {symbol: value for symbol, (value, *_) in sizes.items()}
         for tensor, index, text, size in derived:
             _check_derived(tensor, index, text, size, values_of)
         if self.guards:
@@ -240,7 +240,7 @@ def _useful_guards(program: Program) -> tuple[Guard, ...]:
 def _check_tensor(
     allowed: _Tensor,
     leaf: Any,
-    sizes: dict[str, tuple[int, str]],
+    sizes: _Sizes,
     devices: dict[str, tuple[torch.device, str]],
     derived: list[tuple[_Tensor, int, str, int]],
 ) -> None:
@@ -279,8 +279,17 @@ def _check_tensor(
             derived.append((allowed, index, text, shape[index]))
 
 
-def _check_linear(allowed: _Tensor, dim: _LinearDim, found: int, sizes: dict[str, tuple[int, str]]) -> None:
-    where = f"{allowed.name} dimension {dim.index}"
+_Sizes = dict[str, tuple[int, str, "int | None"]]
+"""Symbol -> its value in this call, and where that was seen: the input's name and the dimension.
+
+Texts are made when an error is: torch 2.11's Dynamo cannot trace one with a size in it."""
+
+
+def _place(name: str, index: int | None) -> str:
+    return name if index is None else f"{name} dimension {index}"
+
+
+def _check_linear(allowed: _Tensor, dim: _LinearDim, found: int, sizes: _Sizes) -> None:
     if not dim.min <= found <= dim.max:
         raise InputError(
             f"input {allowed.name} has size {found} at dimension {dim.index}, "
@@ -293,11 +302,12 @@ def _check_linear(allowed: _Tensor, dim: _LinearDim, found: int, sizes: dict[str
             f"input {allowed.name} has size {found} at dimension {dim.index}, which must be "
             f"{dim.scale} * n{f' + {dim.offset}' if dim.offset else ''}"
         )
-    known, other = sizes.setdefault(dim.symbol, (value, where))
+    known, other, index = sizes.setdefault(dim.symbol, (value, allowed.name, dim.index))
     if known != value:
         expected = dim.scale * known + dim.offset
         raise InputError(
-            f"input {allowed.name} has size {found} at dimension {dim.index}, but {other} makes it {expected}"
+            f"input {allowed.name} has size {found} at dimension {dim.index}, but "
+            f"{_place(other, index)} makes it {expected}"
         )
 
 
@@ -327,7 +337,7 @@ def _check_constant(allowed: _Constant, leaf: Any) -> None:
     )
 
 
-def _check_number(allowed: _Number, leaf: Any, sizes: dict[str, tuple[int, str]]) -> None:
+def _check_number(allowed: _Number, leaf: Any, sizes: _Sizes) -> None:
     if isinstance(leaf, torch.SymInt):
         return
     if type(leaf) is not int:
@@ -335,9 +345,9 @@ def _check_number(allowed: _Number, leaf: Any, sizes: dict[str, tuple[int, str]]
     if not allowed.min <= leaf <= allowed.max:
         raise InputError(f"input {allowed.name} is {leaf}, allowed is {allowed.min}..{allowed.max}")
     if allowed.symbol:
-        known, other = sizes.setdefault(allowed.symbol, (leaf, allowed.name))
+        known, other, index = sizes.setdefault(allowed.symbol, (leaf, allowed.name, None))
         if known != leaf:
-            raise InputError(f"input {allowed.name} is {leaf}, but {other} makes it {known}")
+            raise InputError(f"input {allowed.name} is {leaf}, but {_place(other, index)} makes it {known}")
 
 
 def _flatten_into(value: Any, spec: pytree.TreeSpec, leaves: list[Any]) -> bool:
