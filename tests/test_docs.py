@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from trtcore.pack import scoped_registry
 
@@ -26,6 +27,7 @@ def blocks(page: str) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_examples_run(page: str) -> None:
     namespace: dict[str, object] = {"__name__": "guide"}
+    torch._dynamo.reset()  # forgets what other tests compiled
     with scoped_registry():
         for line, code in blocks(page):
             exec(compile("\n" * line + code, str(DOCS / page), "exec"), namespace)
