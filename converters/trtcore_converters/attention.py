@@ -27,6 +27,9 @@ aten = torch.ops.aten
 _queries: WeakKeyDictionary[ConversionContext, set[Any]] = WeakKeyDictionary()
 """The queries of the attention layers in a network."""
 
+_alive: WeakKeyDictionary[ConversionContext, dict[Any, Any]] = WeakKeyDictionary()
+"""By mask: which rows have a key to attend to. One mask serves all layers of a model."""
+
 _LAYER = Requires(features=("layer:add_attention_v2:decomposable",))
 
 
@@ -160,17 +163,24 @@ def _head_size(ctx: ConversionContext, query: Any) -> int:
 def _dead_rows_to_zero(ctx: ConversionContext, result: Any, mask: Any) -> Any:
     """`result` with zeros where a row of the mask (bool, or additive with -inf) allows no key at all."""
     if isinstance(mask, torch.Tensor):
-        if bool(_allowed(mask).any(-1).all()):
+        rows = _allowed(mask).any(-1, keepdim=True)
+        if bool(rows.all()):
             return result
-        alive = ctx.constant(_allowed(mask).any(-1, keepdim=True))
-    elif ctx.dtype(mask) == torch.bool:
-        last = ctx.rank(mask) - 1
-        alive = ctx.cast(ctx.reduce(ctx.cast(mask, torch.float32), "MAX", [last], keepdim=True), torch.bool)
-    else:
-        last = ctx.rank(mask) - 1
-        highest = ctx.reduce(mask, "MAX", [last], keepdim=True)
-        alive = ctx.elementwise(highest, -math.inf, "GREATER", to=ctx.dtype(mask))
-    return ctx.select(alive, result, ctx.constant(0.0, ctx.dtype(result)))
+        return ctx.select(ctx.constant(rows), result, ctx.constant(0.0, ctx.dtype(result)))
+    known = _alive.setdefault(ctx, {})
+    if mask not in known:
+        known[mask] = _rows_alive(ctx, mask)
+    rank = ctx.rank(result)
+    zero = ctx.constant(0.0, ctx.dtype(result), rank=rank)
+    return ctx.select(ctx.unsqueeze_to(known[mask], rank), result, zero)
+
+
+def _rows_alive(ctx: ConversionContext, mask: Any) -> Any:
+    last = ctx.rank(mask) - 1
+    if ctx.dtype(mask) == torch.bool:
+        return ctx.cast(ctx.reduce(ctx.cast(mask, torch.float32), "MAX", [last], keepdim=True), torch.bool)
+    highest = ctx.reduce(mask, "MAX", [last], keepdim=True)
+    return ctx.elementwise(highest, -math.inf, "GREATER", to=ctx.dtype(mask))
 
 
 def _allowed(mask: torch.Tensor) -> torch.Tensor:

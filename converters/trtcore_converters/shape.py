@@ -157,14 +157,18 @@ def expand(ctx: ConversionContext, x: Any, dims: Sequence[Any], *, implicit: boo
     """Dims of one stretched; -1 keeps a dim, new dims come first."""
     traced, own = output(ctx), _traced_shape(ctx, "self")
     x = ctx.tensor(x)
-    if traced is not None and own is not None and len(own) == len(dims):
-        same = [_same(a, b) for a, b in zip(own, traced.shape)]
-        dims = [-1 if keep else want for keep, want in zip(same, dims)]
-        if all(same):
-            return x
-    if all(not ctx.is_tensor(want) and want == -1 for want in dims) and len(dims) == ctx.rank(x):
+    if traced is None or own is None:
+        return ctx.expand(x, dims)
+    new = len(dims) - len(own)
+    kept = [i >= new and _same(own[i - new], size) for i, size in enumerate(traced.shape)]
+    stretched = [i < new or own[i - new] == 1 for i in range(len(dims)) if not kept[i]]
+    if all(kept):
         return x
-    return ctx.expand(x, dims)
+    if not all(stretched):  # whether a dim is one shows at run time
+        return ctx.expand(x, [-1 if keep else want for keep, want in zip(kept, dims)])
+    x = ctx.unsqueeze_to(x, len(dims))
+    sizes = [ctx.dim(x, i) if keep else want for i, (keep, want) in enumerate(zip(kept, dims))]
+    return ctx.slice(x, [0] * len(dims), sizes, [1 if keep else 0 for keep in kept])
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -56,7 +56,9 @@ class ConversionContext:
         self._store = store
         self._constants: dict[tuple[Any, ...], ITensor] = {}
         self._shapes: dict[ITensor, tuple[int, ...]] = {}
+        self._traced: dict[ITensor, tuple[sympy.Expr | int, ...]] = {}
         self._shape_tensors: dict[ITensor, ITensor] = {}
+        self._shape_vectors: dict[tuple[Dim, ...], ITensor] = {}
         self._dims: dict[tuple[ITensor, int], Dim] = {}
         self._symbols: dict[str, Dim | Callable[[], Dim]] = {}
         self._expressions: dict[Any, Dim] = {}
@@ -84,6 +86,17 @@ class ConversionContext:
             dims = self._shapes[value] = tuple(value.shape)
         return dims
 
+    def know(self, x: ITensor, dims: Sequence[sympy.Expr | int]) -> None:
+        """Remember the traced dims of an op's output (called by the interpreter).
+
+        :meth:`dim` then computes the dim from the segment's inputs, once per network, and not from `x`.
+        The inputs themselves are where symbols come from, also where an op hands one on.
+        """
+        if x.is_network_input:
+            return
+        if self._traced.setdefault(x, tuple(dims)) and -1 in (own := self.shape(x)):
+            self._shapes[x] = tuple(t if isinstance(t, int) else have for t, have in zip(dims, own))
+
     def rank(self, value: ITensor | torch.Tensor) -> int:
         """Number of dims."""
         return len(self.shape(value))
@@ -102,23 +115,29 @@ class ConversionContext:
         return self._store.weights(tensor)
 
     def constant(
-        self, value: torch.Tensor | float | bool | Sequence[Any], dtype: torch.dtype | None = None
+        self,
+        value: torch.Tensor | float | bool | Sequence[Any],
+        dtype: torch.dtype | None = None,
+        *,
+        rank: int = 0,
     ) -> ITensor:
         """A constant layer. The same constant is added once per network.
 
         Args:
             value: a tensor, a Python number (0-d result), or a list of numbers (1-d result).
             dtype: of the result; default: the value's own (ints int64, floats float32, bools bool).
+            rank: ones are prepended to the shape until it has so many dims.
         """
         if not isinstance(value, torch.Tensor):
-            key: tuple[Any, ...] = ("py", repr(value), dtype)
+            key: tuple[Any, ...] = ("py", repr(value), dtype, rank)
             if key in self._constants:
                 return self._constants[key]
             tensor = torch.tensor(value) if dtype is None else torch.tensor(value, dtype=dtype)
             if dtype is None and tensor.dtype == torch.float64:
                 tensor = tensor.float()
+            tensor = _at_rank(tensor, rank)
         else:
-            tensor = value.detach()
+            tensor = _at_rank(value.detach(), rank)
             if dtype is not None and tensor.dtype != dtype:
                 key = (*WeightStore.key(tensor), dtype)
                 if key in self._constants:
@@ -157,13 +176,23 @@ class ConversionContext:
             return x
         return self.output(self.net.add_cast(x, wanted))
 
-    def promote(self, *values: Any, to: torch.dtype | None = None) -> list[ITensor]:
+    def promote(self, *values: Any, to: torch.dtype | None = None, rank: int = 0) -> list[ITensor]:
         """All values as ITensors of one dtype and one rank, by torch's promotion rules, or of dtype `to`.
 
         Python numbers and 0-d tensors take part as torch lets them: they do not raise the dtype within a category.
+
+        Args:
+            rank: the least number of dims of the results.
         """
         dtype = to if to is not None else self.result_type(*values)
-        return self.broadcast(*(self.tensor(value, dtype) for value in values))
+        has_dims = [v for v in values if isinstance(v, torch.Tensor) or self.is_tensor(v)]
+        rank = max([rank, *(self.rank(value) for value in has_dims)])
+        return [
+            self.unsqueeze_to(self.cast(value, dtype), rank)
+            if self.is_tensor(value)
+            else self.constant(value, dtype, rank=rank)
+            for value in values
+        ]
 
     def result_type(self, *values: Any) -> torch.dtype:
         """The dtype torch would compute in. A symbolic int counts as a Python int."""
@@ -205,6 +234,11 @@ class ConversionContext:
         index = self.axis(index, len(dims))
         if dims[index] != -1:
             return dims[index]
+        if x in self._traced:
+            try:
+                return self.symbolic(self._traced[x][index])
+            except ConversionError:  # the size depends on data: ask the tensor
+                pass
         key = (x, index)
         if key not in self._dims:
             layer = self.net.add_slice(self.shape_of(x), (index,), (1,), (1,))
@@ -225,6 +259,9 @@ class ConversionContext:
         """One int64 ITensor of shape (len,) from ints and symbolic ints."""
         if not values:
             return self.constant(torch.empty(0, dtype=torch.int64))
+        key = tuple(values)
+        if key in self._shape_vectors:
+            return self._shape_vectors[key]
         parts: list[ITensor] = []
         run: list[int] = []
         for value in [*values, None]:
@@ -236,7 +273,8 @@ class ConversionContext:
                 run = []
             if value is not None:
                 parts.append(self.cast(value, torch.int64))
-        return parts[0] if len(parts) == 1 else self.concat(parts, 0)
+        made = self._shape_vectors[key] = parts[0] if len(parts) == 1 else self.concat(parts, 0)
+        return made
 
     def scalar(self, value: Dim, dtype: torch.dtype | None = None) -> ITensor:
         """A 0-d ITensor from a number or a symbolic int."""
@@ -393,8 +431,8 @@ class ConversionContext:
 
     def select(self, condition: ITensor, a: Any, b: Any) -> ITensor:
         """Where `condition` (bool) `a`, else `b`, after promotion of the two."""
-        a, b = self.promote(a, b)
-        condition, a, b = self.broadcast(condition, a, b)
+        a, b = self.promote(a, b, rank=self.rank(condition))
+        condition = self.unsqueeze_to(condition, self.rank(a))
         return self.output(self.net.add_select(condition, a, b))
 
     def softmax(self, x: ITensor, axis: int) -> ITensor:
@@ -436,6 +474,12 @@ class ConversionContext:
         from trtcore.conversion.symbolic import build_expression
 
         return build_expression(self, expression, self._expressions)
+
+
+def _at_rank(tensor: torch.Tensor, rank: int) -> torch.Tensor:
+    """A view with ones prepended to the shape."""
+    missing = rank - tensor.dim()
+    return tensor if missing <= 0 else tensor.reshape([1] * missing + list(tensor.shape))
 
 
 _FOLD: dict[str, Any] = {

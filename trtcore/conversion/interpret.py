@@ -282,9 +282,11 @@ class _Interpreter:
         dtype, shape = self.ctx.dtype(got), self.ctx.shape(got)
         if dtype != expected.dtype:
             raise ConversionError(f"the converter made {which} {dtype}, the op gives {expected.dtype}")
-        wanted = tuple(dim if isinstance(dim := expression_of(d), int) else -1 for d in expected.shape)
+        traced = [expression_of(dim) for dim in expected.shape]
+        wanted = tuple(dim if isinstance(dim, int) else -1 for dim in traced)
         if len(shape) != len(wanted) or any(a != b for a, b in zip(shape, wanted) if a != -1 and b != -1):
             raise ConversionError(f"the converter made {which} of shape {shape}, the op gives {wanted}")
+        self.ctx.know(got, traced)
         return got
 
     def _failure(self, node: Node, converter: Converter, error: Exception, mark: int) -> NodeConversionError:
