@@ -44,7 +44,13 @@ def _native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torc
     return x, torch.ones_like(x, dtype=torch.bool)
 
 
+def _cdist_forward(a: torch.Tensor, b: torch.Tensor, p: float, compute_mode: int | None) -> torch.Tensor:
+    """Distances between the rows of `a` and those of `b`: the norm of all differences."""
+    return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+
+
 CUSTOM: Mapping[Any, Callable[..., Any]] = {
     aten.native_dropout.default: _native_dropout,
+    aten._cdist_forward.default: _cdist_forward,
 }
 """Our own, where torch has none or another suits TensorRT better."""

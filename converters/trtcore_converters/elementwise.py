@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -314,3 +315,25 @@ def clamp_min(ctx: ConversionContext, x: Any, low: Any) -> Any:
 def clamp_max(ctx: ConversionContext, x: Any, high: Any) -> Any:
     """``min(x, high)``."""
     return clamp(ctx, x, None, high)
+
+
+# ---- angles -------------------------------------------------------------------------------------------------
+
+
+@converter(aten.atan2.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+def atan2(ctx: ConversionContext, y: Any, x: Any) -> Any:
+    """The angle of (x, y): ``atan(y / x)``, turned by pi to the side where x is negative; 0 for (0, 0)."""
+    dtype = output_dtype(ctx, torch.float32)
+    y, x = ctx.promote(y, x, to=torch.float32)
+    angle = ctx.unary(ctx.elementwise(y, x, "DIV"), "ATAN")
+    # 1 / y tells -0.0 from 0.0.
+    below = ctx.elementwise(
+        ctx.elementwise(y, 0.0, "LESS"), ctx.elementwise(ctx.unary(y, "RECIP"), 0.0, "LESS"), "OR"
+    )
+    turn = ctx.select(below, -math.pi, math.pi)
+    angle = ctx.select(ctx.elementwise(x, 0.0, "LESS"), ctx.elementwise(angle, turn, "SUM"), angle)
+    # On the axis y = 0 with x >= 0; 0 / 0 would be NaN.
+    flat = ctx.elementwise(
+        ctx.elementwise(y, 0.0, "EQUAL"), ctx.unary(ctx.elementwise(x, 0.0, "LESS"), "NOT"), "AND"
+    )
+    return ctx.cast(ctx.select(flat, 0.0, angle), dtype)

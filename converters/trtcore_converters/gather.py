@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
-from trtcore_converters._checks import all_of, val
+from trtcore.pack import CompileContext, ConversionContext, Reject, Requires, converter, node_arguments
+from trtcore_converters._checks import all_of, is_static, val
 from trtcore_converters.shape import movable
 
 aten = torch.ops.aten
@@ -105,3 +106,109 @@ def gather_elements(ctx: ConversionContext, x: Any, index: Any, axis: int) -> An
     layer = ctx.net.add_gather_v2(x, index, ctx.trt.GatherMode.ELEMENT)
     layer.axis = axis
     return ctx.output(layer)
+
+
+# ---- elements by their place in memory ----------------------------------------------------------------------
+
+
+def _fixed_corner(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = node_arguments(node)
+    shape = getattr(val(given["self"]), "shape", None)
+    if shape is not None and not (is_static(shape[given["dim1"]]) and is_static(shape[given["dim2"]])):
+        return Reject("the diagonal of a matrix whose size varies")
+    return True
+
+
+@converter(
+    aten.diagonal.default, capability_validator=all_of(movable, _fixed_corner), supports_dynamic_shapes=True
+)
+def diagonal(ctx: ConversionContext, x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """The diagonals of the matrices over two dims, as a last dim; `offset` counts to the right of the main one."""
+    x = ctx.tensor(x)
+    rank = ctx.rank(x)
+    rows, columns = ctx.axis(dim1, rank), ctx.axis(dim2, rank)
+    kept = [dim for dim in range(rank) if dim not in (rows, columns)]
+    size = (ctx.shape(x)[rows], ctx.shape(x)[columns])
+    places = torch.arange(size[0] * size[1]).reshape(size).diagonal(offset).contiguous()
+    last = ctx.permute(x, [*kept, rows, columns])
+    flat = ctx.reshape(last, [*ctx.dims_of(last)[:-2], size[0] * size[1]])
+    return ctx.gather(flat, ctx.constant(places), len(kept))
+
+
+def _memory_order(x: torch.Tensor) -> list[int] | None:
+    """The dims of a traced tensor from the slowest to the fastest in memory; None where it is not dense there."""
+    if not all(isinstance(size, int) for size in (*x.shape, *x.stride())) or x.storage_offset():
+        return None
+    order = sorted(range(x.dim()), key=lambda dim: (-x.stride(dim), -x.shape[dim]))
+    expected = 1
+    for dim in reversed(order):
+        if x.shape[dim] != 1 and x.stride(dim) != expected:
+            return None
+        expected *= x.shape[dim]
+    return order
+
+
+def _dense(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = node_arguments(node)
+    if not all(is_static(given[name]) for name in ("size", "stride", "storage_offset")):
+        return Reject("its sizes or strides vary from call to call")
+    x = val(given["self"])
+    if not isinstance(x, torch.Tensor) or _memory_order(x) is None:
+        return Reject(
+            "it looks into the memory of a tensor that is part of a larger one, or of varying shape"
+        )
+    return True
+
+
+@converter(
+    aten.as_strided.default, capability_validator=all_of(movable, _dense), supports_dynamic_shapes=True
+)
+def as_strided(
+    ctx: ConversionContext, x: Any, size: Any, stride: Any, storage_offset: int | None = None
+) -> Any:
+    """The elements at ``offset + sum(index * stride)`` of a tensor in its traced layout, gathered."""
+    traced = val(node_arguments(ctx.node)["self"])
+    x = ctx.permute(ctx.tensor(x), _memory_order(traced) or [])
+    count = math.prod(ctx.shape(x))
+    places = torch.arange(count).as_strided(tuple(size), tuple(stride), storage_offset or 0).contiguous()
+    return ctx.gather(ctx.reshape(x, [count]), ctx.constant(places), 0)
+
+
+def _fixed_dim(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = node_arguments(node)
+    shape = getattr(val(given["self"]), "shape", None)
+    if not is_static([given["size"], given["step"]]) or (shape and not is_static(shape[given["dimension"]])):
+        return Reject("the dim to unfold, or the windows, vary from call to call")
+    return True
+
+
+@converter(
+    aten.unfold.default, capability_validator=all_of(movable, _fixed_dim), supports_dynamic_shapes=True
+)
+def unfold(ctx: ConversionContext, x: Any, dimension: int, size: int, step: int) -> Any:
+    """Windows of `size`, every `step`, along a dim, which counts the windows then; their elements are a last dim."""
+    x = ctx.tensor(x)
+    rank = ctx.rank(x)
+    if rank == 0:
+        return ctx.expand(ctx.reshape(x, [1]), [size])
+    dim = ctx.axis(dimension, rank)
+    places = torch.arange(ctx.shape(x)[dim]).unfold(0, size, step).contiguous()
+    windows = ctx.gather(x, ctx.constant(places), dim)
+    return ctx.permute(windows, [i for i in range(rank + 1) if i != dim + 1] + [dim + 1])
+
+
+# ---- where elements are -------------------------------------------------------------------------------------
+
+
+@converter(
+    aten.nonzero.default,
+    capability_validator=movable,
+    supports_dynamic_shapes=True,
+    requires_output_allocator=True,
+    requires=Requires(layers=frozenset({"add_non_zero"})),
+)
+def nonzero(ctx: ConversionContext, x: Any) -> Any:
+    """The indices of the elements that are not zero, one per row, in row-major order."""
+    x = ctx.tensor(x)
+    found = ctx.output(ctx.net.add_non_zero(ctx.cast(x, torch.bool)))
+    return ctx.cast(ctx.permute(found, [1, 0]), torch.int64)

@@ -128,6 +128,14 @@ def test_symbolic_operands():
     assert_converts(run, values, dynamic={0: {0: (1, 3, 6)}, 1: {0: (1, 3, 6)}})
 
 
+def test_angles():
+    y = torch.tensor([[1.0, -1.0, 0.0, 0.0, 2.0, -2.0, 0.5], [0.0, 1e-3, -3.0, 1.0, -1.0, 0.0, -0.0]])
+    x = torch.tensor([[1.0, -1.0, 1.0, -1.0, 0.0, 0.0, -1e-3], [0.0, 5.0, -1e3, 1e-6, -1.0, -2.0, 2.0]])
+    x[1, 0], x[1, 6] = 3.0, 1.0
+    assert_converts(torch.atan2, (y, x), dtypes=FLOATS, dynamic=DYNAMIC)
+    assert_converts(lambda y, x: torch.atan2(y.int(), x), (y, x))
+
+
 def test_refusals():
     assert_refuses(lambda x, y: x // y, (positive(3), positive(3)), "power of two")
     assert_refuses(lambda x: x % 0.1, (positive(3),), "power of two")

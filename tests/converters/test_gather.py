@@ -96,5 +96,24 @@ def test_other_dtypes_and_empty():
     assert_converts(run, values)
 
 
+def test_elements_by_their_place():
+    def run(x):
+        return (
+            x.diagonal(), x.diagonal(1, 1, 2), x.diagonal(-2, -1, 0), x.diagonal(9), x.as_strided((2, 3), (5, 2), 1), x.unfold(1, 2, 1),
+            x[0].diagonal(), torch.diag_embed(x[0, 0]), x.as_strided((2, 2, 2), (1, 1, 0)), torch.cdist(x, x + 1), torch.cdist(x, x[:, :2], p=1.0),
+        )  # fmt: skip
+
+    assert_converts(run, (torch.randn(3, 4, 5),))
+    assert_converts(
+        lambda x: (x.diagonal(0, 1, 2), x.unfold(1, 3, 2)),
+        (torch.randn(3, 4, 5),),
+        dynamic={0: {0: (1, 3, 4)}},
+    )
+
+
 def test_refusals():
     assert_refuses(lambda x: x[x > 0], (torch.randn(3),), "depends on data")
+    assert_refuses(lambda x: x.nonzero(), (torch.tensor([0, 1]),), "add_non_zero")
+    assert_refuses(
+        lambda x: x[1:].as_strided((2,), (1,)), (torch.randn(4, 3),), "", dynamic={0: {0: (2, 4, 8)}}
+    )
