@@ -3,7 +3,7 @@
 torch.export unifies sizes when an operator's shape rule compares them; some rules do not (attention takes a
 mask of any batch size), and the captured graph then promises more than the model does. Sizes that were asked
 for with the same min, opt and max are therefore tried unequal: when the model fails on that, and works when
-they change together, they are tied.
+they change together, they are tied. On a GPU nothing is tried, see `_same_dims`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,28 @@ def find_ties(
                 if size.dynamic and size.max > 2:
                     groups[size].append((index, dim))
     groups = {size: places for size, places in groups.items() if len(places) > 1}
-    if not groups or not can_run(model):
+    if not groups:
+        return ()
+    if any(isinstance(example, torch.Tensor) and example.is_cuda for example in examples):
+        return tuple(tie for places in groups.values() for tie in _same_dims(places))
+    if not can_run(model):
         return ()
     works = _trial(model, tree, examples)
     if works is None:
         return ()
     return tuple(tie for places in groups.values() for tie in _ties_in(places, works))
+
+
+def _same_dims(places: Sequence[Place]) -> Iterable[tuple[Place, ...]]:
+    """Places of one dimension index in several inputs: batch with batch, length with length.
+
+    What stands in for trying on a GPU, where an index out of range does not raise but ends the CUDA context. Two
+    inputs that may differ there need different ranges.
+    """
+    by_dim: dict[int, list[Place]] = defaultdict(list)
+    for index, dim in places:
+        by_dim[dim].append((index, dim))
+    return [tuple(tie) for tie in by_dim.values() if len(tie) > 1]
 
 
 Trial = Callable[[Iterable[Place]], bool]
