@@ -20,6 +20,7 @@ from trtcore.pack import (
 )
 from trtcore_converters._checks import val
 from trtcore_converters._values import compute_dtype
+from trtcore_converters.creation import positions
 from trtcore_converters.softmax import softmax_along
 
 aten = torch.ops.aten
@@ -241,15 +242,7 @@ def _causal_mask(ctx: ConversionContext, query: Any, key: Any) -> Any:
     rows, columns = ctx.dim(query, -2), ctx.dim(key, -2)
     if not ctx.is_tensor(rows) and not ctx.is_tensor(columns):
         return torch.ones(rows, columns, dtype=torch.bool).tril()
-    row, column = (_positions(ctx, size) for size in (rows, columns))
+    row, column = (positions(ctx, size) for size in (rows, columns))
     return ctx.unary(
         ctx.elementwise(ctx.reshape(column, [1, columns]), ctx.reshape(row, [rows, 1]), "GREATER"), "NOT"
     )
-
-
-def _positions(ctx: ConversionContext, size: Any) -> Any:
-    layer = ctx.net.add_fill((1,), ctx.trt.FillOperation.LINSPACE, ctx.backend.trt_dtype(torch.int64))
-    layer.set_input(0, ctx.shape_tensor([size]))
-    layer.set_input(1, ctx.constant(0, torch.int64))
-    layer.set_input(2, ctx.constant([1], torch.int64))
-    return ctx.output(layer)

@@ -43,11 +43,18 @@ def _arange(ctx: ConversionContext, start: Any, end: Any, step: Any, dtype: torc
         return ctx.constant(torch.arange(start, end, step, dtype=output_dtype(ctx, dtype or torch.int64)))
     value = output(ctx)
     assert value is not None
+    return ctx.cast(positions(ctx, traced_dims(ctx, value.shape)[0], start, step), value.dtype)
+
+
+def positions(ctx: ConversionContext, size: Any, start: Any = 0, step: Any = 1) -> Any:
+    """``start, start + step, ...``: `size` numbers, as an int64 ITensor. The arguments are ints or symbolic ints."""
+    if is_static([size, start, step]):
+        return ctx.constant(torch.arange(size) * step + start)
     layer = ctx.net.add_fill((1,), ctx.trt.FillOperation.LINSPACE, ctx.backend.trt_dtype(torch.int64))
-    layer.set_input(0, ctx.shape_tensor(traced_dims(ctx, value.shape)))
+    layer.set_input(0, ctx.shape_tensor([size]))
     layer.set_input(1, ctx.scalar(start, torch.int64))
     layer.set_input(2, step if ctx.is_tensor(step) else ctx.constant([step], torch.int64))
-    return ctx.cast(ctx.output(layer), value.dtype)
+    return ctx.output(layer)
 
 
 @converter(aten.arange.default, capability_validator=_whole_range, supports_dynamic_shapes=True)
@@ -138,3 +145,12 @@ for _name, _value in {"zeros": 0, "ones": 1, "empty": 0}.items():
 def scalar_tensor(ctx: ConversionContext, value: Any, **_: Any) -> Any:
     """A 0-d tensor of a number."""
     return filled(ctx, (), value, output_dtype(ctx, torch.float32))
+
+
+@converter([aten.eye.default, aten.eye.m], capability_validator=_fillable, supports_dynamic_shapes=True)
+def eye(ctx: ConversionContext, rows: Any, columns: Any = None, **_: Any) -> Any:
+    """Ones on the diagonal of (rows, columns), zeros besides."""
+    columns = rows if columns is None else columns
+    row = ctx.reshape(positions(ctx, rows), [rows, 1])
+    column = ctx.reshape(positions(ctx, columns), [1, columns])
+    return ctx.cast(ctx.elementwise(row, column, "EQUAL"), output_dtype(ctx, torch.float32))

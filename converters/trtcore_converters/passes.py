@@ -400,5 +400,11 @@ PASSES = (
     LoweringPass("common_subexpressions", common_subexpressions, after=("remove_noops",)),
     LoweringPass("constant_folding", constant_folding, after=("common_subexpressions",)),
     LoweringPass("scalar_constants", scalar_constants, after=("constant_folding",)),
+    LoweringPass(
+        "remove_decomposed_assertions",
+        remove_assertions,
+        after=("decompose",),
+        before=("eliminate_dead_code",),
+    ),
 )
 """In this order, unless other packs' passes ask for another."""

@@ -39,7 +39,14 @@ def test_fills():
 def test_triangles():
     def run(x):
         s = x.shape[-1]
-        return x.tril(), x.triu(1), torch.ones(s, s).tril(-1), x.tril(-1), torch.eye(s) + x[:, :1, :1]
+        return (
+            x.tril(),
+            x.triu(1),
+            torch.ones(s, s).tril(-1),
+            x.tril(-1),
+            torch.eye(s) + x[:, :1, :1],
+            torch.eye(s, 2),
+        )
 
     assert_converts(run, (torch.randn(2, 3, 3),))
     assert_converts(
