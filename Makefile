@@ -40,7 +40,7 @@ models: $(STAMP)  ## whole models at their base sizes
 	$(BIN)/python -m pytest -m models $(ARGS)
 
 gpu: $(STAMP)  ## the tests that need an NVIDIA GPU
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(BIN)/python -m pytest -m gpu -s tests/gpu tests $(ARGS)
 
 bench: $(STAMP)  ## measure; see docs/performance.md
 	$(BIN)/python tests/benchmarks/run.py $(ARGS)
