@@ -236,9 +236,10 @@ def pow_scalar(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
     """``x ** exponent``; small whole exponents by multiplication, as torch does."""
     exponent = operand(ctx, "exponent", exponent)
     dtype = output_dtype(ctx, ctx.result_type(x, exponent))
-    inside = torch.float32 if dtype.is_floating_point else dtype
-    base = ctx.tensor(x, inside)
     whole = number(exponent)
+    # One product of two float16 numbers is rounded once, in float32 or not.
+    inside = torch.float32 if dtype.is_floating_point and whole not in (1, 2) else dtype
+    base = ctx.tensor(x, inside)
     if whole == 0:
         result = ctx.elementwise(ctx.elementwise(base, 0, "PROD", to=inside), 1, "SUM", to=inside)
         if inside.is_floating_point:  # 0 * inf is no zero, but inf ** 0 is one

@@ -16,12 +16,17 @@ from trtcore_converters._values import known_dim, output, traced_dims, used_outp
 aten = torch.ops.aten
 
 
+_MOST_DIMS = 8
+
+
 def movable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    """TensorRT knows uint8 at the edges of a network only."""
+    """TensorRT knows uint8 at the edges of a network only, and no more than eight dims."""
     result = node.meta.get("val")
     for tensor in result if isinstance(result, (list, tuple)) else (result,):
         if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.uint8:
             return Reject("TensorRT only casts uint8")
+        if isinstance(tensor, torch.Tensor) and tensor.dim() > _MOST_DIMS:
+            return Reject(f"TensorRT has tensors of at most {_MOST_DIMS} dims, and this has {tensor.dim()}")
     return True
 
 

@@ -186,3 +186,4 @@ def test_scalars_and_empty():
 def test_refusals():
     assert_refuses(lambda x: x[1:].t(), (torch.ones(3, 2, dtype=torch.uint8),), "uint8")
     assert_refuses(lambda x: torch.dropout(x, 0.0001, True) * 0, (torch.randn(3, 2),), "random")
+    assert_refuses(lambda x: x.reshape([1] * 8 + [6]) + 1, (torch.randn(3, 2),), "at most 8 dims")
