@@ -133,6 +133,18 @@ def test_a_decomposition_into_itself_ends() -> None:
     assert targets(module) == [aten.silu.default] * 2
 
 
+def test_a_decomposition_may_write_in_place() -> None:
+    def in_place(x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x).mul_(x)
+
+    x = torch.randn(3, 4)
+    with scoped_registry():
+        declare(aten.mul.Tensor, aten.sigmoid.default)
+        module = lowered(Silu(), context({aten.silu.default: in_place}), x)
+    assert targets(module) == [aten.sigmoid.default, aten.mul.Tensor] * 2
+    torch.testing.assert_close(module(x)[0], Silu()(x))
+
+
 def test_several_results() -> None:
     class Both(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

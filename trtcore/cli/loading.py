@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,11 @@ def _load_file(path: Path) -> Any:
         raise InputError(
             f"{str(path)!r} is not a .pt2 file",
             advice="save it with torch.export.save(torch.export.export(model, inputs), 'model.pt2')",
+        )
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{str(path)!r} is no .pt2 file, or a truncated one",
+            advice="write it again, with trtcore.save, trtcore compile -o or torch.export.save",
         )
     try:
         return torch.export.load(path)

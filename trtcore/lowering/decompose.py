@@ -20,7 +20,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
-from trtcore.graphs import is_getitem
+from trtcore.graphs import is_getitem, mutates
 from trtcore.provenance import op_name
 from trtcore.symbols import expression_of
 
@@ -116,7 +116,10 @@ class _Decomposer:
                 stack.enter_context(self.fake_mode)
             stack.enter_context(enable_python_dispatcher())
             stack.enter_context(torch.no_grad())
-            traced = make_fx(run, _allow_non_fake_inputs=True)(*(leaf.meta["val"] for leaf in leaves))
+            values = [leaf.meta["val"] for leaf in leaves]
+            traced = make_fx(run, _allow_non_fake_inputs=True)(*values)
+            if any(mutates(piece) for piece in traced.graph.nodes):
+                traced = make_fx(torch.func.functionalize(run), _allow_non_fake_inputs=True)(*values)
         _unwrap_structs(traced.graph)
         traced.graph.eliminate_dead_code()
         return traced.graph
@@ -163,6 +166,8 @@ def _signature(value: Any, leaves: list[Node]) -> Any:
         meta = value.meta.get("val")
         if not first:
             return ("again", position)
+        if isinstance(meta, torch.Tensor) and meta.layout is not torch.strided:
+            return ("other", id(value))
         if isinstance(meta, torch.Tensor):
             return (
                 "tensor", meta.dtype, str(meta.device), meta.requires_grad,
