@@ -19,7 +19,9 @@ def blocks(page: str) -> list[tuple[int, str]]:
     text = (DOCS / page).read_text()
     found = re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return [
-        (text.count("\n", 0, match.start(1)), match[1]) for match in found if not re.match(r"# \S+\.py\n", match[1])
+        (text.count("\n", 0, match.start(1)), match[1])
+        for match in found
+        if not re.match(r"# \S+\.py\n", match[1])
     ]
 
 

@@ -109,7 +109,8 @@ def test_without_a_backend_it_runs_in_torch_with_a_warning():
 
 
 @pytest.mark.xfail(
-    torch.__version__.startswith("2.11"), reason="seen under torch 2.11: the changed flag does not reach the backend"
+    torch.__version__.startswith("2.11"),
+    reason="seen under torch 2.11: the changed flag does not reach the backend",
 )
 def test_gradients_are_refused_when_they_become_needed():
     model = nn.Linear(4, 4).requires_grad_(False)
