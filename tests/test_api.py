@@ -211,16 +211,18 @@ def test_passes_can_be_turned_off(model: Model, x: torch.Tensor) -> None:
     assert "aten.dropout.default" in ops
 
 
-def test_two_compiles_in_two_threads(model: Model) -> None:
+def test_compiles_in_several_threads(model: Model) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    exported = [
-        trtcore.dynamo.trace(model, [torch.ones(rows, 8)]) for rows in (1, 2)
-    ]  # torch.export takes no threads
-    with ThreadPoolExecutor(2) as pool:
-        compiled = list(pool.map(lambda ep: trtcore.dynamo.compile(ep, min_block_size=1), exported))
-    for rows, module in zip((1, 2), compiled):
-        assert close(module, model, torch.ones(rows, 8))
+    call = torch.nn.Module.__call__
+    rows = [1, 2, 3, 4]
+    with ThreadPoolExecutor(4) as pool:
+        compiled = list(
+            pool.map(lambda n: trtcore.compile(model, [torch.ones(n, 8)], min_block_size=1), rows)
+        )
+    for count, module in zip(rows, compiled):
+        assert close(module, model, torch.ones(count, 8))
+    assert torch.nn.Module.__call__ is call  # torch patches it while it traces
 
 
 def _line(text: str) -> int:

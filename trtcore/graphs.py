@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import operator
+import threading
 from typing import Any
 
 import torch
 from torch.fx import Node
+
+TRACING = threading.RLock()
+"""Held while torch traces: it patches ``nn.Module.__call__`` for the whole process, and two threads that do so at
+once can leave it patched."""
 
 
 def is_size(node: Node) -> bool:

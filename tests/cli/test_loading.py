@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,5 +81,9 @@ def test_what_is_no_model_says_why(spec: str, why: str) -> None:
 
 def test_damaged_file(here: Path) -> None:
     (here / "bad.pt2").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"no \.pt2 file, or a truncated one"):
+        load_model("bad.pt2")
+    with zipfile.ZipFile(here / "bad.pt2", "w") as archive:
+        archive.writestr("what", "nonsense")
     with pytest.raises(InputError, match="could not be read as an ExportedProgram"):
         load_model("bad.pt2")

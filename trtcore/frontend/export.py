@@ -24,6 +24,7 @@ from trtcore.errors import ExportError, InputError, TrtcoreError
 from trtcore.frontend.corners import check_corners
 from trtcore.frontend.ties import find_ties, tie_hook
 from trtcore.frontend.unlift import program_from_exported
+from trtcore.graphs import TRACING
 from trtcore.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs
 
 __all__ = ["program_from_exported", "trace"]
@@ -74,7 +75,7 @@ def trace(
     args, kwargs = tree.unflatten(examples)
     ties = find_ties(model, tree, examples)
     try:
-        with _prepared(model, kwargs, ties):
+        with TRACING, _prepared(model, kwargs, ties):
             dynamic_shapes = _dynamic_shapes(model, tree, examples)
             ep = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
     except (KeyboardInterrupt, TrtcoreError):

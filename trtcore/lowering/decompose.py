@@ -20,7 +20,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
-from trtcore.graphs import is_getitem, mutates
+from trtcore.graphs import TRACING, is_getitem, mutates
 from trtcore.provenance import op_name
 from trtcore.symbols import expression_of
 
@@ -112,6 +112,7 @@ class _Decomposer:
             return function(*args, **kwargs)
 
         with ExitStack() as stack:
+            stack.enter_context(TRACING)
             if self.fake_mode is not None:
                 stack.enter_context(self.fake_mode)
             stack.enter_context(enable_python_dispatcher())

@@ -16,7 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError
-from trtcore.graphs import attribute, is_copy_into, mutates, set_attribute
+from trtcore.graphs import TRACING, attribute, is_copy_into, mutates, set_attribute
 
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
 
@@ -220,7 +220,7 @@ def _functionalize_with_torch(graph_module: GraphModule) -> GraphModule:
         interpreter = _FedInterpreter(graph_module, dict(zip(attributes, values[len(placeholders) :])))
         return interpreter.run(*values[: len(placeholders)])
 
-    with fx_traceback.preserve_node_meta(), torch.no_grad():
+    with TRACING, fx_traceback.preserve_node_meta(), torch.no_grad():
         traced = make_fx(torch.func.functionalize(run, remove="mutations"))(
             *(node.meta["val"] for node in fed)
         )
