@@ -10,7 +10,7 @@ import torch
 from trtcore.backends.base import Backend, resolve_backend
 from trtcore.context import CompileContext, Observer
 from trtcore.engine.segments import BuiltPartition, build_segments, refuse_partial
-from trtcore.errors import BackendUnavailableError, SettingsError, TrtcoreError, UnsupportedOperatorError
+from trtcore.errors import BackendUnavailableError, SettingsError, UnsupportedOperatorError
 from trtcore.frontend.program import Program
 from trtcore.graphs import mutates
 from trtcore.lowering import lower
@@ -186,4 +186,4 @@ def _write_dryrun(report: Report, settings: CompilationSettings) -> None:
             ) from error
 
 
-__all__ = ["TrtcoreError", "compile_program", "explain_program", "make_context", "serialize_program"]
+__all__ = ["compile_program", "explain_program", "make_context", "serialize_program"]
