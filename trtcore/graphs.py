@@ -59,3 +59,12 @@ def is_copy_into(node: Node) -> bool:
     """Whether a node is ``copy_(destination, source)``."""
     schema = getattr(node.target, "_schema", None)
     return node.op == "call_function" and schema is not None and schema.name == "aten::copy_"
+
+
+def fake_mode_of(graph: torch.fx.Graph) -> Any:
+    """The FakeTensorMode that the graph was traced under; None for a graph without FakeTensors."""
+    for node in graph.nodes:
+        mode = getattr(node.meta.get("val"), "fake_mode", None)
+        if mode is not None:
+            return mode
+    return None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trtcore.context import CompileContext, Event
     from trtcore.conversion.context import ConversionContext
     from trtcore.hookspecs import hookimpl
+    from trtcore.lowering.rewrite import insert_call, insert_constant
     from trtcore.partition import Partitioner
     from trtcore.registry import (
         Converter,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Requires,
         converter,
         converters_in,
+        forced_to_torch,
         scoped_registry,
     )
     from trtcore.schema import node_arguments
@@ -52,7 +54,10 @@ __all__ = [
     "Target",
     "converter",
     "converters_in",
+    "forced_to_torch",
     "hookimpl",
+    "insert_call",
+    "insert_constant",
     "node_arguments",
     "scoped_registry",
 ]
@@ -62,6 +67,7 @@ _HOMES = {
     "trtcore.context": ("CompileContext", "Event"),
     "trtcore.conversion.context": ("ConversionContext",),
     "trtcore.hookspecs": ("hookimpl",),
+    "trtcore.lowering.rewrite": ("insert_call", "insert_constant"),
     "trtcore.partition": ("Partitioner",),
     "trtcore.registry": (
         "Converter",
@@ -72,6 +78,7 @@ _HOMES = {
         "Requires",
         "converter",
         "converters_in",
+        "forced_to_torch",
         "scoped_registry",
     ),
     "trtcore.schema": ("node_arguments",),

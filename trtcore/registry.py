@@ -469,6 +469,17 @@ def _merge(kind: str, items: Iterable[tuple[PackInfo, Any, _T]], ties: list[Tie]
 # The rules that hold for every converter ----------------------------------------------------------------
 
 
+def forced_to_torch(node: fx.Node, ctx: CompileContext) -> str:
+    """Return why the user's settings keep a node in torch; "" if they do not.
+
+    Lowering passes that merge nodes ask it, so that what is to run in torch is not merged away.
+    """
+    settings = ctx.settings
+    if not settings.torch_executed_ops and not settings.torch_executed_modules:
+        return ""
+    return _forced_to_torch(node, target_name(node.target), ctx)
+
+
 def _forced_to_torch(node: fx.Node, name: str, ctx: CompileContext) -> str:
     ops = ctx.settings.torch_executed_ops
     if ops and (name in ops or name.rpartition(".")[0] in ops):

@@ -127,7 +127,7 @@ def test_constant_folding_of_weights_that_must_stay_replaceable():
 
 
 def test_constant_folding_has_a_limit(monkeypatch):
-    monkeypatch.setattr(passes, "FOLDING_LIMIT", 100)
+    monkeypatch.setattr(passes.folding, "FOLDING_LIMIT", 100)
     left = lowered(lambda x: (x + torch.ones(5, 6) * 2,), passes.constant_folding, torch.randn(1))
     assert "aten.ones.default" in left
     left = lowered(lambda x: (x + torch.ones(5, 5) * 2,), passes.constant_folding, torch.randn(1))

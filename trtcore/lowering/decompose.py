@@ -20,7 +20,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
-from trtcore.graphs import TRACING, is_getitem, mutates
+from trtcore.graphs import TRACING, fake_mode_of, is_getitem, mutates
 from trtcore.provenance import op_name
 from trtcore.symbols import expression_of
 
@@ -41,7 +41,7 @@ class _Decomposer:
         self.graph: Graph = graph_module.graph
         self.ctx = ctx
         self.table: Mapping[Any, Callable[..., Any]] = ctx.registry.decompositions
-        self.fake_mode = _fake_mode(self.graph)
+        self.fake_mode = fake_mode_of(self.graph)
         self.memo: dict[Any, Graph | str] = {}
 
     def run(self) -> None:
@@ -211,11 +211,3 @@ def _has_tensor(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_has_tensor(item) for item in value)
     return isinstance(value, torch.Tensor)
-
-
-def _fake_mode(graph: Graph) -> Any:
-    for node in graph.nodes:
-        mode = getattr(node.meta.get("val"), "fake_mode", None)
-        if mode is not None:
-            return mode
-    return None

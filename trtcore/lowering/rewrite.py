@@ -1,0 +1,82 @@
+"""What passes build their replacements with: calls and constants that carry FakeTensors and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from trtcore.graphs import fake_mode_of
+
+_PROVENANCE = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
+
+
+def insert_call(
+    before: Node,
+    target: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    like: Node | None = None,
+) -> Node:
+    """Insert a call in front of a node, with the FakeTensor that it gives in ``meta["val"]``.
+
+    Args:
+        before: the node that the call is put in front of.
+        target: an op; it is run once on the FakeTensors of its arguments.
+        args, kwargs: nodes and plain values.
+        like: whose stack trace and module stack the new node gets; `before`'s by default.
+
+    Raises:
+        Whatever the op raises on these FakeTensors; the graph is then as it was.
+    """
+    given = dict(kwargs or {})
+    value = fake_result(before.graph, target, args, given)
+    with before.graph.inserting_before(before):
+        node = before.graph.call_function(target, tuple(args), given)
+    node.meta = {**provenance(like or before), "val": value}
+    return node
+
+
+def insert_constant(
+    graph_module: GraphModule, before: Node, value: torch.Tensor, *, like: Node | None = None
+) -> Node:
+    """Register a tensor as a buffer and insert the ``get_attr`` node that reads it, in front of a node.
+
+    Args:
+        value: of any shape and dtype; it is not copied.
+        like: whose provenance the node gets; `before`'s by default.
+    """
+    index = len(graph_module._buffers)
+    while hasattr(graph_module, name := f"_lowered_{index}"):
+        index += 1
+    graph_module.register_buffer(name, value.detach())
+    with graph_module.graph.inserting_before(before):
+        node = graph_module.graph.get_attr(name)
+    mode = fake_mode_of(graph_module.graph)
+    value = value.detach() if mode is None else mode.from_tensor(value.detach(), static_shapes=True)
+    node.meta = {**provenance(like or before), "val": value}
+    return node
+
+
+def fake_result(graph: Graph, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What an op gives on the FakeTensors of its arguments."""
+    from contextlib import ExitStack
+
+    from torch._dispatch.python import enable_python_dispatcher
+
+    fake_args, fake_kwargs = torch.fx.map_arg((tuple(args), dict(kwargs)), lambda node: node.meta["val"])
+    with ExitStack() as stack:
+        mode = fake_mode_of(graph)
+        if mode is not None:
+            stack.enter_context(mode)
+        stack.enter_context(enable_python_dispatcher())
+        stack.enter_context(torch.no_grad())
+        return target(*fake_args, **fake_kwargs)
+
+
+def provenance(node: Node) -> dict[str, Any]:
+    """The part of a node's meta that says where in the user's model it comes from."""
+    return {key: node.meta[key] for key in _PROVENANCE if key in node.meta}
