@@ -378,7 +378,7 @@ def _verdict(captured: _Captured, number: int, problem: str, report: Report) -> 
 
 def _is_foreign(captured: _Captured) -> bool:
     """Whether an argument or a result has a dtype that TensorRT does not compute in, or is sparse."""
-    tensors = [leaf for leaf in (*captured.tensors, *pytree.tree_leaves(captured.expected))]
+    tensors = (*captured.tensors, *pytree.tree_leaves(captured.expected))
     return any(
         isinstance(leaf, torch.Tensor) and (leaf.dtype not in DTYPES or leaf.layout is not torch.strided)
         for leaf in tensors
