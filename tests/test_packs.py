@@ -420,13 +420,13 @@ FAILURES = {
     "wrong plugin": ("@hookimpl\ndef kernel_plugins(): return [3]", "no KernelPlugin"),
     "wrong backend": ("@hookimpl\ndef backends(): return ['tensorrt']", "no Backend"),
     "wrong table": ("@hookimpl\ndef decompositions(): return [1]", "which is no mapping"),
-    "wrong op": ("@hookimpl\ndef decompositions(): return {'aten.relu': len}", "which is not an OpOverload"),
+    "wrong op": ("@hookimpl\ndef decompositions(): return {'relu': len}", "which is not an OpOverload"),
     "wrong function": (
         "@hookimpl\ndef decompositions(): return {torch.ops.aten.relu.default: 3}",
         "which is not callable",
     ),
     "wrong name": ("@hookimpl\ndef partitioners(): return {3: len}", "which is not a name"),
-    "bad converter": ("@converter(torch.ops.aten.relu)\ndef f(ctx, x): pass", "family of ops"),
+    "bad converter": ("@converter(torch.ops.aten.add)\ndef f(ctx, x): pass", "family of ops"),
     "nothing declared": (
         "import math\n@hookimpl\ndef converters(): return converters_in(math)",
         "'math' declares no converter",

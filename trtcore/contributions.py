@@ -7,9 +7,10 @@ compile copies when it starts.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -185,7 +186,9 @@ class Converter:
     """How one op becomes TensorRT layers, and when it may.
 
     Attributes:
-        target: the `OpOverload` (or other callable) that nodes call.
+        target: the `OpOverload` (or other callable) that nodes call; a custom op and a packet with one
+            functional overload become that overload. The name of an op (``"torchvision::nms"``) stays a name
+            until a compile starts, so that the pack needs no import of what defines the op.
         implementation: called as ``implementation(ctx, *schema arguments)``.
         priority: higher goes first.
         capability_validator: ``(node, compile context) -> bool | Reject``; None accepts every node.
@@ -214,7 +217,7 @@ class Converter:
     order: int = 0
 
     def __post_init__(self) -> None:
-        _check_target(self.target)
+        object.__setattr__(self, "target", resolve_target(self.target))
         if not callable(self.implementation):
             raise PackError(
                 f"converter for {target_name(self.target)}: {self.implementation!r} is not callable"
@@ -304,8 +307,10 @@ def target_name(target: Any) -> str:
         >>> target_name(torch.ops.aten.gelu.default), target_name(operator.getitem)
         ('aten.gelu.default', 'operator.getitem')
     """
-    if isinstance(target, (str, torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+    if isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return str(target)
+    if isinstance(target, str):
+        return target.replace("::", ".")
     if isinstance(target, torch._ops.HigherOrderOperator):
         return str(target._name)
     name = getattr(target, "__qualname__", None) or repr(target)
@@ -329,7 +334,9 @@ def converter(
     unchanged, apart from an attribute that lists what was declared.
 
     Args:
-        target_or_targets: an `OpOverload`, another callable that nodes call, or a list of them.
+        target_or_targets: an `OpOverload`; a packet with one functional overload; what
+            ``torch.library.custom_op`` returned; the name of an op, ``"torchvision::nms"``, whose library need not
+            be there; a higher-order op or another callable that nodes call; or a list of them.
         priority: higher goes first; see `Priority`.
         capability_validator: ``(node, compile context) -> bool | Reject("reason")``. Must not change the
             graph, and must not branch on symbolic sizes.
@@ -349,11 +356,9 @@ def converter(
         ...         return ctx.activation(x, "GELU_ERF" if approximate == "none" else "GELU_TANH")
     """
     several = isinstance(target_or_targets, (list, tuple, set, frozenset))
-    targets = tuple(target_or_targets) if several else (target_or_targets,)
+    targets = tuple(map(resolve_target, target_or_targets if several else (target_or_targets,)))
     if not targets:
         raise PackError("@converter got an empty list of targets")
-    for target in targets:
-        _check_target(target)
     namespace = sys._getframe(1).f_globals
 
     def declare(function: _F) -> _F:
@@ -416,11 +421,12 @@ def as_converter(target: Any, given: Any) -> Converter:
     Raises:
         PackError: neither, or `target` is not an op overload.
     """
+    target = resolve_target(target)
     if isinstance(given, Converter):
         return replace(given, target=target, scope=Scope.CALL_SITE, pack=None)
-    declared: Iterable[Converter] = getattr(given, _ATTRIBUTE, ())
-    for one in declared:
-        if one.target is target:
+    declared: Sequence[Converter] = getattr(given, _ATTRIBUTE, ())
+    for one in reversed(declared):
+        if find_target(one.target) is target:
             return replace(one, scope=Scope.CALL_SITE, pack=None)
     return Converter(target, given, scope=Scope.CALL_SITE)
 
@@ -517,11 +523,76 @@ def _without_redefined(converters: Iterable[Converter]) -> Iterator[Converter]:
     return iter(kept.values())
 
 
-def _check_target(target: Any) -> None:
+# What a converter may be for -----------------------------------------------------------------------------
+
+_NAME = re.compile(r"(\w+)(?:::|\.)(\w+)(?:\.(\w+))?")
+
+
+def resolve_target(target: Any) -> Any:
+    """Return what nodes call: an overload, another callable, or a name that a compile will look up.
+
+    Raises:
+        PackError: nothing that a node of a captured graph calls, or a packet of several overloads.
+
+    Example:
+        >>> import torch
+        >>> resolve_target(torch.ops.aten.gelu), resolve_target("torchvision::nms")
+        (<OpOverload(op='aten.gelu', overload='default')>, 'torchvision::nms')
+    """
+    if isinstance(target, str):
+        match = _NAME.fullmatch(target.strip().removeprefix("torch.ops."))
+        if match is None:
+            raise PackError(
+                f"{target!r} is no name of an op", advice='write "namespace::op" or "namespace::op.overload"'
+            )
+        namespace, name, overload = match.groups()
+        return f"{namespace}::{name}" + (f".{overload}" if overload else "")
     if isinstance(target, torch._ops.OpOverloadPacket):
-        overloads = ", ".join(f"{target}.{overload}" for overload in target.overloads())  # type: ignore[no-untyped-call]
-        raise PackError(f"{target} is a family of ops", advice=f"name the overload: {overloads}")
+        return _only_overload(target)
+    overload = getattr(target, "_opoverload", None)  # what torch.library.custom_op returns
+    if isinstance(overload, torch._ops.OpOverload):
+        return overload
     if not callable(target):
         raise PackError(
             f"{target!r} is not an op", advice="give an OpOverload such as torch.ops.aten.gelu.default"
         )
+    if not isinstance(target, torch._ops.OperatorBase):
+        _refuse_torch_function(target)
+    return target
+
+
+def find_target(target: Any) -> Any:
+    """Return the op that a name means; None where nothing has registered it. Anything else comes back.
+
+    Raises:
+        PackError: the name of a packet with several overloads.
+    """
+    if not isinstance(target, str):
+        return target
+    namespace, _, rest = target.partition("::")
+    name, _, overload = rest.partition(".")
+    packet = getattr(getattr(torch.ops, namespace), name, None)
+    if not isinstance(packet, torch._ops.OpOverloadPacket):
+        return packet if isinstance(packet, torch._ops.OperatorBase) else None
+    return getattr(packet, overload, None) if overload else _only_overload(packet)
+
+
+def _only_overload(packet: torch._ops.OpOverloadPacket) -> torch._ops.OpOverload:
+    """The overload that writes to none of its arguments (graphs are functional when converters see them)."""
+    overloads = [getattr(packet, name) for name in packet.overloads()]  # type: ignore[no-untyped-call]
+    functional = [one for one in overloads if not one._schema.is_mutable]
+    if len(functional) != 1:
+        names = ", ".join(str(one) for one in functional or overloads)
+        raise PackError(f"{packet} is a family of ops", advice=f"name the overload: {names}")
+    return functional[0]  # type: ignore[no-any-return]
+
+
+def _refuse_torch_function(target: Any) -> None:
+    """``torch.relu`` is what models call, and not what captured graphs do: its converter would never act."""
+    name = getattr(target, "__name__", "")
+    for home in (torch, torch.nn.functional, torch.Tensor):
+        if not name.startswith("sym_") and getattr(home, name, None) is target:
+            raise PackError(
+                f"{home.__name__}.{name} is no op: captured graphs call ATen ops",
+                advice=f"give the op, such as torch.ops.aten.{name}.default; trtcore.explain shows the names",
+            )

@@ -68,3 +68,11 @@ def fake_mode_of(graph: torch.fx.Graph) -> Any:
         if mode is not None:
             return mode
     return None
+
+
+def is_composite(op: torch._ops.OpOverload) -> bool:
+    """Whether torch itself takes the op apart into others when it is traced below autograd."""
+    name = op._schema.name + ("." + op._overloadname if op._overloadname != "default" else "")
+    return op._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
+        name, torch._C.DispatchKey.CompositeImplicitAutograd
+    )

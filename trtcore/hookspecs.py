@@ -49,7 +49,7 @@ def converters() -> Iterable[Converter]:  # type: ignore[empty-body]
 
 @hookspec
 def decompositions() -> Mapping[torch._ops.OpOverload, Callable[..., Any]]:  # type: ignore[empty-body]
-    """Return what ops are rewritten into, before partitioning.
+    """Return what ops (overloads, or their names) are rewritten into, before partitioning.
 
     The values take the op's own arguments and return what the op returns, written in other torch ops; they
     are traced on FakeTensors.

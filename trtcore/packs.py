@@ -33,6 +33,7 @@ from trtcore.contributions import (
     LoweringPass,
     PackInfo,
     Scope,
+    resolve_target,
     target_name,
 )
 from trtcore.errors import PackError
@@ -423,7 +424,7 @@ def _contributions(info: PackInfo, pack: Any) -> LoadedPack:
     return LoadedPack(
         info,
         converters=converters,
-        decompositions=hooks.mapping("decompositions", _is_op, "an OpOverload"),
+        decompositions=_by_op(hooks.mapping("decompositions", _is_op, "an OpOverload, or the name of one")),
         lowering_passes=tuple(
             replace(one, pack=info) for one in hooks.items("lowering_passes", LoweringPass)
         ),
@@ -540,7 +541,14 @@ def _backend_class() -> type:
 def _is_op(key: Any) -> bool:
     import torch
 
-    return isinstance(key, torch._ops.OpOverload)
+    try:
+        return isinstance(resolve_target(key), (str, torch._ops.OpOverload))
+    except PackError:
+        return False
+
+
+def _by_op(decompositions: Mapping[Any, Callable[..., Any]]) -> Mapping[Any, Callable[..., Any]]:
+    return MappingProxyType({resolve_target(key): function for key, function in decompositions.items()})
 
 
 def _short(value: Any) -> str:

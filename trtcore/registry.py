@@ -32,6 +32,7 @@ from trtcore.contributions import (
     as_converter,
     converter,
     converters_in,
+    find_target,
     scoped_registry,
     target_name,
 )
@@ -141,6 +142,7 @@ class ConverterRegistry:
         partitioners: name -> partitioner.
         observers: functions that take an `Event`.
         ties: what only names decide.
+        unknown: converters of named ops that nothing in this process has registered, with the reason.
     """
 
     __slots__ = (
@@ -155,6 +157,7 @@ class ConverterRegistry:
         "packs",
         "partitioners",
         "ties",
+        "unknown",
     )
 
     packs: tuple[PackInfo, ...]
@@ -165,6 +168,7 @@ class ConverterRegistry:
     partitioners: Mapping[str, Callable[..., Any]]
     observers: tuple[Observer, ...]
     ties: tuple[Tie, ...]
+    unknown: tuple[tuple[Converter, str], ...]
     _entries: dict[Any, _Entry]
     _overloads: dict[str, list[str]]
     _requirements: dict[tuple[Requires, str, Any], str | None]
@@ -206,9 +210,7 @@ class ConverterRegistry:
                 found.append(replace(as_converter(target, given), order=i))
             except PackError as error:
                 raise SettingsError(f"settings.converters: {error.message}", advice=error.advice) from error
-        by_target: dict[Any, list[Converter]] = {}
-        for one in found:
-            by_target.setdefault(one.target, []).append(one)
+        by_target, unknown = _by_target(found)
 
         pinned = _resolve_pins(pins, by_target)
         ties = _name_clashes([pack.info for pack in ordered if pack.info.status == "loaded"])
@@ -228,7 +230,7 @@ class ConverterRegistry:
                 kind, [(pack.info, key, value) for pack in ordered for key, value in items(pack)], ties
             )
 
-        decompositions = merge("decomposition", lambda pack: pack.decompositions.items())
+        decompositions = merge("decomposition", _decompositions)
         passes = merge("lowering pass", lambda pack: ((one.name, one) for one in pack.lowering_passes))
         plugins = merge("kernel plugin", lambda pack: ((one.name, one) for one in pack.kernel_plugins))
         backends = merge("backend", lambda pack: ((one.name, one) for one in pack.backends))
@@ -242,6 +244,7 @@ class ConverterRegistry:
             partitioners=MappingProxyType(partitioners),
             observers=tuple(pack.observer for pack in ordered if pack.observer is not None),
             ties=tuple(ties),
+            unknown=unknown,
             _entries=entries,
             _overloads=overloads,
             _requirements={},
@@ -374,6 +377,38 @@ _SCOPES = {
     Scope.THIRD_PARTY: "third-party pack",
     Scope.BUILT_IN: "built-in pack",
 }
+
+
+def _by_target(
+    converters: Iterable[Converter],
+) -> tuple[dict[Any, list[Converter]], tuple[tuple[Converter, str], ...]]:
+    """Converters by op, names looked up; and those whose op is not there, with the reason."""
+    found: dict[Any, list[Converter]] = {}
+    unknown: list[tuple[Converter, str]] = []
+    for one in converters:
+        target, reason = one.target, ""
+        if isinstance(target, str):
+            try:
+                target = find_target(target)
+            except PackError as error:
+                target, reason = None, f"{error.message}; {error.advice}"
+            if target is None:
+                unknown.append((one, reason or f"nothing in this process has registered the op {one.target}"))
+                continue
+            one = replace(one, target=target)
+        found.setdefault(target, []).append(one)
+    return found, tuple(unknown)
+
+
+def _decompositions(pack: LoadedPack) -> Iterable[tuple[Any, Callable[..., Any]]]:
+    """A pack's decompositions of ops that are there."""
+    for key, function in pack.decompositions.items():
+        try:
+            op = find_target(key)
+        except PackError:  # the name of a family; `trtcore packs` lists it, and no node calls it
+            continue
+        if op is not None:
+            yield op, function
 
 
 # The order ----------------------------------------------------------------------------------------------
@@ -537,9 +572,9 @@ def _find_class(name: str) -> type | None:
     return None
 
 
-def _survey(node: fx.Node) -> tuple[set[torch.dtype], str, Any]:
+def _survey(node: fx.Node) -> tuple[Iterable[torch.dtype], str, Any]:
     """The dtypes of all tensors that touch `node`, what is strange about one of them, and a symbolic size."""
-    dtypes: set[torch.dtype] = set()
+    dtypes: dict[torch.dtype, None] = {}  # in the order met, so that every process names the same one
     strange = ""
     symbol: Any = None
     pending = [node.meta.get("val")]
@@ -547,7 +582,7 @@ def _survey(node: fx.Node) -> tuple[set[torch.dtype], str, Any]:
     while pending:
         value = pending.pop()
         if isinstance(value, torch.Tensor):
-            dtypes.add(value.dtype)
+            dtypes[value.dtype] = None
             if value.layout is not torch.strided:
                 strange = (
                     f"a {str(value.layout).removeprefix('torch.')} tensor, which no backend can represent"

@@ -330,6 +330,7 @@ def _ops(name: str, value: Any) -> frozenset[str]:
 
 def _overloads(name: str, key: Any) -> list[Any]:
     """The overloads (or the Python callable) that a key of `converters` stands for."""
+    key = getattr(key, "_opoverload", key)  # what torch.library.custom_op returned
     if callable(key) and not isinstance(key, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
         return [key]
     try:

@@ -8,9 +8,14 @@ import pytest
 import torch
 from torch.export import Dim, export
 
+from trtcore.context import CompileContext
 from trtcore.frontend.export import program_from_exported
 from trtcore.graphs import is_copy_into, mutates
 from trtcore.lowering.functionalize import functionalize
+from trtcore.registry import ConverterRegistry
+from trtcore.settings import CompilationSettings
+
+NOTHING = CompileContext(CompilationSettings(), ConverterRegistry.build())
 
 
 class Module(torch.nn.Module):
@@ -78,7 +83,7 @@ def test_values_and_effects_stay(body: Callable[..., torch.Tensor], dynamic: boo
         program = program_from_exported(
             export(Module(body), (x.clone(),), dynamic_shapes=shapes, strict=False)
         )
-        module = functionalize(program.graph_module, None)  # type: ignore[arg-type]
+        module = functionalize(program.graph_module, NOTHING)
         writes = [node for node in module.graph.nodes if mutates(node)]
         assert all(is_copy_into(node) and node.args[0].op in ("placeholder", "get_attr") for node in writes)
         assert bool(writes) == (body in (buffer, buffer_row, own_input))
@@ -91,7 +96,7 @@ def test_values_and_effects_stay(body: Callable[..., torch.Tensor], dynamic: boo
 
 def test_nodes_keep_their_place_in_the_model() -> None:
     program = program_from_exported(export(Module(through_a_view), (torch.randn(3, 4),), strict=False))
-    module = functionalize(program.graph_module, None)  # type: ignore[arg-type]
+    module = functionalize(program.graph_module, NOTHING)
     calls = [node for node in module.graph.nodes if node.op == "call_function"]
     assert calls
     assert all("test_functionalize.py" in (node.meta.get("stack_trace") or "") for node in calls)

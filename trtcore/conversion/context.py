@@ -62,6 +62,24 @@ class ConversionContext:
         self._dims: dict[tuple[ITensor, int], Dim] = {}
         self._symbols: dict[str, Dim | Callable[[], Dim]] = {}
         self._expressions: dict[Any, Dim] = {}
+        self._inliner: Callable[[torch.fx.GraphModule, Sequence[Any]], Any] | None = None  # the interpreter's
+
+    def inline(self, graph_module: torch.fx.GraphModule, *inputs: ITensor) -> Any:
+        """Convert the subgraph that a higher-order op is given, node by node, into this network.
+
+        Args:
+            graph_module: of ATen ops, with FakeTensors in its nodes' ``meta["val"]``, as torch.export makes it.
+            inputs: one per placeholder.
+
+        Returns:
+            what the subgraph returns, of ITensors.
+
+        Raises:
+            ConversionError: a node of it has no converter, or its converter fails.
+        """
+        if self._inliner is None:
+            raise ConversionError("there is no graph being converted")
+        return self._inliner(graph_module, inputs)
 
     # ---- what a tensor is -------------------------------------------------------------------------
 

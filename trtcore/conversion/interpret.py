@@ -21,6 +21,7 @@ from trtcore.provenance import describe, module_path, op_name, source_line
 from trtcore.registry import node_arguments
 from trtcore.runtime.expressions import to_text
 from trtcore.runtime.manifest import SizeBinding, SymbolSource, TensorBinding
+from trtcore.schema import parameters_of
 from trtcore.symbols import bounds, expression_of, free_symbols, solve_linear
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class _Interpreter:
         self.network.name = segment.name
         self.store = WeightStore(self.backend)
         self.ctx = ConversionContext(ctx, self.network, self.store)
+        self.ctx._inliner = self._inline
         self.env: dict[Node, Any] = {}
         self.inputs: list[TensorBinding] = []
         self.sizes: list[SizeBinding] = []
@@ -218,7 +220,7 @@ class _Interpreter:
             self.before_node(node.name)
         try:
             arguments = self._arguments(node)
-            result = _call(converter, self.ctx, node, arguments)
+            result = _call(converter, self.ctx, arguments, node.target)
             self._bind_weights(first)
             self._check_layers(first)
             result = self._check_result(node, result)
@@ -228,6 +230,32 @@ class _Interpreter:
             raise self._failure(node, converter, error, mark) from error
         self._name_layers(node, first)
         return result
+
+    def _inline(self, graph_module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+        """A subgraph's nodes, inside the converter of the node that was given it; see `ConversionContext.inline`."""
+        given, outer = iter(inputs), self.ctx.node
+        result: Any = None
+        for node in graph_module.graph.nodes:
+            if node.op == "placeholder":
+                self.env[node] = next(given)
+            elif node.op == "get_attr":
+                self.env[node] = attribute(graph_module, str(node.target))
+            elif node.op == "output":
+                result = torch.fx.map_arg(node.args[0], self.env.__getitem__)
+            elif node.target is operator.getitem:
+                self.env[node] = self.env[node.args[0]][node.args[1]]
+            else:
+                self.ctx.node = node
+                self.env[node] = self._inlined(node)
+        self.ctx.node = outer
+        return result
+
+    def _inlined(self, node: Node) -> Any:
+        selection = self.compile_context.registry.select(node, self.compile_context)
+        if selection.chosen is None:
+            raise ConversionError(f"in its subgraph, {describe(node)}: {selection.reason}")
+        result = _call(selection.chosen, self.ctx, self._arguments(node), node.target)
+        return self._check_result(node, result)
 
     def _arguments(self, node: Node) -> dict[str, Any]:
         def value_of(item: Any) -> Any:
@@ -352,14 +380,15 @@ class _Symbolic:
     expression: Any
 
 
-def _call(converter: Converter, ctx: ConversionContext, node: Node, arguments: dict[str, Any]) -> Any:
-    """Call a converter as the op is called: positional schema arguments, keyword-only ones by name."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return converter.implementation(ctx, **arguments)
-    keyword_only = {argument.name for argument in schema.arguments if argument.kwarg_only}
-    positional = [value for name, value in arguments.items() if name not in keyword_only]
-    keywords = {name: value for name, value in arguments.items() if name in keyword_only}
+def _call(converter: Converter, ctx: ConversionContext, arguments: dict[str, Any], target: Any) -> Any:
+    """Call a converter as the op is called: positional arguments, keyword-only ones by name."""
+    parameters = parameters_of(target)
+    if parameters is None:  # no signature: positional arguments are named by their numbers
+        by_name = {name for name in arguments if not name.isdigit()}
+    else:
+        by_name = {parameter.name for parameter in parameters if parameter.keyword_only}
+    positional = [value for name, value in arguments.items() if name not in by_name]
+    keywords = {name: value for name, value in arguments.items() if name in by_name}
     return converter.implementation(ctx, *positional, **keywords)
 
 

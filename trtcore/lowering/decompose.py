@@ -20,7 +20,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
-from trtcore.graphs import TRACING, fake_mode_of, is_getitem, mutates
+from trtcore.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
 from trtcore.provenance import op_name
 from trtcore.symbols import expression_of
 
@@ -71,7 +71,7 @@ class _Decomposer:
         if not isinstance(node.target, torch._ops.OpOverload):
             return None
         function = self.table.get(node.target)
-        if function is None and _is_composite(node.target):
+        if function is None and is_composite(node.target):
             return node.target
         return function
 
@@ -198,13 +198,6 @@ def _unwrap_structs(graph: Graph) -> None:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "")
-
-
-def _is_composite(op: torch._ops.OpOverload) -> bool:
-    return op._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
-        op._schema.name + ("." + op._overloadname if op._overloadname != "default" else ""),
-        torch._C.DispatchKey.CompositeImplicitAutograd,
-    )
 
 
 def _has_tensor(value: Any) -> bool:

@@ -9,6 +9,8 @@ What the model mutates for good (its buffers, its inputs) ends as ``copy_`` node
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError
-from trtcore.graphs import TRACING, attribute, is_copy_into, mutates, set_attribute
+from trtcore.graphs import TRACING, attribute, is_composite, is_copy_into, mutates, set_attribute
 
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
 
@@ -30,7 +32,7 @@ def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule
     if not mutating or all(_is_final_write(node) for node in mutating):
         return graph_module
     if not _rename_in_place(graph):
-        graph_module = _functionalize_with_torch(graph_module)
+        graph_module = _functionalize_with_torch(graph_module, ctx)
     graph_module.graph.lint()
     return graph_module
 
@@ -206,8 +208,12 @@ def _same_extent(a: Node, b: Node) -> bool:
     )
 
 
-def _functionalize_with_torch(graph_module: GraphModule) -> GraphModule:
-    """Torch's functionalisation of the whole graph; keeps every node's stack trace and module stack."""
+def _functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
+    """Torch's functionalisation of the whole graph; keeps every node's stack trace and module stack.
+
+    It would take composite ops apart. Those that have a converter stay whole: a stand-in without a
+    decomposition is traced in their place.
+    """
     from torch.fx import traceback as fx_traceback
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -216,8 +222,10 @@ def _functionalize_with_torch(graph_module: GraphModule) -> GraphModule:
     attributes = {str(node.target): node for node in nodes if node.op == "get_attr"}
     fed = [*placeholders, *attributes.values()]
 
+    kept = {node.target: _stand_in(node.target) for node in nodes if _stays_whole(node, ctx)}
+
     def run(*values: Any) -> Any:
-        interpreter = _FedInterpreter(graph_module, dict(zip(attributes, values[len(placeholders) :])))
+        interpreter = _FedInterpreter(graph_module, dict(zip(attributes, values[len(placeholders) :])), kept)
         return interpreter.run(*values[: len(placeholders)])
 
     with TRACING, fx_traceback.preserve_node_meta(), torch.no_grad():
@@ -225,6 +233,9 @@ def _functionalize_with_torch(graph_module: GraphModule) -> GraphModule:
             *(node.meta["val"] for node in fed)
         )
     graph = traced.graph
+    originals = {stand_in: op for op, stand_in in kept.items()}
+    for node in graph.nodes:
+        node.target = originals.get(node.target, node.target)
     made = [node for node in graph.nodes if node.op == "placeholder"]
     for old, new in zip(fed, made):
         meta = dict(old.meta)
@@ -247,12 +258,49 @@ def _functionalize_with_torch(graph_module: GraphModule) -> GraphModule:
     return result
 
 
-class _FedInterpreter(torch.fx.Interpreter):
-    """Runs a graph with given values (FakeTensors) for its attributes."""
+def _stays_whole(node: Node, ctx: CompileContext) -> bool:
+    """A composite op with a converter whose results are its own: functionalisation has nothing to do in it."""
+    op = node.target
+    if not isinstance(op, torch._ops.OpOverload) or not ctx.registry.candidates(op) or not is_composite(op):
+        return False
+    if any(value.alias_info is not None for value in (*op._schema.arguments, *op._schema.returns)):
+        return False
+    taken = {_storage(source) for source in node.all_input_nodes} - {None}
+    return _storage(node) not in taken  # some say that they return something new, and do not
 
-    def __init__(self, module: GraphModule, attributes: dict[str, Any]) -> None:
+
+def _storage(node: Node) -> int | None:
+    value = node.meta.get("val")
+    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+
+
+@cache
+def _stand_in(op: torch._ops.OpOverload) -> torch._ops.OpOverload:
+    """An op of the same schema that traces as one node."""
+    namespace, _, name = op.name().partition("::")  # type: ignore[no-untyped-call]
+    library, schema = _library(f"trtcore_whole_{namespace}"), str(op._schema)
+    library.define(f"{name}{schema[schema.index('(') :]}")  # type: ignore[no-untyped-call]
+    library.impl(name, op, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"{library.ns}::{name}", op, lib=library)
+    packet = getattr(getattr(torch.ops, library.ns), name.partition(".")[0])
+    return getattr(packet, name.partition(".")[2] or "default")  # type: ignore[no-any-return]
+
+
+@cache
+def _library(namespace: str) -> torch.library.Library:
+    return torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+class _FedInterpreter(torch.fx.Interpreter):
+    """Runs a graph with given values (FakeTensors) for its attributes, and stand-ins for some ops."""
+
+    def __init__(self, module: GraphModule, attributes: dict[str, Any], stand_ins: Mapping[Any, Any]) -> None:
         super().__init__(module)
         self._attributes = attributes
+        self._stand_ins = stand_ins
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return super().call_function(self._stand_ins.get(target, target), args, kwargs)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         return self._attributes[str(target)]

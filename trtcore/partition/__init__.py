@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError, PackError, SettingsError
 from trtcore.frontend.program import Program
-from trtcore.graphs import is_copy_into, is_getitem, is_random, is_size, mutates
+from trtcore.graphs import attribute, is_copy_into, is_getitem, is_random, is_size, mutates
 from trtcore.lowering.decompose import REASON
 from trtcore.partition.levels import group_by_levels
 from trtcore.partition.segment import Segment, extract
@@ -118,7 +118,9 @@ def partition(
         if reason:
             reasons[node.name] = reason
     constants = frozenset(
-        n for n in graph.nodes if n.op == "get_attr" and n not in written and _is_tensor_attr(n)
+        n
+        for n in graph.nodes
+        if n.op == "get_attr" and n not in written and _is_constant_attr(program.graph_module, n)
     )
     groups, small = _group(supported, ctx)
     for node in small:
@@ -153,8 +155,11 @@ def _check_write(node: Node) -> None:
         )
 
 
-def _is_tensor_attr(node: Node) -> bool:
-    return isinstance(node.meta.get("val"), torch.Tensor)
+def _is_constant_attr(module: GraphModule, node: Node) -> bool:
+    """A tensor, or the subgraph that a higher-order op is given."""
+    return isinstance(node.meta.get("val"), torch.Tensor) or isinstance(
+        attribute(module, str(node.target)), torch.nn.Module
+    )
 
 
 def _objection(node: Node, program: Program) -> str:
