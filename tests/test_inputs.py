@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -65,6 +66,51 @@ class TestInput:
         ],
     )
     def test_what_is_wrong_is_said(self, kwargs, message):
+        with pytest.raises(InputError, match=message):
+            Input(**kwargs)
+
+    @given(st.lists(st.tuples(triples, triples), min_size=2, max_size=4))
+    def test_profiles_are_kept_and_spanned(self, rows):
+        profiles = [tuple(tuple(dim[i] for dim in row) for i in range(3)) for row in rows]
+        described = Input(profiles=profiles)
+        assert described.profiles == tuple(profiles)
+        assert [[(d.min, d.opt, d.max) for d in dims] for dims in described.profile_dims] == [
+            list(row) for row in rows
+        ]
+        for index, dim in enumerate(described.dims):
+            column = [row[index] for row in rows]
+            assert (dim.min, dim.opt, dim.max) == (
+                min(c[0] for c in column), column[0][1], max(c[2] for c in column),
+            )  # fmt: skip
+        assert described == Input(profiles=profiles)
+        assert dataclasses.replace(described, name="x").profiles == tuple(profiles)
+
+    def test_one_profile_is_the_same_as_a_range(self):
+        low, opt, high = (1, 3), (2, 3), (8, 3)
+        assert Input(profiles=[(low, opt, high)]) == Input(min_shape=low, opt_shape=opt, max_shape=high)
+        assert Input(profiles=[(4, 3)]) == Input((4, 3))
+
+    def test_a_single_shape_is_a_profile_of_that_size(self):
+        described = Input(profiles=[(4, 3), ((5, 3), (6, 3), (7, 3))])
+        assert described.profiles == (((4, 3),) * 3, ((5, 3), (6, 3), (7, 3)))
+        assert str(described) == "Input((4, 3) or (5..6..7, 3), torch.float32)"
+
+    @pytest.mark.parametrize(
+        ("kwargs", "message"),
+        [
+            ({"profiles": []}, "profiles must be a list"),
+            ({"profiles": 3}, "profiles must be a list"),
+            ({"profiles": [3, 4]}, r"profiles\[0\] must be a tuple of ints"),
+            ({"profiles": [((1,), (2,))]}, r"profiles\[0\] must be \(min, opt, max\)"),
+            ({"profiles": [(1,), (1, 2)]}, "different ranks"),
+            ({"profiles": [(1,), ((3,), (2,), (4,))]}, r"profiles\[1\]: dimension 0 needs min <= opt <= max"),
+            ({"profiles": [(1,), (-2,)]}, r"profiles\[1\]\[0\] is -2"),
+            ({"profiles": [(1,), (2,)], "max_shape": (9,)}, "profiles and max_shape were both given"),
+            ({"profiles": [(1,), (2,)], "shape": (9,)}, "were both given"),
+            ({"profiles": [(1,), (4,)], "example": torch.ones(2)}, "in none of the profiles"),
+        ],
+    )
+    def test_what_is_wrong_with_profiles_is_said(self, kwargs, message):
         with pytest.raises(InputError, match=message):
             Input(**kwargs)
 

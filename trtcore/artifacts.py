@@ -533,7 +533,10 @@ def _check_to_json(check: InputCheck | None) -> Any:
         else:
             leaves.append(["constant", leaf.name])
     guards = [[guard.text, guard.expression] for guard in check.guards]
-    return {"leaves": leaves, "guards": guards, "model_name": check.model_name}
+    saved: dict[str, Any] = {"leaves": leaves, "guards": guards, "model_name": check.model_name}
+    if check.profiles:
+        saved["profiles"] = [[list(symbol) for symbol in profile] for profile in check.profiles]
+    return saved
 
 
 def _check_from_json(check: InputCheck | None, saved: Any) -> InputCheck | None:
@@ -572,4 +575,21 @@ def _check_from_json(check: InputCheck | None, saved: Any) -> InputCheck | None:
             guard.holds(lambda index, dim: 2)
         except Exception as error:
             raise ArtifactError(f"the saved condition {guard.text!r} makes no sense: {error!r}") from None
-    return replace(check, leaves=tuple(leaves), guards=guards, model_name=str(saved["model_name"]))
+    profiles = tuple(
+        tuple((str(name), int(low), int(high)) for name, low, high in profile)
+        for profile in saved.get("profiles", ())
+    )
+    _check_profile_names(leaves, profiles)
+    return replace(
+        check, leaves=tuple(leaves), guards=guards, model_name=str(saved["model_name"]), profiles=profiles
+    )
+
+
+def _check_profile_names(leaves: Sequence[Any], profiles: Sequence[Any]) -> None:
+    from trtcore.runtime.input_check import _Tensor
+
+    used = {dim.symbol for leaf in leaves if isinstance(leaf, _Tensor) for dim in leaf.linear}
+    for profile in profiles:
+        missing = used - {name for name, _, _ in profile}
+        if missing:
+            raise ArtifactError(f"a saved optimisation profile has no range of {', '.join(sorted(missing))}")

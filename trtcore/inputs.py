@@ -47,9 +47,16 @@ class Input:
     128))`` has a dynamic dimension 0: the engine takes every size from 1 to 32 and is tuned for 8. A
     dimension whose min equals its max is static. opt may equal min or max.
 
+    ``Input(profiles=[((1, 128), (1, 128), (1, 128)), ((8, 128), (32, 128), (64, 128))])`` has two optimisation
+    profiles: the engine takes what fits one of them, and is tuned for each. Profile i of one input belongs to
+    profile i of the others; an input without `profiles` has the same range in all of them.
+
     Args:
         shape: sizes of a static input; not together with the three below.
-        min_shape, opt_shape, max_shape: sizes of a dynamic input, all three, of one rank.
+        min_shape, opt_shape, max_shape: sizes of a dynamic input, all three, of one rank. With `profiles` they
+            are the smallest sizes, the first profile's opt and the largest sizes.
+        profiles: several (min, opt, max) shapes, or single shapes for exactly that size; not together with the four
+            above. One profile alone is the same as min_shape, opt_shape and max_shape, and leaves this None.
         dtype: of the tensor; by default that of `example`, else ``torch.float32``.
         device: where the tensor will be; by default that of `example`, else wherever the model's weights are.
         name: what errors and reports call it; by default the name of the model's argument.
@@ -64,6 +71,7 @@ class Input:
     min_shape: Sequence[int] | None = field(default=None, kw_only=True)
     opt_shape: Sequence[int] | None = field(default=None, kw_only=True)
     max_shape: Sequence[int] | None = field(default=None, kw_only=True)
+    profiles: Sequence[Sequence[Any]] | None = field(default=None, kw_only=True)
     dtype: torch.dtype = field(default=None, kw_only=True)  # type: ignore[assignment]
     device: torch.device | str | None = field(default=None, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
@@ -74,6 +82,8 @@ class Input:
         example = self.example
         if example is not None and not isinstance(example, torch.Tensor):
             raise self._error(f"example must be a torch.Tensor, got {describe(example)}")
+        if self.profiles is not None:
+            self._set_profiles(self.profiles)
         self._set_shapes()
         dtype = (
             self.dtype
@@ -92,6 +102,40 @@ class Input:
             raise self._error(f"name must be a string, got {describe(self.name)}")
         if example is not None:
             self._check_example(example)
+
+    def _set_profiles(self, given: Any) -> None:
+        """Check every profile, and make the four shapes the span of them all."""
+        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence) or not given:
+            raise self._error(f"profiles must be a list of (min, opt, max) shapes, got {describe(given)}")
+        rows = tuple(self._profile(index, row) for index, row in enumerate(given))
+        ranks = {len(shape) for row in rows for shape in row}
+        if len(ranks) > 1:
+            raise self._error(f"the shapes in profiles have different ranks: {sorted(ranks)}")
+        for index, row in enumerate(rows):
+            self._check_order(*row, where=f"profiles[{index}]: ")
+        span = {
+            "min_shape": tuple(map(min, *(row[0] for row in rows))) if len(rows) > 1 else rows[0][0],
+            "opt_shape": rows[0][1],
+            "max_shape": tuple(map(max, *(row[2] for row in rows))) if len(rows) > 1 else rows[0][2],
+        }
+        for key, sizes in span.items():
+            # dataclasses.replace() passes everything; it agrees.
+            if (value := getattr(self, key)) is not None and self._sizes(key, value) != sizes:
+                raise self._error(
+                    f"profiles and {key} were both given",
+                    "profiles holds everything that min_shape, opt_shape and max_shape say",
+                )
+            object.__setattr__(self, key, sizes)
+        object.__setattr__(self, "profiles", rows if len(rows) > 1 else None)
+
+    def _profile(self, index: int, row: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        key = f"profiles[{index}]"
+        if isinstance(row, Sequence) and all(isinstance(part, Sequence) for part in row) and row:
+            if len(row) != 3:
+                raise self._error(f"{key} must be (min, opt, max) shapes or one shape, got {describe(row)}")
+            low, opt, high = (self._sizes(key, shape) for shape in row)
+            return low, opt, high
+        return (self._sizes(key, row),) * 3
 
     def _set_shapes(self) -> None:
         """Fill the four shapes from whichever way they were given."""
@@ -128,12 +172,16 @@ class Input:
             shapes = {key: self._sizes(key, value) for key, value in given.items()}
         for key, sizes in shapes.items():
             object.__setattr__(self, key, sizes)
-        self._check_order(**shapes)
+        self._check_order(shapes["min_shape"], shapes["opt_shape"], shapes["max_shape"])
         if shapes["min_shape"] == shapes["max_shape"]:
             object.__setattr__(self, "shape", shapes["opt_shape"])
 
     def _check_order(
-        self, min_shape: tuple[int, ...], opt_shape: tuple[int, ...], max_shape: tuple[int, ...]
+        self,
+        min_shape: tuple[int, ...],
+        opt_shape: tuple[int, ...],
+        max_shape: tuple[int, ...],
+        where: str = "",
     ) -> None:
         if not len(min_shape) == len(opt_shape) == len(max_shape):
             raise self._error(
@@ -143,7 +191,7 @@ class Input:
         for dim, (low, opt, high) in enumerate(zip(min_shape, opt_shape, max_shape)):
             if not low <= opt <= high:
                 raise self._error(
-                    f"dimension {dim} needs min <= opt <= max, got min {low}, opt {opt}, max {high}"
+                    f"{where}dimension {dim} needs min <= opt <= max, got min {low}, opt {opt}, max {high}"
                 )
 
     def _sizes(self, key: str, sizes: Any) -> tuple[int, ...]:
@@ -177,6 +225,11 @@ class Input:
         for dim, (size, allowed) in enumerate(zip(example.shape, self.dims)):
             if not allowed.min <= size <= allowed.max:
                 raise self._error(f"example has size {size} at dimension {dim}, allowed is {allowed}")
+        if not any(
+            all(dim.min <= size <= dim.max for size, dim in zip(example.shape, dims))
+            for dims in self.profile_dims
+        ):
+            raise self._error(f"example has shape {tuple(example.shape)}, which is in none of the profiles")
 
     def _error(self, message: str, advice: str | None = None) -> InputError:
         return InputError(f"Input{f' {self.name!r}' if self.name else ''}: {message}", advice=advice)
@@ -190,11 +243,18 @@ class Input:
 
     @property
     def dims(self) -> tuple[DimRange, ...]:
-        """The range of every dimension."""
+        """The range of every dimension, over all profiles; opt is that of the first."""
         assert self.min_shape is not None
         assert self.opt_shape is not None
         assert self.max_shape is not None
         return tuple(map(DimRange, self.min_shape, self.opt_shape, self.max_shape))
+
+    @property
+    def profile_dims(self) -> tuple[tuple[DimRange, ...], ...]:
+        """The range of every dimension per profile; one for an Input without `profiles`."""
+        if self.profiles is None:
+            return (self.dims,)
+        return tuple(tuple(map(DimRange, *row)) for row in self.profiles)
 
     @property
     def is_dynamic(self) -> bool:
@@ -228,8 +288,36 @@ class Input:
         return values.to(device=self.device or device or "cpu", dtype=self.dtype)
 
     def __str__(self) -> str:
-        sizes = ", ".join(f"{d.min}..{d.opt}..{d.max}" if d.dynamic else str(d.opt) for d in self.dims)
-        return f"Input({f'{self.name}: ' if self.name else ''}({sizes}), {self.dtype})"
+        profiles = " or ".join(
+            "(" + ", ".join(f"{d.min}..{d.opt}..{d.max}" if d.dynamic else str(d.opt) for d in dims) + ")"
+            for dims in self.profile_dims
+        )
+        return f"Input({f'{self.name}: ' if self.name else ''}{profiles}, {self.dtype})"
+
+
+def profile_count(leaves: Sequence[Any], names: Sequence[str]) -> int:
+    """Number of optimisation profiles that the ``Input``s among `leaves` ask for together; 1 if none asks.
+
+    Raises:
+        InputError: two Inputs have different numbers of profiles.
+    """
+    first: tuple[str, int] | None = None
+    for name, leaf in zip(names, leaves):
+        if not isinstance(leaf, Input) or leaf.profiles is None:
+            continue
+        first = first or (name, len(leaf.profiles))
+        if len(leaf.profiles) != first[1]:
+            raise InputError(
+                f"input {first[0]} has {first[1]} profiles, input {name} has {len(leaf.profiles)}",
+                advice="profile i of one input belongs to profile i of the others: give all the same number; "
+                "an Input without profiles has its one range in each of them",
+            )
+    return first[1] if first is not None else 1
+
+
+def profile_dims_at(leaf: Input, index: int) -> tuple[DimRange, ...]:
+    """The dims of an Input in profile `index`; an Input without several profiles is the same in all."""
+    return leaf.profile_dims[index if leaf.profiles is not None else 0]
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,8 @@ class Report:
         backend, backend_version: TensorRT flavour; None when there is none (`no_backend_reason`).
         target: what engines are built for, as text.
         runtime, runtime_reason: "native", "reference" or "", and why it was taken.
-        symbols: dynamic dimension name -> (min, opt, max).
+        symbols: dynamic dimension name -> (min, opt, max); with several optimisation profiles what spans them.
+        profiles: the same for each of several optimisation profiles; empty when there is one, or none.
         settings: the settings that the user set, as plain values.
         ties: third-party packs with equal claims to an op, one sentence each.
         warnings: other things that a person should know.
@@ -271,6 +272,7 @@ class Report:
     runtime: str = ""
     runtime_reason: str = ""
     symbols: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    profiles: tuple[Mapping[str, tuple[int, int, int]], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     ties: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -521,9 +523,9 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         facts.append(("time", f"{format_seconds(report.seconds)} ({stages})"))
     if report.peak_memory_bytes:
         facts.append(("peak memory", format_bytes(report.peak_memory_bytes)))
-    if report.symbols:
-        ranges = (f"{name} {low}..{high} (opt {opt})" for name, (low, opt, high) in report.symbols.items())
-        facts.append(("dynamic", ", ".join(ranges)))
+    for index, symbols in enumerate(report.profiles or [report.symbols] * bool(report.symbols)):
+        ranges = (f"{name} {low}..{high} (opt {opt})" for name, (low, opt, high) in symbols.items())
+        facts.append((f"profile {index}" if report.profiles else "dynamic", ", ".join(ranges)))
     if report.settings:
         facts.append(("settings", ", ".join(f"{name}={value!r}" for name, value in report.settings.items())))
     return facts
@@ -672,8 +674,14 @@ def _from_plain(cls: type[_T], data: Mapping[str, Any]) -> _T:
         if element is not None:
             value = tuple(_from_plain(element, item) for item in value)
         elif name == "symbols":
-            value = {key: (int(low), int(opt), int(high)) for key, (low, opt, high) in value.items()}
+            value = _ranges(value)
+        elif name == "profiles":
+            value = tuple(map(_ranges, value))
         elif isinstance(value, list):
             value = tuple(value)
         values[name] = value
     return cls(**values)
+
+
+def _ranges(value: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
+    return {key: (int(low), int(opt), int(high)) for key, (low, opt, high) in value.items()}

@@ -10,6 +10,7 @@ import torch
 from torch.fx import Node
 
 from trtcore.context import CompileContext
+from trtcore.frontend.program import profile_ranges
 from trtcore.graphs import is_getitem, mutates
 from trtcore.partition import Partition, Segment, count_ops
 from trtcore.provenance import op_name
@@ -26,7 +27,7 @@ from trtcore.report import (
 
 if TYPE_CHECKING:
     from trtcore.engine.segments import BuiltPartition
-    from trtcore.frontend.program import Program
+    from trtcore.frontend.program import Program, SymbolRange
 
 
 def make_report(
@@ -46,6 +47,7 @@ def make_report(
     nodes = _nodes(program, found, where)
     backend = ctx.backend
     settings = ctx.settings
+    profiles = profile_ranges(program.symbols)
     return Report(
         kind=kind,
         model=program.model_name,
@@ -60,13 +62,18 @@ def make_report(
         target=ctx.target.name if ctx.target else "",
         runtime=runtime,
         runtime_reason=runtime_reason,
-        symbols={name: (r.min, r.opt, r.max) for name, r in program.symbols.items()},
+        symbols=_ranges(program.symbols),
+        profiles=tuple(map(_ranges, profiles)) if len(profiles) > 1 else (),
         settings={name: getattr(settings, name) for name in sorted(settings.explicit)},
         ties=tuple(str(tie) for tie in ctx.registry.ties),
         peak_memory_bytes=peak_memory(),
         trtcore_version=trtcore.__version__,
         torch_version=torch.__version__,
     )
+
+
+def _ranges(symbols: Mapping[str, SymbolRange]) -> dict[str, tuple[int, int, int]]:
+    return {name: (r.min, r.opt, r.max) for name, r in symbols.items()}
 
 
 def _segments(

@@ -42,6 +42,13 @@ def test_dynamic() -> None:
     assert value.is_dynamic
 
 
+def test_several_profiles() -> None:
+    _, value = parse_input("?x9:fp16@1x9@8x9,32x9,64x9")
+    assert value.profiles == (((1, 9),) * 3, ((8, 9), (32, 9), (64, 9)))
+    assert (value.min_shape, value.opt_shape, value.max_shape) == ((1, 9), (1, 9), (64, 9))
+    assert value.dtype is torch.float16
+
+
 def test_named_with_two_dynamic_dimensions() -> None:
     name, value = parse_input("attention_mask=?x?:int64@1x8,4x32,8x128")
     assert name == "attention_mask"
@@ -67,6 +74,10 @@ def test_scalar(text: str) -> None:
         ("?x3:float32@1x3,2x3,?x3", r"'\?' is not a number\n"),
         ("?x3:float32@1x3,2x4,4x3", "dimension 1 is 3 in the shape and 4 in '2x4'"),
         ("?x3:float32@4x3,2x3,8x3", "min <= opt <= max"),
+        ("?x3:float32@1x3", "here are 1"),
+        ("?x3:float32@1x3@2x3,4x3", "here are 2"),
+        ("?x3:float32@1x3@2x4,4x4,4x4", "dimension 1 is 3 in the shape and 4"),
+        ("?x3:float32@1x3@", "'' is not a number"),
         ("1:2:3", "does not have the form"),
     ],
 )

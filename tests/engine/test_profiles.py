@@ -21,9 +21,7 @@ def binding(*shapes, name="x", shape=("s0", 8)):
 
 def test_no_profile_is_needed_for_static_shapes(made):
     config = made.config()
-    assert (
-        add_profiles(made.builder, config, made.network, [TensorBinding("x", torch.float32, (4, 8))]) is None
-    )
+    assert add_profiles(made.builder, config, made.network, [TensorBinding("x", torch.float32, (4, 8))]) == 0
     assert config.num_optimization_profiles == 0
 
 
@@ -32,7 +30,7 @@ def test_a_dynamic_input_builds(backend, rows):
     made = Made(backend, dynamic=True)
     config = made.config()
     shapes = [(n, 8) for n in rows]
-    assert add_profiles(made.builder, config, made.network, [binding(*shapes)]) == 0
+    assert add_profiles(made.builder, config, made.network, [binding(*shapes)]) == 1
     assert config.num_optimization_profiles == 1
     assert build_plan(backend, made.builder, made.network, config, made.logger).numel() > 100
 
@@ -56,7 +54,10 @@ def test_ranges_that_do_not_fit_name_the_input(backend, shapes, message):
     made = Made(backend, dynamic=True)
     with pytest.raises(InputError, match=message):
         add_profiles(
-            made.builder, made.config(), made.network, [SimpleNamespace(name="x", profile=shapes or None)]
+            made.builder,
+            made.config(),
+            made.network,
+            [SimpleNamespace(name="x", all_profiles=(shapes,) if shapes else ())],
         )
 
 
@@ -81,7 +82,7 @@ def test_a_size_is_a_shape_input(backend):
     made = Made(backend, build=sized)
     config = made.config()
     bindings = [binding((4, 8), (8, 8), (16, 8)), SizeBinding("n", "s1", 1, 2, 4)]
-    assert add_profiles(made.builder, config, made.network, bindings) == 0
+    assert add_profiles(made.builder, config, made.network, bindings) == 1
     assert build_plan(backend, made.builder, made.network, config, made.logger).numel() > 100
 
 
@@ -108,3 +109,39 @@ def test_a_profile_that_tensorrt_refuses_is_an_error(backend, monkeypatch):
 
     with pytest.raises(EngineBuildError, match="refused the optimisation profile"):
         add_profiles(made.builder, Config(), made.network, [binding((1, 8), (2, 8), (3, 8))])
+
+
+SEVERAL = [((1, 8), (1, 8), (1, 8)), ((4, 8), (16, 8), (32, 8)), ((64, 8), (64, 8), (64, 8))]
+
+
+def test_several_profiles_build(backend):
+    made = Made(backend, dynamic=True)
+    config = made.config()
+    bindings = [TensorBinding.of_profiles("x", torch.float32, ("s0", 8), SEVERAL)]
+    assert add_profiles(made.builder, config, made.network, bindings) == 3
+    assert config.num_optimization_profiles == 3
+    assert build_plan(backend, made.builder, made.network, config, made.logger).numel() > 100
+
+
+def test_several_profiles_of_a_size_build(backend):
+    made = Made(backend, build=sized)
+    config = made.config()
+    rows = [((4, 8), (8, 8), (16, 8)), ((16, 8), (16, 8), (32, 8))]
+    x = TensorBinding.of_profiles("x", torch.float32, ("s0", 8), rows)
+    size = SizeBinding("n", "s1", 1, 2, 16, ((1, 2, 4), (8, 8, 16)))
+    assert add_profiles(made.builder, config, made.network, [x, size]) == 2
+    assert build_plan(backend, made.builder, made.network, config, made.logger).numel() > 100
+
+
+def test_inputs_with_different_numbers_of_profiles_are_refused(backend):
+    made = Made(backend, build=sized)
+    x = TensorBinding.of_profiles("x", torch.float32, ("s0", 8), SEVERAL)
+    with pytest.raises(InputError, match="different numbers of optimisation profiles"):
+        add_profiles(made.builder, made.config(), made.network, [x, SizeBinding("n", "s1", 1, 2, 4)])
+
+
+def test_a_mistake_in_a_later_profile_names_the_input(backend):
+    made = Made(backend, dynamic=True)
+    x = TensorBinding.of_profiles("x", torch.float32, ("s0", 8), [SEVERAL[0], ((9, 8), (4, 8), (16, 8))])
+    with pytest.raises(InputError, match="min 9 <= opt 4"):
+        add_profiles(made.builder, made.config(), made.network, [x])

@@ -22,6 +22,7 @@ from trtcore.errors import ArtifactError, BackendUnavailableError, ConversionErr
 from trtcore.runtime.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.runtime.native.bindings import IOTensor, NativeError, TensorRT, connect
 from trtcore.runtime.native.logic import NativeEngine, choose_profile, make_binding_plan
+from trtcore.runtime.profiles import optimization_profile
 from trtcore.runtime.reference import compile_snapshot
 
 ALIGNMENT = 64  # what torch's CPU allocator gives
@@ -314,6 +315,24 @@ def test_profiles_are_chosen_by_shape():
         x = torch.randn(rows, 4)
         assert torch.equal(run(engine, artifact, [x])[0], torch.relu(x + 1))
     assert [call for call in recorder.calls if call[0] == "profile"] == [("profile", 1), ("profile", 0)]
+
+
+def test_a_profile_can_be_chosen_where_several_take_the_shape():
+    profiles = (((1, 4), (1, 4), (8, 4)), ((3, 4), (4, 4), (8, 4)))
+    x = TensorBinding.of_profiles("x", torch.float32, ("s0", 4), profiles)
+    artifact = make(lambda n, x: n.relu(x), (x,), (TensorBinding("out", torch.float32, ("s0", 4)),), ROWS)
+    engine, recorder = native(artifact, profiles={"x": profiles})
+    given = torch.randn(4, 4)
+    values = {"s0": 4}
+    engine.run([given], [], values)
+    with optimization_profile(1):
+        engine.run([given], [], values)
+        engine.run([given], [], values)
+        with pytest.raises(InputError, match="profile 1 of 2 does not take"):
+            engine.run([given[:2]], [], {"s0": 2})
+    assert torch.equal(engine.run([given], [], values)[0], given.relu())
+    # Not set again for the same shapes; the context of the failed call is not used again.
+    assert [call for call in recorder.calls if call[0] == "profile"] == [("profile", 1)]
 
 
 def test_no_profile_takes_it():

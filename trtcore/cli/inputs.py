@@ -1,10 +1,11 @@
 """What `--input` and `--set` take, as values.
 
---input [NAME=]SHAPE[:DTYPE][@MIN,OPT,MAX]
+--input [NAME=]SHAPE[:DTYPE][@MIN,OPT,MAX]...
 
 1x3x224x224                                  a float32 image
 1x128:int64                                  token ids
 ?x128:int64@1x128,8x128,32x128               batch 1 to 32, tuned for 8
+?x9@1x9@8x9,32x9,64x9                        two optimisation profiles: 1, or 8 to 64 tuned for 32
 attention_mask=?x?:int64@1x8,4x32,8x128      a keyword argument, two dynamic dimensions
 scalar:float32                               a tensor of rank 0
 """
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from trtcore.inputs import Input
 
-GRAMMAR = "[NAME=]SHAPE[:DTYPE][@MIN,OPT,MAX]"
+GRAMMAR = "[NAME=]SHAPE[:DTYPE][@MIN,OPT,MAX]..."
 EXAMPLE = "?x128:int64@1x128,8x128,32x128"
 
 _INPUT = re.compile(
@@ -55,11 +56,8 @@ def parse_input(text: str) -> tuple[str | None, Input]:
         if None in shape:
             raise _error(text, "a shape with ? needs its ranges, as @MIN,OPT,MAX")
         return name, Input([size for size in shape if size is not None], dtype=dtype, name=name)
-    parts = ranges.split(",")
-    if len(parts) != 3:
-        raise _error(text, f"after @ come three shapes, MIN,OPT,MAX; here are {len(parts)}")
-    low, opt, high = (_sizes(text, part, shape) for part in parts)
-    return name, Input(min_shape=low, opt_shape=opt, max_shape=high, dtype=dtype, name=name)
+    profiles = [_profile(text, part, shape) for part in ranges.split("@")]
+    return name, Input(profiles=profiles, dtype=dtype, name=name)
 
 
 def parse_dtype(name: str, text: str | None = None) -> torch.dtype:
@@ -93,6 +91,16 @@ def _shape(text: str, shape: str, *, wildcard: bool = False) -> tuple[int | None
             allowed = "a number or ?" if wildcard else "a number"
             raise _error(text, f"in the shape {shape!r}, {part!r} is not {allowed}")
     return tuple(sizes)
+
+
+def _profile(text: str, ranges: str, shape: Sequence[int | None]) -> list[tuple[int, ...]]:
+    """What follows an ``@``: (min, opt, max); one shape is all three, where there are further profiles."""
+    parts = ranges.split(",")
+    if len(parts) == 1 and text.count("@") > 1:
+        parts *= 3
+    if len(parts) != 3:
+        raise _error(text, f"after @ come three shapes, MIN,OPT,MAX; here are {len(parts)}")
+    return [_sizes(text, part, shape) for part in parts]
 
 
 def _sizes(text: str, part: str, shape: Sequence[int | None]) -> tuple[int, ...]:

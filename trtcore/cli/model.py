@@ -27,7 +27,8 @@ Parsed = Sequence[tuple[str | None, "Input"]]
 
 _INPUT_HELP = (
     f"One input of the model, in order: {GRAMMAR}. 1x3x224x224:float32 is static; "
-    "?x128:int64@1x128,8x128,32x128 has a dynamic batch; mask=1x128:bool is a keyword argument; "
+    "?x128:int64@1x128,8x128,32x128 has a dynamic batch; "
+    "?x9@1x9@8x9,32x9,64x9 has two optimisation profiles; mask=1x128:bool is a keyword argument; "
     "scalar:float32 has rank 0. Not needed for a .pt2 file."
 )
 

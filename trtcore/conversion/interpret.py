@@ -15,12 +15,13 @@ from trtcore.conversion.context import ConversionContext
 from trtcore.conversion.snapshot import LAYER_CLASSES, NetworkSnapshot, take_snapshot
 from trtcore.conversion.weights import WeightStore
 from trtcore.errors import ConversionError, TrtcoreError
+from trtcore.frontend.program import profile_ranges
 from trtcore.graphs import attribute, is_size
 from trtcore.partition.segment import Segment
 from trtcore.provenance import describe, module_path, op_name, source_line
 from trtcore.registry import node_arguments
 from trtcore.runtime.expressions import to_text
-from trtcore.runtime.manifest import SizeBinding, SymbolSource, TensorBinding
+from trtcore.runtime.manifest import Profile, SizeBinding, SymbolSource, TensorBinding
 from trtcore.schema import parameters_of
 from trtcore.symbols import bounds, expression_of, free_symbols, solve_linear
 
@@ -108,6 +109,7 @@ class _Interpreter:
         assert ctx.backend is not None
         self.before_node = before_node
         self.segment, self.compile_context, self.selections, self.ranges = segment, ctx, selections, ranges
+        self.profiles = profile_ranges(ranges)
         self.backend = ctx.backend
         self.trt: Any = self.backend.trt
         self.logger = self.backend.make_logger()
@@ -166,13 +168,10 @@ class _Interpreter:
                 tensorrt=self.logger.since(0),
             )
         self.env[node] = tensor
-        profile = None
-        if -1 in static:
-            rows = [bounds(dim, self.ranges) for dim in dims]
-            profile = tuple(tuple(row[i] for row in rows) for i in range(3))
+        profiles = [_profile(dims, ranges) for ranges in self.profiles] if -1 in static else []
         index = len(self.inputs)
         shape = tuple(dim if isinstance(dim, int) else to_text(dim) for dim in dims)
-        self.inputs.append(TensorBinding(node.name, value.dtype, shape, profile))
+        self.inputs.append(TensorBinding.of_profiles(node.name, value.dtype, shape, profiles))
         for axis, dim in enumerate(dims):
             found = solve_linear(dim)
             if found is not None:
@@ -202,7 +201,9 @@ class _Interpreter:
             known = self.ranges[name]
             tensor = self.network.add_input(f"size_{name}", self.trt.DataType.INT64, (1,))
             self.symbols[name] = ("size", len(self.sizes))
-            self.sizes.append(SizeBinding(f"size_{name}", name, known.min, known.opt, known.max))
+            self.sizes.append(
+                SizeBinding(f"size_{name}", name, known.min, known.opt, known.max, known.profiles)
+            )
             self.ctx.bind_symbol(name, lambda tensor=tensor: tensor)  # type: ignore[misc]
 
     # ---- nodes ------------------------------------------------------------------------------------
@@ -373,6 +374,13 @@ class _Interpreter:
             )
             bindings.append(TensorBinding(name, value.dtype, shape, None))
         return tuple(bindings)
+
+
+def _profile(dims: Sequence[Any], ranges: Mapping[str, SymbolRange]) -> Profile:
+    """A shape at (min, opt, max) of the symbols' ranges."""
+    rows = [bounds(dim, ranges) for dim in dims]
+    low, opt, high = (tuple(row[index] for row in rows) for index in range(3))
+    return low, opt, high
 
 
 @dataclass(frozen=True)

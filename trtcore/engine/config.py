@@ -6,7 +6,7 @@ for is either done or refused, never dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trtcore.errors import EngineBuildError, InputError, SettingsError
@@ -198,56 +198,66 @@ _APPLY: Mapping[str, Callable[..., str | None]] = {
 
 def add_profiles(
     builder: Any, config: Any, network: Any, bindings: Iterable[TensorBinding | SizeBinding]
-) -> int | None:
-    """Add the optimisation profile of a network's dynamic inputs to its config.
+) -> int:
+    """Add the optimisation profiles of a network's dynamic inputs to its config, in the bindings' order.
 
     TensorRT is silent about most mistakes here (opt above max), or speaks up in the middle of the build, so
     everything is checked first.
 
     Args:
-        bindings: the engine's inputs and sizes; those of static shape need no `profile`.
+        bindings: the engine's inputs and sizes, with equally many profiles; those of static shape need none.
 
     Returns:
-        the profile's index, or None when no input is dynamic and no profile is needed.
+        how many were added; 0 when no input is dynamic and none is needed.
 
     Raises:
         InputError: names the input whose ranges do not fit the network's, or that has none.
-        EngineBuildError: TensorRT refused the profile; with its lines.
+        EngineBuildError: TensorRT refused a profile; with its lines.
     """
     by_name = {binding.name: binding for binding in bindings}
-    logger = builder.logger
-    mark = logger.mark() if hasattr(logger, "mark") else 0
-    profile = builder.create_optimization_profile()
-    used = False
+    dynamic = []
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         binding = by_name.pop(tensor.name, None)
-        if binding is not None and not hasattr(binding, "profile"):
-            _set_size(profile, tensor, binding)
-            used = True
-        elif -1 in tuple(tensor.shape):
-            _set_shape(profile, tensor, binding)
-            used = True
+        if (binding is not None and hasattr(binding, "symbol")) or -1 in tuple(tensor.shape):
+            dynamic.append((tensor, binding, _profiles_of(tensor, binding)))
     unknown = [name for name in by_name if hasattr(by_name[name], "symbol")]
     if unknown:
         raise InputError(f"the network has no input {unknown[0]!r}, but the engine's bindings name it")
-    if not used:
-        return None
-    number = config.add_optimization_profile(profile)
-    if number < 0:
+    counts = {tensor.name: len(profiles) for tensor, _, profiles in dynamic}
+    if len(set(counts.values())) > 1:
+        raise InputError(f"the inputs have different numbers of optimisation profiles: {counts}")
+    count = max(counts.values(), default=0)
+    for number in range(count):
+        profile = builder.create_optimization_profile()
+        for tensor, binding, profiles in dynamic:
+            set_range = _set_size if hasattr(binding, "symbol") else _set_shape
+            set_range(profile, tensor, binding, profiles[number])
+        _add_profile(builder, config, profile, number)
+    return count
+
+
+def _add_profile(builder: Any, config: Any, profile: Any, number: int) -> None:
+    logger = builder.logger
+    mark = logger.mark() if hasattr(logger, "mark") else 0
+    if config.add_optimization_profile(profile) != number:
         lines = logger.since(mark) if hasattr(logger, "since") else ()
-        raise EngineBuildError("TensorRT refused the optimisation profile", tensorrt=lines)
-    return int(number)
+        raise EngineBuildError(f"TensorRT refused the optimisation profile {number}", tensorrt=lines)
 
 
-def _set_shape(profile: Any, tensor: Any, binding: Any) -> None:
-    dims = tuple(tensor.shape)
-    if binding is None or binding.profile is None:
+def _profiles_of(tensor: Any, binding: Any) -> Sequence[Any]:
+    profiles: Sequence[Any] = () if binding is None else binding.all_profiles
+    if not profiles:
         raise InputError(
-            f"input {tensor.name!r} has dynamic dims {dims}, but no range for them",
+            f"input {tensor.name!r} has dynamic dims {tuple(tensor.shape)}, but no range for them",
             advice="give Input(min_shape=, opt_shape=, max_shape=), or an ExportedProgram with Dim ranges",
         )
-    shapes = tuple(tuple(int(size) for size in shape) for shape in binding.profile)
+    return profiles
+
+
+def _set_shape(profile: Any, tensor: Any, binding: Any, rows: Any) -> None:
+    dims = tuple(tensor.shape)
+    shapes = tuple(tuple(int(size) for size in shape) for shape in rows)
     if len(shapes) != 3 or any(len(shape) != len(dims) for shape in shapes):
         raise InputError(f"input {tensor.name!r} has dims {dims}; its profile {shapes} does not fit")
     for axis, (dim, *range_) in enumerate(zip(dims, *shapes, strict=True)):
@@ -261,8 +271,8 @@ def _set_shape(profile: Any, tensor: Any, binding: Any) -> None:
     profile.set_shape(tensor.name, *shapes)
 
 
-def _set_size(profile: Any, tensor: Any, binding: Any) -> None:
-    low, opt, high = int(binding.min), int(binding.opt), int(binding.max)
+def _set_size(profile: Any, tensor: Any, binding: Any, row: Any) -> None:
+    low, opt, high = map(int, row)
     if not low <= opt <= high:
         raise InputError(f"size {binding.symbol!r}: min {low} <= opt {opt} <= max {high} does not hold")
     if tuple(tensor.shape) != (1,):

@@ -23,7 +23,7 @@ from trtcore.frontend.guards import Guard, input_sources, parse_guards
 from trtcore.frontend.program import SymbolRange
 from trtcore.frontend.ranges import exported_ranges
 from trtcore.frontend.unlift import unlifted_module
-from trtcore.inputs import Input, InputTree, leaf_paths
+from trtcore.inputs import Input, InputTree, leaf_paths, profile_count, profile_dims_at
 from trtcore.symbols import solve_linear
 
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2, torch.float32: 1e-3, torch.float64: 1e-6}
@@ -55,14 +55,15 @@ class _Checker:
         self.places: dict[str, str] = {}
         self.ranges = self._asked_ranges()
 
-    def _asked_ranges(self) -> dict[str, SymbolRange]:
-        """What was asked for per symbol: the intersection over the places it occurs."""
+    def _asked_ranges(self, profile: int | None = None) -> dict[str, SymbolRange]:
+        """What was asked for per symbol, in one profile or over all: the intersection over the places it occurs."""
         ranges: dict[str, SymbolRange] = {}
         for name, leaf, node in zip(self.tree.names, self.tree.leaves, self.placeholders):
             if not isinstance(leaf, Input):
                 continue
-            for index, (asked, dim) in enumerate(zip(leaf.dims, node.meta["val"].shape)):
-                if not asked.dynamic:
+            dims = leaf.dims if profile is None else profile_dims_at(leaf, profile)
+            for index, (overall, asked, dim) in enumerate(zip(leaf.dims, dims, node.meta["val"].shape)):
+                if not overall.dynamic:
                     continue
                 where = f"{name}: dimension {index}"
                 if not isinstance(dim, torch.SymInt):
@@ -122,17 +123,22 @@ class _Checker:
         return input_sources(paths, getattr(signature, "forward_arg_names", None) or [])
 
     def _corners(self) -> Iterator[dict[str, int]]:
-        """All minima, all maxima, and each symbol that may be 0 or 1 at its minimum beside usual sizes."""
-        lowest = {name: size.min for name, size in self.ranges.items()}
-        usual = {name: min(max(size.min, 2), size.max) for name, size in self.ranges.items()}
-        corners = [lowest, {name: size.max for name, size in self.ranges.items()}]
-        corners += [{**usual, name: size.min} for name, size in self.ranges.items() if size.min < 2]
+        """Per profile all minima, all maxima, and each symbol that may be 0 or 1 at its minimum beside usual sizes."""
+        count = profile_count(self.tree.leaves, self.tree.names)
+        profiles = [self.ranges] if count == 1 else map(self._asked_ranges, range(count))
         seen = set()
-        for corner in corners:
-            key = tuple(corner.values())
-            if key not in seen:
-                seen.add(key)
-                yield corner
+        for ranges in profiles:
+            usual = {name: min(max(size.min, 2), size.max) for name, size in ranges.items()}
+            corners = [
+                {n: size.min for n, size in ranges.items()},
+                {n: size.max for n, size in ranges.items()},
+            ]
+            corners += [{**usual, name: size.min} for name, size in ranges.items() if size.min < 2]
+            for corner in corners:
+                key = tuple(corner.values())
+                if key not in seen:
+                    seen.add(key)
+                    yield corner
 
     def _shape(self, index: int, corner: Mapping[str, int]) -> list[int]:
         shape = []

@@ -25,7 +25,7 @@ from trtcore.frontend.corners import check_corners
 from trtcore.frontend.ties import find_ties, tie_hook
 from trtcore.frontend.unlift import program_from_exported
 from trtcore.graphs import TRACING
-from trtcore.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs
+from trtcore.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs, profile_count
 
 __all__ = ["program_from_exported", "trace"]
 
@@ -39,6 +39,8 @@ def trace(
     strict: bool = False,
 ) -> ExportedProgram:
     """Export a model; dimensions of an ``Input`` whose min and max differ become dynamic.
+
+    With several optimisation profiles (`Input.profiles`) the exported range is what spans them.
 
     Args:
         model: an ``nn.Module`` (also an ``fx.GraphModule``; a ``ScriptModule`` with static inputs).
@@ -69,6 +71,7 @@ def trace(
     call = collect_inputs(inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=names)
     assert call is not None
     tree = flatten_inputs(*call, names)
+    profile_count(tree.leaves, tree.names)  # raises where Inputs disagree
     _check_call(model, *call)
     _warn_if_training(model)
     examples = example_leaves(model, tree)

@@ -20,12 +20,28 @@ class SymbolRange:
     """The values a size symbol may take: min <= opt <= max, all finite.
 
     `opt` is the value that engines are tuned for.
+
+    Attributes:
+        profiles: with several optimisation profiles, (min, opt, max) in each of them, all symbols of a program
+            equally many; then min and max span them all, and opt is that of the first. Else empty.
     """
 
     name: str
     min: int
     opt: int
     max: int
+    profiles: tuple[tuple[int, int, int], ...] = ()
+
+
+def profile_ranges(symbols: Mapping[str, SymbolRange]) -> tuple[Mapping[str, SymbolRange], ...]:
+    """The symbols' ranges in each optimisation profile; one, `symbols` itself, where there are not several."""
+    count = max((len(symbol.profiles) for symbol in symbols.values()), default=0)
+    if count == 0:
+        return (symbols,)
+    return tuple(
+        {name: SymbolRange(name, *symbol.profiles[index]) for name, symbol in symbols.items()}
+        for index in range(count)
+    )
 
 
 @dataclass(frozen=True)

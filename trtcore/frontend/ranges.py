@@ -20,9 +20,17 @@ Asked = tuple[int | None, int, int | None]
 
 @dataclass(frozen=True)
 class InputRange:
-    """The ``(min, opt, max)`` that were asked for per dimension; None where only a size is known."""
+    """The ``(min, opt, max)`` that were asked for per dimension; None where only a size is known.
+
+    `profiles` has them per optimisation profile, for an input that asks for several.
+    """
 
     dims: tuple[Asked, ...]
+    profiles: tuple[tuple[Asked, ...], ...] = ()
+
+    def in_profile(self, index: int) -> InputRange:
+        """What is asked for in one profile; the same in all, for an input that does not ask for several."""
+        return InputRange(self.profiles[index]) if self.profiles else self
 
 
 @dataclass(frozen=True)
@@ -52,17 +60,38 @@ def symbol_ranges(
     Args:
         specs, placeholders: of the program, in the same order.
         constraints: the exported program's ``range_constraints``.
-        asked: what the user gave per input; None for nothing.
+        asked: what the user gave per input; None for nothing. Those with several profiles have equally many.
 
     Raises:
         InputError: nothing bounds a size from above; what was asked for leaves the exported range, or
             contradicts another input that has the same symbol.
     """
-    occurrences = _occurrences(specs, placeholders, asked)
     exported = exported_ranges(constraints)
+
+    def ranges(asked: Sequence[InputRange | None]) -> dict[str, SymbolRange]:
+        return {
+            name: _symbol_range(name, found, *exported.get(name, (0, None)))
+            for name, found in _occurrences(specs, placeholders, asked).items()
+        }
+
+    count = max((len(one.profiles) for one in asked if one is not None), default=0)
+    if count == 0:
+        return ranges(asked)
+    return _span_of([ranges([one and one.in_profile(index) for one in asked]) for index in range(count)])
+
+
+def _span_of(profiles: Sequence[Mapping[str, SymbolRange]]) -> dict[str, SymbolRange]:
+    """Ranges that span those of the profiles, and keep them."""
+    first, *_ = profiles
     return {
-        name: _symbol_range(name, found, *exported.get(name, (0, None)))
-        for name, found in occurrences.items()
+        name: SymbolRange(
+            name,
+            min(profile[name].min for profile in profiles),
+            first[name].opt,
+            max(profile[name].max for profile in profiles),
+            tuple((profile[name].min, profile[name].opt, profile[name].max) for profile in profiles),
+        )
+        for name in first
     }
 
 

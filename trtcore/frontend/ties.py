@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from trtcore.frontend._run import can_run, run
-from trtcore.inputs import DimRange, Input, InputTree
+from trtcore.inputs import DimRange, Input, InputTree, profile_count, profile_dims_at
 
 Place = tuple[int, int]
 """Index of a flattened input, and a dimension of it."""
@@ -31,23 +31,25 @@ def find_ties(
         model: run a few times at its smallest sizes, on copies of its buffers.
         tree, examples: as given and as tensors, in the same order.
     """
-    groups: dict[DimRange, list[Place]] = defaultdict(list)
+    found: dict[tuple[DimRange, ...], list[Place]] = defaultdict(list)
+    count = profile_count(tree.leaves, tree.names)
     for index, leaf in enumerate(tree.leaves):
         if isinstance(leaf, Input):
             for dim, size in enumerate(leaf.dims):
                 if size.dynamic and size.max > 2:
-                    groups[size].append((index, dim))
-    groups = {size: places for size, places in groups.items() if len(places) > 1}
+                    asked = tuple(profile_dims_at(leaf, profile)[dim] for profile in range(count))
+                    found[asked].append((index, dim))
+    groups = [places for places in found.values() if len(places) > 1]
     if not groups:
         return ()
     if any(isinstance(example, torch.Tensor) and example.is_cuda for example in examples):
-        return tuple(tie for places in groups.values() for tie in _same_dims(places))
+        return tuple(tie for places in groups for tie in _same_dims(places))
     if not can_run(model):
         return ()
     works = _trial(model, tree, examples)
     if works is None:
         return ()
-    return tuple(tie for places in groups.values() for tie in _ties_in(places, works))
+    return tuple(tie for places in groups for tie in _ties_in(places, works))
 
 
 def _same_dims(places: Sequence[Place]) -> Iterable[tuple[Place, ...]]:

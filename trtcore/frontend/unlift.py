@@ -30,6 +30,7 @@ from trtcore.inputs import (
     flatten_inputs,
     input_name,
     leaf_paths,
+    profile_count,
 )
 from trtcore.symbols import expression_of
 
@@ -53,9 +54,9 @@ def program_from_exported(
     Args:
         ep: of any dialect (training, inference, decomposed).
         inputs, arg_inputs, kwarg_inputs: optional; tensors or ``Input``s in the structure that was exported.
-            An ``Input`` narrows the range of the dimensions and gives the size that is tuned for; a tensor
-            gives only the latter. Without them ranges come from `ep` and the tuned sizes from its example
-            inputs.
+            An ``Input`` narrows the range of the dimensions and gives the size that is tuned for (or several of
+            both, `Input.profiles`); a tensor gives only the latter. Without them ranges come from `ep` and the tuned
+            sizes from its example inputs.
 
     Raises:
         InputError: the inputs have another structure, type, rank or size than was exported; a range leaves
@@ -74,6 +75,7 @@ def program_from_exported(
     specs = tuple(map(_input_spec, names, placeholders))
     ranges: Sequence[InputRange | None] = [None] * len(specs)
     if given is not None:
+        profile_count(given.leaves, names)  # raises where Inputs disagree
         ranges = [_check_leaf(spec, leaf) for spec, leaf in zip(specs, given.leaves)]
     return Program(
         graph_module=graph_module,
@@ -339,8 +341,11 @@ def _check_tensor(spec: InputSpec, leaf: torch.Tensor | Input) -> InputRange:
         raise InputError(f"input {spec.name} was exported as {spec.dtype}, got {leaf.dtype}")
     if leaf.device is not None and torch.device(leaf.device).type != cast(torch.device, spec.device).type:
         raise InputError(f"input {spec.name} was exported on device {spec.device}, got one on {leaf.device}")
+    profiles: list[tuple[Asked, ...]] = []
     if isinstance(leaf, Input):
         asked: list[Asked] = [(dim.min, dim.opt, dim.max) for dim in leaf.dims]
+        if leaf.profiles is not None:
+            profiles = [tuple((dim.min, dim.opt, dim.max) for dim in dims) for dims in leaf.profile_dims]
     else:
         asked = [(None, int(size), None) for size in leaf.shape]
     if len(asked) != len(shape):
@@ -360,7 +365,7 @@ def _check_tensor(spec: InputSpec, leaf: torch.Tensor | Input) -> InputRange:
             raise InputError(
                 f"input {spec.name}: dimension {dim} was exported with the fixed size {exported}, got {opt}"
             )
-    return InputRange(tuple(asked))
+    return InputRange(tuple(asked), tuple(profiles))
 
 
 def _describe_constant(spec: InputSpec) -> str:

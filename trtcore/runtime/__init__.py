@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from trtcore.runtime.engine import Engine, choose_runtime, get_engine, register_engine
     from trtcore.runtime.manifest import EngineManifest, SizeBinding, TensorBinding
     from trtcore.runtime.op import execute_engine
+    from trtcore.runtime.profiles import optimization_profile
 
 _HOMES = {
     "Engine": "engine",
@@ -21,6 +22,7 @@ _HOMES = {
     "choose_runtime": "engine",
     "execute_engine": "op",
     "get_engine": "engine",
+    "optimization_profile": "profiles",
     "register_engine": "engine",
 }
 
@@ -32,6 +34,7 @@ __all__ = [
     "choose_runtime",
     "execute_engine",
     "get_engine",
+    "optimization_profile",
     "register_engine",
 ]
 

@@ -19,8 +19,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from trtcore.errors import ArtifactError, BackendUnavailableError, ConversionError, InputError, SettingsError
 from trtcore.graphs import attribute
-from trtcore.runtime.manifest import EngineManifest, TensorBinding
+from trtcore.runtime.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.runtime.op import check_structure, execute_engine, output_device
+from trtcore.runtime.profiles import chosen_profile
 
 if TYPE_CHECKING:
     from trtcore.backends.base import Backend, Target
@@ -234,6 +235,7 @@ class Engine:
         self._inputs = tuple(
             _InputCheck(b, d) for b, d in zip(self.manifest.inputs, self.manifest.input_dims)
         )
+        self._profiles = _profile_ranges(self.manifest)
         self._equations = _equations(self.manifest)
         self._solves = bool(self._equations) or None in self.manifest.static_outputs
 
@@ -293,6 +295,9 @@ class Engine:
                     f"{size.max}",
                     advice=_WIDER,
                 )
+        wanted = chosen_profile()
+        if wanted is not None or len(self._profiles) > 1:
+            self._check_profiles(inputs, sizes, wanted)
         if not self._solves:
             return {}
         values: dict[str, int] = manifest.solve([tensor.shape for tensor in inputs], sizes)
@@ -305,6 +310,37 @@ class Engine:
                     advice="this dim is tied to another input's; pass inputs whose sizes agree",
                 )
         return values
+
+    def _check_profiles(
+        self, inputs: Sequence[torch.Tensor], sizes: Sequence[int], wanted: int | None
+    ) -> None:
+        """One profile must take all inputs together: the one that is wanted, or any."""
+        if not self._profiles:
+            return
+        count = len(self._profiles)
+        if wanted is not None and wanted >= count:
+            raise InputError(
+                f"{self.manifest.name} has {count} optimisation profile{'s' if count > 1 else ''}, not number {wanted}",
+                advice="profiles are numbered from 0, in the order of Input(profiles=[...])",
+            )
+        for ranges in self._profiles if wanted is None else (self._profiles[wanted],):
+            if _takes(ranges, inputs, sizes):
+                return
+        names = [binding.name for binding in self.manifest.network_inputs]
+        got = [*(tuple(tensor.shape) for tensor in inputs), *sizes]
+        which = (
+            "no optimisation profile takes"
+            if wanted is None
+            else f"optimisation profile {wanted} does not take"
+        )
+        raise InputError(
+            f"{self.manifest.name}: {which} {', '.join(f'{n} {g}' for n, g in zip(names, got))}; there are "
+            + "; ".join(
+                f"{index}: " + ", ".join(f"{n} {_span_text(row)}" for n, row in zip(names, ranges))
+                for index, ranges in enumerate(self._profiles)
+            ),
+            advice=_WIDER,
+        )
 
     def _refuse(self, tensor: torch.Tensor, check: _InputCheck, inputs: Sequence[torch.Tensor]) -> None:
         """Raise the InputError for an input of the right dtype and rank that does not fit."""
@@ -426,6 +462,35 @@ class _InputCheck:
         if len(shape) != len(self.ranges):
             return False
         return all(low <= size <= high for size, (low, high) in zip(shape, self.ranges))
+
+
+_Ranges = tuple[tuple[tuple[int, int], ...], ...]
+"""(min, max) of every dim, per input and then per size."""
+
+
+def _profile_ranges(manifest: EngineManifest) -> tuple[_Ranges, ...]:
+    """What each optimisation profile takes."""
+
+    def row(binding: TensorBinding | SizeBinding, index: int) -> tuple[tuple[int, int], ...]:
+        if isinstance(binding, SizeBinding):
+            low, _, high = binding.all_profiles[index]
+            return ((low, high),)
+        if not binding.all_profiles:
+            return tuple((int(dim), int(dim)) for dim in binding.shape)
+        lows, _, highs = binding.all_profiles[index]
+        return tuple(zip(lows, highs))
+
+    bindings = manifest.network_inputs
+    return tuple(tuple(row(b, index) for b in bindings) for index in range(manifest.profile_count))
+
+
+def _takes(ranges: _Ranges, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> bool:
+    rows = [*(tensor.shape for tensor in inputs), *((size,) for size in sizes)]
+    return all(low <= v <= high for row, allowed in zip(rows, ranges) for v, (low, high) in zip(row, allowed))
+
+
+def _span_text(row: Sequence[tuple[int, int]]) -> str:
+    return "(" + ", ".join(str(low) if low == high else f"{low}..{high}" for low, high in row) + ")"
 
 
 def _bound(dim: int | str, otherwise: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore.errors import InputError
 from trtcore.frontend.guards import Guard
+from trtcore.frontend.program import profile_ranges
 from trtcore.inputs import describe, structure_text
 from trtcore.runtime.expressions import evaluate, to_text
 from trtcore.symbols import expression_of, solve_linear
@@ -43,6 +45,11 @@ class _Tensor:
     linear: tuple[_LinearDim, ...]
     derived: tuple[tuple[int, str], ...]
 
+    @cached_property
+    def static(self) -> tuple[int, ...] | None:
+        """Its shape, where no dimension may vary."""
+        return None if self.linear or self.derived else tuple(size for _, size in sorted(self.fixed))
+
 
 @dataclass(frozen=True)
 class _Number:
@@ -65,12 +72,17 @@ class _Constant:
 _Leaf = _Tensor | _Number | _Constant
 
 
+ProfileSizes = tuple[tuple[str, int, int], ...]
+"""(symbol, min, max) of every symbol in one optimisation profile."""
+
+
 @dataclass(frozen=True)
 class InputCheck:
     """A forward pre-hook (with kwargs) that raises ``InputError`` for a call that does not fit.
 
     Checks the arguments' names and number, the structure, then per tensor dtype, rank and sizes, sizes that
-    must agree between inputs, that inputs which shared a device still do, and that constants are unchanged.
+    must agree between inputs, that one optimisation profile takes them together where there are several, that inputs
+    which shared a device still do, and that constants are unchanged.
     While torch.compile traces, nothing is checked; with symbolic sizes (torch.export), sizes are not.
 
     Holds plain data only, so it pickles and copies.
@@ -82,6 +94,7 @@ class InputCheck:
     leaves: tuple[_Leaf, ...]
     guards: tuple[Guard, ...] = ()
     model_name: str = "model"
+    profiles: tuple[ProfileSizes, ...] = ()
     _flat: bool = field(default=False, repr=False)
 
     @classmethod
@@ -97,6 +110,7 @@ class InputCheck:
             leaves=tuple(_leaf(spec, program.symbols) for spec in program.inputs),
             guards=_useful_guards(program),
             model_name=program.model_name,
+            profiles=_profiles(program),
             _flat=all(spec.is_leaf() for spec in specs),
         )
 
@@ -115,9 +129,12 @@ class InputCheck:
                 _check_constant(allowed, leaf)
             elif type(allowed) is _Number:
                 _check_number(allowed, leaf, sizes)
-        values_of = {symbol: value for symbol, (value, *_) in sizes.items()}
-        for tensor, index, text, size in derived:
-            _check_derived(tensor, index, text, size, values_of)
+        if self.profiles:
+            self._check_profiles(leaves, sizes)
+        if derived:
+            values_of = {symbol: value for symbol, (value, *_) in sizes.items()}
+            for tensor, index, text, size in derived:
+                _check_derived(tensor, index, text, size, values_of)
         if self.guards:
             self._check_guards(leaves)
 
@@ -156,6 +173,29 @@ class InputCheck:
                 )
         return leaves
 
+    def _check_profiles(self, leaves: Sequence[Any], sizes: _Sizes) -> None:
+        """One profile must take all sizes together."""
+        for profile in self.profiles:
+            if all(name not in sizes or low <= sizes[name][0] <= high for name, low, high in profile):
+                return
+        dynamic = [
+            (allowed, leaf)
+            for allowed, leaf in zip(self.leaves, leaves)
+            if not isinstance(allowed, _Constant)
+        ]
+        got = ", ".join(
+            f"{allowed.name} {tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf}"
+            for allowed, leaf in dynamic
+        )
+        lines = [
+            f"profile {index}: " + ", ".join(_allowed_in(allowed, profile) for allowed, _ in dynamic)
+            for index, profile in enumerate(self.profiles)
+        ]
+        raise InputError(
+            "\n  ".join([f"no optimisation profile takes {got}; there are", *lines]),
+            advice="compile with profiles=[...] that include it",
+        )
+
     def _check_guards(self, leaves: Sequence[Any]) -> None:
         def size(index: int, dim: int) -> int:
             found = leaves[index].shape[dim]
@@ -178,6 +218,32 @@ class InputCheck:
 
 class _Symbolic(Exception):
     """A size is a SymInt: a trace is going on."""
+
+
+def _profiles(program: Program) -> tuple[ProfileSizes, ...]:
+    """The ranges of the symbols per optimisation profile; empty where there are not several."""
+    several = profile_ranges(program.symbols)
+    if len(several) < 2:
+        return ()
+    return tuple(tuple((name, r.min, r.max) for name, r in ranges.items()) for ranges in several)
+
+
+def _allowed_in(allowed: _Tensor | _Number, profile: ProfileSizes) -> str:
+    """The sizes that a profile takes for one input, for people."""
+    ranges = {name: (low, high) for name, low, high in profile}
+
+    def span(low: int, high: int) -> str:
+        return str(low) if low == high else f"{low}..{high}"
+
+    if isinstance(allowed, _Number):
+        return f"{allowed.name} {span(*ranges.get(allowed.symbol, (allowed.min, allowed.max)))}"
+    dims = {index: str(size) for index, size in allowed.fixed}
+    dims |= dict(allowed.derived)
+    for dim in allowed.linear:
+        low, high = ranges[dim.symbol]
+        dims[dim.index] = span(dim.scale * low + dim.offset, dim.scale * high + dim.offset)
+    sizes = ", ".join(dims[index] for index in range(allowed.rank))
+    return f"{allowed.name} ({sizes}{',' if allowed.rank == 1 else ''})"
 
 
 def _leaf(spec: InputSpec, symbols: Mapping[str, SymbolRange]) -> _Leaf:
@@ -258,11 +324,13 @@ def _check_tensor(
             f"(shape {tuple(shape)})"
         )
     device, other = devices.setdefault(allowed.device_group, (leaf.device, allowed.name))
-    if device != leaf.device:
+    if device is not leaf.device and device != leaf.device:
         raise InputError(
             f"input {allowed.name} is on {leaf.device}, but input {other} is on {device}; they were on one "
             "device when the model was compiled"
         )
+    if shape == allowed.static:
+        return
     for index, size in allowed.fixed:
         found = shape[index]
         if type(found) is int and found != size:

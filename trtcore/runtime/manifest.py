@@ -52,13 +52,30 @@ class TensorBinding:
         name: the network's name for it.
         dtype: torch dtype; nothing is cast.
         shape: per dim an int, or an expression over the manifest's symbols.
-        profile: for an input with dynamic dims, full dims at (min, opt, max); None when all are static.
+        profile: for an input with dynamic dims, full dims at (min, opt, max); None when all are static. With
+            several optimisation profiles what spans them, and the opt of the first.
+        profiles: such dims for each of several optimisation profiles; empty when there is one, or none.
     """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int | str, ...]
-    profile: tuple[tuple[int, ...], ...] | None = None
+    profile: Profile | None = None
+    profiles: tuple[Profile, ...] = ()
+
+    @staticmethod
+    def of_profiles(
+        name: str, dtype: torch.dtype, shape: tuple[int | str, ...], profiles: Sequence[Profile]
+    ) -> TensorBinding:
+        """A binding of these optimisation profiles; of none for a static one."""
+        if len(profiles) < 2:
+            return TensorBinding(name, dtype, shape, profiles[0] if profiles else None)
+        return TensorBinding(name, dtype, shape, _span(profiles), tuple(profiles))
+
+    @property
+    def all_profiles(self) -> tuple[Profile, ...]:
+        """`profiles`, or `profile` alone; empty for a static binding."""
+        return self.profiles or (() if self.profile is None else (self.profile,))
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,8 @@ class SizeBinding:
     Attributes:
         name: the network's name of the shape tensor.
         symbol: the symbol.
-        min, opt, max: its values in the optimisation profile.
+        min, opt, max: its values in the optimisation profile; with several what spans them, and the first's opt.
+        profiles: such values for each of several optimisation profiles; empty when there is one.
     """
 
     name: str
@@ -76,6 +94,12 @@ class SizeBinding:
     min: int
     opt: int
     max: int
+    profiles: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def all_profiles(self) -> tuple[tuple[int, int, int], ...]:
+        """`profiles`, or (min, opt, max) alone."""
+        return self.profiles or ((self.min, self.opt, self.max),)
 
 
 @dataclass(frozen=True)
@@ -137,7 +161,7 @@ class EngineManifest:
             "id": self.id,
             "name": self.name,
             "inputs": [_binding_to_json(binding) for binding in self.inputs],
-            "sizes": [[s.name, s.symbol, s.min, s.opt, s.max] for s in self.sizes],
+            "sizes": [_size_to_json(size) for size in self.sizes],
             "outputs": [_binding_to_json(binding) for binding in self.outputs],
             "symbols": {name: list(source) for name, source in sorted(self.symbols.items())},
             "backend": self.backend,
@@ -158,6 +182,18 @@ class EngineManifest:
             ArtifactError: not JSON, not a manifest of this format, or a value that makes no sense.
         """
         return _parse(text)
+
+    # ---- profiles -----------------------------------------------------------------------------------
+
+    @property
+    def network_inputs(self) -> tuple[TensorBinding | SizeBinding, ...]:
+        """The network's inputs in its order: `inputs`, then `sizes`."""
+        return (*self.inputs, *self.sizes)
+
+    @cached_property
+    def profile_count(self) -> int:
+        """Number of optimisation profiles; 0 for an engine whose inputs are all static."""
+        return max((len(binding.all_profiles) for binding in self.network_inputs), default=0)
 
     # ---- shapes -------------------------------------------------------------------------------------
 
@@ -295,26 +331,50 @@ def _dict(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
+# Several profiles come after what a manifest with one holds, which so stays readable either way.
+
+
 def _binding_to_json(binding: TensorBinding) -> list[Any]:
     profile = None if binding.profile is None else [list(dims) for dims in binding.profile]
-    return [binding.name, _NAMES[binding.dtype], list(binding.shape), profile]
+    several = [[[list(dims) for dims in one] for one in binding.profiles]] if binding.profiles else []
+    return [binding.name, _NAMES[binding.dtype], list(binding.shape), profile, *several]
 
 
 def _binding_from_json(value: Any) -> TensorBinding:
-    name, dtype, shape, profile = _list(value, "a binding")
+    name, dtype, shape, profile, *several = _list(value, "a binding")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise ArtifactError(f"engine manifest: {dtype!r} is not the dtype of a binding")
-    profile = (
-        None
-        if profile is None
-        else tuple(tuple(_list(d, "profile dims")) for d in _list(profile, "a profile"))
+    return TensorBinding(
+        name,
+        _DTYPES[dtype],
+        tuple(_list(shape, "a shape")),
+        None if profile is None else _profile_from_json(profile),
+        tuple(_profile_from_json(one) for one in _several(several)),
     )
-    return TensorBinding(name, _DTYPES[dtype], tuple(_list(shape, "a shape")), profile)
+
+
+def _profile_from_json(value: Any) -> Profile:
+    low, opt, high = (tuple(_list(dims, "profile dims")) for dims in _list(value, "a profile"))
+    return low, opt, high
+
+
+def _size_to_json(size: SizeBinding) -> list[Any]:
+    several = [[list(one) for one in size.profiles]] if size.profiles else []
+    return [size.name, size.symbol, size.min, size.opt, size.max, *several]
 
 
 def _size_from_json(value: Any) -> SizeBinding:
-    name, symbol, low, opt, high = _list(value, "a size")
-    return SizeBinding(name, symbol, low, opt, high)
+    name, symbol, low, opt, high, *several = _list(value, "a size")
+    profiles = (_list(one, "a size's profile") for one in _several(several))
+    return SizeBinding(name, symbol, low, opt, high, tuple((a, b, c) for a, b, c in profiles))
+
+
+def _several(rest: list[Any]) -> list[Any]:
+    if not rest:
+        return []
+    (profiles,) = rest
+    _need(profiles, "an empty list of profiles")
+    return _list(profiles, "profiles")
 
 
 # ---- checks ---------------------------------------------------------------------------------------------
@@ -342,6 +402,9 @@ def _check(m: EngineManifest) -> None:
         _need(isinstance(size.name, str) and isinstance(size.symbol, str), f"size {size!r}")
         _need(all(_is_dim(v) for v in (size.min, size.opt, size.max)), f"range of size {size.name!r}")
         _need(size.min <= size.opt <= size.max, f"range of size {size.name!r}")
+        _check_size_profiles(size)
+    counts = {len(binding.all_profiles) for binding in m.network_inputs} - {0}
+    _need(len(counts) <= 1, f"inputs with different numbers of profiles ({sorted(counts)})")
     names = [b.name for b in m.inputs] + [s.name for s in m.sizes]
     _need(len(set(names)) == len(names), "two inputs of one name")
     _check_symbols(m)
@@ -356,13 +419,37 @@ def _check_binding(binding: TensorBinding) -> None:
         if isinstance(dim, str):
             parse(dim)
     if binding.profile is None:
+        _need(not binding.profiles, f"profiles of {binding.name!r}")
         return
-    _need(len(binding.profile) == 3, f"profile of {binding.name!r}")
-    for dims in binding.profile:
+    for profile in (binding.profile, *binding.profiles):
+        _check_profile(binding, profile)
+    if binding.profiles:
+        good = len(binding.profiles) > 1 and _span(binding.profiles) == binding.profile
+        _need(good, f"profiles of {binding.name!r}")
+
+
+def _check_size_profiles(size: SizeBinding) -> None:
+    for row in size.profiles:
+        _need(all(_is_dim(v) for v in row) and row[0] <= row[1] <= row[2], f"profiles of size {size.name!r}")
+    if size.profiles:
+        lows, opts, highs = zip(*size.profiles)
+        good = len(size.profiles) > 1 and (min(lows), opts[0], max(highs)) == (size.min, size.opt, size.max)
+        _need(good, f"profiles of size {size.name!r}")
+
+
+def _span(profiles: Sequence[Profile]) -> Profile:
+    """(min, opt, max) dims that span the profiles; opt is the first's."""
+    lows, opts, highs = zip(*profiles)
+    return tuple(map(min, *lows)), opts[0], tuple(map(max, *highs))
+
+
+def _check_profile(binding: TensorBinding, profile: Profile) -> None:
+    _need(len(profile) == 3, f"profile of {binding.name!r}")
+    for dims in profile:
         _need(
             len(dims) == len(binding.shape) and all(_is_dim(d) for d in dims), f"profile of {binding.name!r}"
         )
-    for dim, *row in zip(binding.shape, *binding.profile):
+    for dim, *row in zip(binding.shape, *profile):
         _need(row[0] <= row[1] <= row[2], f"profile of {binding.name!r} ({row[0]} <= {row[1]} <= {row[2]})")
         _need(
             isinstance(dim, str) or set(row) == {dim}, f"profile of {binding.name!r} at its fixed dim {dim}"

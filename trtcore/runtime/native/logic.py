@@ -18,6 +18,7 @@ import torch
 from trtcore.errors import ArtifactError, ConversionError, InputError
 from trtcore.runtime.manifest import EngineManifest
 from trtcore.runtime.native.bindings import Connection, IOTensor
+from trtcore.runtime.profiles import chosen_profile
 
 # TensorRT wants memory aligned as cudaMalloc aligns it; torch's tensors are, views of them may not be.
 ALIGNMENT = 256
@@ -183,19 +184,30 @@ def _profiles(inputs: Sequence[IOTensor]) -> tuple[tuple[tuple[tuple[int, int], 
     )
 
 
-def choose_profile(plan: BindingPlan, shapes: Sequence[Sequence[int]], sizes: Sequence[int]) -> int:
+def choose_profile(
+    plan: BindingPlan, shapes: Sequence[Sequence[int]], sizes: Sequence[int], wanted: int | None = None
+) -> int:
     """The first optimisation profile that takes these shapes and sizes (0 where the engine has none).
 
+    Args:
+        wanted: the one that must take them, see `trtcore.runtime.optimization_profile`.
+
     Raises:
-        InputError: none does; the message has every profile's range of the first misfit.
+        InputError: none does, or not the one that is wanted; the message has every profile's range of the first misfit.
     """
     rows = [*shapes, *([size] for size in sizes)]
     for index, profile in enumerate(plan.profiles):
+        if wanted not in (None, index):
+            continue
         if all(low <= v <= high for row, ranges in zip(rows, profile) for v, (low, high) in zip(row, ranges)):
             return index
     if not plan.profiles:
         return 0
     names = [tensor.name for tensor in (*plan.inputs, *plan.sizes)]
+    if wanted is not None:
+        raise InputError(
+            f"optimisation profile {wanted} of {len(plan.profiles)} does not take {dict(zip(names, map(tuple, rows)))}"
+        )
     for position, (name, row) in enumerate(zip(names, rows)):
         allowed = [profile[position] for profile in plan.profiles]
         if not any(all(low <= v <= high for v, (low, high) in zip(row, ranges)) for ranges in allowed):
@@ -245,6 +257,7 @@ class _Context:
     handle: Any
     shapes: _Shapes | None = None
     sizes: tuple[int, ...] | None = None
+    wanted: int | None = None
     profile: int = 0
     scratch: torch.Tensor | None = None
     staged: list[torch.Tensor] = field(default_factory=list)
@@ -277,10 +290,11 @@ class _Context:
         self, inputs: list[torch.Tensor], sizes: list[int], device: torch.device, stream: int
     ) -> None:
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
-        if shapes == self.shapes and tuple(sizes) == self.sizes:
+        wanted = chosen_profile()
+        if shapes == self.shapes and tuple(sizes) == self.sizes and wanted == self.wanted:
             return
         self.shapes = None  # until all is set
-        index = choose_profile(self.plan, shapes, sizes)
+        index = choose_profile(self.plan, shapes, sizes, wanted)
         if index != self.profile:
             self.trt.set_profile(self.handle, index, stream)
             self.profile = index
@@ -293,7 +307,7 @@ class _Context:
         self.inferred = tuple(self.trt.output_shape(self.handle, t.name) for t in self.plan.outputs)
         self._set_scratch(device)
         if not any(tensor.on_host for tensor in self.plan.inputs):
-            self.shapes, self.sizes = shapes, tuple(sizes)
+            self.shapes, self.sizes, self.wanted = shapes, tuple(sizes), wanted
 
     def _set_sizes(self, sizes: list[int], device: torch.device) -> None:
         # Fresh memory each time: an earlier run that is still queued may read the old values.
