@@ -147,10 +147,11 @@ def test_every_kind_of_contribution(site: Site) -> None:
         "acme",
         """
         import torch
-        from trtcore.pack import LoweringPass, hookimpl
+        from trtcore.pack import Converter, LoweringPass, hookimpl
 
         class Plugin:
-            name = "acme::op"
+            name, deployable = "acme::op", True
+            converter = Converter(torch.ops.aten.erf.default, lambda ctx, x: x)
 
         class Pack:
             seen = []
@@ -179,7 +180,10 @@ def test_every_kind_of_contribution(site: Site) -> None:
     assert list(pack.decompositions) == [RELU]
     assert [one.name for one in pack.kernel_plugins] == ["acme::op"]
     assert list(pack.partitioners) == ["acme_cut"]
-    assert (pack.backends, pack.converters) == ((), ())
+    assert pack.backends == ()
+    (placed,) = pack.converters  # a plugin's converter comes with it
+    assert (placed.target, placed.plugin) == (torch.ops.aten.erf.default, pack.kernel_plugins[0])
+    assert placed.pack == pack.info
     registry = build_registry(CompilationSettings())
     event = Event("lowering", "start")
     for observer in registry.observers:

@@ -199,6 +199,7 @@ class Converter:
         pack: who contributed it; None for the process and for the call site.
         scope: where it comes from.
         order: position among its source's converters.
+        plugin: the kernel plugin that it places; None for converters that make ordinary layers.
 
     Raises:
         PackError: a field of the wrong type.
@@ -215,6 +216,7 @@ class Converter:
     pack: PackInfo | None = None
     scope: Scope = Scope.PROCESS
     order: int = 0
+    plugin: KernelPlugin | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", resolve_target(self.target))
@@ -291,12 +293,47 @@ class LoweringPass:
 
 @runtime_checkable
 class KernelPlugin(Protocol):
-    """A kernel for an op that TensorRT has no layer for."""
+    """A kernel for an op that TensorRT has no layer for, and the converter that places it.
+
+    A pack that contributes one need not list its converter again.
+    """
 
     @property
     def name(self) -> str:
         """The op's qualified name, ``"namespace::op"``."""
         ...
+
+    @property
+    def deployable(self) -> bool:
+        """Whether an engine with it runs outside Python: False where the kernel is a Python callback."""
+        ...
+
+    @property
+    def converter(self) -> Converter:
+        """The converter that places the plugin layer."""
+        ...
+
+
+def plugin_converter(plugin: KernelPlugin) -> Converter:
+    """The converter of a kernel plugin, and whose it is: the plugin's."""
+    return replace(plugin.converter, plugin=plugin)
+
+
+def register_kernel_plugin(plugin: KernelPlugin, module: str) -> None:
+    """Let every compile of this process use a kernel plugin, as ``@converter`` does for converters.
+
+    Inside `scoped_registry` it is taken back at the end. Plugins that a pack's modules declare are the pack's.
+
+    Args:
+        plugin: the plugin.
+        module: name of the module that declares it.
+
+    Raises:
+        PackError: it is no kernel plugin.
+    """
+    if not isinstance(plugin, KernelPlugin):
+        raise PackError(f"{plugin!r} is no kernel plugin", advice="it needs name, deployable and converter")
+    PROCESS.add([plugin_converter(plugin)], module)
 
 
 def target_name(target: Any) -> str:

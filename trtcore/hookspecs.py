@@ -63,7 +63,7 @@ def lowering_passes() -> Iterable[LoweringPass]:  # type: ignore[empty-body]
 
 @hookspec
 def kernel_plugins() -> Iterable[KernelPlugin]:  # type: ignore[empty-body]
-    """Return kernels for ops that TensorRT has no layer for; each has a ``name``, ``"namespace::op"``."""
+    """Return kernels for ops that TensorRT has no layer for; their converters come with them."""
 
 
 @hookspec

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trtcore.backends.base import Backend, Capability, Target
     from trtcore.context import CompileContext, Event
+    from trtcore.contributions import register_kernel_plugin
     from trtcore.conversion.context import ConversionContext
+    from trtcore.errors import ConversionError, PackError
     from trtcore.hookspecs import hookimpl
     from trtcore.lowering.rewrite import insert_call, insert_constant
     from trtcore.partition import Partitioner
@@ -43,10 +45,12 @@ __all__ = [
     "Capability",
     "CompileContext",
     "ConversionContext",
+    "ConversionError",
     "Converter",
     "Event",
     "KernelPlugin",
     "LoweringPass",
+    "PackError",
     "Partitioner",
     "Priority",
     "Reject",
@@ -59,13 +63,16 @@ __all__ = [
     "insert_call",
     "insert_constant",
     "node_arguments",
+    "register_kernel_plugin",
     "scoped_registry",
 ]
 
 _HOMES = {
     "trtcore.backends.base": ("Backend", "Capability", "Target"),
     "trtcore.context": ("CompileContext", "Event"),
+    "trtcore.contributions": ("register_kernel_plugin",),
     "trtcore.conversion.context": ("ConversionContext",),
+    "trtcore.errors": ("ConversionError", "PackError"),
     "trtcore.hookspecs": ("hookimpl",),
     "trtcore.lowering.rewrite": ("insert_call", "insert_constant"),
     "trtcore.partition": ("Partitioner",),

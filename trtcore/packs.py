@@ -33,6 +33,7 @@ from trtcore.contributions import (
     LoweringPass,
     PackInfo,
     Scope,
+    plugin_converter,
     resolve_target,
     target_name,
 )
@@ -417,9 +418,12 @@ def _contributions(info: PackInfo, pack: Any) -> LoadedPack:
     """
     info = replace(info, status="loaded", error=None)
     hooks = _Hooks(info, pack() if isinstance(pack, type) else pack)
+    plugins = hooks.items("kernel_plugins", KernelPlugin)
     converters = tuple(
         replace(one, pack=info, scope=info.scope, order=i)
-        for i, one in enumerate(hooks.items("converters", Converter))
+        for i, one in enumerate(
+            [*hooks.items("converters", Converter), *(plugin_converter(plugin) for plugin in plugins)]
+        )
     )
     return LoadedPack(
         info,
@@ -428,7 +432,7 @@ def _contributions(info: PackInfo, pack: Any) -> LoadedPack:
         lowering_passes=tuple(
             replace(one, pack=info) for one in hooks.items("lowering_passes", LoweringPass)
         ),
-        kernel_plugins=hooks.items("kernel_plugins", KernelPlugin),
+        kernel_plugins=plugins,
         backends=hooks.items("backends", _backend_class),
         partitioners=hooks.mapping("partitioners", lambda key: isinstance(key, str), "a name"),
         observer=_Observer(info, hooks.manager.hook.observe) if hooks.has("observe") else None,

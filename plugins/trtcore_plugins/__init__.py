@@ -1,1 +1,33 @@
-"""Kernel plugins."""
+"""Kernel plugins: Triton kernels and torch custom ops as TensorRT plugins.
+
+    from trtcore_plugins import triton_plugin
+
+Names load when they are used; importing this package loads neither Triton nor a TensorRT.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trtcore_plugins.declare import TritonPlugin, triton_plugin
+
+_HOMES = {
+    "TritonPlugin": "declare",
+    "triton_plugin": "declare",
+}
+
+__all__ = ["TritonPlugin", "triton_plugin"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
