@@ -210,7 +210,7 @@ def test_import_trtcore_loads_nothing_heavy() -> None:
         *LAZY,
         "trtcore_converters",
         "trtcore_plugins",
-        "trtcore_example_pack",
+        "trtcore_contrib_example",
     }
     assert {top(module) for module in modules} & heavy == set()
 

@@ -609,29 +609,6 @@ def test_describe_packs_without_import(site: Site) -> None:
     assert module not in sys.modules
 
 
-# The example pack ---------------------------------------------------------------------------------------
-
-
-def test_the_example_packs_own_tests_pass(site: Site) -> None:
-    project = Path(__file__).parent.parent / "contrib" / "trtcore-example-pack"
-    text = (project / "pyproject.toml").read_text()
-    assert 'name = "trtcore-example-pack"' in text
-    assert 'example = "trtcore_example_pack.pack"' in text
-    assert 'dependencies = ["trtcore>=0.1,<1"]' in text
-    info = site.folder / "trtcore_example_pack-0.1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: trtcore-example-pack\nVersion: 0.1.0\nRequires-Dist: trtcore>=0.1,<1\n"
-    )
-    (info / "entry_points.txt").write_text("[trtcore]\nexample = trtcore_example_pack.pack\n")
-    paths = os.pathsep.join([str(site.folder), str(project)])
-    options = ["-q", "-p", "no:cacheprovider", str(project / "tests")]
-    code = f"import pytest, sys; sys.exit(pytest.main({options!r}))"
-    run = site.run(code, PYTHONPATH=paths)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "passed" in run.stdout
-
-
 # The built-in packs -------------------------------------------------------------------------------------
 
 

@@ -597,7 +597,7 @@ def _description(pack: LoadedPack, shadowed: Iterable[dict[str, str]]) -> dict[s
 def _names_given(pack: LoadedPack) -> dict[str, list[str]]:
     return {
         "converters": [target_name(one.target) for one in pack.converters],
-        "decompositions": [target_name(op) for op in pack.decompositions],
+        "decompositions": sorted(target_name(op) for op in pack.decompositions),  # torch's come from sets
         "lowering_passes": [one.name for one in pack.lowering_passes],
         "kernel_plugins": [one.name for one in pack.kernel_plugins],
         "backends": [one.name for one in pack.backends],

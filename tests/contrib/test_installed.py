@@ -1,0 +1,255 @@
+"""The packs in contrib/ as their users have them: wheels, installed beside trtcore's wheel in a fresh environment.
+
+The environment is made without the network: torch and everything else that trtcore needs come from the environment
+that runs the tests, through a .pth file. Beside the packs lie one that cannot be imported, one for another trtcore,
+and two that tie.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import venv
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+CONTRIB = sorted(path.parent for path in (ROOT / "contrib").glob("*/pyproject.toml"))
+
+PYPROJECT = """
+    [build-system]
+    requires = ["hatchling>=1.24"]
+    build-backend = "hatchling.build"
+
+    [project]
+    name = "{name}"
+    version = "{version}"
+    dependencies = ["trtcore{range}"]
+
+    [project.entry-points.trtcore]
+    {module} = "{module}"
+
+    [tool.hatch.build.targets.wheel]
+    packages = ["{module}.py"]
+"""
+
+TIED = """
+    import sys
+    import torch
+    from trtcore.pack import converter, converters_in, hookimpl
+
+    @converter(torch.ops.aten.logaddexp.default, supports_dynamic_shapes=True)
+    def logaddexp(ctx, x, y):
+        exponentials = [ctx.unary(value, "EXP") for value in ctx.promote(x, y)]
+        return ctx.unary(ctx.elementwise(*exponentials, "SUM"), "LOG")
+
+    @hookimpl
+    def converters():
+        return converters_in(sys.modules[__name__])
+"""
+
+# name -> (version, range of trtcore, source)
+NEIGHBOURS = {
+    "trtcore-broken": ("3.1", ">=0.1", "import a_module_that_nobody_has"),
+    "trtcore-late": ("9.0", ">=9,<10", "raise AssertionError('imported, though it fits another trtcore')"),
+    "acme-logaddexp": ("1.0", ">=0.1", TIED),
+    "zeta-logaddexp": ("1.0", ">=0.1", TIED),
+}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment."""
+
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        return self.folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+    @classmethod
+    def make(cls, folder: Path, wheels: Sequence[Path]) -> Environment:
+        """With `wheels` installed in order, in two halves, and with what the running environment has installed."""
+        venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(folder)
+        made = cls(folder)
+        code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        site = Path(made.run("-c", code).stdout.strip())
+        # A path in a .pth file comes after the environment's own packages, and .pth files in it are not read:
+        # that is how an editable trtcore stays out.
+        shared = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+        (site / "shared.pth").write_text("\n".join(shared) + "\n")
+        options = ["--no-deps", "--no-index", "--quiet", "--force-reinstall", "--disable-pip-version-check"]
+        middle = len(wheels) // 2
+        for half in (wheels[:middle], wheels[middle:]):
+            check(sys.executable, "-m", "pip", "--python", made.python, "install", *options, *half)
+        return made
+
+    def run(self, *arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+        return check(self.python, *arguments, **options)
+
+
+def check(*command: Any, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command, without the trtcore settings and the paths of this process."""
+    dropped = ("TRTCORE_", "PYTHONPATH", "PYTEST_")
+    kept = ("TRTCORE_CACHE_DIR",)  # what the builder said when it was asked
+    environment = {k: v for k, v in os.environ.items() if k in kept or not k.startswith(dropped)}
+    run = subprocess.run(
+        [str(part) for part in command],
+        env={**environment, "OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", "2")},
+        cwd=cwd or ROOT.anchor,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == code, f"{' '.join(map(str, command))}\n{run.stdout}\n{run.stderr}"
+    return run
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """trtcore's wheel and those of all packs, each built from its project."""
+    folder = tmp_path_factory.mktemp("contrib")
+    projects = [ROOT, *CONTRIB]
+    for name, (version, versions, source) in NEIGHBOURS.items():
+        module = name.replace("-", "_")
+        project = folder / "projects" / name
+        project.mkdir(parents=True)
+        text = PYPROJECT.format(name=name, version=version, range=versions, module=module)
+        (project / "pyproject.toml").write_text(textwrap.dedent(text))
+        (project / f"{module}.py").write_text(textwrap.dedent(source))
+        projects.append(project)
+
+    def build(project: Path) -> Path:
+        target = folder / "wheels" / project.name
+        check(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", target, cwd=project)
+        (wheel,) = target.glob("*.whl")
+        return wheel
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(build, projects))
+
+
+@pytest.fixture(scope="module")
+def environments(
+    wheels: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Environment, Environment]:
+    """Two environments with the same packs, installed in opposite orders."""
+    folder = tmp_path_factory.mktemp("environments")
+    with ThreadPoolExecutor(2) as pool:
+        orders = {"forward": wheels, "backward": wheels[::-1]}
+        made = list(pool.map(lambda item: Environment.make(folder / item[0], item[1]), orders.items()))
+    return made[0], made[1]
+
+
+def test_every_project_in_contrib_is_a_pack() -> None:
+    assert CONTRIB
+    for project in CONTRIB:
+        text = (project / "pyproject.toml").read_text()
+        assert f'name = "{project.name}"' in text
+        assert 'dependencies = ["trtcore>=0.1,<0.2"]' in text
+        assert "[project.entry-points.trtcore]" in text
+        assert (project / "README.md").is_file()
+        assert list((project / "tests").glob("test_*.py"))
+
+
+def test_the_packs_own_tests_pass_where_they_are_installed(
+    environments: tuple[Environment, Environment], tmp_path: Path
+) -> None:
+    """Without the checkout on the path, and beside packs that are broken, too new, or tied."""
+    environment, _ = environments
+    for project in CONTRIB:
+        shutil.copytree(project / "tests", tmp_path / project.name)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    names = ["trtcore", *(project.name.replace("-", "_") for project in CONTRIB)]
+    code = f"import {', '.join(names)}; print(*(m.__file__ for m in [{', '.join(names)}]))"
+    for place in environment.run("-c", code).stdout.split():
+        assert environment.folder in Path(place).parents
+    run = environment.run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "--trtcore-require-backend", tmp_path,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "failed" not in run.stdout
+    assert "skipped" not in run.stdout, run.stdout
+
+
+ANSWERS = """
+    import json, torch, trtcore, warnings
+    from trtcore.packs import build_registry, describe_packs
+    from trtcore.registry import target_name
+    from trtcore.settings import CompilationSettings
+    from trtcore_contrib_example.ops import squared_relu
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return squared_relu(torch.logaddexp(x, x + 1))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):  # a pack is told about once
+            compiled = trtcore.compile(Model(), [torch.randn(2, 4)], min_block_size=1, require_full_compilation=True)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(compiled(x), Model()(x))
+    registry = build_registry(CompilationSettings())
+    print(json.dumps({
+        "warnings": [str(one.message) for one in caught if one.category.__name__ == "PackWarning"],
+        "winners": {node.op: node.candidates[0].pack for node in compiled.report.converted},
+        "packs": describe_packs(),
+        "candidates": {target_name(op): [str(one) for one in registry.candidates(op)] for op in registry.targets},
+        "passes": [one.name for one in registry.lowering_passes],
+        "ties": [str(tie) for tie in registry.ties],
+    }))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(environments: tuple[Environment, Environment]) -> list[dict[str, Any]]:
+    """What each environment says of its packs, and of a compile."""
+    code = textwrap.dedent(ANSWERS)
+    return [json.loads(one.run("-c", code).stdout.splitlines()[-1]) for one in environments]
+
+
+def test_the_others_work_on_beside_a_broken_pack_and_one_for_another_trtcore(
+    answers: list[dict[str, Any]],
+) -> None:
+    told, winners = answers[0]["warnings"], answers[0]["winners"]
+    (broken,) = [text for text in told if "trtcore-broken:trtcore_broken 3.1" in text]
+    assert "a_module_that_nobody_has" in broken
+    (late,) = [text for text in told if "trtcore-late:trtcore_late 9.0" in text]
+    assert "<10,>=9" in late
+    assert "trtcore 0.1.0" in late
+    assert len(told) == 2
+    assert winners["trtcore_example.squared_relu.default"] == "trtcore-contrib-example:example 0.1.0"
+    assert winners["aten.logaddexp.default"] == "acme-logaddexp:acme_logaddexp 1.0"
+
+
+def test_the_order_of_installation_changes_nothing(answers: list[dict[str, Any]]) -> None:
+    for part in ("packs", "candidates", "passes", "ties", "winners", "warnings"):
+        assert answers[0][part] == answers[1][part], part
+    (tie,) = [tie for tie in answers[0]["ties"] if "aten.logaddexp.default" in tie]
+    assert "acme-logaddexp:acme_logaddexp goes before zeta-logaddexp:zeta_logaddexp only by its name" in tie
+
+
+def test_trtcore_packs_lists_them_all(
+    environments: tuple[Environment, Environment], answers: list[dict[str, Any]]
+) -> None:
+    listed = json.loads(check(environments[1].python.with_name("trtcore"), "packs", "--json").stdout)["packs"]
+    for pack, same in zip(listed, answers[0]["packs"], strict=True):
+        for one in (pack, same):
+            one["gives"].pop(
+                "decompositions", None
+            )  # torch's own table grows with what a process has imported
+        assert pack == same
+    status = {pack["distribution"]: pack["status"] for pack in listed}
+    assert status["trtcore-broken"] == "failed"
+    assert status["trtcore-late"] == "incompatible"
+    assert {status[project.name] for project in CONTRIB} == {"loaded"}
