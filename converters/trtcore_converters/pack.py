@@ -25,6 +25,7 @@ FAMILIES = (
     "linear",
     "embedding",
     "attention",
+    "rotary",
     "normalization",
     "softmax",
     "reduction",

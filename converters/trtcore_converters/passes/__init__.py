@@ -4,18 +4,39 @@ changes no value that the model computes, beyond the rounding of floating point.
 from __future__ import annotations
 
 from trtcore.pack import LoweringPass
+from trtcore_converters.passes.attention import group_heads, recover_attention
 from trtcore_converters.passes.cleanup import remove_assertions, remove_noops
+from trtcore_converters.passes.convolution import fold_batch_norm, fold_padding
 from trtcore_converters.passes.folding import constant_folding, scalar_constants
+from trtcore_converters.passes.linear import fuse_linear
+from trtcore_converters.passes.norms import recover_rms_norm
+from trtcore_converters.passes.rotary import recover_rotary
 from trtcore_converters.passes.subexpressions import common_subexpressions
-from trtcore_converters.passes.views import strided_views
+from trtcore_converters.passes.views import simplify_views, strided_views
+
+_IN_ORDER = (
+    ("remove_assertions", remove_assertions),
+    ("strided_views", strided_views),
+    ("remove_noops", remove_noops),
+    ("common_subexpressions", common_subexpressions),
+    ("constant_folding", constant_folding),
+    ("scalar_constants", scalar_constants),
+    ("fold_padding", fold_padding),
+    ("fold_batch_norm", fold_batch_norm),
+    ("fuse_linear", fuse_linear),
+    ("recover_rms_norm", recover_rms_norm),
+    ("recover_rotary", recover_rotary),
+    ("recover_attention", recover_attention),
+    ("simplify_views", simplify_views),
+    ("group_heads", group_heads),
+    ("fold_recovered", constant_folding),
+)
 
 PASSES = (
-    LoweringPass("remove_assertions", remove_assertions),
-    LoweringPass("strided_views", strided_views, after=("remove_assertions",)),
-    LoweringPass("remove_noops", remove_noops, after=("strided_views",)),
-    LoweringPass("common_subexpressions", common_subexpressions, after=("remove_noops",)),
-    LoweringPass("constant_folding", constant_folding, after=("common_subexpressions",)),
-    LoweringPass("scalar_constants", scalar_constants, after=("constant_folding",)),
+    *(
+        LoweringPass(name, run, after=(_IN_ORDER[index - 1][0],) if index else ())
+        for index, (name, run) in enumerate(_IN_ORDER)
+    ),
     LoweringPass(
         "remove_decomposed_assertions",
         remove_assertions,

@@ -2,16 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import fx
+
+from trtcore.pack import CompileContext, forced_to_torch, node_arguments
+
+aten = torch.ops.aten
 
 
 def keeps(user: fx.Node) -> bool:
     """Whether a user lets a tensor out of the graph, or writes it somewhere."""
     schema = getattr(user.target, "_schema", None)
     return user.op == "output" or (schema is not None and bool(schema.is_mutable))
+
+
+def is_call(value: Any, targets: Any) -> bool:
+    """Whether a value is a node that calls one of the ops."""
+    return isinstance(value, fx.Node) and value.op == "call_function" and value.target in targets
+
+
+def calls(graph_module: fx.GraphModule, targets: Any) -> Iterator[fx.Node]:
+    """The calls of some ops, in order; the caller may take nodes out as it goes."""
+    for node in list(graph_module.graph.nodes):
+        if is_call(node, targets) and not node._erased:
+            yield node
+
+
+def tensor_of(value: Any) -> torch.Tensor | None:
+    """The FakeTensor of a node; None for anything else."""
+    found = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The one call that reads a node; None where several do, or the model returns it."""
+    if len(node.users) != 1:
+        return None
+    (user,) = node.users
+    return user if user.op == "call_function" and not keeps(user) else None
+
+
+def is_private(*nodes: fx.Node) -> bool:
+    """Whether each node is read by one call alone, so that a rewrite of that call leaves it without readers."""
+    return all(only_user(node) is not None for node in nodes)
+
+
+def in_torch(ctx: CompileContext, nodes: Iterable[fx.Node]) -> bool:
+    """Whether the user's settings keep one of the nodes in torch."""
+    return any(forced_to_torch(node, ctx) for node in nodes)
+
+
+def replace(old: fx.Node, new: fx.Node) -> None:
+    """Let everything read `new` instead of `old`, and take `old` out with what only it has read."""
+    old.replace_all_uses_with(new)
+    graph, queue = old.graph, [old]
+    while queue:
+        node = queue.pop()
+        if node.users or node.op != "call_function":
+            continue
+        sources = node.all_input_nodes
+        graph.erase_node(node)
+        queue.extend(source for source in sources if not source.users and source not in queue)
+
+
+_CASTS = (aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default, aten.type_as.default, aten.to.other)
+
+
+def uncast(node: Any) -> Any:
+    """What a change of floating-point dtype starts from; the value itself, if it is none."""
+    if is_call(node, _CASTS):
+        source, before, after = node.args[0], tensor_of(node.args[0]), tensor_of(node)
+        if before is not None and after is not None and before.is_floating_point():
+            return source if after.is_floating_point() else node
+    return node
+
+
+def number_of(value: Any, known: dict[fx.Node, torch.Tensor]) -> float | None:
+    """The number in a Python number or in a constant of one element without dims; None for anything else."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    constant = known.get(value) if isinstance(value, fx.Node) else None
+    return float(constant) if constant is not None and constant.dim() == 0 else None
+
+
+def operands(node: fx.Node) -> tuple[Any, Any]:
+    """Both operands of a binary op."""
+    given = node_arguments(node)
+    return given["self"], given["other"]
 
 
 def written(graph_module: fx.GraphModule) -> set[Any]:

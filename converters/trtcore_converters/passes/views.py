@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, node_arguments
+from trtcore.pack import CompileContext, insert_call, node_arguments
+from trtcore_converters.passes._graph import calls, in_torch, is_call, keeps, replace, same_sizes, tensor_of
 
 aten = torch.ops.aten
 
@@ -57,3 +58,97 @@ def _shares_memory(node: fx.Node) -> bool:
     if not isinstance(source, torch.Tensor) or not isinstance(value, torch.Tensor):
         return False
     return source.untyped_storage()._cdata == value.untyped_storage()._cdata
+
+
+# ---- simplify_views ----------------------------------------------------------------------------------------
+
+_ORDERS = frozenset({aten.transpose.int, aten.permute.default, aten.t.default, aten.mT.default})
+_SIZED = frozenset({aten.view.default, aten.reshape.default, aten._unsafe_view.default})
+_RESHAPES = _SIZED | {
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+}
+
+
+_EXPAND = frozenset({aten.expand.default})
+
+
+def simplify_views(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
+    """One view where the model takes a view of a view: orders of dims, shapes, and expansions.
+
+    Views that undo each other go. What the model returns stays as it is: it may be a copy of its own.
+    """
+    for node in calls(graph_module, _ORDERS | _RESHAPES | _EXPAND):
+        if not node.users or any(keeps(user) for user in node.users):
+            continue
+        for targets, merge in (
+            (_ORDERS, _merge_orders),
+            (_RESHAPES, _merge_shapes),
+            (_EXPAND, _merge_expand),
+        ):
+            if node.target in targets and is_call(node.args[0], targets):
+                if not in_torch(ctx, (node, node.args[0])):
+                    _settle(node, merge(node, node.args[0]))
+                break
+
+
+def _settle(node: fx.Node, merged: fx.Node | None) -> None:
+    if merged is not None:
+        replace(node, merged)
+
+
+def order_of(node: fx.Node) -> list[int] | None:
+    """The order in which an op puts its input's dims, as `permute` takes it; None for any other op."""
+    value = tensor_of(node)
+    if value is None or not is_call(node, _ORDERS):
+        return None
+    rank = value.dim()
+    order = list(range(rank))
+    if node.target is aten.permute.default:
+        return [dim % rank for dim in node_arguments(node)["dims"]]
+    if rank >= 2:
+        a, b = -2, -1
+        if node.target is aten.transpose.int:
+            given = node_arguments(node)
+            a, b = given["dim0"], given["dim1"]
+        order[a], order[b] = order[b], order[a]
+    return order
+
+
+def _merge_orders(outer: fx.Node, inner: fx.Node) -> fx.Node | None:
+    after, before = order_of(outer), order_of(inner)
+    source = inner.args[0]
+    if after is None or before is None or not isinstance(source, fx.Node):
+        return None
+    order = [before[dim] for dim in after]
+    if order == list(range(len(order))):
+        return source
+    return insert_call(outer, aten.permute.default, (source, order))
+
+
+def _merge_shapes(outer: fx.Node, inner: fx.Node) -> fx.Node | None:
+    source, value = inner.args[0], tensor_of(outer)
+    before = tensor_of(source)
+    if before is None or value is None or not isinstance(source, fx.Node):
+        return None
+    if same_sizes(before.shape, value.shape):
+        return source
+    if outer.target not in _SIZED:
+        return None
+    return insert_call(outer, aten.reshape.default, (source, outer.args[1]))
+
+
+def _merge_expand(outer: fx.Node, inner: fx.Node) -> fx.Node | None:
+    source = inner.args[0]
+    wide, narrow = node_arguments(outer)["size"], node_arguments(inner)["size"]
+    missing = len(wide) - len(narrow)
+    sizes = [narrow[i - missing] if _is_kept(size) else size for i, size in enumerate(wide)]
+    return insert_call(outer, aten.expand.default, (source, sizes))
+
+
+def _is_kept(size: Any) -> bool:
+    return isinstance(size, int) and size == -1

@@ -1,0 +1,55 @@
+"""Rotary position embeddings: TensorRT's layer. `recover_rotary` (a lowering pass) finds them in models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.onnx.ops  # registers the op
+from torch import fx
+
+from trtcore.pack import CompileContext, ConversionContext, Reject, Requires, converter, node_arguments
+from trtcore_converters._checks import val
+
+ROTARY_EMBEDDING: Any = torch.ops.onnx.RotaryEmbedding.opset23
+"""torch's op for it: x (batch, heads, length, size), cosines and sines (batch, length, size / 2)."""
+
+
+def _plain(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    given = node_arguments(node)
+    x, cosines = val(given["x"]), val(given["cos_cache"])
+    if given["position_ids"] is not None:
+        return Reject("cosines and sines that position_ids choose from are not converted; index them before")
+    if isinstance(x, torch.Tensor):
+        if x.dim() != 4:
+            return Reject("the rotary layer takes x of shape (batch, heads, length, size)")
+        if not x.is_floating_point() or (isinstance(cosines, torch.Tensor) and cosines.dtype != x.dtype):
+            return Reject("the rotary layer takes x, cosines and sines of one floating-point dtype")
+        if not isinstance(x.shape[-1], int):
+            return Reject("the size of a head varies from call to call")
+    if not isinstance(given["rotary_embedding_dim"], int):
+        return Reject("the rotated part of a head varies from call to call")
+    return True
+
+
+@converter(
+    ROTARY_EMBEDDING,
+    capability_validator=_plain,
+    supports_dynamic_shapes=True,
+    requires=Requires(layers={"add_rotary_embedding"}),
+)
+def rotary_embedding(
+    ctx: ConversionContext,
+    x: Any,
+    cos_cache: Any,
+    sin_cache: Any,
+    position_ids: Any = None,
+    *,
+    interleaved: bool = False,
+    num_heads: int = 0,
+    rotary_embedding_dim: int = 0,
+) -> Any:
+    """Pairs of the first `rotary_embedding_dim` features (0: all) of each head, turned by an angle."""
+    x, cosines, sines = (ctx.tensor(value) for value in (x, cos_cache, sin_cache))
+    size = rotary_embedding_dim or int(ctx.shape(x)[-1])
+    return ctx.output(ctx.net.add_rotary_embedding(x, cosines, sines, interleaved, size))
