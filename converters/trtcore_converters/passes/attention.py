@@ -243,7 +243,7 @@ def _no_dead_row(mask: torch.Tensor | None) -> bool:
     """Whether each row of a constant mask leaves a key to attend to."""
     if mask is None:
         return False
-    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    allowed = mask if mask.dtype == torch.bool else mask > -torch.inf
     return bool(allowed.any(-1).all()) and not bool(mask.isnan().any())
 
 

@@ -45,10 +45,8 @@ def fuse_linear(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
 def _of_product(
     node: fx.Node, x: Any, right: Any, known: dict[fx.Node, torch.Tensor], ctx: CompileContext
 ) -> fx.Node | None:
-    weight = _weight(node, right, known)
-    if weight is None or in_torch(ctx, (node,)):
-        return None
-    return insert_call(node, aten.linear.default, (x, weight))
+    weight = None if in_torch(ctx, (node,)) else _weight(node, right, known)
+    return None if weight is None else insert_call(node, aten.linear.default, (x, weight))
 
 
 def _of_addmm(node: fx.Node, known: dict[fx.Node, torch.Tensor], ctx: CompileContext) -> fx.Node | None:
@@ -71,7 +69,7 @@ def _weight(node: fx.Node, right: Any, known: dict[fx.Node, torch.Tensor]) -> fx
         return None
     if order_of(right) == [1, 0] and right.args[0] in known:
         return right.args[0]  # type: ignore[no-any-return]
-    return insert_call(node, aten.t.default, (right,), like=right) if right in known else None
+    return insert_call(node, aten.t.default, (right,)) if right in known else None
 
 
 def _with_bias(node: fx.Node, known: dict[fx.Node, torch.Tensor], ctx: CompileContext) -> fx.Node | None:
