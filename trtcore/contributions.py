@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from trtcore.packs import LoadedPack
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_ATTRIBUTE = "__trtcore_converters__"
+DECLARED = "__trtcore_converters__"
+"""Attribute of a decorated function, and of its module: the converters declared."""
 
 
 class Priority(IntEnum):
@@ -364,6 +365,7 @@ def converter(
     requires_output_allocator: bool = False,
     requires: Requires = NO_REQUIREMENTS,
     name: str | None = None,
+    _depth: int = 1,
 ) -> Callable[[_F], _F]:
     """Declare a function as the converter of one op or several.
 
@@ -396,7 +398,7 @@ def converter(
     targets = tuple(map(resolve_target, target_or_targets if several else (target_or_targets,)))
     if not targets:
         raise PackError("@converter got an empty list of targets")
-    namespace = sys._getframe(1).f_globals
+    namespace = sys._getframe(_depth).f_globals
 
     def declare(function: _F) -> _F:
         declared = [
@@ -413,8 +415,8 @@ def converter(
             for target in targets
         ]
         with suppress(TypeError, AttributeError):  # a builtin or a slotted callable: the module's list has it
-            vars(function).setdefault(_ATTRIBUTE, []).extend(declared)
-        namespace.setdefault(_ATTRIBUTE, []).extend(declared)
+            vars(function).setdefault(DECLARED, []).extend(declared)
+        namespace.setdefault(DECLARED, []).extend(declared)
         PROCESS.add(declared, str(namespace.get("__name__", "")))
         return function
 
@@ -439,7 +441,7 @@ def converters_in(*sources: ModuleType | Callable[..., Any]) -> tuple[Converter,
     """
     found: list[Converter] = []
     for source in sources:
-        declared = getattr(source, _ATTRIBUTE, None)
+        declared = getattr(source, DECLARED, None)
         if not declared:
             raise PackError(
                 f"converters_in: {getattr(source, '__name__', source)!r} declares no converter",
@@ -461,7 +463,7 @@ def as_converter(target: Any, given: Any) -> Converter:
     target = resolve_target(target)
     if isinstance(given, Converter):
         return replace(given, target=target, scope=Scope.CALL_SITE, pack=None)
-    declared: Sequence[Converter] = getattr(given, _ATTRIBUTE, ())
+    declared: Sequence[Converter] = getattr(given, DECLARED, ())
     for one in reversed(declared):
         if find_target(one.target) is target:
             return replace(one, scope=Scope.CALL_SITE, pack=None)

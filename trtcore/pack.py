@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trtcore.hookspecs import hookimpl
     from trtcore.lowering.rewrite import insert_call, insert_constant
     from trtcore.partition import Partitioner
+    from trtcore.patterns import Pattern, pattern_converter
     from trtcore.registry import (
         Converter,
         KernelPlugin,
@@ -52,6 +53,7 @@ __all__ = [
     "LoweringPass",
     "PackError",
     "Partitioner",
+    "Pattern",
     "Priority",
     "Reject",
     "Requires",
@@ -63,6 +65,7 @@ __all__ = [
     "insert_call",
     "insert_constant",
     "node_arguments",
+    "pattern_converter",
     "register_kernel_plugin",
     "scoped_registry",
 ]
@@ -76,6 +79,7 @@ _HOMES = {
     "trtcore.hookspecs": ("hookimpl",),
     "trtcore.lowering.rewrite": ("insert_call", "insert_constant"),
     "trtcore.partition": ("Partitioner",),
+    "trtcore.patterns": ("Pattern", "pattern_converter"),
     "trtcore.registry": (
         "Converter",
         "KernelPlugin",

@@ -403,6 +403,24 @@ def _strict() -> bool:
     return os.environ.get("TRTCORE_STRICT_PACKS", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
+def pack_failure(text: str, pack: str, error: BaseException | None = None) -> None:
+    """Tell, once, that something of a pack is left out of a compile; with TRTCORE_STRICT_PACKS, raise it.
+
+    Raises:
+        PackError: in strict mode.
+    """
+    if _strict():
+        advice = error.advice if isinstance(error, PackError) and error.advice else None
+        raise PackError(
+            text, pack=pack, advice=advice or f"switch the pack off with disabled_packs, or fix {pack}"
+        ) from error
+    with _process.lock:
+        told = text in _process.warned
+        _process.warned.add(text)
+    if not told:
+        _warn(text)
+
+
 def _warn(text: str) -> None:
     warnings.warn(text, PackWarning, stacklevel=2)
 

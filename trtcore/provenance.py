@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.fx import Node
 
+SOURCES = "trtcore_sources"
+"""Key in node.meta: the ops (`Source`) that a node of a pattern stands for."""
+
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>\S+))?')
+
+
+@dataclass(frozen=True)
+class Source:
+    """An op of the captured graph that another node stands for.
+
+    Attributes:
+        name: of its fx node.
+        op: ``aten.mul.Tensor``.
+        line: ``file:line`` in the user's model; "" if unknown.
+    """
+
+    name: str
+    op: str
+    line: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.op})"
 
 
 def op_name(target: Any) -> str:

@@ -37,6 +37,7 @@ from trtcore.contributions import (
     target_name,
 )
 from trtcore.errors import PackError, SettingsError
+from trtcore.patterns import Pattern
 from trtcore.schema import node_arguments, normalise_arguments
 from trtcore.symbols import is_size_decision, undecided_sizes
 
@@ -249,6 +250,22 @@ class ConverterRegistry:
             _overloads=overloads,
             _requirements={},
         )
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Every pattern that has a converter, in the order in which they are looked for: their converters'."""
+        found = [target for target in self._entries if isinstance(target, Pattern)]
+        return tuple(sorted(found, key=lambda target: self._rank(self._entries[target].converters[0])))
+
+    def goes_before(self, one: Converter, other: Converter) -> bool:
+        """Whether the user or the packs want `one` before `other`, a converter of another target that overlaps.
+
+        A call-site converter goes before others, then a pinned one, then the higher priority.
+        """
+        return self._rank(one)[:3] < self._rank(other)[:3]
+
+    def _rank(self, one: Converter) -> tuple[Any, ...]:
+        return (*_first(one, self._entries[one.target].pinned), *_order_key(one))
 
     @property
     def targets(self) -> tuple[Any, ...]:

@@ -64,6 +64,7 @@ class NodeReport:
         module_path: where in the user's model, as ``encoder.layer.0.attention``.
         source: file and line in the user's code, as ``/home/me/model.py:12``.
         candidates: every converter that was considered, best first.
+        sources: of a pattern, the captured graph's ops that it stands for, as ``mul (aten.mul.Tensor)``.
     """
 
     name: str
@@ -77,6 +78,7 @@ class NodeReport:
     module_path: str = ""
     source: str = ""
     candidates: tuple[CandidateReport, ...] = ()
+    sources: tuple[str, ...] = ()
 
     @classmethod
     def from_selection(
@@ -101,7 +103,7 @@ class NodeReport:
         """
         if reason is None:
             reason = "" if in_engine else selection.reason
-        from trtcore.provenance import module_path, source_line
+        from trtcore.provenance import SOURCES, module_path, source_line
 
         chosen = selection.chosen
         return cls(
@@ -125,6 +127,7 @@ class NodeReport:
                 )
                 for candidate in selection.candidates
             ),
+            sources=tuple(map(str, node.meta.get(SOURCES, ()))),
         )
 
     @property
@@ -590,6 +593,8 @@ def _node_lines(node: NodeReport) -> list[str]:
     fate = node.segment or ("engine" if node.in_engine else "torch")
     who = f"{node.converter} of {node.pack}" if node.in_engine else f"torch: {node.reason}"
     lines = [f"{node.name} ({node.op}) at {node.place} -> {fate}: {who}"]
+    if node.sources:
+        lines.append(f"    stands for {', '.join(node.sources)}")
     lines += [
         f"    {candidate.verdict}: {candidate.converter} of {candidate.pack}, priority {candidate.priority}"
         + (f": {candidate.reason}" if candidate.reason else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,7 @@ from torch.fx import Node
 from trtcore.context import CompileContext
 from trtcore.frontend.program import profile_ranges
 from trtcore.graphs import is_getitem, mutates
-from trtcore.partition import Partition, Segment, count_ops
+from trtcore.partition import Partition, Segment
 from trtcore.provenance import op_name
 from trtcore.registry import Selection
 from trtcore.report import (
@@ -89,7 +89,7 @@ def _segments(
             name = f"torch_{sum(part.kind == 'torch' for part in parts)}"
             for node in run:
                 where.setdefault(node.name, name)  # a copy of what an engine computes too counts there
-            parts.append(SegmentReport(name, "torch", ops=count_ops(run)))
+            parts.append(SegmentReport(name, "torch", ops=_count(run)))
             run.clear()
 
     for unit in found.order:
@@ -103,11 +103,16 @@ def _segments(
     return tuple(parts), where
 
 
+def _count(nodes: Sequence[Node]) -> int:
+    """Ops among nodes, as the report lists them: a pattern is one."""
+    return sum(1 for node in nodes if not is_getitem(node))
+
+
 def _engine(segment: Segment, built: BuiltPartition | None) -> SegmentReport:
     report = SegmentReport(
         segment.name,
         "tensorrt",
-        ops=count_ops(segment.nodes),
+        ops=_count(segment.nodes),
         inputs=tuple(value_text(node) for node in segment.inputs),
         outputs=tuple(value_text(node) for node in segment.outputs),
     )

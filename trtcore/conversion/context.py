@@ -331,10 +331,10 @@ class ConversionContext:
         missing = rank - self.rank(x)
         return x if missing <= 0 else self.reshape(x, [1] * missing + self.dims_of(x))
 
-    def broadcast(self, *values: ITensor) -> list[ITensor]:
-        """The tensors at one rank: ones prepended. TensorRT stretches the ones itself."""
+    def broadcast(self, *values: ITensor | torch.Tensor) -> list[ITensor]:
+        """Tensors and constants at one rank: ones prepended. TensorRT stretches the ones itself."""
         rank = max(self.rank(value) for value in values)
-        return [self.unsqueeze_to(value, rank) for value in values]
+        return [self.unsqueeze_to(self.tensor(value), rank) for value in values]
 
     def reshape(self, x: ITensor, dims: Sequence[Dim]) -> ITensor:
         """`x` in another shape; at most one dim may be -1 (the rest). A 0 means an empty dim."""

@@ -225,7 +225,7 @@ class _Builder:
                 op=op_name(node.target),
                 reason=reason,
                 converter=chosen.name if chosen else "",
-                pack=str(chosen.pack) if chosen and chosen.pack else "",
+                pack=chosen.source_version if chosen else "",
                 tensorrt=tuple(said),
                 module_path=module_path(node),
                 source=source_line(node),
@@ -343,7 +343,9 @@ class _Builder:
         return extract(self.program.graph_module, "trial", ordered, outputs, found.constants.__contains__)
 
     def _positions(self) -> dict[Node, int]:
-        if not self._order:
+        if len(self._order) != len(
+            self.program.graph_module.graph.nodes
+        ):  # patterns may have gone back into ops
             self._order = {node: i for i, node in enumerate(self.program.graph_module.graph.nodes)}
         return self._order
 

@@ -21,6 +21,7 @@ from trtcore.contributions import Converter
 from trtcore.errors import SettingsError, TrtcoreError
 from trtcore.graphs import attribute, set_attribute
 from trtcore.partition.segment import Segment
+from trtcore.patterns import Pattern, patterns_of
 from trtcore.provenance import op_name
 from trtcore.registry import ConverterRegistry, Selection
 from trtcore.symbols import expression_of
@@ -76,6 +77,11 @@ class _Op:
 
 
 @dataclass(frozen=True)
+class _PatternName:
+    name: str
+
+
+@dataclass(frozen=True)
 class _NodeData:
     op: str
     name: str
@@ -103,8 +109,14 @@ class ConverterReference:
             value: Any = importlib.import_module(self.module)
             for part in self.function.split("."):
                 value = getattr(value, part)
+            if isinstance(target, _PatternName):
+                (target,) = {p for p in patterns_of(value) if p.__name__ == target.name}
             return Converter(target=target, implementation=value, name=self.name)
-        for one in registry.candidates(target):
+        if isinstance(target, _PatternName):
+            candidates = tuple(one for pattern in registry.patterns for one in registry.candidates(pattern))
+        else:
+            candidates = registry.candidates(target)
+        for one in candidates:
             if one.pack is not None and (one.pack.distribution, one.pack.name, one.order, one.name) == (
                 self.distribution, self.pack, self.order, self.name,
             ):  # fmt: skip
@@ -208,7 +220,11 @@ def pack_segment(
 
 
 def _node_data(node: Node) -> _NodeData:
-    target = _Op(str(node.target)) if isinstance(node.target, torch._ops.OpOverload) else node.target
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        target = _Op(str(target))
+    elif isinstance(target, Pattern):
+        target = _PatternName(target.__name__)  # the other process finds it by its converter
     stack = node.meta.get("nn_module_stack") or {}
     return _NodeData(
         node.op, node.name, target, _plain(node.args), _plain(dict(node.kwargs)), _spec(node.meta.get("val")),
@@ -270,6 +286,10 @@ def unpack_segment(
     output: Node | None = None
     for data in parcel.nodes:
         target = _op(data.target.name) if isinstance(data.target, _Op) else data.target
+        chosen = (
+            parcel.converters[data.name].find(target, registry) if data.name in parcel.converters else None
+        )
+        target = chosen.target if chosen is not None else target
         node = graph.create_node(
             data.op, target, _restored(data.args, made), _restored(data.kwargs, made), name=data.name
         )
@@ -277,8 +297,7 @@ def unpack_segment(
         node.meta["val"] = make.value(data.value)
         node.meta["stack_trace"] = data.stack_trace
         node.meta["nn_module_stack"] = {key: (path, "") for key, path in data.module_stack}
-        if data.name in parcel.converters:
-            chosen = parcel.converters[data.name].find(target, registry)
+        if chosen is not None:
             selections[data.name] = Selection(op_name(target), chosen)
         output = node
     for target, view in parcel.constants.items():

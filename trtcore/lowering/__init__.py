@@ -1,8 +1,8 @@
 """Lowering: named, ordered passes over the captured graph, ending in what the partitioner reads.
 
-The core brings three passes, whose names packs can order theirs by: ``functionalize``, ``decompose`` and
-``eliminate_dead_code``. A pack's pass that names none of them runs between the first two. Every pass can be
-turned off with ``settings.disabled_passes``.
+The core brings four passes, whose names packs can order theirs by: ``functionalize``, ``match_patterns``,
+``decompose`` and ``eliminate_dead_code``. A pack's pass that names none of them runs between the first two. Every
+pass can be turned off with ``settings.disabled_passes``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from torch.fx import GraphModule
 
@@ -18,6 +19,7 @@ from trtcore.errors import PackError, TrtcoreError
 from trtcore.frontend.program import Program
 from trtcore.lowering.decompose import decompose
 from trtcore.lowering.functionalize import functionalize
+from trtcore.lowering.match import match_patterns
 from trtcore.registry import LoweringPass
 
 __all__ = ["CORE_PASSES", "lower", "ordered_passes"]
@@ -41,9 +43,22 @@ def eliminate_dead_code(graph_module: GraphModule, ctx: CompileContext) -> None:
     graph_module.graph.eliminate_dead_code()
 
 
+def _match(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
+    """Patterns, looked for as the passes before this one leave them."""
+    passes = ordered_passes(ctx.registry.lowering_passes, ctx.settings.disabled_passes)
+
+    def lowered(pattern: GraphModule) -> GraphModule:
+        for lowering_pass in takewhile(lambda one: one.run is not _match, passes):
+            pattern = _run(lowering_pass, pattern, ctx)
+        return pattern
+
+    return match_patterns(graph_module, ctx, lowered)
+
+
 CORE_PASSES = (
     LoweringPass("functionalize", functionalize),
-    LoweringPass("decompose", decompose, after=("functionalize",)),
+    LoweringPass("match_patterns", _match, after=("functionalize",)),
+    LoweringPass("decompose", decompose, after=("match_patterns", "functionalize")),
     LoweringPass("eliminate_dead_code", eliminate_dead_code, after=("decompose",)),
 )
 
@@ -96,7 +111,7 @@ def _between(lowering_pass: LoweringPass) -> LoweringPass:
     return replace(
         lowering_pass,
         after=(*lowering_pass.after, "functionalize"),
-        before=(*lowering_pass.before, "decompose"),
+        before=(*lowering_pass.before, "match_patterns", "decompose"),
     )
 
 

@@ -12,7 +12,7 @@ layers of a transformer are traced once.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -30,9 +30,13 @@ REASON = "trtcore_reason"
 _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a cycle
 
 
-def decompose(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
-    """Decompose, in place, every node that no converter takes and that somebody knows how to decompose."""
-    _Decomposer(graph_module, ctx).run()
+def decompose(
+    graph_module: GraphModule, ctx: CompileContext, nodes: Iterable[Node] | None = None
+) -> GraphModule:
+    """Decompose, in place, every node (or every one of `nodes`) that no converter takes and that somebody knows how
+    to decompose.
+    """
+    _Decomposer(graph_module, ctx).run(nodes)
     return graph_module
 
 
@@ -44,10 +48,10 @@ class _Decomposer:
         self.fake_mode = fake_mode_of(self.graph)
         self.memo: dict[Any, Graph | str] = {}
 
-    def run(self) -> None:
+    def run(self, nodes: Iterable[Node] | None) -> None:
         if self.ctx.backend is None:
             return  # everything stays in torch, as it is
-        for node in list(self.graph.nodes):
+        for node in list(self.graph.nodes if nodes is None else nodes):
             self._visit(self.graph, node, 0)
 
     def _visit(self, graph: Graph, node: Node, depth: int) -> str:

@@ -8,7 +8,7 @@ packs can bring others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,10 +18,11 @@ from trtcore.context import CompileContext
 from trtcore.errors import ExportError, PackError, SettingsError
 from trtcore.frontend.program import Program
 from trtcore.graphs import attribute, is_copy_into, is_getitem, is_random, is_size, mutates
-from trtcore.lowering.decompose import REASON
+from trtcore.lowering.decompose import REASON, decompose
+from trtcore.lowering.match import OBJECTIONS, is_pattern, unfuse
 from trtcore.partition.levels import group_by_levels
 from trtcore.partition.segment import Segment, extract
-from trtcore.provenance import describe
+from trtcore.provenance import SOURCES, describe
 from trtcore.registry import Selection
 from trtcore.symbols import bounds, free_symbols
 
@@ -93,8 +94,24 @@ def partition(
     Raises:
         PackError: a partitioner's groups overlap, take unsupported nodes, or depend on each other in a cycle.
     """
-    graph = program.graph_module.graph
     memo = memo or SelectionMemo(ctx)
+    while True:
+        found = _partition(program, ctx, memo, quarantined)
+        left = [
+            node
+            for node in program.graph_module.graph.nodes
+            if is_pattern(node) and node.name in found.torch_reasons
+        ]
+        if not left:
+            return found
+        for node in left:  # a pattern never runs in torch: its ops go on alone
+            decompose(program.graph_module, ctx, unfuse(program.graph_module.graph, node))
+
+
+def _partition(
+    program: Program, ctx: CompileContext, memo: SelectionMemo, quarantined: Mapping[str, str] | None
+) -> Partition:
+    graph = program.graph_module.graph
     written = {node.args[0] for node in graph.nodes if mutates(node)}
     selections: dict[str, Selection] = {}
     reasons: dict[str, str] = {}
@@ -110,7 +127,7 @@ def partition(
             _check_write(node)
             reasons[node.name] = "writes back to an input or a buffer of the model"
             continue
-        selection = selections[node.name] = memo.select(node)
+        selection = selections[node.name] = _with_patterns(node, memo.select(node))
         reason = (
             (quarantined or {}).get(node.name) or _unconverted(node, selection) or _objection(node, program)
         )
@@ -136,9 +153,15 @@ def partition(
     )  # fmt: skip
 
 
+def _with_patterns(node: Node, selection: Selection) -> Selection:
+    """The selection, and before it the converters of patterns that did not take the node."""
+    lost = node.meta.get(OBJECTIONS)
+    return replace(selection, candidates=(*lost, *selection.candidates)) if lost else selection
+
+
 def count_ops(nodes: Sequence[Node]) -> int:
-    """Converted ops among nodes: what min_block_size counts."""
-    return sum(1 for node in nodes if not is_getitem(node))
+    """Converted ops among nodes, a pattern's each: what min_block_size counts."""
+    return sum(len(node.meta.get(SOURCES, (node,))) for node in nodes if not is_getitem(node))
 
 
 def _unconverted(node: Node, selection: Selection) -> str:

@@ -1,0 +1,489 @@
+"""Patterns: where a graph holds a pattern's ops, one node takes their place, if the pattern's converter takes it.
+
+`match_patterns` is a core pass, between the packs' passes and decomposition. A pattern is lowered by the passes
+that ran before it, so that it looks as the model does. `unfuse` puts the ops back: a node that is a pattern never
+runs in torch, and a pattern whose converter fails leaves its ops to their own converters.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from trtcore.context import CompileContext
+from trtcore.graphs import is_size, mutates
+from trtcore.patterns import Pattern
+from trtcore.provenance import SOURCES, Source, op_name, source_line
+from trtcore.registry import Candidate, Converter
+from trtcore.schema import normalise_arguments
+from trtcore.symbols import SizeMaterialiser, expression_of
+
+OBJECTIONS = "trtcore_patterns"
+"""Key in node.meta: candidates for patterns that end in this node and did not take it."""
+
+_FRAGMENT = "trtcore_fragment"
+
+Lower = Callable[[GraphModule], GraphModule]
+
+
+def match_patterns(graph_module: GraphModule, ctx: CompileContext, lower: Lower) -> GraphModule:
+    """Replace, in place, what patterns match and their converters take.
+
+    Patterns go in the order of their converters; each matches in graph order, and ops of one match are gone for
+    the next.
+
+    Args:
+        lower: the passes before this one, for the patterns' own graphs.
+    """
+    patterns = ctx.registry.patterns
+    if not patterns or ctx.backend is None:
+        return graph_module
+    by_target: dict[Any, list[Node]] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "call_function":
+            by_target.setdefault(node.target, []).append(node)
+    gone: set[Node] = set()
+    for pattern in patterns:
+        shape = _shape(pattern, ctx, lower)
+        if shape is None:
+            continue
+        for anchor in by_target.get(shape.anchor.target, ()):
+            found = _Matcher(shape).match(anchor) if anchor not in gone else None
+            if found is not None:
+                gone.update(_replace(graph_module.graph, shape, found, ctx))
+    return graph_module
+
+
+# ---- the pattern's graph ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A lowered pattern, ready to be looked for.
+
+    Attributes:
+        outputs: its result nodes, and `single` whether it returns one tensor and no tuple.
+        anchor: the last op among the outputs; the search starts there.
+        placeholders: one per input.
+        floats: literal -> input position.
+    """
+
+    pattern: Pattern
+    outputs: tuple[Node, ...]
+    single: bool
+    anchor: Node
+    placeholders: tuple[Node, ...]
+    floats: Mapping[float, int]
+
+
+def _shape(pattern: Pattern, ctx: CompileContext, lower: Lower) -> _Shape | None:
+    """The pattern as the model's graph would hold it; None, with a warning, where it cannot be traced or lowered."""
+    from trtcore.packs import pack_failure
+
+    (first, *_) = ctx.registry.candidates(pattern)
+    try:
+        traced = pattern.trace()
+        module = lower(GraphModule(traced.graph_module, _copy(traced.graph_module.graph)))
+    except Exception as error:
+        pack_failure(f"a pattern of {first.source_version} is not used: {error}", first.source_version, error)
+        return None
+    results = module.graph.output_node().args[0]
+    outputs = tuple(results) if isinstance(results, (tuple, list)) else (results,)
+    order = {node: i for i, node in enumerate(module.graph.nodes)}
+    if not all(isinstance(node, Node) and node.op == "call_function" for node in outputs):
+        pack_failure(
+            f"pattern {pattern.__name__} of {first.source_version} is not used: lowering leaves nothing of it",
+            first.source_version,
+        )
+        return None
+    return _Shape(
+        pattern,
+        outputs,
+        not isinstance(results, (tuple, list)),
+        max(outputs, key=order.__getitem__),
+        tuple(node for node in module.graph.nodes if node.op == "placeholder"),
+        traced.floats,
+    )
+
+
+def _copy(graph: Graph) -> Graph:
+    copied = Graph()
+    result = copied.graph_copy(graph, {})
+    copied.output(result)
+    return copied
+
+
+# ---- matching -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Where a pattern was found.
+
+    Attributes:
+        nodes: pattern node -> graph node, for every op of the pattern.
+        arguments: what stands for each of the pattern's inputs: a node or a number.
+    """
+
+    nodes: Mapping[Node, Node]
+    arguments: tuple[Any, ...]
+
+
+class _Matcher:
+    """One attempt, from one anchor. Backtracks only among the users of what is bound, for further outputs."""
+
+    def __init__(self, shape: _Shape) -> None:
+        self.shape = shape
+        self.positions = {node: i for i, node in enumerate(shape.placeholders)}
+
+    def match(self, anchor: Node) -> _Match | None:
+        for state in self._outputs(_State(), [(self.shape.anchor, anchor)], list(self.shape.outputs)):
+            found = self._finished(state)
+            if found is not None:
+                return found
+        return None
+
+    def _outputs(
+        self, state: _State, pairs: Sequence[tuple[Node, Node]], wanted: list[Node]
+    ) -> Iterator[_State]:
+        """States in which `pairs` and all of the `wanted` outputs are bound."""
+        state = state.copy()
+        if not all(self._bind(state, *pair) for pair in pairs):
+            return
+        left = [node for node in wanted if node not in state.nodes]
+        if not left:
+            yield state
+            return
+        # The users of a bound node must hold the next op on the way to an output that is not bound yet.
+        inputs = [(self.shape.placeholders[i], v) for i, v in state.inputs.items() if isinstance(v, Node)]
+        for bound, image in [*state.nodes.items(), *inputs]:
+            for user in bound.users:
+                if user.op == "call_function" and user not in state.nodes and not is_size(user):
+                    for candidate in image.users:
+                        if candidate.target == user.target:
+                            yield from self._outputs(state, [(user, candidate)], left)
+                    return
+
+    def _bind(self, state: _State, mine: Node, theirs: Any) -> bool:
+        """Let `mine`, an op or an input of the pattern, be `theirs`."""
+        if mine.op == "placeholder":
+            return self._bind_input(state, mine, theirs)
+        if is_size(mine):
+            return self._bind_size(state, mine.meta["val"], theirs)
+        if not isinstance(theirs, Node) or theirs.op != "call_function" or theirs.target != mine.target:
+            return False
+        if mine in state.nodes:
+            return state.nodes[mine] is theirs
+        state.nodes[mine] = theirs
+        try:
+            ours = normalise_arguments(mine.target, mine.args, mine.kwargs)
+            given = normalise_arguments(theirs.target, theirs.args, theirs.kwargs)
+        except Exception:  # a call that does not fit its schema is nobody's
+            return False
+        return ours.keys() == given.keys() and all(
+            self._same(state, value, given[name]) for name, value in ours.items()
+        )
+
+    def _bind_input(self, state: _State, mine: Node, theirs: Any) -> bool:
+        position = self.positions[mine]
+        value = mine.meta.get("val")
+        if not isinstance(value, torch.Tensor):
+            return self._bind_size(state, value, theirs)
+        if not isinstance(theirs, Node) or not isinstance(theirs.meta.get("val"), torch.Tensor):
+            return False
+        if position in state.inputs:
+            return state.inputs[position] is theirs
+        state.inputs[position] = theirs
+        dims = theirs.meta["val"].shape
+        if len(dims) == len(value.shape):
+            for expected, dim in zip(value.shape, dims):
+                expression = expression_of(expected)
+                if not isinstance(expression, int) and expression.is_Symbol:
+                    state.bind_symbol(expression, expression_of(dim), None)
+        return True
+
+    def _bind_size(self, state: _State, mine: Any, theirs: Any) -> bool:
+        value = theirs.meta.get("val") if isinstance(theirs, Node) else theirs
+        if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+            return False
+        state.sizes.append((expression_of(mine), expression_of(value), theirs))
+        return True
+
+    def _same(self, state: _State, mine: Any, theirs: Any) -> bool:
+        """Whether an argument of the pattern is, or may be, an argument of the graph."""
+        if isinstance(mine, Node):
+            return self._bind(state, mine, theirs)
+        if isinstance(mine, (list, tuple)):
+            return (
+                isinstance(theirs, (list, tuple))
+                and len(mine) == len(theirs)
+                and all(self._same(state, a, b) for a, b in zip(mine, theirs))
+            )
+        if isinstance(mine, float) and mine in self.shape.floats:
+            position = self.shape.floats[mine]
+            if isinstance(theirs, bool) or not isinstance(theirs, (int, float)):
+                return False
+            return bool(state.inputs.setdefault(position, theirs) == theirs)
+        if isinstance(mine, torch.SymInt):
+            return self._bind_size(state, mine, theirs)
+        if isinstance(theirs, Node):
+            return False
+        number = isinstance(mine, (int, float)) and not isinstance(mine, bool)
+        return mine == theirs and (type(mine) is type(theirs) or (number and not isinstance(theirs, bool)))
+
+    def _finished(self, state: _State) -> _Match | None:
+        """The match, if the sizes agree and every input is known."""
+        # Symbols alone first: they are what the expressions are made of.
+        for mine, theirs, raw in sorted(state.sizes, key=lambda item: not _is_symbol(item[0])):
+            if _is_symbol(mine) and mine not in state.symbols:
+                state.bind_symbol(mine, theirs, raw)
+            elif not state.agrees(mine, theirs):
+                return None
+        arguments = []
+        for position, node in enumerate(self.shape.placeholders):
+            value = node.meta.get("val")
+            if position in state.inputs:
+                arguments.append(state.inputs[position])
+            elif isinstance(value, (torch.SymInt, int)) and not isinstance(value, bool):
+                found = state.value_of(expression_of(value))
+                if found is None:
+                    return None
+                arguments.append(found)
+            elif isinstance(value, torch.Tensor) or type(self.shape.pattern.inputs[position]) is float:
+                return None  # lowering has dropped an input, which the converter would miss
+            else:
+                arguments.append(self.shape.pattern.inputs[position])
+        return _Match(dict(state.nodes), tuple(arguments))
+
+
+class _State:
+    """What is bound so far."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[Node, Node] = {}
+        self.inputs: dict[int, Any] = {}
+        self.symbols: dict[Any, tuple[Any, Any]] = {}
+        self.sizes: list[tuple[Any, Any, Any]] = []
+
+    def copy(self) -> _State:
+        other = _State()
+        other.nodes, other.inputs = dict(self.nodes), dict(self.inputs)
+        other.symbols, other.sizes = dict(self.symbols), list(self.sizes)
+        return other
+
+    def bind_symbol(self, symbol: Any, expression: Any, raw: Any) -> None:
+        """The first value counts; a pattern that uses sizes says in its example which are equal."""
+        self.symbols.setdefault(symbol, (expression, raw))
+
+    def agrees(self, mine: Any, theirs: Any) -> bool:
+        value = self._substituted(mine)
+        return value is not None and bool(value == theirs or (value - theirs) == 0)
+
+    def value_of(self, expression: Any) -> Any:
+        """A number or a node for an int input of the pattern; None where it is not known."""
+        for mine, theirs, raw in self.sizes:
+            if mine == expression:
+                return raw if isinstance(raw, Node) else theirs
+        value = self._substituted(expression)
+        return int(value) if value is not None and not getattr(value, "free_symbols", ()) else None
+
+    def _substituted(self, expression: Any) -> Any:
+        if isinstance(expression, int):
+            return expression
+        if any(symbol not in self.symbols for symbol in expression.free_symbols):
+            return None
+        value = expression.xreplace({symbol: self.symbols[symbol][0] for symbol in expression.free_symbols})
+        return expression_of(value) if not isinstance(value, int) else value
+
+
+def _is_symbol(expression: Any) -> bool:
+    return not isinstance(expression, int) and bool(expression.is_Symbol)
+
+
+# ---- replacing ----------------------------------------------------------------------------------------------
+
+
+def _replace(graph: Graph, shape: _Shape, found: _Match, ctx: CompileContext) -> list[Node]:
+    """Put one node in place of a match; return what it replaced, nothing where somebody objects."""
+    sources = sorted(set(found.nodes.values()))
+    outputs = [found.nodes[node] for node in shape.outputs]
+    place = _place(sources, outputs)
+    if place is None or not _sizes_can_be_made(graph, sources):
+        return []
+    with graph.inserting_before(place):
+        fused = graph.call_function(shape.pattern, found.arguments)
+    fused.meta = _meta(sources, outputs, shape.single, found.arguments)
+    selection = ctx.registry.select(fused, ctx)
+    chosen = selection.chosen
+    objection = "" if chosen is None else _objection(chosen, sources, ctx)
+    if chosen is None or objection:
+        graph.erase_node(fused)
+        anchor = found.nodes[shape.anchor]
+        lost = [
+            one if one.verdict == "rejected" else Candidate(one.converter, "rejected", objection)
+            for one in selection.candidates
+        ]
+        anchor.meta[OBJECTIONS] = (*anchor.meta.get(OBJECTIONS, ()), *lost)
+        return []
+    fused.name = graph._graph_namespace.create_name(shape.pattern.__name__, fused)
+    if shape.single:
+        outputs[0].replace_all_uses_with(fused)
+    else:
+        with graph.inserting_before(place):
+            for index, output in enumerate(outputs):
+                item = graph.call_function(operator.getitem, (fused, index))
+                item.meta = {**output.meta}
+                output.replace_all_uses_with(item)
+    for node in reversed(sources):
+        graph.erase_node(node)
+    return sources
+
+
+def _place(sources: Sequence[Node], outputs: Sequence[Node]) -> Node | None:
+    """The node to stand before; None where something outside reads a result in the middle, or reads too early."""
+    inside = set(sources)
+    readers: list[Node] = []
+    for node in sources:
+        outside = [user for user in node.users if user not in inside]
+        if outside and node not in outputs:
+            return None
+        readers += outside
+    given = [source for node in sources for source in node.all_input_nodes if source not in inside]
+    if not readers:
+        return None
+    first = min(readers)
+    return first if all(source < first for source in given) else None
+
+
+def _objection(chosen: Converter, sources: Sequence[Node], ctx: CompileContext) -> str:
+    """Why the pattern must leave its ops alone; "" if it may take them."""
+    for node in sources:
+        if mutates(node):
+            return f"{node.name} writes to a tensor"
+        own = ctx.registry.select(node, ctx)
+        if own.reason.startswith("forced to torch"):
+            return f"its op {own.target} is {own.reason}"
+        if own.chosen is not None and ctx.registry.goes_before(own.chosen, chosen):
+            return f"{own.chosen} goes before it for its op {own.target}"
+    return ""
+
+
+def _sizes_can_be_made(graph: Graph, sources: Sequence[Node]) -> bool:
+    sizes = [s for node in sources for s in node.all_input_nodes if is_size(s)]
+    if not sizes:
+        return True
+    maker = SizeMaterialiser(graph, graph.find_nodes(op="placeholder"))
+    return all(maker.can_make(node.meta["val"]) for node in sizes)
+
+
+def _meta(
+    sources: Sequence[Node], outputs: Sequence[Node], single: bool, arguments: Sequence[Any]
+) -> dict[str, Any]:
+    values = tuple(node.meta.get("val") for node in outputs)
+    stacks = [node.meta.get("nn_module_stack") or {} for node in sources]
+    common = dict(stacks[-1])
+    for stack in stacks:
+        common = {key: value for key, value in common.items() if stack.get(key) == value}
+    return {
+        "val": values[0] if single else values,
+        "nn_module_stack": common,
+        "stack_trace": outputs[-1].meta.get("stack_trace"),
+        SOURCES: tuple(Source(node.name, op_name(node.target), source_line(node)) for node in sources),
+        _FRAGMENT: _Fragment.of(sources, outputs, arguments),
+    }
+
+
+# ---- putting the ops back -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Argument:
+    position: int
+
+
+@dataclass(frozen=True)
+class _Size:
+    value: Any
+
+
+@dataclass(frozen=True)
+class _Result:
+    index: int
+
+
+@dataclass(frozen=True)
+class _Fragment:
+    """The ops that a pattern's node stands for, free of other nodes.
+
+    Attributes:
+        ops: (target, args, kwargs, name, meta); an argument is a constant, an argument of the pattern's node, an
+            earlier result, or a size.
+        outputs: indices into `ops`.
+    """
+
+    ops: tuple[tuple[Any, Any, Any, str, dict[str, Any]], ...]
+    outputs: tuple[int, ...]
+
+    @classmethod
+    def of(cls, sources: Sequence[Node], outputs: Sequence[Node], arguments: Sequence[Any]) -> _Fragment:
+        index = {node: i for i, node in enumerate(sources)}
+        position = {node: i for i, node in enumerate(arguments) if isinstance(node, Node)}
+
+        def plain(node: Node) -> Any:
+            if node in index:
+                return _Result(index[node])
+            return _Argument(position[node]) if node in position else _Size(node.meta["val"])
+
+        ops = [
+            (
+                node.target,
+                torch.fx.map_arg(node.args, plain),
+                torch.fx.map_arg(dict(node.kwargs), plain),
+                node.name,
+                dict(node.meta),
+            )
+            for node in sources
+        ]
+        return cls(tuple(ops), tuple(index[node] for node in outputs))
+
+
+def is_pattern(node: Node) -> bool:
+    """Whether a node stands for the ops of a pattern."""
+    return node.op == "call_function" and isinstance(node.target, Pattern)
+
+
+def unfuse(graph: Graph, fused: Node) -> list[Node]:
+    """Put the ops back that a pattern's node stands for; return them."""
+    fragment: _Fragment = fused.meta[_FRAGMENT]
+    made: list[Node] = []
+    with graph.inserting_before(fused):
+        sizes = SizeMaterialiser(graph, graph.find_nodes(op="placeholder"))
+
+        def real(value: Any) -> Any:
+            if isinstance(value, _Result):
+                return made[value.index]
+            if isinstance(value, _Argument):
+                return fused.args[value.position]
+            if isinstance(value, _Size):
+                return sizes.make(value.value, like=value.value)
+            return value
+
+        for target, args, kwargs, name, meta in fragment.ops:
+            given = torch.fx.node.map_aggregate((args, kwargs), real)
+            node = graph.create_node("call_function", target, given[0], given[1], name=name)
+            node.meta = dict(meta)
+            made.append(node)
+    outputs = [made[index] for index in fragment.outputs]
+    if isinstance(fused.meta["val"], tuple):
+        for item in list(fused.users):
+            item.replace_all_uses_with(outputs[item.args[1]])  # type: ignore[index]
+            graph.erase_node(item)
+    else:
+        fused.replace_all_uses_with(outputs[0])
+    graph.erase_node(fused)
+    return made
