@@ -1,0 +1,35 @@
+"""Layers by op, by their old names: ``impl.elementwise.add(ctx, target, source_ir, name, lhs, rhs)``.
+
+Every function takes ``ctx, target, source_ir, name`` first and ITensors, torch tensors, arrays or numbers for its
+operands, and returns an ITensor.
+"""
+
+from __future__ import annotations
+
+from trtcore.compat.torch_tensorrt.impl import (
+    activation,
+    cat,
+    condition,
+    elementwise,
+    matmul,
+    permutation,
+    reduce,
+    shape,
+    shuffle,
+    slice,
+    unary,
+)
+
+__all__ = [
+    "activation",
+    "cat",
+    "condition",
+    "elementwise",
+    "matmul",
+    "permutation",
+    "reduce",
+    "shape",
+    "shuffle",
+    "slice",
+    "unary",
+]
