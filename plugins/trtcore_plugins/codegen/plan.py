@@ -1,0 +1,356 @@
+"""Running a program on tensors: which kernels, with which arguments.
+
+A plan is made once per sizes and strides of the inputs and kept. Kernels are compiled per program, dtypes and `Shape`
+(how many axes are left after merging, and which strides are 0 or 1), so that other sizes use the same kernel.
+"""
+
+from __future__ import annotations
+
+import linecache
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from trtcore_plugins.codegen.builder import held
+from trtcore_plugins.codegen.geometry import (
+    Axis,
+    Side,
+    in_memory_order,
+    largest_offset,
+    merged,
+    split_pointwise,
+)
+from trtcore_plugins.codegen.program import OMITTED, Program, evaluate, evaluate_all
+from trtcore_plugins.codegen.source import Kernel, Shape, partials, scalars, write_kernel
+
+LARGEST_TILE = 16384
+"""Columns up to which a row is kept in registers."""
+_PLANS = 512
+_FAR = (1 << 31) - (1 << 20)  # offsets beyond this need 64 bits; the last tile may reach over the end
+_MULTIPROCESSORS = 132  # of a GPU that is not here (the interpreter's)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Rows and columns of a tile, and warps per program."""
+
+    rows: int
+    columns: int
+    warps: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel call. Arguments are names of tensors ("in_0", "out_0", "work_v3") and ints."""
+
+    kernel: Kernel
+    grid: int
+    arguments: tuple[Any, ...]
+    blocks: Blocks
+    wide: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kernel calls, and the tensors to make before them: (size, stride, dtype) of the outputs, (name, elements,
+    dtype) of the workspaces."""
+
+    launches: tuple[Launch, ...]
+    outputs: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
+    workspaces: tuple[tuple[str, int, torch.dtype], ...] = ()
+
+
+_plans: OrderedDict[Any, Plan | None] = OrderedDict()
+
+
+def run(
+    program: Program, inputs: Sequence[torch.Tensor], sizes: Sequence[int] = (), *, interpret: bool = False
+) -> list[torch.Tensor]:
+    """Compute a program with its generated kernels.
+
+    Args:
+        inputs: on one CUDA device, or on the CPU with `interpret`.
+        interpret: through Triton's interpreter, on the CPU.
+
+    Returns:
+        new tensors with the sizes and strides that torch would give them.
+    """
+    key = (program.text, tuple((t.shape, t.stride()) for t in inputs), tuple(sizes), inputs[0].device)
+    try:
+        plan = _plans[key]
+    except KeyError:
+        plan = make_plan(program, inputs, sizes)
+        _plans[key] = plan
+        if len(_plans) > _PLANS:
+            _plans.popitem(last=False)
+    if plan is None:  # nothing to loop over
+        return evaluate(program, inputs, sizes)
+    return execute(plan, inputs, interpret=interpret)
+
+
+def execute(plan: Plan, inputs: Sequence[torch.Tensor], *, interpret: bool = False) -> list[torch.Tensor]:
+    """Call a plan's kernels."""
+    device = inputs[0].device
+    outputs = [
+        torch.empty_strided(size, stride, dtype=dtype, device=device) for size, stride, dtype in plan.outputs
+    ]
+    tensors: dict[str, torch.Tensor] = {f"in_{i}": one for i, one in enumerate(inputs)}
+    tensors.update((f"out_{i}", one) for i, one in enumerate(outputs))
+    for name, elements, dtype in plan.workspaces:
+        tensors[name] = torch.empty(elements, dtype=dtype, device=device)
+    if interpret:
+        return _interpret(plan, tensors, outputs)
+    with torch.cuda.device(device):
+        for launch in plan.launches:
+            function, index = compiled(launch.kernel), _index_type(launch.wide)
+            function[(launch.grid, 1, 1)](
+                *(tensors[one] if isinstance(one, str) else one for one in launch.arguments),
+                Y=launch.blocks.rows, X=launch.blocks.columns, INDEX=index,
+                num_warps=launch.blocks.warps, enable_fp_fusion=False,
+            )  # fmt: skip
+    return outputs
+
+
+def _interpret(
+    plan: Plan, tensors: dict[str, torch.Tensor], outputs: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    for output in outputs:
+        poison(output)
+    for launch in plan.launches:
+        function = interpreted(launch.kernel)
+        function[(launch.grid, 1, 1)](
+            *(tensors[one] if isinstance(one, str) else one for one in launch.arguments),
+            Y=launch.blocks.rows, X=launch.blocks.columns, INDEX=_index_type(launch.wide),
+        )  # fmt: skip
+    return outputs
+
+
+def poison(tensor: torch.Tensor) -> None:
+    """Fill a tensor with what no kernel writes by chance: NaN, or the dtype's lowest number plus one."""
+    if tensor.dtype is torch.bool:
+        tensor.view(torch.uint8).fill_(0xA5)
+    elif tensor.dtype.is_floating_point:
+        tensor.fill_(float("nan"))
+    else:
+        tensor.fill_(torch.iinfo(tensor.dtype).min + 1)
+
+
+@lru_cache(maxsize=4096)
+def compiled(kernel: Kernel) -> Any:
+    """The kernel as a Triton function."""
+    import triton
+
+    from trtcore_plugins.codegen import device
+
+    return _define(kernel, triton.jit, device)
+
+
+@lru_cache(maxsize=4096)
+def interpreted(kernel: Kernel) -> Any:
+    """The kernel for Triton's interpreter."""
+    from trtcore_plugins.codegen import interpreted as functions
+
+    return _define(kernel, functions.InterpretedFunction, functions)
+
+
+def _define(kernel: Kernel, jit: Any, functions: Any) -> Any:
+    """Run a kernel's source, which is made of the texts in this package alone. Triton reads it from linecache."""
+    import triton.language as tl
+
+    file = f"<{kernel.name} {abs(hash(kernel.source)):x}>"
+    linecache.cache[file] = (len(kernel.source), None, kernel.source.splitlines(keepends=True), file)
+    namespace: dict[str, Any] = {"jit": jit, "tl": tl, "f": functions, "__name__": __name__}
+    exec(compile(kernel.source, file, "exec"), namespace)
+    return namespace[kernel.name]
+
+
+@lru_cache(maxsize=2)
+def _index_type(wide: bool) -> Any:
+    import triton.language as tl
+
+    return tl.int64 if wide else tl.int32
+
+
+# ---- making plans --------------------------------------------------------------------------------------------
+
+
+def make_plan(program: Program, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> Plan | None:
+    """The plan for inputs of these sizes and strides; None if a tensor is empty."""
+    with torch.no_grad():
+        stand_ins = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") for t in inputs]
+        values = evaluate_all(program, stand_ins, sizes)
+    if any(value.numel() == 0 for value in values):
+        return None
+    outputs = [values[number] for number in program.outputs]
+    multiprocessors = _MULTIPROCESSORS
+    if inputs[0].is_cuda:
+        multiprocessors = torch.cuda.get_device_properties(inputs[0].device).multi_processor_count
+    planner = _Planner(program, _axes(program, values, [*inputs, *outputs]), sizes, multiprocessors)
+    launches, workspaces = planner.plan()
+    made = tuple((tuple(one.shape), tuple(one.stride()), one.dtype) for one in outputs)
+    return Plan(tuple(launches), made, tuple(workspaces))
+
+
+def _axes(program: Program, values: Sequence[torch.Tensor], operands: Sequence[torch.Tensor]) -> list[Axis]:
+    """The domain's axes, with the strides of all operands (inputs, then outputs)."""
+    sizes = [1] * program.rank
+    for spec, value in zip(program.specs, values):
+        for dim, axis in enumerate(spec.axes):
+            if axis != OMITTED:
+                sizes[axis] = max(sizes[axis], value.shape[dim])
+    strides = [[0] * len(operands) for _ in sizes]
+    specs = [*program.inputs, *(program.specs[number] for number in program.outputs)]
+    for operand, (spec, value) in enumerate(zip(specs, operands)):
+        for dim, axis in enumerate(spec.axes):
+            if axis != OMITTED and value.shape[dim] > 1:
+                strides[axis][operand] = value.stride(dim)
+    return [Axis(size, tuple(along)) for size, along in zip(sizes, strides)]
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is not below `number`."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def pointwise_blocks(rows: int, columns: int, transposed: bool, multiprocessors: int) -> Blocks:
+    """The tile of a pointwise kernel."""
+    if transposed:
+        return Blocks(min(64, power_of_two(rows)), min(64, power_of_two(columns)), 8)
+    share = power_of_two(max(1, rows * columns // (multiprocessors * 8)))
+    tile = min(1024, max(128, share))
+    across = min(tile, power_of_two(columns))
+    return Blocks(min(tile // across, power_of_two(rows)), across, max(1, min(4, tile // 128)))
+
+
+def row_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
+    """The tile of a kernel that keeps whole rows of `columns` elements."""
+    across = power_of_two(columns)
+    down = min(power_of_two(rows), max(1, 2048 // across))
+    while down > 1 and -(-rows // down) < 2 * multiprocessors:
+        down //= 2
+    return Blocks(down, across, max(1, min(16, down * across // 512)))
+
+
+class _Planner:
+    def __init__(self, program: Program, axes: Sequence[Axis], sizes: Sequence[int], multiprocessors: int) -> None:
+        self.program = program
+        self.scalars = scalars(program)
+        self.inputs = len(program.inputs)
+        self.operands = self.inputs + len(program.outputs)
+        self.sizes = sizes
+        self.multiprocessors = multiprocessors
+        self.transposed = False
+        outputs = list(range(self.inputs, self.operands))
+        if program.reduced:
+            self.rows, self.columns = self._split_reduction(axes, outputs)
+        else:
+            self.rows, self.columns, self.transposed = split_pointwise(axes, outputs, self.operands)
+        self.wide = largest_offset((self.rows, self.columns), self.operands) >= _FAR
+
+    def _split_reduction(self, axes: Sequence[Axis], outputs: Sequence[int]) -> tuple[Side, Side]:
+        reduced = self.program.reduced
+        rows = [axis for number, axis in enumerate(axes) if number not in reduced]
+        columns = [axis for number, axis in enumerate(axes) if number in reduced]
+        weight = sorted(range(self.operands), key=lambda one: -sum(axis.strides[one] > 0 for axis in axes))
+        if not any(value.reduce.startswith("arg") for value in self.scalars.values):
+            columns = in_memory_order(columns, weight)
+        return merged(in_memory_order(rows, weight)), merged(columns)
+
+    # -- which kernels --------------------------------------------------------------------------------------
+
+    def plan(self) -> tuple[list[Launch], list[tuple[str, int, torch.dtype]]]:
+        rows, columns = self.rows.size, self.columns.size
+        if not self.program.reduced:
+            blocks = pointwise_blocks(rows, columns, self.transposed, self.multiprocessors)
+            across = -(-columns // blocks.columns)
+            return [self._launch("tile", blocks, -(-rows // blocks.rows) * across, 0, {"across": across})], []
+        if self._columns_are_inner():
+            if columns <= LARGEST_TILE:
+                blocks = row_blocks(rows, columns, self.multiprocessors)
+                return [self._tile(blocks, -(-rows // blocks.rows))], []
+            blocks = Blocks(1, 4096, 8)
+        elif columns <= 16:
+            across = power_of_two(columns)
+            blocks = Blocks(max(1, min(1024 // across, power_of_two(rows))), across, 4)
+            return [self._tile(blocks, -(-rows // blocks.rows))], []
+        else:
+            blocks = Blocks(min(64, power_of_two(rows)), min(32, power_of_two(columns)), 4)
+        programs = -(-rows // blocks.rows)
+        if programs < 2 * self.multiprocessors and columns > 4 * blocks.columns:
+            return self._pieces(blocks, programs)
+        return [self._launch("loop", blocks, programs)], []
+
+    def _has_wide_results(self) -> bool:
+        reduced = {*self.program.reduced}
+        return any(reduced & {*self.program.specs[number].axes} for number in self.program.outputs)
+
+    def _columns_are_inner(self) -> bool:
+        """Whether memory is walked along the rows' elements, as most operands see it."""
+        votes = 0
+        for operand in range(self.operands):
+            along = [one for one in self.columns.strides(operand) if one]
+            across = [one for one in self.rows.strides(operand) if one]
+            if along and across:
+                votes += 1 if min(along) < min(across) else -1
+        return votes >= 0
+
+    def _tile(self, blocks: Blocks, grid: int) -> Launch:
+        return self._launch("tile", blocks, grid)
+
+    def _pieces(self, blocks: Blocks, programs: int) -> tuple[list[Launch], list[tuple[str, int, torch.dtype]]]:
+        """Few, long rows: cut into pieces that run side by side."""
+        rows, columns = self.rows.size, self.columns.size
+        wanted = min(1024, max(2, 4 * self.multiprocessors // programs), -(-columns // blocks.columns))
+        piece = -(-columns // wanted)
+        piece = -(-piece // blocks.columns) * blocks.columns
+        pieces = -(-columns // piece)
+        extra = {"pieces": pieces, "piece": piece}
+        launches: list[Launch] = []
+        workspaces: list[tuple[str, int, torch.dtype]] = []
+        for level in range(1, self.scalars.levels + 1):
+            launches.append(self._launch("partial", blocks, programs * pieces, level, extra))
+            combining = Blocks(1, power_of_two(pieces), 4)
+            launches.append(self._launch("combine", combining, rows, level, extra))
+            for reduction in self.scalars.reductions(level):
+                for suffix, dtype in partials(reduction):
+                    name = f"{reduction.name}{suffix}"
+                    workspaces.append((f"work_{name}", rows * pieces, held(dtype)))
+                    workspaces.append((f"row_{name}", rows, held(dtype)))
+        across = -(-columns // blocks.columns) if self._has_wide_results() else 1
+        launches.append(self._launch("apply", blocks, programs * across, 0, {**extra, "across": across}))
+        return launches, workspaces
+
+    # -- their arguments ------------------------------------------------------------------------------------
+
+    def _launch(
+        self, form: str, blocks: Blocks, grid: int, level: int = 0, extra: dict[str, int] | None = None
+    ) -> Launch:
+        patterns = tuple((self.rows.pattern(one), self.columns.pattern(one)) for one in range(self.operands))
+        shape = Shape(form, len(self.rows.axes), len(self.columns.axes), patterns, level)
+        kernel = write_kernel(self.program, shape)
+        known = {"n_y": self.rows.size, "n_x": self.columns.size, "n_r": self.columns.size, **(extra or {})}
+        arguments = tuple(self._argument(name, known) for name in kernel.parameters)
+        return Launch(kernel, grid, arguments, blocks, self.wide)
+
+    def _argument(self, name: str, known: dict[str, int]) -> Any:
+        if name in known:
+            return known[name]
+        kind, _, rest = name.partition("_")
+        if kind == "rows":
+            return self.rows.axes[int(rest)].size
+        if kind == "columns":
+            return self.columns.axes[int(rest)].size
+        if kind == "size":
+            return self.sizes[int(rest)]
+        if kind in ("in", "out") and "_" in rest:
+            number, side_name, axis = rest.split("_")
+            operand = int(number) + (self.inputs if kind == "out" else 0)
+            side = self.rows if side_name == "row" else self.columns
+            flat = len(side.pattern(operand)) == 1
+            return side.last_stride(operand) if flat else side.axes[int(axis)].strides[operand]
+        return name
