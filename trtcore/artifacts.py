@@ -332,7 +332,8 @@ def load(path: str | os.PathLike[str], *, runtime: str = "auto") -> CompiledModu
     except OSError as error:
         raise ArtifactError(f"{source} cannot be read: {error}") from error
     with file:
-        extra = _vet(source, file)
+        extra, ops = _vet(source, file)
+        _register_ops(source, ops)
         file.seek(0)
         try:
             with warnings.catch_warnings():
@@ -418,15 +419,19 @@ def _choose(manifest: EngineManifest, has_network: bool, runtime: str) -> Any:
 # ---- vetting ----------------------------------------------------------------------------------------
 
 
-def _vet(source: Path, file: Any) -> dict[str, Any]:
-    """Refuse everything that `save` does not write, before torch sees it. Returns what `save` added."""
+def _vet(source: Path, file: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Refuse everything that `save` does not write, before torch sees it.
+
+    Returns:
+        what `save` added, and the names of the ops that the graph calls.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             members = _members(source, archive)
             for name in ("weights", "constants"):
                 _vet_payload(source, archive, members, f"data/{name}/model_{name}_config.json")
             _vet_examples(source, archive, members)
-            _json_member(source, archive, members["models/model.json"])
+            model = _json_member(source, archive, members["models/model.json"])
             extra = _json_member(source, archive, members[f"extra/{_EXTRA}"])
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         raise ArtifactError(
@@ -438,7 +443,39 @@ def _vet(source: Path, file: Any) -> dict[str, Any]:
             f"{source} has format {version!r}; this trtcore reads format {FORMAT}",
             advice="install the trtcore that wrote it, or compile and save again",
         )
-    return extra
+    return extra, _targets(model)
+
+
+def _targets(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ops that a saved graph calls."""
+    try:
+        nodes = model["graph_module"]["graph"]["nodes"]
+        return tuple(dict.fromkeys(str(node["target"]) for node in nodes))
+    except (KeyError, TypeError):
+        return ()  # torch.export says what is wrong with it
+
+
+def _register_ops(source: Path, ops: Sequence[str]) -> None:
+    """See that every custom op of a saved graph exists: packs register theirs when they are loaded."""
+    from trtcore.packs import load_packs
+
+    if any(not _exists(op) for op in ops):
+        load_packs()
+    missing = [op for op in ops if not _exists(op)]
+    if missing:
+        raise ArtifactError(
+            f"{source} calls {', '.join(missing)}, and no torch op of that name is registered here",
+            advice="import what registers it, or install the pack that brings it, before loading",
+        )
+
+
+def _exists(target: str) -> bool:
+    """Whether the torch op of a saved node exists; what is no torch op is for torch.export to judge."""
+    parts = target.split(".")
+    if parts[:2] != ["torch", "ops"] or len(parts) != 5:
+        return True
+    packet = getattr(getattr(torch.ops, parts[2]), parts[3], None)
+    return packet is not None and hasattr(packet, parts[4])
 
 
 def _members(source: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trtcore.errors import ConversionError, PackError
     from trtcore.hookspecs import hookimpl
     from trtcore.lowering.rewrite import insert_call, insert_constant
+    from trtcore.lowering.decompose import REASON
     from trtcore.partition import Partitioner
     from trtcore.patterns import Pattern, pattern_converter
     from trtcore.registry import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from trtcore.schema import node_arguments
 
 __all__ = [
+    "REASON",
     "Backend",
     "Capability",
     "CompileContext",
@@ -78,6 +80,7 @@ _HOMES = {
     "trtcore.errors": ("ConversionError", "PackError"),
     "trtcore.hookspecs": ("hookimpl",),
     "trtcore.lowering.rewrite": ("insert_call", "insert_constant"),
+    "trtcore.lowering.decompose": ("REASON",),
     "trtcore.partition": ("Partitioner",),
     "trtcore.patterns": ("Pattern", "pattern_converter"),
     "trtcore.registry": (

@@ -439,6 +439,12 @@ class CompilationSettings:
         """Ops forced to torch: "aten.gelu" (all overloads), "aten.gelu.default", or the op objects. Kept as
         canonical names.""",
     )
+    fused_ops: frozenset[str] = _setting(
+        frozenset(),
+        _ops,
+        """Ops that go into generated Triton kernels although a converter would take them, and on the CPU too; written
+        like torch_executed_ops. What no converter takes is fused without being named where it helps.""",
+    )
     torch_executed_modules: tuple[str | type, ...] = _setting(
         (),
         _modules,

@@ -25,7 +25,8 @@ from trtcore.provenance import op_name
 from trtcore.symbols import expression_of
 
 REASON = "trtcore_reason"
-"""Key in node.meta: why a node's decomposition could not be used."""
+"""Key in node.meta: why a node runs in torch, in the words that the report shows: its decomposition could not be used,
+or what a pass says of a node of its own."""
 
 _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a cycle
 

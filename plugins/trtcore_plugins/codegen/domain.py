@@ -54,12 +54,14 @@ class _Finder:
     def __init__(self, shapes: Sequence[Sequence[Any]]) -> None:
         self.shapes = shapes
         self.parent: dict[Dim, Dim] = {}
+        self.used: set[int] = set()
         self.reductions: list[tuple[int, tuple[int, ...], bool]] = []  # (what is reduced, its dims, in order?)
 
     # -- lining dims up -------------------------------------------------------------------------------------
 
     def visit(self, step: Step) -> None:
         arguments = bound(step.op, step.args, step.kwargs)
+        self.used.update(step.results, references(tuple(arguments.values())))
         if step.op in CREATIONS:
             return
         if step.op in POINTWISE:
@@ -155,7 +157,11 @@ class _Finder:
     # -- the domain -----------------------------------------------------------------------------------------
 
     def domain(self, outputs: Sequence[int]) -> Domain:
-        kinds = [self._classes(tensor) for tensor in range(len(self.shapes))]
+        used = {*outputs, *self.used}
+        kinds = [
+            self._classes(tensor) if tensor in used else [None] * len(shape)
+            for tensor, shape in enumerate(self.shapes)
+        ]
         everything = {one for classes in kinds for one in classes if one is not None}
         order = self._order(kinds, everything, outputs)
         number = {root: axis for axis, root in enumerate(order)}

@@ -30,6 +30,8 @@ def program_of(function: Callable[..., Any], *inputs: torch.Tensor) -> Program:
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    # One example given twice would be traced as one input.
+    inputs = tuple(torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in inputs)
     with torch.no_grad():
         traced = make_fx(lambda *args: _flat(function(*args)), tracing_mode="fake", pre_dispatch=True)(*inputs)
     traced.graph.eliminate_dead_code()
