@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from trtcore.conversion.context import ConversionContext
     from trtcore.errors import ConversionError, PackError
     from trtcore.hookspecs import hookimpl
-    from trtcore.lowering.rewrite import insert_call, insert_constant
     from trtcore.lowering.decompose import REASON
+    from trtcore.lowering.rewrite import insert_call, insert_constant
     from trtcore.partition import Partitioner
     from trtcore.patterns import Pattern, pattern_converter
     from trtcore.registry import (

@@ -10,7 +10,5 @@ PASSES = (
     LoweringPass(
         "fuse_named", fuse_named, after=("functionalize", "scalar_constants"), before=("decompose",)
     ),
-    LoweringPass(
-        "fuse_uncovered", fuse_uncovered, after=("decompose",), before=("eliminate_dead_code",)
-    ),
+    LoweringPass("fuse_uncovered", fuse_uncovered, after=("decompose",), before=("eliminate_dead_code",)),
 )

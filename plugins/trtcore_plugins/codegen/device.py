@@ -4,7 +4,6 @@ Functions are libdevice's, which are CUDA's own: those that torch's kernels call
 rounded correctly, as torch's are. Importing this module loads Triton.
 """
 
-# ruff: noqa: PLR0124  (x != x is how to ask for NaN)
 from __future__ import annotations
 
 import triton
@@ -181,7 +180,6 @@ def row_max_nan(x):
 @triton.jit
 def row_min_nan(x):
     return tl.reduce(x, 1, _smaller_or_nan, keep_dims=True)
-
 
 
 @triton.jit

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtcore_plugins.codegen.program import OMITTED, Ref, references
-from trtcore_plugins.codegen.rules import CREATIONS, POINTWISE, REDUCTIONS, ROW_NORMS, Unsupported, aten, bound
+from trtcore_plugins.codegen.rules import (
+    CREATIONS,
+    POINTWISE,
+    REDUCTIONS,
+    ROW_NORMS,
+    Unsupported,
+    aten,
+    bound,
+)
 
 Dim = tuple[int, int]
 
@@ -55,7 +63,9 @@ class _Finder:
         self.shapes = shapes
         self.parent: dict[Dim, Dim] = {}
         self.used: set[int] = set()
-        self.reductions: list[tuple[int, tuple[int, ...], bool]] = []  # (what is reduced, its dims, in order?)
+        self.reductions: list[
+            tuple[int, tuple[int, ...], bool]
+        ] = []  # (what is reduced, its dims, in order?)
 
     # -- lining dims up -------------------------------------------------------------------------------------
 
@@ -83,7 +93,9 @@ class _Finder:
         source = next(iter(arguments.values())).index
         rank = len(self.shapes[source])
         given = arguments.get("dim")
-        dims = range(rank) if given is None or given == () else given if isinstance(given, tuple) else (given,)
+        dims = (
+            range(rank) if given is None or given == () else given if isinstance(given, tuple) else (given,)
+        )
         reduced = sorted({dim % rank for dim in dims}) if rank else []
         self._reduces(source, reduced, ordered="arg" in str(step.op) or len(step.results) == 2)
         kept = [dim for dim in range(rank) if dim not in reduced]
@@ -124,7 +136,9 @@ class _Finder:
             if step.op is aten.permute.default:
                 order = [dim % rank for dim in arguments["dims"]]
             elif rank > 1 or step.op is aten.transpose.int:
-                one, two = (arguments.get("dim0", 0) % rank, arguments.get("dim1", 1) % rank) if rank else (0, 0)
+                one, two = (
+                    (arguments.get("dim0", 0) % rank, arguments.get("dim1", 1) % rank) if rank else (0, 0)
+                )
                 if rank:
                     order[one], order[two] = order[two], order[one]
             for position, dim in enumerate(order):
@@ -186,7 +200,9 @@ class _Finder:
         return classes
 
     @staticmethod
-    def _order(kinds: Sequence[Sequence[Dim | None]], everything: set[Dim], outputs: Sequence[int]) -> list[Dim]:
+    def _order(
+        kinds: Sequence[Sequence[Dim | None]], everything: set[Dim], outputs: Sequence[int]
+    ) -> list[Dim]:
         for tensor in (*outputs, *range(len(kinds))):
             wide = [one for one in kinds[tensor] if one is not None]
             if set(wide) == everything:

@@ -38,9 +38,7 @@ class Side:
         return tuple(ZERO if stride == 0 else ONE if stride == 1 else GIVEN for stride in strides)
 
     def _contiguous(self, strides: Sequence[int]) -> bool:
-        return all(
-            strides[at] == strides[at + 1] * self.axes[at + 1].size for at in range(len(strides) - 1)
-        )
+        return all(strides[at] == strides[at + 1] * self.axes[at + 1].size for at in range(len(strides) - 1))
 
     def last_stride(self, operand: int) -> int:
         """The stride of a flat pattern."""

@@ -7,7 +7,6 @@ A plan is made once per sizes and strides of the inputs and kept. Kernels are co
 from __future__ import annotations
 
 import linecache
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,13 +68,19 @@ _plans: OrderedDict[Any, Plan | None] = OrderedDict()
 
 
 def run(
-    program: Program, inputs: Sequence[torch.Tensor], sizes: Sequence[int] = (), *, interpret: bool = False
+    program: Program,
+    inputs: Sequence[torch.Tensor],
+    sizes: Sequence[int] = (),
+    *,
+    interpret: bool = False,
+    poisoned: bool = False,
 ) -> list[torch.Tensor]:
     """Compute a program with its generated kernels.
 
     Args:
         inputs: on one CUDA device, or on the CPU with `interpret`.
         interpret: through Triton's interpreter, on the CPU.
+        poisoned: fill outputs and workspaces before with what no kernel writes.
 
     Returns:
         new tensors with the sizes and strides that torch would give them.
@@ -90,10 +95,12 @@ def run(
             _plans.popitem(last=False)
     if plan is None:  # nothing to loop over
         return evaluate(program, inputs, sizes)
-    return execute(plan, inputs, interpret=interpret)
+    return execute(plan, inputs, interpret=interpret, poisoned=poisoned)
 
 
-def execute(plan: Plan, inputs: Sequence[torch.Tensor], *, interpret: bool = False) -> list[torch.Tensor]:
+def execute(
+    plan: Plan, inputs: Sequence[torch.Tensor], *, interpret: bool = False, poisoned: bool = False
+) -> list[torch.Tensor]:
     """Call a plan's kernels."""
     device = inputs[0].device
     outputs = [
@@ -103,8 +110,13 @@ def execute(plan: Plan, inputs: Sequence[torch.Tensor], *, interpret: bool = Fal
     tensors.update((f"out_{i}", one) for i, one in enumerate(outputs))
     for name, elements, dtype in plan.workspaces:
         tensors[name] = torch.empty(elements, dtype=dtype, device=device)
+    if poisoned:
+        for name, tensor in tensors.items():
+            if not name.startswith("in_"):
+                poison(tensor)
     if interpret:
-        return _interpret(plan, tensors, outputs)
+        _interpret(plan, tensors)
+        return outputs
     with torch.cuda.device(device):
         for launch in plan.launches:
             function, index = compiled(launch.kernel), _index_type(launch.wide)
@@ -116,18 +128,13 @@ def execute(plan: Plan, inputs: Sequence[torch.Tensor], *, interpret: bool = Fal
     return outputs
 
 
-def _interpret(
-    plan: Plan, tensors: dict[str, torch.Tensor], outputs: list[torch.Tensor]
-) -> list[torch.Tensor]:
-    for output in outputs:
-        poison(output)
+def _interpret(plan: Plan, tensors: dict[str, torch.Tensor]) -> None:
     for launch in plan.launches:
         function = interpreted(launch.kernel)
         function[(launch.grid, 1, 1)](
             *(tensors[one] if isinstance(one, str) else one for one in launch.arguments),
             Y=launch.blocks.rows, X=launch.blocks.columns, INDEX=_index_type(launch.wide),
         )  # fmt: skip
-    return outputs
 
 
 def poison(tensor: torch.Tensor) -> None:
@@ -237,7 +244,9 @@ def row_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
 
 
 class _Planner:
-    def __init__(self, program: Program, axes: Sequence[Axis], sizes: Sequence[int], multiprocessors: int) -> None:
+    def __init__(
+        self, program: Program, axes: Sequence[Axis], sizes: Sequence[int], multiprocessors: int
+    ) -> None:
         self.program = program
         self.scalars = scalars(program)
         self.inputs = len(program.inputs)
@@ -302,7 +311,9 @@ class _Planner:
     def _tile(self, blocks: Blocks, grid: int) -> Launch:
         return self._launch("tile", blocks, grid)
 
-    def _pieces(self, blocks: Blocks, programs: int) -> tuple[list[Launch], list[tuple[str, int, torch.dtype]]]:
+    def _pieces(
+        self, blocks: Blocks, programs: int
+    ) -> tuple[list[Launch], list[tuple[str, int, torch.dtype]]]:
         """Few, long rows: cut into pieces that run side by side."""
         rows, columns = self.rows.size, self.columns.size
         wanted = min(1024, max(2, 4 * self.multiprocessors // programs), -(-columns // blocks.columns))

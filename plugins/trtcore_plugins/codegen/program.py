@@ -166,7 +166,8 @@ def evaluate_all(
 
     for call in program.calls:
         result = resolve(call.op)(
-            *(given(argument) for argument in call.args), **{name: given(value) for name, value in call.kwargs}
+            *(given(argument) for argument in call.args),
+            **{name: given(value) for name, value in call.kwargs},
         )
         values.extend(result if isinstance(result, (tuple, list)) else (result,))
     return values

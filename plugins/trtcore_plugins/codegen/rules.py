@@ -28,7 +28,9 @@ class Unsupported(Exception):
 class Lowering:
     """A call that is being lowered: its arguments by name, as values and constants."""
 
-    def __init__(self, b: Builder, call: Call, op: Any, values: Sequence[Value], specs: Sequence[Spec]) -> None:
+    def __init__(
+        self, b: Builder, call: Call, op: Any, values: Sequence[Value], specs: Sequence[Spec]
+    ) -> None:
         self.b = b
         self.call = call
         self.dtype = call.results[0].dtype
@@ -77,7 +79,9 @@ class Lowering:
         return torch.result_type(*stand_ins)
 
 
-def lower(b: Builder, call: Call, op: Any, values: Sequence[Value], specs: Sequence[Spec]) -> tuple[Value, ...]:
+def lower(
+    b: Builder, call: Call, op: Any, values: Sequence[Value], specs: Sequence[Spec]
+) -> tuple[Value, ...]:
     """The values of a call's results.
 
     Raises:
@@ -141,7 +145,7 @@ def _same(text: str, *names: str, boolean: str = "", integer: str = "", unsigned
 
 def _float(text: str, *names: str) -> Rule:
     """Computes in floating point; ints become the default dtype, as the result's dtype says."""
-    return _same(text, *(names or ("self",)))
+    return _same(text, *(names or ("self",)), integer="refuse")
 
 
 def _compare(text: str) -> Rule:
@@ -217,9 +221,9 @@ def _floor_divide(c: Lowering) -> Value:
 
 def _pow(c: Lowering) -> Value:
     base, exponent = c["self"], c["exponent"]
-    if not c.dtype.is_floating_point:
-        if isinstance(exponent, Value) or not isinstance(base, Value) or exponent not in (0, 1, 2, 3, 4):
-            raise Unsupported("a power of ints other than 0 to 4")
+    simple = not isinstance(exponent, Value) and isinstance(base, Value) and exponent in (0, 1, 2, 3, 4)
+    if not c.dtype.is_floating_point and not simple:
+        raise Unsupported("a power of ints other than 0 to 4")
     x = c.as_operand(base, c.dtype)
     if not isinstance(exponent, Value) and exponent in (0, 1, 2, 3, 4, -1, -2, 0.5, -0.5):
         return c.result(_constant_power(c, x, exponent))
@@ -330,7 +334,9 @@ def _gelu(c: Lowering) -> Value:
         text = "0.5 * {0} * (1.0 + f.tanh({1} * ({0} + {2} * ({0} * {0} * {0}))))"
         constants = [c.b.const(value, x.dtype) for value in (0.7978845608028654, 0.044715)]
         return c.result(c.b.op(text, x, *constants, dtype=x.dtype))
-    return c.result(c.b.op("{0} * 0.5 * (1.0 + f.erf({0} * {1}))", x, c.b.const(0.5**0.5, x.dtype), dtype=x.dtype))
+    return c.result(
+        c.b.op("{0} * 0.5 * (1.0 + f.erf({0} * {1}))", x, c.b.const(0.5**0.5, x.dtype), dtype=x.dtype)
+    )
 
 
 def _sigmoid(c: Lowering) -> Value:
@@ -565,8 +571,9 @@ POINTWISE: dict[Any, Rule] = {
     aten.div.Scalar_mode: _div,
     aten.floor_divide.default: _floor_divide,
     aten.reciprocal.default: lambda c: c.result(_quotient(c, c.b.const(1, held(c.dtype)), c.operand("self"))),
-    **{getattr(aten.remainder, overload): _same("f.remainder({0}, {1})", "self", "other", integer="f.remainder_int({0}, {1})")
-       for overload in ("Tensor", "Scalar")},
+    **{getattr(aten.remainder, overload): _same(
+        "f.remainder({0}, {1})", "self", "other", integer="f.remainder_int({0}, {1})"
+    ) for overload in ("Tensor", "Scalar")},
     **{getattr(aten.fmod, overload): _same("f.fmod({0}, {1})", "self", "other", integer="f.rem({0}, {1})")
        for overload in ("Tensor", "Scalar")},
     **{getattr(aten.pow, overload): _pow for overload in ("Tensor_Tensor", "Tensor_Scalar", "Scalar")},
@@ -607,6 +614,7 @@ POINTWISE: dict[Any, Rule] = {
     aten.elu.default: _elu,
     aten.softplus.default: _softplus,
     aten._to_copy.default: _cast,
+    aten.to.dtype: _cast,
     aten.clone.default: _cast,
     prims.convert_element_type.default: _cast,
     aten.zeros_like.default: _constant(0),
@@ -663,6 +671,9 @@ VIEWS: frozenset[Any] = frozenset(
     }
 )  # fmt: skip
 """Ops that move no data: they rename axes. A reshape is one only if it adds and removes dims of size 1."""
+
+MAY_ALIAS: frozenset[Any] = frozenset({*VIEWS, aten.to.dtype})
+"""Ops that may return their operand: never the last of a kernel."""
 
 CREATIONS: frozenset[Any] = frozenset({aten.scalar_tensor.default, aten.full.default})
 """Pointwise ops without a tensor operand."""

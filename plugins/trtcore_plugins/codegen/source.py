@@ -133,7 +133,9 @@ class _Writer:
         text = "\n".join(self.lines)
         used = [name for name in self._all_parameters() if _mentions(text, name)]
         name = self.program.name if self.shape.form == "tile" else f"{self.program.name}_{self.shape.form}"
-        head = f"def {name}({', '.join([*used, 'Y: tl.constexpr', 'X: tl.constexpr', 'INDEX: tl.constexpr'])}):"
+        head = (
+            f"def {name}({', '.join([*used, 'Y: tl.constexpr', 'X: tl.constexpr', 'INDEX: tl.constexpr'])}):"
+        )
         return Kernel(name, f"@jit\n{head}\n{text}\n", tuple(used))
 
     def _all_parameters(self) -> Iterator[str]:
@@ -186,7 +188,9 @@ class _Writer:
         wide = [number for number in range(len(self.program.outputs)) if self._wide(number)]
         if wide:
             with_columns = [self.scalars.outputs[number] for number in wide]
-            self._each_tile("0", "n_x", with_columns, lambda: [self._store(n, self.scalars.outputs[n]) for n in wide])
+            self._each_tile(
+                "0", "n_x", with_columns, lambda: [self._store(n, self.scalars.outputs[n]) for n in wide]
+            )
 
     def _partial(self) -> None:
         self._say("program = tl.program_id(0).to(INDEX)")
@@ -199,7 +203,8 @@ class _Writer:
         for reduction in self.scalars.reductions(self.shape.level):
             self._finish(reduction, partial=True)
             for suffix, _ in partials(reduction):
-                self._say(f"tl.store(work_{reduction.name}{suffix} + (y * pieces + part), {reduction.name}{suffix or ''}_part, mask=y_mask)")
+                target = f"work_{reduction.name}{suffix} + (y * pieces + part)"
+                self._say(f"tl.store({target}, {reduction.name}{suffix}_part, mask=y_mask)")
 
     def _combine(self) -> None:
         self._say("y = tl.program_id(0).to(INDEX) + tl.full((1, 1), 0, INDEX)")
@@ -208,7 +213,9 @@ class _Writer:
         for reduction in self.scalars.reductions(self.shape.level):
             name = reduction.name
             for suffix, _ in partials(reduction):
-                self._say(f"{name}{suffix}_acc = tl.load(work_{name}{suffix} + (y * pieces + x), mask=mask, other=0)")
+                self._say(
+                    f"{name}{suffix}_acc = tl.load(work_{name}{suffix} + (y * pieces + x), mask=mask, other=0)"
+                )
             self._say(f"{name}_acc = tl.where(mask, {name}_acc, {self._neutral(reduction)})")
             if reduction.reduce.startswith("arg"):
                 self._say(f"{name}_at_acc = tl.where(mask, {name}_at_acc, n_r)")

@@ -11,8 +11,18 @@ import torch
 from torch.fx import Graph, Node
 
 from trtcore_plugins.codegen.domain import Step, find_domain
-from trtcore_plugins.codegen.program import Call, HomeDevice, Program, ProgramError, Ref, Size, Spec, encode, map_references
-from trtcore_plugins.codegen.rules import POINTWISE, REDUCTIONS, ROW_NORMS, VIEWS, Unsupported
+from trtcore_plugins.codegen.program import (
+    Call,
+    HomeDevice,
+    Program,
+    ProgramError,
+    Ref,
+    Size,
+    Spec,
+    encode,
+    map_references,
+)
+from trtcore_plugins.codegen.rules import MAY_ALIAS, POINTWISE, REDUCTIONS, ROW_NORMS, VIEWS, Unsupported
 from trtcore_plugins.codegen.source import scalars
 
 _DROPPED = ("layout", "pin_memory", "non_blocking")
@@ -33,7 +43,9 @@ def program_of(function: Callable[..., Any], *inputs: torch.Tensor) -> Program:
     # One example given twice would be traced as one input.
     inputs = tuple(torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in inputs)
     with torch.no_grad():
-        traced = make_fx(lambda *args: _flat(function(*args)), tracing_mode="fake", pre_dispatch=True)(*inputs)
+        traced = make_fx(lambda *args: _flat(function(*args)), tracing_mode="fake", pre_dispatch=True)(
+            *inputs
+        )
     traced.graph.eliminate_dead_code()
     expand(traced.graph)
     outputs = next(node for node in reversed(traced.graph.nodes) if node.op == "output").args[0]
@@ -182,11 +194,21 @@ class _Assembler:
         domain = find_domain([tuple(map(_size, v.shape)) for v in self.values], self.steps, results)
         specs = [Spec(value.dtype, axes) for value, axes in zip(self.values, domain.axes)]
         calls = tuple(
-            Call(str(step.op), step.args, tuple(sorted(step.kwargs.items())), tuple(specs[n] for n in step.results))
+            Call(
+                str(step.op),
+                step.args,
+                tuple(sorted(step.kwargs.items())),
+                tuple(specs[n] for n in step.results),
+            )
             for step in self.steps
         )
         program = Program(
-            tuple(specs[: len(self.inputs)]), calls, tuple(results), domain.rank, domain.reduced, len(self.sizes)
+            tuple(specs[: len(self.inputs)]),
+            calls,
+            tuple(results),
+            domain.rank,
+            domain.reduced,
+            len(self.sizes),
         )
         try:
             program = Program.from_text(program.text)
@@ -199,7 +221,7 @@ class _Assembler:
         if node in self.inputs:
             raise Unsupported("a result that is an input")
         producer = node.args[0] if node.target is operator.getitem else node
-        if producer.target in VIEWS:  # type: ignore[union-attr]
+        if producer.target in MAY_ALIAS:  # type: ignore[union-attr]
             raise Unsupported("a result that is a view")
         return int(self.number[node].index)
 
@@ -215,7 +237,9 @@ class _Assembler:
         self.values.extend(results)
         args = tuple(self._argument(argument) for argument in node.args)
         kwargs = {
-            name: self._keyword(name, argument) for name, argument in node.kwargs.items() if name not in _DROPPED
+            name: self._keyword(name, argument)
+            for name, argument in node.kwargs.items()
+            if name not in _DROPPED
         }
         self.steps.append(Step(node.target, args, kwargs, numbers))
         if isinstance(value, (list, tuple)):

@@ -1,0 +1,83 @@
+"""The hand-written kernels as `triton_plugin`s. Triton is imported when a kernel first runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from trtcore_plugins.declare import triton_plugin
+
+
+def _kernel(name: str) -> Any:
+    def load() -> Any:
+        from trtcore_plugins.kernels import sources
+
+        return getattr(sources, name)
+
+    return load
+
+
+def _power_of_two(number: Any) -> int:
+    return 1 << max(0, int(number) - 1).bit_length()
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding as transformers writes it: ``x * cos + rotate_half(x) * sin``."""
+    if cos.dim() == 3:
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    half = x.shape[-1] // 2
+    turned = torch.cat((-x[..., half:], x[..., :half]), -1)
+    return x * cos + turned * sin
+
+
+rotary_embedding = triton_plugin(
+    "trtcore_kernels::rotary_embedding",
+    _kernel("rotary_kernel"),
+    schema="(Tensor x, Tensor cos, Tensor sin) -> Tensor",
+    shapes=lambda x: x.shape,
+    grid=lambda x: x.shape[0] * x.shape[1] * ((x.shape[2] + 15) // 16),
+    arguments={
+        "heads": lambda x: x.shape[1],
+        "length": lambda x: x.shape[2],
+        "half": lambda x: x.shape[3] // 2,
+        "per_batch": lambda cos: cos.dim() - 2,
+        "ROWS": 16,
+        "HALF": lambda x: _power_of_two(x.shape[3] // 2),
+    },
+    reference=rotate,
+    num_warps=4,
+)
+"""x (batch, heads, length, dim), cos and sin (length, dim) or (batch, length, dim), one dtype; dim even."""
+
+rms_norm_residual = triton_plugin(
+    "trtcore_kernels::rms_norm_residual",
+    _kernel("rms_norm_residual_kernel"),
+    schema="(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
+    shapes=lambda x: [x.shape, x.shape],
+    grid=lambda x: x.numel() // x.shape[-1],
+    arguments={
+        "out": lambda out0: out0,
+        "total": lambda out1: out1,
+        "n": lambda x: x.shape[-1],
+        "ROW": lambda x: _power_of_two(x.shape[-1]),
+        "HALF": False,
+    },
+    reference=lambda x, residual, weight, eps: (
+        F.rms_norm(x + residual, (x.shape[-1],), weight, eps),
+        x + residual,
+    ),
+    num_warps=8,
+)
+
+swiglu = triton_plugin(
+    "trtcore_kernels::swiglu",
+    _kernel("swiglu_kernel"),
+    schema="(Tensor gate, Tensor up) -> Tensor",
+    shapes=lambda gate: gate.shape,
+    grid=lambda gate: (gate.numel() + 1023) // 1024,
+    arguments={"n": lambda gate: gate.numel(), "BLOCK": 1024},
+    reference=lambda gate, up: F.silu(gate) * up,
+    num_warps=4,
+)
