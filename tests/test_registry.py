@@ -20,7 +20,7 @@ from torch._subclasses import FakeTensorMode
 from trtcore.context import CompileContext
 from trtcore.contributions import PROCESS
 from trtcore.errors import ConversionError, PackError, SettingsError
-from trtcore.packs import LoadedPack
+from trtcore.packs import LoadedPack, PackWarning, forget_packs
 from trtcore.registry import (
     Converter,
     ConverterRegistry,
@@ -610,8 +610,11 @@ def test_several_rejections_name_their_converters() -> None:
     assert reason == "a:a:x: never; a:a:y: needs plugin layers, which fake does not have"
 
 
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("how", ["args", "insert", "kwargs", "target"])
-def test_a_validator_that_changes_the_graph_is_an_error_that_names_its_pack(how: str) -> None:
+def test_what_a_validator_changes_is_undone_and_its_pack_named(
+    how: str, strict: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def meddles(node: fx.Node, ctx: Any) -> bool:
         if how == "args":
             node.args = (node.args[0],)
@@ -624,9 +627,20 @@ def test_a_validator_that_changes_the_graph_is_an_error_that_names_its_pack(how:
         return True
 
     registry = ConverterRegistry.build([pack("acme:p", named("a", capability_validator=meddles))])
-    with pytest.raises(PackError, match="changed the graph at node relu") as caught:
-        registry.select(relu_node(), context(registry))
-    assert caught.value.pack == "acme:p 1.0"
+    monkeypatch.setenv("TRTCORE_STRICT_PACKS", "1" if strict else "")
+    node = relu_node()
+    before = (node.target, node.args, node.kwargs, len(node.graph.nodes))
+    if strict:
+        with pytest.raises(PackError, match="changed the graph") as caught:
+            registry.select(node, context(registry))
+        assert caught.value.pack == "acme:p 1.0"
+    else:
+        forget_packs()
+        with pytest.warns(PackWarning, match=r"converter a of acme:p 1\.0 changed the graph"):
+            selection = registry.select(node, context(registry))
+        assert selection.chosen is None
+        assert "changed the graph" in selection.reason
+    assert (node.target, node.args, node.kwargs, len(node.graph.nodes)) == before
 
 
 @pytest.mark.parametrize("torch_has_it", [True, False], ids=["2.12 and later", "2.11"])

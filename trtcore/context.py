@@ -54,7 +54,9 @@ class CompileContext:
         for observer in self.observers:
             try:
                 observer(event)
-            except Exception as error:
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as error:  # also SystemExit: watching must not end a compile
                 import warnings
 
                 warnings.warn(

@@ -495,9 +495,9 @@ class _Hooks:
             raise PackError(f"its hook {name} returned {_short(found)}, which is no iterable", advice=_HOOKS)
         try:
             values = tuple(found)  # runs a generator's body
-        except PackError:
+        except (PackError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise PackError(f"its hook {name} raised {error!r}") from error
         expected = kind if isinstance(kind, type) or not values else kind()
         for value in values:
@@ -529,9 +529,9 @@ class _Hooks:
             return None
         try:
             results = getattr(self.manager.hook, name)()
-        except PackError:
+        except (PackError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise PackError(f"its hook {name} raised {error!r}") from error
         if not results:  # pluggy drops None
             raise PackError(
@@ -588,7 +588,9 @@ class _Observer:
     def __call__(self, event: Event) -> None:
         try:
             self.hook(event=event)
-        except Exception as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             raise PackError(
                 f"the observer of pack {self.info} raised {error!r}", pack=str(self.info)
             ) from error

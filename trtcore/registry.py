@@ -37,6 +37,7 @@ from trtcore.contributions import (
     target_name,
 )
 from trtcore.errors import PackError, SettingsError
+from trtcore.pass_order import order, told
 from trtcore.patterns import Pattern
 from trtcore.schema import node_arguments, normalise_arguments
 from trtcore.symbols import is_size_decision, undecided_sizes
@@ -108,8 +109,8 @@ class Tie:
     """Two packs from different hands that only their names put in order, so that the user should.
 
     Attributes:
-        kind: "converter", "pack name", "decomposition", "lowering pass", "kernel plugin", "backend" or
-            "partitioner".
+        kind: "converter", "pack name", "decomposition", "lowering pass", "pass order" (passes that ask for
+            opposite things), "kernel plugin", "backend" or "partitioner".
         subject: the op or the name that they share.
         packs: the packs' ids, the winner first.
         advice: how to choose.
@@ -121,6 +122,8 @@ class Tie:
     advice: str = ""
 
     def __str__(self) -> str:
+        if self.kind == "pass order":
+            return self.advice
         first, *others = self.packs
         if self.kind == "pack name":
             same = ", ".join(self.packs)
@@ -236,6 +239,7 @@ class ConverterRegistry:
         plugins = merge("kernel plugin", lambda pack: ((one.name, one) for one in pack.kernel_plugins))
         backends = merge("backend", lambda pack: ((one.name, one) for one in pack.backends))
         partitioners = merge("partitioner", lambda pack: pack.partitioners.items())
+        ties += _opposites(tuple(passes.values()))
         return cls(
             packs=tuple(pack.info for pack in ordered),
             decompositions=MappingProxyType(decompositions),
@@ -415,6 +419,16 @@ def _by_target(
             one = replace(one, target=target)
         found.setdefault(target, []).append(one)
     return found, tuple(unknown)
+
+
+def _opposites(passes: Sequence[LoweringPass]) -> list[Tie]:
+    """Passes that ask for opposite orders."""
+    owners = {one.name: one.pack.id for one in passes if one.pack is not None}
+    ties = []
+    for conflict in order(passes)[1]:
+        involved = dict.fromkeys(owners[name] for name in conflict.chain if name in owners)
+        ties.append(Tie("pass order", conflict.asker, tuple(involved), told(conflict, passes)))
+    return ties
 
 
 def _decompositions(pack: LoadedPack) -> Iterable[tuple[Any, Callable[..., Any]]]:
@@ -631,20 +645,18 @@ def _validate(one: Converter, node: fx.Node, ctx: CompileContext, size: Any) -> 
     try:
         with undecided_sizes(shape_env) if shape_env is not None else nullcontext():
             answer = one.capability_validator(node, ctx)
-    except Exception as error:
-        if is_size_decision(error):
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # also SystemExit and pytest.skip: a pack must not end a compile
+        if isinstance(error, Exception) and is_size_decision(error):
             return (
                 f"capability validator of {one.source} branched on a symbolic size ({error}); "
                 "torch.fx.experimental.symbolic_shapes.statically_known_true asks without deciding"
             )
-        return f"capability validator of {one.source} raised {error!r}"
+        answer = Reject(f"capability validator of {one.source} raised {error!r}")
     after = (len(node.graph.nodes), node.target, node.args, node.kwargs)
     if before[0] != after[0] or any(was is not now for was, now in zip(before[1:], after[1:])):
-        raise PackError(
-            f"the capability validator of converter {one.name} changed the graph at node {node.name}",
-            pack=one.source_version,
-            advice="report it to the pack's authors; a lowering pass is the place for changes",
-        )
+        return _undo_changes(one, node, before)
     if answer is True:
         return ""
     if isinstance(answer, Reject):
@@ -652,6 +664,33 @@ def _validate(one: Converter, node: fx.Node, ctx: CompileContext, size: Any) -> 
     if answer is False:
         return f"capability validator of {one.source} said no"
     return f"capability validator of {one.source} returned {answer!r}, which is neither a bool nor a Reject"
+
+
+def _undo_changes(one: Converter, node: fx.Node, before: tuple[Any, ...]) -> str:
+    """Put right what a validator changed at its node, and say so.
+
+    Raises:
+        PackError: in strict mode; or nodes have gone, or new ones are used, so that it cannot be put right.
+    """
+    count, node.target, node.args, node.kwargs = before
+    new = len(node.graph.nodes) - count
+    for added in [
+        other for other in reversed(node.graph.nodes) if not other.users and "val" not in other.meta
+    ]:
+        if new > 0 and added is not node and added.op != "output":
+            node.graph.erase_node(added)
+            new -= 1
+    what = f"the capability validator of converter {one.name} of {one.source_version} changed the graph"
+    if new:
+        raise PackError(
+            f"{what} at node {node.name}",
+            pack=one.source_version,
+            advice="report it to the pack's authors; a lowering pass is the place for changes",
+        )
+    from trtcore.packs import pack_failure
+
+    pack_failure(f"{what}; the change was undone", one.source_version)
+    return f"capability validator of {one.source} changed the graph"
 
 
 def _summary(rejected: Sequence[Candidate]) -> str:

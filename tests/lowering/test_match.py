@@ -36,13 +36,13 @@ def _scope() -> Iterator[None]:
         yield
 
 
-def rms_norm(x: Any, weight: Any, eps: float) -> Any:
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+def abs_norm(x: Any, weight: Any, eps: float) -> Any:
+    return x * torch.rsqrt(x.abs().mean(-1, keepdim=True) + eps) * weight
 
 
-def convert_rms_norm(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
-    squares = ctx.reduce(ctx.elementwise(x, x, "PROD"), "AVG", (-1,), True)
-    root = ctx.unary(ctx.elementwise(squares, eps, "SUM"), "SQRT")
+def convert_abs_norm(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
+    sizes = ctx.reduce(ctx.unary(x, "ABS"), "AVG", (-1,), True)
+    root = ctx.unary(ctx.elementwise(sizes, eps, "SUM"), "SQRT")
     return ctx.elementwise(*ctx.broadcast(ctx.elementwise(x, root, "DIV"), weight), "PROD")
 
 
@@ -50,7 +50,7 @@ EXAMPLE = (torch.empty(2, 8), torch.empty(8), 1e-6)
 
 
 def declare(
-    body: Any = convert_rms_norm, pattern: Any = rms_norm, inputs: Any = EXAMPLE, **options: Any
+    body: Any = convert_abs_norm, pattern: Any = abs_norm, inputs: Any = EXAMPLE, **options: Any
 ) -> None:
     options.setdefault("supports_dynamic_shapes", True)
     pattern_converter(pattern, inputs, **options)(body)
@@ -63,7 +63,7 @@ class Norm(torch.nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        return abs_norm(x, self.weight, self.eps)
 
 
 class Twice(torch.nn.Module):
@@ -96,38 +96,36 @@ def test_a_pattern_becomes_one_op_with_all_its_sources() -> None:
 
     def convert(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
         seen.append(eps)
-        return convert_rms_norm(ctx, x, weight, eps)
+        return convert_abs_norm(ctx, x, weight, eps)
 
     declare(convert)
     proof = assert_converts(Twice(), (torch.randn(2, 3, 8),), dynamic={0: {0: (1, 2, 5)}})
-    assert ops(proof.report) == ["pattern.rms_norm", "aten.relu.default", "pattern.rms_norm"]
+    assert ops(proof.report) == ["pattern.abs_norm", "aten.relu.default", "pattern.abs_norm"]
     assert seen == [1e-5, 1e-3]
     first, _, second = proof.report.nodes
     assert first.sources == (
-        "pow_1 (aten.pow.Tensor_Scalar)", "mean (aten.mean.dim)", "add (aten.add.Tensor)",
+        "abs_1 (aten.abs.default)", "mean (aten.mean.dim)", "add (aten.add.Tensor)",
         "rsqrt (aten.rsqrt.default)", "mul (aten.mul.Tensor)", "mul_1 (aten.mul.Tensor)",
     )  # fmt: skip
     assert (first.module_path, second.module_path) == ("first", "second")
     assert "test_match.py" in first.source
-    assert "stands for pow_1 (aten.pow.Tensor_Scalar), mean (aten.mean.dim)" in proof.report.text(
-        verbose=True
-    )
+    assert "stands for abs_1 (aten.abs.default), mean (aten.mean.dim)" in proof.report.text(verbose=True)
     assert trtcore.Report.from_json(proof.report.to_json()).nodes[0].sources == first.sources
 
 
 def test_sizes_of_the_example_do_not_matter() -> None:
     declare(inputs=(torch.empty(5), torch.empty(5), 1.0))
-    assert ops(assert_converts(Norm(), (torch.randn(3, 4, 8),)).report) == ["pattern.rms_norm"]
+    assert ops(assert_converts(Norm(), (torch.randn(3, 4, 8),)).report) == ["pattern.abs_norm"]
 
 
 def test_two_ways_to_write_it() -> None:
     def other(x: Any, weight: Any, eps: float) -> Any:
-        return weight * (x * (x.pow(2).mean(-1, keepdim=True) + eps).rsqrt())
+        return weight * (x * (x.abs().mean(-1, keepdim=True) + eps).rsqrt())
 
-    declare(pattern=[rms_norm, other])
-    model = Function(lambda x, w: rms_norm(other(x, w, 0.5), w, 0.25))
+    declare(pattern=[abs_norm, other])
+    model = Function(lambda x, w: abs_norm(other(x, w, 0.5), w, 0.25))
     report = assert_converts(model, (torch.rand(2, 8), torch.rand(8))).report
-    assert ops(report) == ["pattern.other", "pattern.rms_norm"]
+    assert ops(report) == ["pattern.other", "pattern.abs_norm"]
 
 
 def split_heads(x: Any, batch: int, heads: int) -> Any:
@@ -177,17 +175,19 @@ def test_torch_compile_matches_too() -> None:
     compiled = torch.compile(model, backend="trtcore", options={"min_block_size": 1, "runtime": "reference"})
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x))
-    assert ops(trtcore.dynamo.reports()[-1].report) == ["pattern.rms_norm"]
+    assert ops(trtcore.dynamo.reports()[-1].report) == ["pattern.abs_norm"]
     torch._dynamo.reset()
 
 
 # -- what does not -----------------------------------------------------------------------------------------------
 
 UNLIKE: dict[str, Callable[..., Any]] = {
-    "another constant": lambda x, w: x * torch.rsqrt(x.pow(3).mean(-1, keepdim=True) + 1e-5) * w,
-    "another dim": lambda x, w: x * torch.rsqrt(x.pow(2).mean(0, keepdim=True) + 1e-5) * w,
-    "a tensor for a number": lambda x, w: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + w) * w,
-    "other inputs": lambda x, w: torch.relu(x) * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * w,
+    "another constant": lambda x, w: (
+        x * torch.rsqrt(torch.add(x.abs().mean(-1, keepdim=True), 1e-5, alpha=2)) * w
+    ),
+    "another dim": lambda x, w: x * torch.rsqrt(x.abs().mean(0, keepdim=True) + 1e-5) * w,
+    "a tensor for a number": lambda x, w: x * torch.rsqrt(x.abs().mean(-1, keepdim=True) + w) * w,
+    "other inputs": lambda x, w: torch.relu(x) * torch.rsqrt(x.abs().mean(-1, keepdim=True) + 1e-5) * w,
 }
 
 
@@ -195,16 +195,16 @@ UNLIKE: dict[str, Callable[..., Any]] = {
 def test_what_is_not_the_pattern_is_left_alone(kind: str) -> None:
     declare()
     report = assert_converts(Function(UNLIKE[kind]), (torch.rand(8, 8), torch.rand(8))).report
-    assert "pattern.rms_norm" not in ops(report)
+    assert "pattern.abs_norm" not in ops(report)
 
 
 def test_a_result_in_the_middle_that_is_read_elsewhere_prevents_the_match() -> None:
     def leaks(x: Any, w: Any) -> Any:
-        squares = x.pow(2)
-        return x * torch.rsqrt(squares.mean(-1, keepdim=True) + 1e-5) * w + squares
+        sizes = x.abs()
+        return x * torch.rsqrt(sizes.mean(-1, keepdim=True) + 1e-5) * w + sizes
 
     declare()
-    assert "pattern.rms_norm" not in ops(
+    assert "pattern.abs_norm" not in ops(
         assert_converts(Function(leaks), (torch.rand(2, 8), torch.rand(8))).report
     )
 
@@ -222,19 +222,46 @@ def rsqrt(ctx: Any, x: Any) -> Any:
 
 def refusal(report: Any) -> str:
     """Why the pattern's converter did not take its last op."""
-    assert "pattern.rms_norm" not in ops(report)
+    assert "pattern.abs_norm" not in ops(report)
     (reason,) = (
         one.reason
         for node in report.nodes
         for one in node.candidates
-        if one.converter.startswith("convert_rms")
+        if one.converter.startswith("convert_abs")
     )
     return str(reason)
 
 
+class RootMeanSquare(torch.nn.Module):
+    """What a pass of the built-in pack makes one op of."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+
+
+def test_a_pattern_goes_before_what_passes_recover() -> None:
+    def convert(ctx: Any, x: Any, eps: float) -> Any:
+        sizes = ctx.reduce(ctx.elementwise(x, x, "PROD"), "AVG", (-1,), True)
+        return ctx.elementwise(x, ctx.unary(ctx.elementwise(sizes, eps, "SUM"), "SQRT"), "DIV")
+
+    x = torch.randn(2, 8)
+    assert ops(assert_converts(RootMeanSquare(), (x,)).report) == ["aten.rms_norm.default"]
+    declare(convert, lambda x, eps: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps), (x, 1e-6))
+    assert ops(assert_converts(RootMeanSquare(), (x,)).report) == ["pattern.lambda"]
+
+
+def test_a_pattern_matches_what_passes_leave() -> None:
+    def convert(ctx: Any, x: Any, y: Any) -> Any:
+        return ctx.elementwise(*ctx.broadcast(ctx.activation(x, "RELU"), y), "PROD")
+
+    declare(convert, lambda x, y: torch.relu(x) * y, EXAMPLE[:2])
+    model = Function(lambda x, y: torch.relu(x).to(torch.float32) * y)  # a cast that does nothing
+    assert ops(assert_converts(model, (torch.randn(2, 8), torch.randn(8))).report) == ["pattern.lambda"]
+
+
 def test_a_call_site_converter_of_one_of_its_ops_goes_before() -> None:
     declare(priority=1000)
-    assert ops(explained()) == ["pattern.rms_norm"]
+    assert ops(explained()) == ["pattern.abs_norm"]
     said = refusal(explained(converters={aten.rsqrt.default: rsqrt}))
     assert said == "call site:rsqrt goes before it for its op aten.rsqrt.default"
 
@@ -248,7 +275,7 @@ def test_a_pin_of_one_of_its_ops_goes_before() -> None:
 def test_a_higher_priority_goes_before_and_an_equal_one_does_not() -> None:
     declare()
     converter(aten.rsqrt.default)(rsqrt)
-    assert ops(explained()) == ["pattern.rms_norm"]
+    assert ops(explained()) == ["pattern.abs_norm"]
     converter(aten.rsqrt.default, priority=1, name="better")(rsqrt)
     assert "better goes before it" in refusal(explained())
 
@@ -266,13 +293,13 @@ def test_a_validator_sees_the_arguments_by_name_and_its_reason_is_in_the_report(
         return True if eps < 1e-4 else Reject(f"eps={eps} is too much")
 
     declare(capability_validator=validator)
-    assert ops(explained(Norm(1e-5))) == ["pattern.rms_norm"]
+    assert ops(explained(Norm(1e-5))) == ["pattern.abs_norm"]
     assert refusal(explained(Norm(1e-3))) == "eps=0.001 is too much"
 
 
 def test_of_two_patterns_the_one_with_the_higher_priority_takes_the_ops() -> None:
     declare(name="low")
-    declare(pattern=lambda x, w: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * w, inputs=EXAMPLE[:2],
+    declare(pattern=lambda x, w: x * torch.rsqrt(x.abs().mean(-1, keepdim=True) + 1e-5) * w, inputs=EXAMPLE[:2],
             priority=5, name="high")  # fmt: skip
     (node,) = explained().nodes
     assert node.converter == "high"
@@ -291,7 +318,7 @@ def test_a_pattern_whose_converter_fails_leaves_its_ops_to_their_own_converters(
     report = compiled.report
     assert not report.in_torch
     assert "aten.rsqrt.default" in ops(report)
-    assert {item.op for item in report.quarantined} == {"pattern.rms_norm"}
+    assert {item.op for item in report.quarantined} == {"pattern.abs_norm"}
     assert "not today" in report.quarantined[0].reason
     torch.testing.assert_close(compiled(x), model(x))
 
@@ -318,7 +345,7 @@ def test_min_block_size_counts_the_ops_of_a_pattern(size: int, engines: int) -> 
     x, model = torch.randn(2, 8), Norm()
     compiled = trtcore.compile(model, inputs=[x], min_block_size=size, runtime="reference")
     assert len(compiled.report.engines) == engines
-    assert ("pattern.rms_norm" in ops(compiled.report)) == bool(engines)
+    assert ("pattern.abs_norm" in ops(compiled.report)) == bool(engines)
     torch.testing.assert_close(compiled(x), model(x))
 
 
@@ -355,16 +382,16 @@ def test_a_pattern_that_cannot_be_used_is_told_once_and_the_rest_goes_on(kind: s
 )
 def test_inputs_that_make_no_sense(inputs: Any, said: str) -> None:
     with pytest.raises(PackError, match=said):
-        Pattern(rms_norm, inputs)
+        Pattern(abs_norm, inputs)
 
 
 def test_a_notebook_cell_run_twice_leaves_one_pattern() -> None:
-    assert Pattern(rms_norm, EXAMPLE) == Pattern(rms_norm, EXAMPLE)
-    assert Pattern(rms_norm, EXAMPLE) != Pattern(rms_norm, (torch.empty(2, 8).half(), *EXAMPLE[1:]))
+    assert Pattern(abs_norm, EXAMPLE) == Pattern(abs_norm, EXAMPLE)
+    assert Pattern(abs_norm, EXAMPLE) != Pattern(abs_norm, (torch.empty(2, 8).half(), *EXAMPLE[1:]))
     declare()
     declare()
     (pattern,) = packs.build_registry(CompilationSettings()).patterns
-    assert pattern == Pattern(rms_norm, EXAMPLE)
+    assert pattern == Pattern(abs_norm, EXAMPLE)
 
 
 # -- other processes ---------------------------------------------------------------------------------------------

@@ -225,9 +225,9 @@ class _Interpreter:
             self._bind_weights(first)
             self._check_layers(first)
             result = self._check_result(node, result)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             raise
-        except Exception as error:
+        except BaseException as error:  # also SystemExit: a converter must not end a compile
             raise self._failure(node, converter, error, mark) from error
         self._name_layers(node, first)
         return result
@@ -318,7 +318,9 @@ class _Interpreter:
         self.ctx.know(got, traced)
         return got
 
-    def _failure(self, node: Node, converter: Converter, error: Exception, mark: int) -> NodeConversionError:
+    def _failure(
+        self, node: Node, converter: Converter, error: BaseException, mark: int
+    ) -> NodeConversionError:
         said = (
             error.tensorrt if isinstance(error, TrtcoreError) and error.tensorrt else self.logger.since(mark)
         )

@@ -1,26 +1,32 @@
 """Lowering: named, ordered passes over the captured graph, ending in what the partitioner reads.
 
-The core brings four passes, whose names packs can order theirs by: ``functionalize``, ``match_patterns``,
-``decompose`` and ``eliminate_dead_code``. A pack's pass that names none of them runs between the first two. Every
-pass can be turned off with ``settings.disabled_passes``.
+The core brings five passes, whose names packs can order theirs by: ``functionalize``, ``match_patterns``,
+``match_lowered_patterns``, ``decompose`` and ``eliminate_dead_code``. A pack's pass that names none of them runs
+between the two that match patterns: on the graph as it was captured, and as the passes leave it. Every pass can be
+turned off with ``settings.disabled_passes``.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
+from typing import Any
 
-from torch.fx import GraphModule
+import torch
+from torch.fx import Graph, GraphModule, Node
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from trtcore.context import CompileContext
-from trtcore.errors import PackError, TrtcoreError
+from trtcore.errors import InputError, PackError, SettingsError, TrtcoreError
 from trtcore.frontend.program import Program
 from trtcore.lowering.decompose import decompose
 from trtcore.lowering.functionalize import functionalize
 from trtcore.lowering.match import match_patterns
-from trtcore.registry import LoweringPass
+from trtcore.packs import pack_failure
+from trtcore.pass_order import order, told
+from trtcore.registry import LoweringPass, Scope
+from trtcore.symbols import expression_of
 
 __all__ = ["CORE_PASSES", "lower", "ordered_passes"]
 
@@ -29,7 +35,8 @@ def lower(program: Program, ctx: CompileContext) -> Program:
     """Run all passes on the program's graph and return the program with the lowered graph.
 
     Raises:
-        PackError: a pack's pass raised, or left a graph that does not hold together.
+        PackError: a pass of a shipped pack, or in strict mode any pack's, raised or left a graph that does not
+            hold together. Otherwise such a pass is undone, with a warning.
     """
     graph_module = program.graph_module
     for lowering_pass in ordered_passes(ctx.registry.lowering_passes, ctx.settings.disabled_passes):
@@ -44,12 +51,18 @@ def eliminate_dead_code(graph_module: GraphModule, ctx: CompileContext) -> None:
 
 
 def _match(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
-    """Patterns, looked for as the passes before this one leave them."""
+    """Patterns, looked for in the graph as it was captured."""
+    return match_patterns(graph_module, ctx, lambda pattern: functionalize(pattern, ctx))
+
+
+def _match_lowered(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
+    """Patterns, looked for as the passes before this one leave them and the graph."""
     passes = ordered_passes(ctx.registry.lowering_passes, ctx.settings.disabled_passes)
 
     def lowered(pattern: GraphModule) -> GraphModule:
-        for lowering_pass in takewhile(lambda one: one.run is not _match, passes):
-            pattern = _run(lowering_pass, pattern, ctx)
+        for lowering_pass in takewhile(lambda one: one.run is not _match_lowered, passes):
+            if lowering_pass.run is not _match:
+                pattern = _run(lowering_pass, pattern, ctx)
         return pattern
 
     return match_patterns(graph_module, ctx, lowered)
@@ -58,7 +71,8 @@ def _match(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
 CORE_PASSES = (
     LoweringPass("functionalize", functionalize),
     LoweringPass("match_patterns", _match, after=("functionalize",)),
-    LoweringPass("decompose", decompose, after=("match_patterns", "functionalize")),
+    LoweringPass("match_lowered_patterns", _match_lowered, after=("match_patterns",)),
+    LoweringPass("decompose", decompose, after=("match_lowered_patterns",)),
     LoweringPass("eliminate_dead_code", eliminate_dead_code, after=("decompose",)),
 )
 
@@ -68,70 +82,96 @@ def ordered_passes(
 ) -> list[LoweringPass]:
     """The core's and the packs' passes in order: what ``before``/``after`` ask, else as contributed.
 
+    Where they ask for opposite things the pack that comes first is heard (`trtcore.pass_order`).
+
     Raises:
-        PackError: a cycle; the message names the passes in it.
+        PackError: they do, and TRTCORE_STRICT_PACKS is set; the message names passes and packs.
     """
-    everything = [CORE_PASSES[0], *(_between(p) for p in passes), *CORE_PASSES[1:]]
-    names = [p.name for p in everything]
-    rank = {name: i for i, name in enumerate(names)}
-    follows: dict[str, set[str]] = {name: set() for name in names}
-    for item in everything:
-        follows[item.name].update(name for name in item.after if name in rank)
-        for name in item.before:
-            if name in follows:
-                follows[name].add(item.name)
-    ready = [rank[name] for name in names if not follows[name]]
-    heapq.heapify(ready)
-    order: list[LoweringPass] = []
-    users: dict[str, list[str]] = {}
-    for name, before in follows.items():
-        for other in before:
-            users.setdefault(other, []).append(name)
-    left = {name: len(before) for name, before in follows.items()}
-    while ready:
-        item = everything[heapq.heappop(ready)]
-        order.append(item)
-        for name in users.get(item.name, ()):
-            left[name] -= 1
-            if left[name] == 0:
-                heapq.heappush(ready, rank[name])
-    if len(order) != len(everything):
-        stuck = sorted(name for name, count in left.items() if count > 0)
-        raise PackError(
-            f"lowering passes ask for an impossible order: {', '.join(stuck)}",
-            advice="turn one of them off with disabled_passes",
-        )
-    return [item for item in order if item.name not in disabled]
-
-
-def _between(lowering_pass: LoweringPass) -> LoweringPass:
-    core = {p.name for p in CORE_PASSES}
-    if core & {*lowering_pass.before, *lowering_pass.after}:
-        return lowering_pass
-    return replace(
-        lowering_pass,
-        after=(*lowering_pass.after, "functionalize"),
-        before=(*lowering_pass.before, "match_patterns", "decompose"),
-    )
+    names, conflicts = order(passes)
+    for conflict in conflicts:
+        pack_failure(told(conflict, passes), conflict.asker)
+    by_name = {one.name: one for one in (*passes, *CORE_PASSES)}
+    return [by_name[name] for name in names if name not in disabled]
 
 
 def _run(lowering_pass: LoweringPass, graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
+    """One pass. Somebody else's, that fails or leaves a graph that does not hold together, is undone."""
     ctx.emit("lowering", "progress", name=lowering_pass.name)
+    foreign = _is_foreign(lowering_pass)
+    before = _copy(graph_module) if foreign else graph_module
+    try:
+        result = _result_of(lowering_pass, graph_module, ctx)
+        if foreign:
+            _check(lowering_pass, result, before)
+    except PackError as error:
+        if not foreign:
+            raise
+        pack_failure(f"{error.message}; the graph goes on without it", str(lowering_pass.pack), error)
+        return before
+    return result
+
+
+def _is_foreign(lowering_pass: LoweringPass) -> bool:
+    return lowering_pass.pack is not None and lowering_pass.pack.scope is not Scope.BUILT_IN
+
+
+def _result_of(lowering_pass: LoweringPass, graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
     try:
         result = lowering_pass.run(graph_module, ctx)
-    except TrtcoreError:
+    except (KeyboardInterrupt, SettingsError, InputError):  # Ctrl-C, and what the user asked for
         raise
-    except Exception as error:
-        raise PackError(
-            f"the lowering pass {lowering_pass.name!r} raised {type(error).__name__}: {error}",
-            pack=str(getattr(lowering_pass, "pack", None) or "trtcore"),
-            advice=f"turn it off with disabled_passes={{{lowering_pass.name!r}}}",
-        ) from error
+    except BaseException as error:
+        if isinstance(error, TrtcoreError) and not _is_foreign(lowering_pass):
+            raise
+        raise _failure(lowering_pass, f"raised {type(error).__name__}: {error}") from error
     if result is None:
         return graph_module
     if not isinstance(result, GraphModule):
-        raise PackError(
-            f"the lowering pass {lowering_pass.name!r} returned {type(result).__name__}, not a GraphModule or None",
-            pack=str(getattr(lowering_pass, "pack", None) or "trtcore"),
-        )
+        raise _failure(lowering_pass, f"returned {type(result).__name__}, not a GraphModule or None")
     return result
+
+
+def _failure(lowering_pass: LoweringPass, what: str) -> PackError:
+    return PackError(
+        f"the lowering pass {lowering_pass.name!r} of {lowering_pass.pack or 'trtcore'} {what}",
+        pack=str(lowering_pass.pack or "trtcore"),
+        advice=f"turn it off with disabled_passes={{{lowering_pass.name!r}}}",
+    )
+
+
+def _copy(graph_module: GraphModule) -> GraphModule:
+    """The graph again, on the same weights."""
+    graph = Graph()
+    graph.output(graph.graph_copy(graph_module.graph, {})).meta = dict(graph_module.graph.output_node().meta)
+    return _LazyGraphModule(graph_module, graph)
+
+
+def _check(lowering_pass: LoweringPass, graph_module: GraphModule, before: GraphModule) -> None:
+    """Refuse what later stages cannot use: a broken graph, other inputs or results, nodes without a FakeTensor."""
+    graph = graph_module.graph
+    try:
+        graph.lint()
+        outputs = graph.output_node().args[0]
+    except Exception as error:
+        raise _failure(lowering_pass, f"left a broken graph: {error}") from error
+    placeholders = [node.target for node in graph.find_nodes(op="placeholder")]
+    if placeholders != [node.target for node in before.graph.find_nodes(op="placeholder")]:
+        raise _failure(lowering_pass, "changed the graph's inputs")
+    if _described(outputs) != _described(before.graph.output_node().args[0]):
+        raise _failure(lowering_pass, "changed the number, dtypes or shapes of the graph's results")
+    for node in graph.nodes:
+        if node.op in ("call_method", "call_module"):
+            raise _failure(lowering_pass, f"left a {node.op} node, {node.name}")
+        if node.op == "call_function" and node.users and "val" not in node.meta:
+            raise _failure(lowering_pass, f"left {node.name} without its FakeTensor in meta['val']")
+
+
+def _described(outputs: Any) -> list[Any]:
+    found: list[Any] = []
+    for item in outputs if isinstance(outputs, (list, tuple)) else [outputs]:
+        value = item.meta.get("val") if isinstance(item, Node) else item
+        if isinstance(value, torch.Tensor):
+            found.append((value.dtype, tuple(map(expression_of, value.shape))))
+        else:
+            found.append(str(value))
+    return found

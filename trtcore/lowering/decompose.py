@@ -92,7 +92,10 @@ class _Decomposer:
             self.memo[key] = f"{op_name(node.target)} decomposes into itself"  # what a recursion would find
             try:
                 traced = self._traced(node, function, list(dict.fromkeys(leaves)))
-            except Exception as error:
+                _check_results(node, traced)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # also SystemExit: a pack must not end a compile
                 self.memo[key] = f"it raised {type(error).__name__}: {_first_line(error)}"
             else:
                 self.memo[key] = self._convertible(traced, depth)
@@ -163,6 +166,26 @@ class _Decomposer:
         graph.erase_node(node)
 
 
+def _check_results(node: Node, traced: Graph) -> None:
+    """Refuse a decomposition that returns something else than its op.
+
+    Raises:
+        ValueError: another number of results, another dtype or another shape.
+    """
+
+    def described(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [described(item) for item in value]
+        if isinstance(value, torch.Tensor):
+            return f"{value.dtype}{list(map(expression_of, value.shape))}"
+        return type(value).__name__
+
+    results = torch.fx.map_arg(traced.output_node().args[0], lambda item: item.meta.get("val"))
+    made, wanted = described(results), described(node.meta.get("val"))
+    if made != wanted:
+        raise ValueError(f"it returns {made}, and the op {wanted}")
+
+
 def _signature(value: Any, leaves: list[Node]) -> Any:
     """A hashable stand-in for an argument, equal where a trace of the op would be; collects the nodes in it."""
     if isinstance(value, Node):
@@ -201,7 +224,7 @@ def _unwrap_structs(graph: Graph) -> None:
         output.args = (tuple(parts),)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")
 
 

@@ -1,7 +1,8 @@
 """Patterns: where a graph holds a pattern's ops, one node takes their place, if the pattern's converter takes it.
 
-`match_patterns` is a core pass, between the packs' passes and decomposition. A pattern is lowered by the passes
-that ran before it, so that it looks as the model does. `unfuse` puts the ops back: a node that is a pattern never
+It is done twice, before and after the packs' passes (and before decomposition): those may recover other ops from what
+the pattern means, or clear away what hides it. A pattern is lowered by the passes that ran before, so that it looks
+as the model does. `unfuse` puts the ops back: a node that is a pattern never
 runs in torch, and a pattern whose converter fails leaves its ops to their own converters.
 """
 
@@ -328,7 +329,8 @@ def _replace(graph: Graph, shape: _Shape, found: _Match, ctx: CompileContext) ->
             one if one.verdict == "rejected" else Candidate(one.converter, "rejected", objection)
             for one in selection.candidates
         ]
-        anchor.meta[OBJECTIONS] = (*anchor.meta.get(OBJECTIONS, ()), *lost)
+        known = anchor.meta.get(OBJECTIONS, ())
+        anchor.meta[OBJECTIONS] = (*known, *(one for one in lost if one not in known))
         return []
     fused.name = graph._graph_namespace.create_name(shape.pattern.__name__, fused)
     if shape.single:
@@ -340,6 +342,8 @@ def _replace(graph: Graph, shape: _Shape, found: _Match, ctx: CompileContext) ->
                 item.meta = {**output.meta}
                 output.replace_all_uses_with(item)
     for node in reversed(sources):
+        for check in list(node.users):
+            graph.erase_node(check)
         graph.erase_node(node)
     return sources
 
@@ -349,7 +353,7 @@ def _place(sources: Sequence[Node], outputs: Sequence[Node]) -> Node | None:
     inside = set(sources)
     readers: list[Node] = []
     for node in sources:
-        outside = [user for user in node.users if user not in inside]
+        outside = [user for user in node.users if user not in inside and not _is_check(user)]
         if outside and node not in outputs:
             return None
         readers += outside
@@ -358,6 +362,12 @@ def _place(sources: Sequence[Node], outputs: Sequence[Node]) -> Node | None:
         return None
     first = min(readers)
     return first if all(source < first for source in given) else None
+
+
+def _is_check(node: Node) -> bool:
+    """Whether a node returns nothing and writes nothing: an assertion about what tracing has seen to."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and not schema.returns and not schema.is_mutable
 
 
 def _objection(chosen: Converter, sources: Sequence[Node], ctx: CompileContext) -> str:
