@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
-from trtcore_converters._checks import all_of, val
+from trtcore_converters._checks import val
 from trtcore_converters._values import operand, output_dtype
 from trtcore_converters.elementwise import arithmetic
 
@@ -91,7 +91,7 @@ def _never(ctx: ConversionContext, x: Any) -> Any:
 # ---- logic -------------------------------------------------------------------------------------------------
 
 
-def _truth(ctx: ConversionContext, x: Any) -> Any:
+def truth(ctx: ConversionContext, x: Any) -> Any:
     """Whether an element is anything but zero (NaN is)."""
     return ctx.tensor(x, torch.bool)
 
@@ -99,32 +99,16 @@ def _truth(ctx: ConversionContext, x: Any) -> Any:
 def _logic(operation: str) -> Callable[..., Any]:
     def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
         a, b = operand(ctx, "self", a), operand(ctx, "other", b)
-        return ctx.elementwise(_truth(ctx, a), _truth(ctx, b), operation)
+        return ctx.elementwise(truth(ctx, a), truth(ctx, b), operation)
 
     return convert
 
 
-def bool_result(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    """TensorRT's AND, OR and XOR take bools only."""
-    result = node.meta.get("val")
-    if isinstance(result, torch.Tensor) and result.dtype != torch.bool:
-        return Reject("TensorRT has no bitwise operations on integers")
-    return True
-
-
 for _name, _operation in {"and": "AND", "or": "OR", "xor": "XOR"}.items():
-    _logical, _bitwise = getattr(aten, f"logical_{_name}"), getattr(aten, f"bitwise_{_name}")
-    _dunder = getattr(aten, f"__{_name}__")
     converter(
-        _logical.default,
+        getattr(aten, f"logical_{_name}").default,
         name=f"logical_{_name}",
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
-    )(_logic(_operation))
-    converter(
-        [_bitwise.Tensor, _bitwise.Scalar, _bitwise.Scalar_Tensor, _dunder.Tensor, _dunder.Scalar],
-        name=f"bitwise_{_name}",
-        capability_validator=all_of(arithmetic, bool_result),
         supports_dynamic_shapes=True,
     )(_logic(_operation))
 
@@ -132,43 +116,7 @@ for _name, _operation in {"and": "AND", "or": "OR", "xor": "XOR"}.items():
 @converter(aten.logical_not.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
 def logical_not(ctx: ConversionContext, x: Any) -> Any:
     """Whether an element is zero."""
-    return ctx.unary(_truth(ctx, x), "NOT")
-
-
-@converter(aten.bitwise_not.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def bitwise_not(ctx: ConversionContext, x: Any) -> Any:
-    """Not, on bools; ``-1 - x`` on integers, which is the same bits."""
-    x = ctx.tensor(x)
-    return (
-        ctx.unary(x, "NOT") if ctx.dtype(x) == torch.bool else ctx.elementwise(-1, x, "SUB", to=ctx.dtype(x))
-    )
-
-
-def _constant_shift(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    shift = node_arguments(node).get("other")
-    if isinstance(shift, int) and 0 <= shift < 31:
-        return True
-    return Reject("TensorRT has no bit shifts; only those by a constant can be written as arithmetic")
-
-
-@converter(
-    [aten.bitwise_left_shift.Tensor_Scalar, aten.__lshift__.Scalar],
-    capability_validator=all_of(arithmetic, _constant_shift),
-    supports_dynamic_shapes=True,
-)
-def left_shift(ctx: ConversionContext, x: Any, shift: int) -> Any:
-    """``x * 2 ** shift``."""
-    return ctx.elementwise(x, 2**shift, "PROD", to=output_dtype(ctx, ctx.dtype(x)))
-
-
-@converter(
-    [aten.bitwise_right_shift.Tensor_Scalar, aten.__rshift__.Scalar],
-    capability_validator=all_of(arithmetic, _constant_shift),
-    supports_dynamic_shapes=True,
-)
-def right_shift(ctx: ConversionContext, x: Any, shift: int) -> Any:
-    """``x // 2 ** shift``: the arithmetic shift."""
-    return ctx.elementwise(x, 2**shift, "FLOOR_DIV", to=output_dtype(ctx, ctx.dtype(x)))
+    return ctx.unary(truth(ctx, x), "NOT")
 
 
 # ---- choosing ----------------------------------------------------------------------------------------------

@@ -13,10 +13,18 @@ from typing import Any
 
 import torch
 
+from trtcore_converters.special import SPECIAL, float_of
+
 aten = torch.ops.aten
 
 # Left whole: their decompositions make data-dependent shapes or numbers that are not the op's.
-_KEPT = frozenset({"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::empty_strided"})
+_KEPT = frozenset(
+    f"aten::{name}"
+    for name in (
+        *("item", "_local_scalar_dense", "nonzero", "empty_strided"),
+        *("fmod", "remainder", "floor_divide", "pow", "div"),  # what their converters refuse is lost in pieces, too
+    )
+)
 
 
 @lru_cache(maxsize=1)
@@ -27,6 +35,7 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = {}
     for source in (decomposition_table, core_aten_decompositions()):
         table.update({op: function for op, function in source.items() if _wanted(op)})
+    table.update(SPECIAL)
     table.update(CUSTOM)
     return table
 
@@ -60,13 +69,15 @@ def _hypot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _copysign(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """The size of `a` with the sign of `b`; 1 / b tells -0.0 from 0.0."""
-    size = a.abs()
-    return torch.where((b < 0) | (1 / b < 0), -size, size)
+    dtype = float_of(torch.result_type(a, b))
+    size = a.to(dtype).abs()
+    negative = (b < 0) | (1 / b < 0) if b.is_floating_point() else b < 0
+    return torch.where(negative, -size, size)
 
 
 def _copysign_scalar(a: torch.Tensor, b: float) -> torch.Tensor:
     """The size of `a`, with the sign of a number."""
-    size = a.abs() if a.is_floating_point() else a.float().abs()
+    size = a.to(float_of(torch.result_type(a, b))).abs()
     return -size if math.copysign(1.0, b) < 0 else size
 
 
@@ -86,6 +97,76 @@ def _bucketize(
     return below.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
 
 
+def _searchsorted(
+    boundaries: torch.Tensor,
+    x: torch.Tensor,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """How many boundaries along the last dim are below each element, or not above it."""
+    if sorter is not None:
+        boundaries = boundaries.gather(-1, sorter)
+    right = right or side == "right"
+    edges = boundaries.unsqueeze(-2) if boundaries.dim() > 1 else boundaries
+    below = edges <= x.unsqueeze(-1) if right else edges < x.unsqueeze(-1)
+    return below.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
+
+
+def _searchsorted_scalar(boundaries: torch.Tensor, x: float, **options: Any) -> torch.Tensor:
+    """`_searchsorted` of one number, which counts as a 0-d tensor."""
+    value = torch.full((), x, dtype=torch.result_type(boundaries, x), device=boundaries.device)
+    return _searchsorted(boundaries, value, **options)
+
+
+def _isclose(
+    a: torch.Tensor, b: torch.Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> torch.Tensor:
+    """Equal, or finite and no further apart than ``atol + rtol * abs(b)``."""
+    close = a == b
+    if equal_nan and a.is_floating_point():
+        close = close | ((a != a) & (b != b))
+    if rtol == 0 == atol:
+        return close
+    if not a.is_floating_point():
+        a, b = a.to(torch.get_default_dtype()), b.to(torch.get_default_dtype())
+    apart = (a - b).abs()
+    return close | (torch.isfinite(apart) & (apart <= atol + (rtol * b).abs()))
+
+
+def _isin(
+    elements: torch.Tensor, tests: torch.Tensor, *, assume_unique: bool = False, invert: bool = False
+) -> torch.Tensor:
+    """Whether each element is one of the tests: all against all."""
+    found = (elements.unsqueeze(-1) == tests.reshape(-1)).any(-1)
+    return ~found if invert else found
+
+
+def _isin_scalar(
+    elements: torch.Tensor, test: float, *, assume_unique: bool = False, invert: bool = False
+) -> torch.Tensor:
+    """Whether each element is the number."""
+    return elements != test if invert else elements == test
+
+
+def _isin_of_scalar(
+    element: float, tests: torch.Tensor, *, assume_unique: bool = False, invert: bool = False
+) -> torch.Tensor:
+    """Whether the number is one of the tests."""
+    found = (tests == element).any()
+    return ~found if invert else found
+
+
+def _angle(x: torch.Tensor) -> torch.Tensor:
+    """Of real numbers: pi where they are negative, else 0; NaN stays."""
+    if x.is_complex():
+        return NotImplemented
+    turned = torch.where(x < 0, math.pi, torch.zeros_like(x, dtype=float_of(x.dtype)))
+    return torch.where(x != x, x, turned) if x.is_floating_point() else turned
+
+
 CUSTOM: Mapping[Any, Callable[..., Any]] = {
     aten.native_dropout.default: _native_dropout,
     aten._cdist_forward.default: _cdist_forward,
@@ -94,5 +175,12 @@ CUSTOM: Mapping[Any, Callable[..., Any]] = {
     aten.copysign.Scalar: _copysign_scalar,
     aten.addbmm.default: _addbmm,
     aten.bucketize.Tensor: _bucketize,
+    aten.searchsorted.Tensor: _searchsorted,
+    aten.searchsorted.Scalar: _searchsorted_scalar,
+    aten.angle.default: _angle,
+    aten.isclose.default: _isclose,
+    aten.isin.Tensor_Tensor: _isin,
+    aten.isin.Tensor_Scalar: _isin_scalar,
+    aten.isin.Scalar_Tensor: _isin_of_scalar,
 }
 """Our own, where torch has none or another suits TensorRT better."""

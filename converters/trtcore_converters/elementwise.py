@@ -117,26 +117,39 @@ def rsub(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
 # ---- division ----------------------------------------------------------------------------------------------
 
 
-def exact_quotient(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    """Floats rounded down after a division: torch corrects the quotient's own rounding, TensorRT does not.
+_UNLIKE = (
+    "on {} TensorRT rounds the quotient before it is rounded {}, and torch does not; they agree only for divisors that "
+    "are a power of two"
+)
+
+
+def _whole_quotient(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """A division rounded down: torch corrects the quotient's own rounding, TensorRT does not.
 
     1.0 // 0.1 is 9 in torch (0.1 is a little more than a tenth), and floor(1.0 / 0.1) is 10. The two agree on
-    integers, and where the divisor is a power of two, for which the quotient is not rounded.
+    integers; for float16 and bfloat16, whose quotients float32 tells from whole numbers; and where the divisor is a
+    power of two, for which the quotient is not rounded.
     """
+    return _exact(node, frozenset({torch.float16, torch.bfloat16}), "down")
+
+
+def _exact_remainder(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """What a division leaves: exact on integers, for divisors that are a power of two, and in float16, whose largest
+    number is only 2**30 times its smallest normal one."""
+    return _exact(node, frozenset({torch.float16}), "to a whole number")
+
+
+def _exact(node: fx.Node, dtypes: frozenset[torch.dtype], way: str) -> bool | Reject:
     result = node.meta.get("val")
-    if isinstance(result, torch.Tensor) and not result.is_floating_point():
+    if not isinstance(result, torch.Tensor) or not result.dtype.is_floating_point or result.dtype in dtypes:
         return True
-    divisor = node_arguments(node).get("other")
-    if power_of_two(divisor):
+    if power_of_two(node_arguments(node).get("other")):
         return True
-    return Reject(
-        "on floats TensorRT rounds the quotient before it rounds it down, and torch does not; they agree only for "
-        "divisors that are a power of two"
-    )
+    return Reject(_UNLIKE.format(str(result.dtype).removeprefix("torch."), way))
 
 
 def _rounds_down(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    return exact_quotient(node, ctx) if node_arguments(node).get("rounding_mode") == "floor" else True
+    return _whole_quotient(node, ctx) if node_arguments(node).get("rounding_mode") == "floor" else True
 
 
 def _divide(ctx: ConversionContext, a: Any, b: Any, rounding: str | None) -> Any:
@@ -177,7 +190,7 @@ def div_mode(ctx: ConversionContext, a: Any, b: Any, *, rounding_mode: str | Non
 
 @converter(
     [aten.floor_divide.default, aten.floor_divide.Scalar],
-    capability_validator=all_of(arithmetic, exact_quotient),
+    capability_validator=all_of(arithmetic, _whole_quotient),
     supports_dynamic_shapes=True,
 )
 def floor_divide(ctx: ConversionContext, a: Any, b: Any) -> Any:
@@ -189,6 +202,8 @@ def _modulus(rounding: str) -> Callable[..., Any]:
     def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
         a, b = _operands(ctx, a, b)
         dtype = output_dtype(ctx, ctx.result_type(a, b))
+        if dtype == torch.float16 and not power_of_two(number(b)):
+            return ctx.cast(_float16_remainder(ctx, a, b, rounding), dtype)
         inside = torch.float32 if dtype.is_floating_point else dtype
         quotient = ctx.cast(_divide(ctx, a, b, rounding), inside)
         return ctx.cast(
@@ -198,14 +213,36 @@ def _modulus(rounding: str) -> Callable[..., Any]:
     return convert
 
 
+def _float16_remainder(ctx: ConversionContext, a: Any, b: Any, rounding: str) -> Any:
+    """The exact remainder of float16 numbers, as float32.
+
+    A float32 quotient is off by one at most, relative to its 24 bits; two steps leave something smaller than b, and
+    one b more sets right what is now on the wrong side of zero. The product of the quotient's upper or lower 12 bits
+    with the 11 of b is exact.
+    """
+    a, b = ctx.promote(a, b, to=torch.float32)
+    rest = a
+    for _ in range(2):
+        quotient = truncate(ctx, ctx.elementwise(rest, b, "DIV"))
+        upper = ctx.elementwise(truncate(ctx, ctx.elementwise(quotient, 1 / 4096, "PROD")), 4096.0, "PROD")
+        for part in (upper, ctx.elementwise(quotient, upper, "SUB")):
+            rest = ctx.elementwise(rest, ctx.elementwise(part, b, "PROD"), "SUB")
+    side = a if rounding == "trunc" else b
+    wrong = ctx.elementwise(ctx.elementwise(rest, side, "PROD"), 0.0, "LESS")
+    size = ctx.unary(b, "ABS")
+    towards = ctx.select(ctx.elementwise(side, 0.0, "LESS"), ctx.unary(size, "NEG"), size)
+    return ctx.select(wrong, ctx.elementwise(rest, towards, "SUM"), rest)
+
+
 for _op, _name, _rounding in (
     (aten.remainder.Tensor, "remainder", "floor"),
     (aten.remainder.Scalar, "remainder", "floor"),
+    (aten.remainder.Scalar_Tensor, "remainder", "floor"),
     (aten.fmod.Tensor, "fmod", "trunc"),
     (aten.fmod.Scalar, "fmod", "trunc"),
 ):
     converter(
-        _op, name=_name, capability_validator=all_of(arithmetic, exact_quotient), supports_dynamic_shapes=True
+        _op, name=_name, capability_validator=all_of(arithmetic, _exact_remainder), supports_dynamic_shapes=True
     )(_modulus(_rounding))
 
 

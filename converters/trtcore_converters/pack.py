@@ -15,6 +15,7 @@ from trtcore.pack import Converter, LoweringPass, converters_in, hookimpl
 FAMILIES = (
     "elementwise",
     "comparison",
+    "bitwise",
     "unary",
     "activations",
     "cast",

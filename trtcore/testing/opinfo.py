@@ -29,7 +29,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,7 @@ class SampleResult:
         call: the arguments as text.
         ops: how many ops of the lowered program are in engines.
         in_torch: names of the ops that stay in torch.
+        traced: names of the ops that the call was traced to, before lowering.
     """
 
     op: str
@@ -111,6 +112,7 @@ class SampleResult:
     call: str = ""
     ops: int = 0
     in_torch: tuple[str, ...] = ()
+    traced: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         name = f"{self.op}.{self.variant}" if self.variant else self.op
@@ -275,6 +277,13 @@ class _Captured:
     problem: str = ""
     random: bool = False
 
+    @property
+    def traced(self) -> tuple[str, ...]:
+        """Names of the ops in the graph."""
+        assert self.graph_module is not None
+        targets = {n.target for n in self.graph_module.graph.nodes if n.op == "call_function"}
+        return tuple(sorted(str(t) for t in targets if isinstance(t, torch._ops.OpOverload)))
+
 
 class _Checker:
     def __init__(self, options: Mapping[str, Any], compare: Compare | None) -> None:
@@ -339,7 +348,8 @@ class _Checker:
             changed = inputs[start : start + len(captured.tensors)]
             start += len(captured.tensors)
             problem = self._difference(captured, actual, changed)
-            results.append(_verdict(captured, number, problem, compiled.report))
+            verdict = _verdict(captured, number, problem, compiled.report)
+            results.append(replace(verdict, traced=captured.traced))
         return results
 
     def _difference(self, captured: _Captured, actual: Any, changed: Sequence[torch.Tensor]) -> str:
