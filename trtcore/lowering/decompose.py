@@ -21,6 +21,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
+from trtcore.lowering.functionalize import rename_in_place
 from trtcore.provenance import op_name
 from trtcore.symbols import expression_of
 
@@ -128,10 +129,23 @@ class _Decomposer:
             values = [leaf.meta["val"] for leaf in leaves]
             traced = make_fx(run, _allow_non_fake_inputs=True)(*values)
             if any(mutates(piece) for piece in traced.graph.nodes):
-                traced = make_fx(torch.func.functionalize(run), _allow_non_fake_inputs=True)(*values)
+                traced = self._without_writes(traced, run, values)
         _unwrap_structs(traced.graph)
         traced.graph.eliminate_dead_code()
         return traced.graph
+
+    def _without_writes(self, traced: GraphModule, run: Callable[..., Any], values: list[Any]) -> GraphModule:
+        """The trace with functional twins for what it writes in place; where views forbid it, traced anew.
+
+        torch.func.functionalize alone leaves the in-place ops that composite ops call on their own intermediates.
+        """
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        for node, value in zip(traced.graph.find_nodes(op="placeholder"), values):
+            node.meta.setdefault("val", value)
+        if rename_in_place(traced.graph):
+            return traced
+        return make_fx(torch.func.functionalize(run), _allow_non_fake_inputs=True)(*values)
 
     def _paste(self, graph: Graph, node: Node, traced: Graph) -> None:
         leaves: list[Node] = []

@@ -31,7 +31,7 @@ def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule
         _separate_attributes(graph_module, mutating)
     if not mutating or all(_is_final_write(node) for node in mutating):
         return graph_module
-    if not _rename_in_place(graph):
+    if not rename_in_place(graph):
         graph_module = _functionalize_with_torch(graph_module, ctx)
     graph_module.graph.lint()
     return graph_module
@@ -140,7 +140,7 @@ def _alias_roots(graph: Graph) -> dict[Node, Node]:
     return roots
 
 
-def _rename_in_place(graph: Graph) -> bool:
+def rename_in_place(graph: Graph) -> bool:
     """Replace in-place ops by their twins; False (graph unchanged) where aliasing needs more than that."""
     order = {node: i for i, node in enumerate(graph.nodes)}
     roots = _alias_roots(graph)
