@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +79,51 @@ def arange_step(
     return _arange(ctx, start, end, step, dtype)
 
 
+# ---- evenly spaced numbers ----------------------------------------------------------------------------------
+
+
+def _numbers_known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """Every argument is a number known now, and the result is of a dtype that a constant can have."""
+    result = node.meta.get("val")
+    if isinstance(result, torch.Tensor) and result.dtype not in ARITHMETIC:
+        return Reject(f"TensorRT fills no {str(result.dtype).removeprefix('torch.')}")
+    given = node_arguments(node)
+    for name in ("start", "end", "steps", "base", "row", "col", "offset"):
+        if not is_static(given.get(name)):
+            return Reject(
+                f"{name} varies from call to call, and the numbers are made when the engine is built"
+            )
+    return True
+
+
+@converter(aten.linspace.default, capability_validator=_numbers_known)
+def linspace(ctx: ConversionContext, start: Any, end: Any, steps: Any, **_: Any) -> Any:
+    """`steps` numbers from `start` to `end`, both included; torch's own."""
+    return ctx.constant(torch.linspace(start, end, steps, dtype=output_dtype(ctx, torch.float32)))
+
+
+@converter(aten.logspace.default, capability_validator=_numbers_known)
+def logspace(ctx: ConversionContext, start: Any, end: Any, steps: Any, base: float = 10.0, **_: Any) -> Any:
+    """`base` to the power of evenly spaced numbers; torch's own."""
+    return ctx.constant(torch.logspace(start, end, steps, base, dtype=output_dtype(ctx, torch.float32)))
+
+
+def _triangle_indices(make: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+    def convert(ctx: ConversionContext, row: int, col: int, offset: int = 0, **_: Any) -> Any:
+        return ctx.constant(make(row, col, offset, dtype=output_dtype(ctx, torch.int64)))
+
+    return convert
+
+
+for _op, _make in (
+    (aten.tril_indices.default, torch.tril_indices),
+    (aten.triu_indices.default, torch.triu_indices),
+):
+    converter(_op, name=_op.overloadpacket.__name__, capability_validator=_numbers_known)(
+        _triangle_indices(_make)
+    )
+
+
 # ---- fills -------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +184,25 @@ for _name, _value in {"zeros": 0, "ones": 1, "empty": 0}.items():
         capability_validator=_fillable,
         supports_dynamic_shapes=True,
     )(_new)
+
+
+# Strides and physical layouts mean nothing inside an engine.
+@converter(aten.empty_strided.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+def empty_strided(ctx: ConversionContext, size: Any, stride: Any, **_: Any) -> Any:
+    """Zeros of `size`."""
+    return filled(ctx, size, 0, output_dtype(ctx, torch.float32))
+
+
+@converter(aten.empty_permuted.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+def empty_permuted(ctx: ConversionContext, size: Any, physical_layout: Any, **_: Any) -> Any:
+    """Zeros of `size`."""
+    return filled(ctx, size, 0, output_dtype(ctx, torch.float32))
+
+
+@converter(aten.new_empty_strided.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+def new_empty_strided(ctx: ConversionContext, x: Any, size: Any, stride: Any, **_: Any) -> Any:
+    """Zeros of `size`, of the dtype of `x` unless told."""
+    return filled(ctx, size, 0, output_dtype(ctx, ctx.dtype(x)))
 
 
 @converter(aten.scalar_tensor.default, supports_dynamic_shapes=True)

@@ -1,7 +1,8 @@
-"""Running sums."""
+"""Running sums, products and extremes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,3 +31,65 @@ def cumsum(ctx: ConversionContext, x: Any, dim: int, *, dtype: torch.dtype | Non
     axis = ctx.constant(dim % ctx.rank(x), torch.int64)
     layer = ctx.net.add_cumulative(x, axis, ctx.trt.CumulativeOperation.SUM, False, False)
     return ctx.cast(ctx.output(layer), result)
+
+
+# ---- other scans, as decompositions ----
+
+Pair = tuple[torch.Tensor, ...]
+
+
+def _scanned(parts: Pair, dim: int, combine: Callable[[Pair, Pair], Pair]) -> Pair:
+    """Every element combined with all before it, in steps of 1, 2, 4, ... along `dim`."""
+    if not parts[0].dim():
+        return parts
+    length = parts[0].shape[dim]
+    if not isinstance(length, int):
+        raise ValueError("TensorRT's cumulative layer only sums, and the length of the dim varies")
+    step = 1
+    while step < length:
+        earlier = tuple(part.narrow(dim, 0, length - step) for part in parts)
+        later = tuple(part.narrow(dim, step, length - step) for part in parts)
+        joined = combine(earlier, later)
+        parts = tuple(torch.cat([part.narrow(dim, 0, step), new], dim) for part, new in zip(parts, joined))
+        step *= 2
+    return parts
+
+
+def _cumprod(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Running products; integers as int64, float16 and bfloat16 in float32."""
+    result = dtype or (x.dtype if x.dtype.is_floating_point else torch.int64)
+    wide = x.to(result).to(torch.float32 if result in LOW_PRECISION else result)
+    return _scanned((wide,), dim, lambda a, b: (a[0] * b[0],))[0].to(result)
+
+
+def _logcumsumexp(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """Logarithms of running sums of exponentials."""
+    wide = x.to(torch.float32)
+    return _scanned((wide,), dim, lambda a, b: (torch.logaddexp(a[0], b[0]),))[0].to(x.dtype)
+
+
+def _running(better: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., Pair]:
+    """The best so far and the index where it was last met."""
+
+    def pick(earlier: Pair, later: Pair) -> Pair:
+        new = better(later[0], earlier[0])
+        return tuple(torch.where(new, b, a) for a, b in zip(earlier, later))
+
+    def compute(x: torch.Tensor, dim: int) -> Pair:
+        if not x.dim():
+            return x.clone(), torch.zeros_like(x, dtype=torch.int64)
+        shape = [1] * x.dim()
+        shape[dim] = x.shape[dim]
+        indices = torch.arange(x.shape[dim], device=x.device).reshape(shape).expand(x.shape)
+        return _scanned((x, indices), dim, pick)
+
+    return compute
+
+
+SCANS: Mapping[Any, Callable[..., Any]] = {
+    aten.cumprod.default: _cumprod,
+    aten.logcumsumexp.default: _logcumsumexp,
+    aten.cummax.default: _running(torch.ge),
+    aten.cummin.default: _running(torch.le),
+}
+"""TensorRT's cumulative layer only sums: these are built of slices, by doubling."""

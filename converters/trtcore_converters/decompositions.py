@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from trtcore_converters.cumulative import SCANS
+from trtcore_converters.order import ORDER
 from trtcore_converters.special import SPECIAL, float_of
 
 aten = torch.ops.aten
@@ -22,7 +24,13 @@ _KEPT = frozenset(
     f"aten::{name}"
     for name in (
         *("item", "_local_scalar_dense", "nonzero", "empty_strided"),
-        *("fmod", "remainder", "floor_divide", "pow", "div"),  # what their converters refuse is lost in pieces, too
+        *(
+            "fmod",
+            "remainder",
+            "floor_divide",
+            "pow",
+            "div",
+        ),  # what their converters refuse is lost in pieces, too
     )
 )
 
@@ -35,7 +43,8 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = {}
     for source in (decomposition_table, core_aten_decompositions()):
         table.update({op: function for op, function in source.items() if _wanted(op)})
-    table.update(SPECIAL)
+    for ours in (SPECIAL, SCANS, ORDER):
+        table.update(ours)
     table.update(CUSTOM)
     return table
 
@@ -159,6 +168,35 @@ def _isin_of_scalar(
     return ~found if invert else found
 
 
+def _linspace(
+    start: Any, end: Any, steps: int, *, dtype: torch.dtype | None = None, **_: Any
+) -> torch.Tensor:
+    """Of 0-d tensors: counted up from the start in the first half, down from the end in the second, as torch does."""
+    result = dtype or torch.get_default_dtype()
+    if not result.is_floating_point:
+        raise ValueError("TensorRT has no float64, in which torch spaces integers")
+    start, end = (
+        v.to(torch.float32) if isinstance(v, torch.Tensor) else torch.full((), v, dtype=torch.float32)
+        for v in (start, end)
+    )
+    index = torch.arange(steps, dtype=torch.float32)
+    step = (end - start) / max(steps - 1, 1)
+    upper = end - step * (steps - 1 - index)
+    return torch.where(index < steps // 2, start + step * index, upper if steps > 1 else start + index).to(
+        result
+    )
+
+
+def _logspace(
+    start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: torch.dtype | None = None, **_: Any
+) -> torch.Tensor:
+    """`base` to the power of `_linspace`."""
+    result = dtype or torch.get_default_dtype()
+    if not result.is_floating_point:
+        raise ValueError("TensorRT has no float64, in which torch spaces integers")
+    return torch.pow(base, _linspace(start, end, steps, dtype=torch.float32)).to(result)
+
+
 def _angle(x: torch.Tensor) -> torch.Tensor:
     """Of real numbers: pi where they are negative, else 0; NaN stays."""
     if x.is_complex():
@@ -177,6 +215,12 @@ CUSTOM: Mapping[Any, Callable[..., Any]] = {
     aten.bucketize.Tensor: _bucketize,
     aten.searchsorted.Tensor: _searchsorted,
     aten.searchsorted.Scalar: _searchsorted_scalar,
+    aten.linspace.Tensor_Tensor: _linspace,
+    aten.linspace.Tensor_Scalar: _linspace,
+    aten.linspace.Scalar_Tensor: _linspace,
+    aten.logspace.Tensor_Tensor: _logspace,
+    aten.logspace.Tensor_Scalar: _logspace,
+    aten.logspace.Scalar_Tensor: _logspace,
     aten.angle.default: _angle,
     aten.isclose.default: _isclose,
     aten.isin.Tensor_Tensor: _isin,

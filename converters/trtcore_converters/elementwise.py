@@ -242,7 +242,10 @@ for _op, _name, _rounding in (
     (aten.fmod.Scalar, "fmod", "trunc"),
 ):
     converter(
-        _op, name=_name, capability_validator=all_of(arithmetic, _exact_remainder), supports_dynamic_shapes=True
+        _op,
+        name=_name,
+        capability_validator=all_of(arithmetic, _exact_remainder),
+        supports_dynamic_shapes=True,
     )(_modulus(_rounding))
 
 

@@ -1,7 +1,7 @@
 """Special functions of one element, as decompositions into what TensorRT has.
 
-Each is computed in float32, to a relative error of about 1e-6 (near a zero of the function: an absolute one), and rounded
-once. The polynomials were fitted for this code, with mpmath, at Chebyshev nodes of the intervals named.
+Each is computed in float32, to a relative error of about 1e-6 (near a zero of the function: an absolute one), and
+rounded once. The polynomials were fitted for this code, with mpmath, at Chebyshev nodes of the intervals named.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _SHIFT = 6
 
 
 def _lgamma(x: torch.Tensor) -> torch.Tensor:
-    """``log(abs(gamma(x)))``: Stirling's series from 6 on, reached by gamma(x) = gamma(x + 1) / x; reflected below 0.5."""
+    """``log(abs(gamma(x)))``: Stirling's series, reached by gamma(x) = gamma(x + 1) / x below 6; reflected below 0.5."""
     y = torch.where(x < 0.5, 1.0 - x, x)
     product = torch.ones_like(y)
     for step in range(_SHIFT):
