@@ -97,7 +97,7 @@ _SHIFT = 6
 
 
 def _lgamma(x: torch.Tensor) -> torch.Tensor:
-    """``log(abs(gamma(x)))``: Stirling's series, reached by gamma(x) = gamma(x + 1) / x below 6; reflected below 0.5."""
+    """``log(abs(gamma(x)))``: Stirling's series, reached by gamma(x) = gamma(x + 1) / x; reflected below 0.5."""
     y = torch.where(x < 0.5, 1.0 - x, x)
     product = torch.ones_like(y)
     for step in range(_SHIFT):

@@ -1,0 +1,54 @@
+"""Order statistics and scans."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trtcore.testing import assert_converts, assert_refuses
+
+
+@pytest.fixture
+def x():
+    return torch.randperm(24, generator=torch.Generator().manual_seed(1)).reshape(4, 6).float() - 9
+
+
+def test_one_element(x):
+    assert_converts(lambda x: (x.median(), *x.median(1), *x.kthvalue(2, 0, keepdim=True)), (x,))
+    assert_converts(lambda x: (*torch.median(x, 0), *torch.kthvalue(x, 1)), (torch.tensor(3.0),))
+
+
+def test_missing_numbers(x):
+    x[0, 2] = x[3] = torch.nan
+    assert_converts(lambda x: (x.nanmedian(), x.nanmedian(1)[0], x.nanquantile(0.3, 1)), (x,))
+    assert_converts(lambda x: x.quantile(0.5, 1), (x,))
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "lower", "higher", "midpoint", "nearest"])
+def test_quantile(x, interpolation):
+    q = torch.tensor([0.0, 0.25, 0.6, 1.0])
+    assert_converts(
+        lambda x: (
+            x.quantile(q, 1, keepdim=True, interpolation=interpolation),
+            x.quantile(0.4, interpolation=interpolation),
+        ),
+        (x,),
+    )
+
+
+def test_mode_takes_the_smallest_of_the_most_frequent():
+    x = torch.tensor([[3, 1, 1, 3, 2], [5, 4, 4, 4, 5]])
+    assert_converts(lambda x: (x.mode(1)[0], x.mode(0, keepdim=True)[0]), (x,))
+
+
+def test_histogram(x):
+    assert_converts(lambda x: (torch.histc(x, 5), torch.histc(x, 4, -3, 6)), (x,))
+
+
+def test_scans(x):
+    assert_converts(lambda x: (x.cumprod(1), x.logcumsumexp(0), *x.cummax(1), *x.cummin(-1)), (x / 5,))
+    assert_converts(lambda i: (i.cumprod(0), *i.cummax(0)), (torch.tensor([2, 2, -1, 3, 3, 7, 0]),))
+
+
+def test_a_scan_of_varying_length_is_refused(x):
+    assert_refuses(lambda x: x.cumprod(0), (x / 5,), "length of the dim varies", dynamic={0: {0: (2, 4, 8)}})
