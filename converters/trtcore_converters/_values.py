@@ -100,3 +100,24 @@ def used_outputs(node: fx.Node) -> set[int] | None:
 def cast_all(ctx: ConversionContext, dtype: torch.dtype, *values: Any) -> list[Any]:
     """Every value as an ITensor of `dtype`, shapes untouched; None stays None."""
     return [None if value is None else ctx.tensor(value, dtype) for value in values]
+
+
+def most(size: Any) -> int | None:
+    """The largest value of a traced size; None where it has no bound. Adds no guard."""
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    upper = size.node.shape_env.bound_sympy(size.node.expr).upper
+    return int(upper) if upper.is_Integer else None
+
+
+def broadcast_dims(ctx: ConversionContext, tensors: Sequence[Any]) -> list[Any]:
+    """The dims of the tensors broadcast against each other."""
+    rank = max(ctx.rank(tensor) for tensor in tensors)
+    result: list[Any] = [1] * rank
+    for tensor in tensors:
+        for place, dim in enumerate(ctx.dims_of(tensor), rank - ctx.rank(tensor)):
+            if known_dim(result[place]) == 1:
+                result[place] = dim
+            elif ctx.is_tensor(result[place]) and known_dim(dim) != 1:
+                result[place] = dim if known_dim(dim) is not None else ctx.dim_op(result[place], dim, "MAX")
+    return result

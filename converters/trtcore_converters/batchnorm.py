@@ -14,6 +14,7 @@ from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
 from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used
+from trtcore_converters._values import used_outputs
 
 aten = torch.ops.aten
 
@@ -69,7 +70,7 @@ def native_batch_norm_no_training(
 
 
 @converter(
-    aten.native_batch_norm.default,
+    [aten.native_batch_norm.default, aten._native_batch_norm_legit.default],
     capability_validator=all_of(_accepts, only_first_output_used("saved statistics")),
     supports_dynamic_shapes=True,
 )
@@ -90,16 +91,59 @@ def native_batch_norm(
 
 
 @converter(
-    aten._native_batch_norm_legit.no_stats,
-    capability_validator=all_of(floating(), only_first_output_used("saved statistics")),
+    [aten._native_batch_norm_legit.no_stats, aten._native_batch_norm_legit_functional.default],
+    capability_validator=floating(),
     supports_dynamic_shapes=True,
 )
-def native_batch_norm_no_stats(
-    ctx: ConversionContext, x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
+def native_batch_norm_functional(
+    ctx: ConversionContext, x: Any, weight: Any, bias: Any, *settings: Any
 ) -> Any:
-    """Batch normalisation with the statistics of the batch."""
-    axes = [axis for axis in range(ctx.rank(x)) if axis != 1]
-    return _normalise(ctx, ctx.tensor(x), axes, weight, bias, eps), None, None
+    """Batch normalisation that gives its statistics, and in training what the running ones become, as values."""
+    *running, training, momentum, eps = settings
+    x = ctx.tensor(x)
+    if training or not running:
+        axes = [axis for axis in range(ctx.rank(x)) if axis != 1]
+        out = _normalise(ctx, x, axes, weight, bias, eps)
+        saved = _saved(ctx, x, axes, eps)
+        return out, *saved[:2], *_updated(ctx, x, axes, running, saved, momentum)
+    out = _scale_and_shift(ctx, x, weight, bias, *running, eps)
+    empty = ctx.constant(torch.empty(0, dtype=torch.float32))
+    return out, empty, empty, *(ctx.tensor(value) for value in running)
+
+
+def _saved(ctx: ConversionContext, x: Any, axes: list[int], eps: float) -> list[Any]:
+    """Mean, 1 / sqrt(variance + eps) and (biased) variance per channel, in fp32; None where nobody takes them."""
+    used = used_outputs(ctx.node)
+    if used is not None and not used - {0}:
+        return [None, None, None]
+    x = ctx.cast(x, torch.float32)
+    mean = ctx.reduce(x, "AVG", axes, keepdim=True)
+    centred = ctx.elementwise(x, mean, "SUB")
+    var = ctx.reduce(ctx.elementwise(centred, centred, "PROD"), "AVG", axes)
+    inverse = ctx.unary(ctx.unary(ctx.elementwise(var, eps, "SUM"), "SQRT"), "RECIP")
+    return [ctx.reshape(mean, ctx.dims_of(var)), inverse, var]
+
+
+def _updated(
+    ctx: ConversionContext, x: Any, axes: list[int], running: Any, saved: list[Any], momentum: float
+) -> list[Any]:
+    """The running mean and variance moved towards those of the batch; of the variance the unbiased one."""
+    if not running or saved[0] is None:
+        return [None for _ in running]
+    count = ctx.scalar(ctx.dim_product([ctx.dim(x, axis) for axis in axes]), torch.float32)
+    unbiased = ctx.elementwise(count, ctx.elementwise(count, 1.0, "SUB"), "DIV")
+    batch = [saved[0], ctx.elementwise(saved[2], unbiased, "PROD")]
+    return [
+        ctx.cast(
+            ctx.elementwise(
+                ctx.elementwise(old, 1 - momentum, "PROD", to=torch.float32),
+                ctx.elementwise(new, momentum, "PROD"),
+                "SUM",
+            ),
+            ctx.dtype(old),
+        )
+        for old, new in zip(running, batch)
+    ]
 
 
 @converter(aten.instance_norm.default, capability_validator=_accepts, supports_dynamic_shapes=True)

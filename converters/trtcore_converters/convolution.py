@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,22 +29,6 @@ def _kernel_known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 
 _static = static("stride", "padding", "dilation", "output_padding", "groups")
 _accepts = all_of(floating("input", "weight"), _static, _kernel_known)
-
-
-def _kernel_constant(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    """What TensorRT does to a kernel only at build time."""
-    given = arguments_of(node)
-    if given.get("transposed", True) is False:
-        return True
-    weight = node.args[1]
-    if not isinstance(weight, fx.Node) or weight.op == "get_attr":
-        return True
-    if max(given["stride"]) > 1 and max(given["dilation"]) > 1:
-        return Reject("a transposed convolution with both stride and dilation needs a constant kernel")
-    return True
-
-
-_accepts_transposed = all_of(_accepts, _kernel_constant)
 
 
 @converter(
@@ -91,7 +76,7 @@ def conv_named_padding(
 
 @converter(
     [aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input],
-    capability_validator=_accepts_transposed,
+    capability_validator=_accepts,
     supports_dynamic_shapes=True,
 )
 def conv_transpose(
@@ -110,7 +95,7 @@ def conv_transpose(
     return _deconvolve(ctx, x, weight, bias, geometry, spread(output_padding, len(geometry.kernel)))
 
 
-@converter(aten.convolution.default, capability_validator=_accepts_transposed, supports_dynamic_shapes=True)
+@converter(aten.convolution.default, capability_validator=_accepts, supports_dynamic_shapes=True)
 def convolution(
     ctx: ConversionContext,
     x: Any,
@@ -178,10 +163,12 @@ def _deconvolve(
     channels = ctx.shape(weight)[1] * geometry.groups
     geometry.post = tuple(max(p - extra, 0) for p, extra in zip(geometry.pre, output_padding))
     beyond = [max(extra - p, 0) for p, extra in zip(geometry.pre, output_padding)]
-    if isinstance(weight, torch.Tensor) and max(geometry.stride) > 1 and max(geometry.dilation) > 1:
+    if max(geometry.stride) > 1 and max(geometry.dilation) > 1:
         # TensorRT-RTX refuses strided and dilated ones: put the dilation into the kernel.
-        weight = _dilated(weight, geometry.dilation)
-        geometry.kernel, geometry.dilation = tuple(weight.shape[2:]), (1,) * dims
+        constant = isinstance(weight, torch.Tensor)
+        grow = _dilated if constant else partial(_dilated_at_run_time, ctx)
+        weight = grow(weight, geometry.dilation)
+        geometry.kernel, geometry.dilation = ctx.shape(weight)[2:], (1,) * dims
     if dtype == torch.bfloat16:
         # TensorRT-RTX has no bf16 transposed convolution: compute in fp32 and round once, as torch does.
         x, weight, bias = (_as_float32(ctx, value) for value in (x, weight, bias))
@@ -238,3 +225,15 @@ def _dilated(kernel: torch.Tensor, dilation: Sequence[int]) -> torch.Tensor:
     grown = kernel.new_zeros(*kernel.shape[:2], *((k - 1) * d + 1 for k, d in zip(taps, dilation)))
     grown[(..., *(slice(None, None, d) for d in dilation))] = kernel
     return grown
+
+
+def _dilated_at_run_time(ctx: ConversionContext, kernel: Any, dilation: Sequence[int]) -> Any:
+    """The same for a kernel that the engine computes: zeros in a new dim behind each, merged with it, cut to size."""
+    taps = ctx.shape(kernel)[2:]
+    outer = list(ctx.shape(kernel)[:2])
+    apart = [size for k in taps for size in (k, 1)]
+    behind = [0, 0, *(size for d in dilation for size in (0, d - 1))]
+    spread_out = pad_with_zeros(ctx, ctx.reshape(kernel, [*outer, *apart]), (0,) * len(behind), behind)
+    merged = ctx.reshape(spread_out, [*outer, *(k * d for k, d in zip(taps, dilation))])
+    wanted = [*outer, *((k - 1) * d + 1 for k, d in zip(taps, dilation))]
+    return ctx.slice(merged, [0] * len(wanted), wanted)

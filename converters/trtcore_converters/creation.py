@@ -136,6 +136,8 @@ def _fillable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 
 def filled(ctx: ConversionContext, dims: Sequence[Any], value: Any, dtype: torch.dtype) -> Any:
     """`value` repeated to a tensor of `dims`: one constant element, stretched."""
+    if dtype == torch.uint8 and not ctx.is_tensor(value) and is_static(list(dims)):  # it has no slices
+        return ctx.constant(torch.full(tuple(dims), value, dtype=dtype))
     one = ctx.scalar(value, dtype) if ctx.is_tensor(value) else ctx.constant(value, dtype)
     return ctx.expand(one, dims) if dims else one
 
@@ -218,3 +220,19 @@ def eye(ctx: ConversionContext, rows: Any, columns: Any = None, **_: Any) -> Any
     row = ctx.reshape(positions(ctx, rows), [rows, 1])
     column = ctx.reshape(positions(ctx, columns), [1, columns])
     return ctx.cast(ctx.elementwise(row, column, "EQUAL"), output_dtype(ctx, torch.float32))
+
+
+@converter(
+    [aten.empty_strided.default, aten.empty_permuted.default],
+    capability_validator=_fillable,
+    supports_dynamic_shapes=True,
+)
+def empty_strided(ctx: ConversionContext, size: Any, layout: Any, **_: Any) -> Any:
+    """Zeros, as good as what is undefined. How they lie in memory is nothing that a network knows."""
+    return filled(ctx, size, 0, output_dtype(ctx, torch.float32))
+
+
+@converter(aten.new_empty_strided.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+def new_empty_strided(ctx: ConversionContext, x: Any, size: Any, stride: Any, **_: Any) -> Any:
+    """Zeros of the dtype of `x`."""
+    return filled(ctx, size, 0, output_dtype(ctx, ctx.dtype(x)))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from trtcore_converters.cumulative import SCANS
+from trtcore_converters.decompositions_indexing import TABLE as INDEXING
 from trtcore_converters.order import ORDER
 from trtcore_converters.special import SPECIAL, float_of
 
@@ -43,7 +44,7 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = {}
     for source in (decomposition_table, core_aten_decompositions()):
         table.update({op: function for op, function in source.items() if _wanted(op)})
-    for ours in (SPECIAL, SCANS, ORDER):
+    for ours in (SPECIAL, SCANS, ORDER, INDEXING):
         table.update(ours)
     table.update(CUSTOM)
     return table
@@ -93,9 +94,23 @@ def _copysign_scalar(a: torch.Tensor, b: float) -> torch.Tensor:
 def _addbmm(
     x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: float = 1, alpha: float = 1
 ) -> torch.Tensor:
-    """``beta * x`` and alpha times the sum of the products of the batch."""
-    product = torch.bmm(a, b).sum(0) * alpha
-    return product if beta == 0 else x * beta + product
+    """``beta * x`` and alpha times the sum of the products of the batch, rounded once."""
+    dtype = x.dtype
+    if not dtype.is_floating_point:
+        beta, alpha = int(beta), int(alpha)
+    if dtype in (torch.float16, torch.bfloat16):
+        x, a, b = x.float(), a.float(), b.float()
+    product = torch.bmm(a, b).sum(0, dtype=x.dtype) * alpha
+    return (product if beta == 0 else x * beta + product).to(dtype)
+
+
+def _bilinear(
+    a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``a @ weight[n] @ b`` for every n; a of shape (..., i), b (..., j), weight (n, i, j), bias (n,)."""
+    left = torch.einsum("...i,nij->...nj", a, weight)
+    product = (left * b.unsqueeze(-2)).sum(-1, dtype=a.dtype)
+    return product if bias is None else product + bias
 
 
 def _bucketize(
@@ -226,5 +241,6 @@ CUSTOM: Mapping[Any, Callable[..., Any]] = {
     aten.isin.Tensor_Tensor: _isin,
     aten.isin.Tensor_Scalar: _isin_scalar,
     aten.isin.Scalar_Tensor: _isin_of_scalar,
+    aten.bilinear.default: _bilinear,
 }
 """Our own, where torch has none or another suits TensorRT better."""

@@ -9,8 +9,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, Requires, converter, node_arguments
-from trtcore_converters._checks import all_of, is_static, val
+from trtcore.pack import (
+    CompileContext,
+    ConversionContext,
+    Priority,
+    Reject,
+    Requires,
+    converter,
+    node_arguments,
+)
+from trtcore_converters._checks import all_of, floating, is_static, val
+from trtcore_converters._values import broadcast_dims
 from trtcore_converters.shape import movable
 
 aten = torch.ops.aten
@@ -94,7 +103,7 @@ def index_select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
 @converter(aten.gather.default, capability_validator=movable, supports_dynamic_shapes=True)
 def gather(ctx: ConversionContext, x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
     """``x[..., index[...], ...]``: one index per element of the result, along `dim`."""
-    x, index = ctx.tensor(x), ctx.tensor(index)
+    x, index = ctx.tensor(x), ctx.tensor(index, torch.int64)
     if ctx.rank(x) == 0 or ctx.rank(index) == 0:
         flat = gather_elements(ctx, ctx.reshape(x, [-1]), ctx.reshape(index, [-1]), 0)
         return ctx.reshape(flat, ctx.dims_of(index))
@@ -174,6 +183,30 @@ def as_strided(
     return ctx.gather(ctx.reshape(x, [count]), ctx.constant(places), 0)
 
 
+@converter(
+    aten.as_strided_scatter.default,
+    capability_validator=all_of(movable, _dense),
+    supports_dynamic_shapes=True,
+)
+def as_strided_scatter(
+    ctx: ConversionContext, x: Any, src: Any, size: Any, stride: Any, storage_offset: int | None = None
+) -> Any:
+    """`x` with `src` written at ``offset + sum(index * stride)`` of its traced layout."""
+    order = _memory_order(val(node_arguments(ctx.node)["self"])) or []
+    x = ctx.permute(ctx.tensor(x), order)
+    shape, count = ctx.shape(x), math.prod(ctx.shape(x))
+    places = torch.arange(count).as_strided(tuple(size), tuple(stride), storage_offset or 0).flatten()
+    taken, updates = (
+        ctx.constant(places.contiguous()),
+        ctx.reshape(ctx.tensor(src, ctx.dtype(x)), [places.numel()]),
+    )
+    layer = ctx.net.add_scatter(ctx.reshape(x, [count]), taken, updates, ctx.trt.ScatterMode.ELEMENT)
+    if layer is not None:
+        layer.axis = 0
+    written = ctx.reshape(ctx.output(layer), shape)
+    return ctx.permute(written, [order.index(dim) for dim in range(len(order))])
+
+
 def _fixed_dim(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     given = node_arguments(node)
     shape = getattr(val(given["self"]), "shape", None)
@@ -197,6 +230,41 @@ def unfold(ctx: ConversionContext, x: Any, dimension: int, size: int, step: int)
     return ctx.permute(windows, [i for i in range(rank + 1) if i != dim + 1] + [dim + 1])
 
 
+# ---- pairs ------------------------------------------------------------------------------------
+
+
+def _fixed_count(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    shape = getattr(val(node_arguments(node)["self"]), "shape", None)
+    if shape is not None and not is_static(shape[0]):
+        return Reject("how many pairs there are varies from call to call")
+    return True
+
+
+@converter(
+    [aten.pdist.default, aten._pdist_forward.default],
+    capability_validator=all_of(floating("self"), _fixed_count),
+    supports_dynamic_shapes=True,
+)
+def pdist(ctx: ConversionContext, x: Any, p: float = 2.0) -> Any:
+    """The p-norms of the differences of all pairs of rows (i < j): x of shape (n, m), the result (n (n - 1) / 2,)."""
+    x = ctx.tensor(x)
+    first, second = torch.triu_indices(ctx.shape(x)[0], ctx.shape(x)[0], 1)
+    rows = [ctx.gather(x, ctx.constant(index.contiguous()), 0) for index in (first, second)]
+    size = ctx.unary(ctx.cast(ctx.elementwise(*rows, "SUB"), torch.float32), "ABS")
+    if p == 0:
+        found = ctx.reduce(ctx.cast(ctx.cast(size, torch.bool), torch.float32), "SUM", [1])
+    elif math.isinf(p):
+        found = ctx.reduce(size, "MAX", [1])
+    elif p == 1:
+        found = ctx.reduce(size, "SUM", [1])
+    elif p == 2:
+        found = ctx.unary(ctx.reduce(ctx.elementwise(size, size, "PROD"), "SUM", [1]), "SQRT")
+    else:
+        total = ctx.reduce(ctx.elementwise(size, float(p), "POW"), "SUM", [1])
+        found = ctx.elementwise(total, 1.0 / p, "POW")
+    return ctx.cast(found, ctx.dtype(x))
+
+
 # ---- where elements are -------------------------------------------------------------------------------------
 
 
@@ -212,3 +280,51 @@ def nonzero(ctx: ConversionContext, x: Any) -> Any:
     x = ctx.tensor(x)
     found = ctx.output(ctx.net.add_non_zero(ctx.cast(x, torch.bool)))
     return ctx.cast(ctx.permute(found, [1, 0]), torch.int64)
+
+
+def _one_mask(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    indices = node_arguments(node)["indices"]
+    if len(indices) != 1 or getattr(val(indices[0]), "dtype", None) != torch.bool:
+        return Reject("a mask among several indices: the shape of the result depends on data")
+    return True
+
+
+_NON_ZERO = Requires(layers=frozenset({"add_non_zero"}))
+
+
+@converter(
+    aten.masked_select.default,
+    capability_validator=movable,
+    supports_dynamic_shapes=True,
+    requires_output_allocator=True,
+    requires=_NON_ZERO,
+)
+def masked_select(ctx: ConversionContext, x: Any, mask: Any) -> Any:
+    """The elements that the mask sets, in row-major order, after both are broadcast."""
+    x, mask = ctx.tensor(x), ctx.tensor(mask)
+    shape = broadcast_dims(ctx, [x, mask])
+    flat, where = (ctx.reshape(ctx.expand(tensor, shape), [-1]) for tensor in (x, mask))
+    return _selected(ctx, flat, where)
+
+
+@converter(
+    aten.index.Tensor,
+    priority=Priority.FALLBACK,
+    capability_validator=all_of(movable, _one_mask),
+    supports_dynamic_shapes=True,
+    requires_output_allocator=True,
+    requires=_NON_ZERO,
+)
+def index_by_mask(ctx: ConversionContext, x: Any, indices: Sequence[Any]) -> Any:
+    """``x[mask]``: the slices that the mask over the first dims sets."""
+    x, mask = ctx.tensor(x), ctx.tensor(indices[0])
+    rest = ctx.dims_of(x)[ctx.rank(mask) :]
+    return _selected(ctx, ctx.reshape(x, [-1, *rest]), ctx.reshape(mask, [-1]))
+
+
+def _selected(ctx: ConversionContext, rows: Any, mask: Any) -> Any:
+    """The rows that a mask of shape (rows,) sets."""
+    found = ctx.output(ctx.net.add_non_zero(mask))  # (1, how many)
+    layer = ctx.net.add_shuffle(found)
+    layer.reshape_dims = (-1,)
+    return ctx.gather(rows, ctx.output(layer), 0)

@@ -1,22 +1,43 @@
-"""Matrix products."""
+"""Matrix products.
+
+TensorRT multiplies matrices in floating point only. Integers are multiplied element by element and summed,
+which is exact and wraps as torch does; that is for small matrices (indices, counts), hence the limit.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
-from trtcore_converters._values import number, output_dtype
+from trtcore_converters._checks import arguments, numeric
+from trtcore_converters._values import most, number, output_dtype
 
 aten = torch.ops.aten
 
+_PRODUCTS = 1 << 24
+"""The largest number of products in a matrix product of integers."""
 
-def _floating(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+
+def _multiplies(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """Floating point, or integers whose products are few."""
     result = node.meta.get("val")
-    if isinstance(result, torch.Tensor) and not result.is_floating_point():
+    if not isinstance(result, torch.Tensor) or result.is_floating_point():
+        return True
+    given = list(arguments(node).values())
+    first = next(i for i, value in enumerate(given) if isinstance(value, torch.Tensor))
+    left = given[1] if node.target in _WITH_ADDEND else given[first]
+    if not numeric(node, ctx) or result.dtype == torch.bool or result.dim() > 6:
         return Reject("TensorRT multiplies matrices in floating point only")
+    sizes = [most(size) for size in (*result.shape, left.shape[-1] if left.dim() else 1)]
+    if None in sizes or math.prod(size or 0 for size in sizes) > _PRODUCTS:
+        return Reject(
+            'TensorRT multiplies matrices in floating point only ("first input has type Int64 but must have type '
+            f'Float, Half, BFloat16 ..."), and these integers make more than {_PRODUCTS} products'
+        )
     return True
 
 
@@ -34,6 +55,8 @@ def _transposed(x: torch.Tensor) -> bool:
 
 def product(ctx: ConversionContext, a: Any, b: Any, transpose_b: bool = False) -> Any:
     """``a @ b`` of operands of rank >= 2. A constant that is a transposed view is not copied."""
+    if not ctx.dtype(a).is_floating_point:
+        return _sum_of_products(ctx, ctx.tensor(a), ctx.tensor(b), transpose_b)
     rank = max(ctx.rank(a), ctx.rank(b))
     transpose_a = False
     if isinstance(a, torch.Tensor) and _transposed(a):
@@ -43,7 +66,20 @@ def product(ctx: ConversionContext, a: Any, b: Any, transpose_b: bool = False) -
     return ctx.matmul(_at_rank(ctx, a, rank), _at_rank(ctx, b, rank), transpose_a, transpose_b)
 
 
-@converter(aten.linear.default, capability_validator=_floating, supports_dynamic_shapes=True)
+def _sum_of_products(ctx: ConversionContext, a: Any, b: Any, transpose_b: bool) -> Any:
+    """``a @ b`` of integers: every row times every column, element by element, and summed."""
+    if not transpose_b:
+        order = list(range(ctx.rank(b)))
+        b = ctx.permute(b, [*order[:-2], order[-1], order[-2]])
+    *batch, rows, inner = ctx.dims_of(a)
+    left = ctx.reshape(a, [*batch, rows, 1, inner])
+    *batch, columns, inner = ctx.dims_of(b)
+    right = ctx.reshape(b, [*batch, 1, columns, inner])
+    products = ctx.elementwise(left, right, "PROD")
+    return ctx.reduce(products, "SUM", [ctx.rank(products) - 1])
+
+
+@converter(aten.linear.default, capability_validator=_multiplies, supports_dynamic_shapes=True)
 def linear(ctx: ConversionContext, x: Any, weight: Any, bias: Any = None) -> Any:
     """``x @ weight.T + bias``; x of shape (..., in), weight (out, in), bias (out,)."""
     single = ctx.rank(x) == 1
@@ -63,7 +99,7 @@ def linear(ctx: ConversionContext, x: Any, weight: Any, bias: Any = None) -> Any
 
 @converter(
     [aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default],
-    capability_validator=_floating,
+    capability_validator=_multiplies,
     supports_dynamic_shapes=True,
 )
 def matmul(ctx: ConversionContext, a: Any, b: Any) -> Any:
@@ -82,18 +118,28 @@ def matmul(ctx: ConversionContext, a: Any, b: Any) -> Any:
 
 @converter(
     [aten.addmm.default, aten.baddbmm.default, aten.addmv.default],
-    capability_validator=_floating,
+    capability_validator=_multiplies,
     supports_dynamic_shapes=True,
 )
 def addmm(ctx: ConversionContext, bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """``beta * bias + alpha * (a @ b)``; beta = 0 leaves the bias out, also where it is not finite."""
     result = matmul(ctx, a, b)
     dtype = output_dtype(ctx, ctx.dtype(result))
+    scaled = number(alpha) != 1 or number(beta) != 1
+    inside = torch.float32 if scaled and dtype.is_floating_point else dtype
     if number(alpha) != 1:
-        result = ctx.elementwise(result, alpha, "PROD", to=torch.float32)
+        result = ctx.elementwise(result, alpha, "PROD", to=inside)
     if number(beta) == 0:
         return ctx.cast(result, dtype)
     if number(beta) != 1:
-        bias = ctx.elementwise(bias, beta, "PROD", to=torch.float32)
-    inside = dtype if number(alpha) == 1 == number(beta) else torch.float32
+        bias = ctx.elementwise(bias, beta, "PROD", to=inside)
     return ctx.cast(ctx.elementwise(result, bias, "SUM", to=inside), dtype)
+
+
+_WITH_ADDEND = frozenset({aten.addmm.default, aten.baddbmm.default, aten.addmv.default})
+
+
+@converter([aten.mm.dtype, aten.bmm.dtype], supports_dynamic_shapes=True)
+def matmul_to_dtype(ctx: ConversionContext, a: Any, b: Any, out_dtype: torch.dtype) -> Any:
+    """``a @ b`` of float16 or bfloat16 matrices in float32, unrounded."""
+    return product(ctx, ctx.cast(a, out_dtype), ctx.cast(b, out_dtype))

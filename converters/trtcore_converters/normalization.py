@@ -137,19 +137,25 @@ def native_group_norm(
     used = used_outputs(ctx.node)
     if used is not None and not used & {1, 2}:
         return result, None, None
-    grouped = ctx.reshape(ctx.cast(x, torch.float32), [ctx.dim(x, 0), group, -1])
     dims = [ctx.dim(x, 0), group]
-    statistics = _statistics(ctx, grouped, [2], eps)
+    statistics = _statistics(ctx, _in_groups(ctx, x, group), [2], eps)
     return result, *(
         ctx.cast(ctx.reshape(v, dims), _statistics_dtype(ctx, i + 1)) for i, v in enumerate(statistics)
     )
+
+
+def _in_groups(ctx: ConversionContext, x: Any, groups: int) -> Any:
+    """`x` of shape (N, C, ...) as float32 rows (N, groups, the rest)."""
+    dims = ctx.dims_of(x)
+    rest = ctx.dim_op(ctx.dim_product(dims[1:]), groups, "FLOOR_DIV")
+    return ctx.reshape(ctx.cast(x, torch.float32), [dims[0], groups, -1 if ctx.is_tensor(rest) else rest])
 
 
 def _group_norm(ctx: ConversionContext, x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Any:
     """The groups normalised as rows of (N, groups, -1) by float32 statistics, then scaled per channel."""
     dims, dtype = ctx.dims_of(x), ctx.dtype(x)
     rank = len(dims)
-    rows = ctx.reshape(ctx.cast(x, torch.float32), [dims[0], groups, -1])
+    rows = _in_groups(ctx, x, groups)
     mean, inverse = _statistics(ctx, rows, [2], eps)
     result = ctx.elementwise(ctx.elementwise(rows, mean, "SUB"), inverse, "PROD")
     result = ctx.reshape(result, dims)

@@ -23,7 +23,7 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class _Windows:
+class Windows:
     """Where the windows are: one entry per spatial dim.
 
     `padded` says that the padding is part of the input already.
@@ -36,7 +36,7 @@ class _Windows:
     padded: bool = False
 
     @classmethod
-    def of(cls, dims: int, kernel: Any, stride: Any, padding: Any, ceil_mode: bool) -> _Windows:
+    def of(cls, dims: int, kernel: Any, stride: Any, padding: Any, ceil_mode: bool) -> Windows:
         """From an op's arguments; no stride means the kernel size."""
         sizes = spread(kernel, dims)
         return cls(sizes, spread(stride, dims) if stride else sizes, spread(padding, dims), ceil_mode)
@@ -68,7 +68,7 @@ class _Windows:
         return not self.ceil_mode or self.padding[dim] + self.stride[dim] <= self.kernel[dim]
 
 
-def _dims(node: fx.Node) -> int:
+def dims_of_pool(node: fx.Node) -> int:
     """Spatial dims of a pooling op, from its name: ``aten.max_pool2d.default`` has two."""
     name = str(node.target)
     return next(n for n in (1, 2, 3) if f"pool{n}d" in name)
@@ -76,13 +76,13 @@ def _dims(node: fx.Node) -> int:
 
 def _windows_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     given = arguments(node)
-    dims = _dims(node)
+    dims = dims_of_pool(node)
     if max(spread(given.get("dilation", 1), dims)) > 1:
         return Reject("TensorRT has no pooling with dilation")
     shape = shape_of(given["self"])
     if shape is None:
         return True
-    windows = _Windows.of(dims, given["kernel_size"], given["stride"], given["padding"], given["ceil_mode"])
+    windows = Windows.of(dims, given["kernel_size"], given["stride"], given["padding"], given["ceil_mode"])
     dynamic = [d for d in range(dims) if not isinstance(shape[len(shape) - dims + d], int)]
     if not all(windows.never_drops(d) for d in dynamic):
         return Reject(
@@ -109,7 +109,7 @@ def max_pool(
     ceil_mode: bool,
 ) -> Any:
     """max_pool1d, max_pool2d, max_pool3d."""
-    windows = _Windows.of(_dims(ctx.node), kernel_size, stride, padding, ceil_mode)
+    windows = Windows.of(dims_of_pool(ctx.node), kernel_size, stride, padding, ceil_mode)
     return _pool(ctx, ctx.tensor(x), "MAX", windows)
 
 
@@ -148,8 +148,8 @@ def avg_pool(
     third way: with ceil_mode and counted padding, by the part of the window inside the padded input; then the
     padding is made part of the input.
     """
-    dims = _dims(ctx.node)
-    windows = _Windows.of(dims, kernel_size, stride, padding, ceil_mode)
+    dims = dims_of_pool(ctx.node)
+    windows = Windows.of(dims, kernel_size, stride, padding, ceil_mode)
     x = ctx.tensor(x)
     if divisor_override is not None:
         out = _pool(ctx, x, "AVERAGE", windows, exclude_padding=False)
@@ -159,7 +159,7 @@ def avg_pool(
     return _pool(ctx, x, "AVERAGE", windows, exclude_padding=ceil_mode or not count_include_pad)
 
 
-def _padded(ctx: ConversionContext, x: Any, windows: _Windows) -> tuple[Any, _Windows]:
+def _padded(ctx: ConversionContext, x: Any, windows: Windows) -> tuple[Any, Windows]:
     """`x` with its padding as zeros, and the windows over that."""
     unpadded = ctx.rank(x) - len(windows.kernel)
     pads = (0,) * unpadded + windows.padding
@@ -167,7 +167,7 @@ def _padded(ctx: ConversionContext, x: Any, windows: _Windows) -> tuple[Any, _Wi
 
 
 def _pool(
-    ctx: ConversionContext, x: Any, kind: str, windows: _Windows, *, exclude_padding: bool = True
+    ctx: ConversionContext, x: Any, kind: str, windows: Windows, *, exclude_padding: bool = True
 ) -> Any:
     """One pooling layer, with torch's output size."""
     dims = len(windows.kernel)
@@ -202,7 +202,7 @@ def _same(a: Any, b: Any) -> bool:
 def _sizes_fit(exact_only: bool) -> Callable[[fx.Node, CompileContext], bool | Reject]:
     def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
         given = arguments(node)
-        dims = _dims(node)
+        dims = dims_of_pool(node)
         shape = shape_of(given["self"])
         if shape is None:
             return True
@@ -247,7 +247,7 @@ def adaptive_avg_pool(ctx: ConversionContext, x: Any, output_size: Any) -> Any:
 
     To one: a reduction. To a divisor: windows. To another size: a product with the matrix of averages.
     """
-    dims = _dims(ctx.node)
+    dims = dims_of_pool(ctx.node)
     x = ctx.tensor(x)
     plan = _adaptive_plan(ctx, x, output_size, dims)
     x = _reduce_and_window(ctx, x, plan, "AVG", "AVERAGE")
@@ -268,13 +268,13 @@ def adaptive_avg_pool(ctx: ConversionContext, x: Any, output_size: Any) -> Any:
 )
 def adaptive_max_pool(ctx: ConversionContext, x: Any, output_size: Any) -> Any:
     """adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d whose indices nobody uses."""
-    dims = _dims(ctx.node)
+    dims = dims_of_pool(ctx.node)
     x = ctx.tensor(x)
     plan = _adaptive_plan(ctx, x, output_size, dims)
     x = _reduce_and_window(ctx, x, plan, "MAX", "MAX")
     for dim, (how, size, wanted) in plan.items():
         if how == "uneven":
-            x = ctx.concat([_maximum_over(ctx, x, dim, *w) for w in _uneven_windows(size, wanted)], dim)
+            x = ctx.concat([_maximum_over(ctx, x, dim, *w) for w in uneven_windows(size, wanted)], dim)
     return x, None
 
 
@@ -306,12 +306,12 @@ def _reduce_and_window(
     if not even:
         return x
     rank = ctx.rank(x)
-    dims = _dims(ctx.node)
+    dims = dims_of_pool(ctx.node)
     kernel = tuple(even.get(axis, 1) for axis in range(rank - dims, rank))
-    return _pool(ctx, x, pooling, _Windows(kernel, kernel, (0,) * dims, False))
+    return _pool(ctx, x, pooling, Windows(kernel, kernel, (0,) * dims, False))
 
 
-def _uneven_windows(size: int, count: int) -> list[tuple[int, int]]:
+def uneven_windows(size: int, count: int) -> list[tuple[int, int]]:
     """(start, length) of torch's adaptive windows: from floor(i * size / count) to its ceil for i + 1."""
     edges = [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
     return [(start, end - start) for start, end in edges]
@@ -320,7 +320,7 @@ def _uneven_windows(size: int, count: int) -> list[tuple[int, int]]:
 def _averages(size: int, count: int) -> torch.Tensor:
     """What takes a line of `size` elements to the means of its windows: shape (count, size)."""
     matrix = torch.zeros(count, size)
-    for row, (start, length) in zip(matrix, _uneven_windows(size, count)):
+    for row, (start, length) in zip(matrix, uneven_windows(size, count)):
         row[start : start + length] = 1.0 / length
     return matrix
 

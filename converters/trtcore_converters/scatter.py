@@ -13,7 +13,7 @@ from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
 from trtcore_converters._checks import all_of, is_static, val
-from trtcore_converters._values import known_dim
+from trtcore_converters._values import broadcast_dims
 from trtcore_converters.shape import movable, sizes
 
 aten = torch.ops.aten
@@ -46,7 +46,7 @@ def scatter_src(ctx: ConversionContext, x: Any, dim: int, index: Any, src: Any) 
     """``src[i]`` written at ``index[i]`` along `dim`; `src` may be larger than `index`, and its rest is not read."""
     x, index, src = ctx.tensor(x), ctx.tensor(index), ctx.tensor(src)
     wanted = sizes(ctx, index, "index")
-    if ctx.rank(index) and not _same_sizes("index", "src", ctx):
+    if ctx.rank(index) and not same_sizes("index", "src", ctx):
         src = ctx.slice(src, [0] * len(wanted), wanted)
     return _scatter(ctx, x, dim, index, src)
 
@@ -66,7 +66,8 @@ def _scatter(ctx: ConversionContext, x: Any, dim: int, index: Any, updates: Any)
     return ctx.reshape(scatter_elements(ctx, x, index, updates, 0), [])
 
 
-def _same_sizes(one: str, other: str, ctx: ConversionContext) -> bool:
+def same_sizes(one: str, other: str, ctx: ConversionContext) -> bool:
+    """Whether two arguments surely have one shape."""
     given = node_arguments(ctx.node)
     a, b = val(given.get(one)), val(given.get(other))
     return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and _expressions(a) == _expressions(b)
@@ -187,7 +188,7 @@ def _put_tuples(ctx: ConversionContext, x: Any, indexed: list[int], indices: lis
     neighbours = indexed[-1] - indexed[0] + 1 == len(indexed)
     before = indexed[0] if neighbours else 0
     shape = sizes(ctx, x)
-    places = _broadcast_dims(ctx, indices)
+    places = broadcast_dims(ctx, indices)
     rest = [shape[dim] for dim in kept]
     wide = ctx.expand(values, [*rest[:before], *places, *rest[before:]])
     order = [*range(before, before + len(places)), *range(before)]
@@ -198,19 +199,6 @@ def _put_tuples(ctx: ConversionContext, x: Any, indexed: list[int], indices: lis
     front = [*indexed, *kept]
     written = scatter_tuples(ctx, ctx.permute(x, front), ctx.concat(columns, 1), updates)
     return ctx.permute(written, [front.index(dim) for dim in range(len(front))])
-
-
-def _broadcast_dims(ctx: ConversionContext, tensors: Sequence[Any]) -> list[Any]:
-    """The dims of the tensors broadcast against each other."""
-    rank = max(ctx.rank(tensor) for tensor in tensors)
-    result: list[Any] = [1] * rank
-    for tensor in tensors:
-        for place, dim in enumerate(ctx.dims_of(tensor), rank - ctx.rank(tensor)):
-            if known_dim(result[place]) == 1:
-                result[place] = dim
-            elif ctx.is_tensor(result[place]) and known_dim(dim) != 1:
-                result[place] = dim if known_dim(dim) is not None else ctx.dim_op(result[place], dim, "MAX")
-    return result
 
 
 # ---- slices ------------------------------------------------------------------------------------------------

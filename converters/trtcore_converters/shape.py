@@ -165,7 +165,7 @@ def expand(ctx: ConversionContext, x: Any, dims: Sequence[Any], *, implicit: boo
     if traced is None or own is None:
         return ctx.expand(x, dims)
     new = len(dims) - len(own)
-    kept = [i >= new and _same(own[i - new], size) for i, size in enumerate(traced.shape)]
+    kept = [i >= new and same(own[i - new], size) for i, size in enumerate(traced.shape)]
     stretched = [i < new or own[i - new] == 1 for i in range(len(dims)) if not kept[i]]
     if all(kept):
         return x
@@ -176,7 +176,7 @@ def expand(ctx: ConversionContext, x: Any, dims: Sequence[Any], *, implicit: boo
     return ctx.slice(x, [0] * len(dims), sizes, [1 if keep else 0 for keep in kept])
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
     """Whether two traced sizes are surely equal. Adds no guard."""
     if isinstance(a, int) or isinstance(b, int):
         return isinstance(a, int) and isinstance(b, int) and a == b
@@ -262,7 +262,7 @@ def slice_(
         and made is not None
         and not ctx.is_tensor(step)
         and step == 1
-        and _same(own[dim], made.shape[dim])
+        and same(own[dim], made.shape[dim])
     ):
         return x
     size = ctx.dim(x, dim)

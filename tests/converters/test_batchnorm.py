@@ -99,9 +99,30 @@ def test_decomposed_forms():
     )
 
 
-def test_saved_statistics_stay_in_torch():
-    def run(x):
-        return torch.ops.aten._native_batch_norm_legit.no_stats(x, None, None, True, 0.1, 1e-5)
+def test_statistics_as_results():
+    aten = torch.ops.aten
+    values = (
+        torch.randn(3, 4, 5, 2),
+        torch.randn(4),
+        torch.randn(4),
+        torch.randn(4),
+        torch.rand(4) + 0.5,
+    )
 
-    whole = {"disabled_passes": {"decompose"}}  # its decomposition converts
-    assert_refuses(run, (torch.randn(2, 4, 3, 3),), "saved statistics", settings=whole)
+    def run(x, weight, bias, mean, var):
+        functional = aten._native_batch_norm_legit_functional
+        return (
+            functional(x, weight, bias, mean, var, True, 0.3, 1e-3),
+            functional(x, weight, None, mean, var, False, 0.3, 1e-3),
+            aten._native_batch_norm_legit.no_stats(x, weight, bias, True, 0.3, 1e-3),
+            aten._native_batch_norm_legit(x, weight, bias, mean, var, False, 0.3, 1e-3)[0],
+        )
+
+    assert_converts(run, values, dynamic={0: {0: (2, 3, 4)}})
+
+
+def test_training_stays_in_torch():
+    def run(x, mean, var):
+        return torch.nn.functional.batch_norm(x, mean, var, training=True)
+
+    assert_refuses(run, (torch.randn(2, 4, 3, 3), torch.zeros(4), torch.ones(4)), "running statistics")

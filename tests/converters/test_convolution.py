@@ -97,6 +97,21 @@ def test_kernels_computed_by_the_model(dtype):
     )
 
 
+def test_strided_and_dilated_transposed_kernels_computed_by_the_model():
+    def run(x, kernel):
+        return (
+            F.conv_transpose2d(x, kernel, stride=2, dilation=3),
+            F.conv_transpose1d(
+                x[..., 0], kernel[..., 0], stride=2, dilation=3, padding=1, output_padding=1, groups=2
+            ),
+            F.conv_transpose2d(x, kernel, stride=(1, 2), dilation=(2, 1)),
+        )
+
+    assert_converts(
+        run, (torch.randn(2, 4, 5, 6), torch.randn(4, 4, 3, 2)), dynamic={0: {0: (1, 2, 3), 2: (3, 5, 7)}}
+    )
+
+
 def test_tied_kernels():
     class Twice(nn.Module):
         def __init__(self):

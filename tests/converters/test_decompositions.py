@@ -36,6 +36,16 @@ def test_products():
     assert_converts(lambda x, a, b: (torch.addbmm(x, a, b), torch.addbmm(x, a, b, beta=0.5, alpha=2)), values)
 
 
+def test_bilinear():
+    def run(a, b, weight, bias):
+        return torch.nn.functional.bilinear(a, b, weight, bias), torch.nn.functional.bilinear(
+            a[0], b[0], weight
+        )
+
+    values = (torch.randn(3, 4), torch.randn(3, 5), torch.randn(2, 4, 5), torch.randn(2))
+    assert_converts(run, values, dynamic={0: {0: (1, 3, 4)}, 1: {0: (1, 3, 4)}})
+
+
 def test_torchs():
     def run(a, b):
         return (

@@ -117,3 +117,29 @@ def test_refusals():
     assert_refuses(
         lambda x: x[1:].as_strided((2,), (1,)), (torch.randn(4, 3),), "", dynamic={0: {0: (2, 4, 8)}}
     )
+
+
+def test_distances_of_pairs():
+    def run(x):
+        return (
+            torch.pdist(x), torch.pdist(x, 1), torch.pdist(x, 0), torch.pdist(x, float("inf")), torch.pdist(x, 3.0),
+        )  # fmt: skip
+
+    assert_converts(run, (torch.randn(4, 3),))
+    assert_converts(torch.pdist, (torch.randn(4, 3),), dynamic={0: {1: (2, 3, 5)}})
+
+
+def test_writing_into_memory_order():
+    def run(x, s):
+        aten = torch.ops.aten
+        return aten.as_strided_scatter(x, s, [2, 2], [4, 1], 1), aten.as_strided_scatter(
+            x.t(), s, [2, 2], [1, 2]
+        )
+
+    assert_converts(run, (torch.randn(3, 4), torch.randn(2, 2)))
+
+
+def test_selecting_by_a_mask_depends_on_data():
+    values = (torch.randn(3, 4), torch.rand(3, 4) > 0.5)
+    assert_refuses(lambda x, mask: x.masked_select(mask), values, "add_non_zero")
+    assert_refuses(lambda x, mask: x[mask], values, "add_non_zero")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+import trtcore
 from trtcore.testing import assert_converts, assert_refuses
 
 aten = torch.ops.aten
@@ -81,6 +82,38 @@ def test_empty():
     assert_converts(lambda a, b: a @ b, (torch.randn(2, 0), torch.randn(0, 3)))
 
 
+def test_integers():
+    def run(x, y, b):
+        return (
+            x @ y, torch.bmm(x, y), torch.addmm(b, x[0], y[0], beta=2, alpha=3), torch.baddbmm(b, x, y), torch.einsum("bij,bjk->bik", x, y),
+            x[0] @ y[0, :, 0], x[0, 0] @ y[0], torch.dot(x[0, 0], x[0, 0]), torch.addmv(b[:, 0], x[0], y[0, :, 0]),
+            torch.nn.functional.linear(x, x[0]), torch.addbmm(b, x, y), torch.addr(b, x[0, :, 0], y[0, 0]), x[:, :0] @ y,
+        )  # fmt: skip
+
+    for dtype in (torch.int32, torch.int64):
+        values = [torch.randint(-99, 99, shape).to(dtype) for shape in ((2, 3, 4), (2, 4, 5), (3, 5))]
+        values[0][0, 0, 0] = 1 << 30
+        assert_converts(run, values)
+    assert_converts(lambda x, y: x @ y, values[:2], dynamic={0: {0: (1, 2, 4)}, 1: {0: (1, 2, 4)}})
+
+
+class _ToFloat32(torch.nn.Module):
+    def forward(self, x, y):
+        aten = torch.ops.aten
+        return aten.bmm.dtype(x, y, torch.float32), aten.mm.dtype(x[0], y[0], torch.float32)
+
+
+def test_to_another_dtype():
+    """torch has these on GPUs only, so that there is no eager result here."""
+    x, y = torch.randn(2, 3, 4).half(), torch.randn(2, 4, 5).half()
+    compiled = trtcore.compile(
+        _ToFloat32(), inputs=(x, y), min_block_size=1, require_full_compilation=True, runtime="reference"
+    )
+    batch, single = compiled(x, y)
+    torch.testing.assert_close(batch, x.float() @ y.float())
+    torch.testing.assert_close(single, x[0].float() @ y[0].float())
+
+
 def test_refusals():
-    i = torch.tensor([[1, 2], [3, 4]])
-    assert_refuses(lambda a: a @ a, (i,), "floating point only")
+    i = torch.ones(300, 300, dtype=torch.int64)
+    assert_refuses(lambda a: a @ a, (i,), "floating point types|floating point only")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from trtcore.testing import assert_converts, assert_refuses
 
@@ -99,11 +100,33 @@ IMAGE = (torch.randn(2, 4, 9, 8),)
 WHOLE = {"disabled_passes": {"decompose"}}  # some of these have decompositions that convert
 
 
+def test_max_pooling_by_gathering():
+    """Indices, dilation, integers: what the Pooling layer cannot do."""
+
+    def run(x):
+        return (
+            F.max_pool2d(x, 3, 2, 1, return_indices=True), F.max_pool2d(x, 2, 2, 1, dilation=2), F.max_pool2d(x[0], 2, return_indices=True),
+            F.max_pool2d(x, (3, 2), ceil_mode=True, return_indices=True), F.adaptive_max_pool2d(x, (3, 5), return_indices=True),
+            F.adaptive_max_pool2d(x, (None, 1), return_indices=True), F.max_pool1d(x[0], 3, 1, 1, dilation=3),
+            F.max_pool1d(x[0], 3, 2, 1, return_indices=True), F.adaptive_max_pool1d(x[0], 3, return_indices=True),
+            F.max_pool3d(x, (2, 3, 3), 2, 1, return_indices=True),
+        )  # fmt: skip
+
+    assert_converts(run, IMAGE, dtypes=(torch.float32, torch.float16, torch.bfloat16))
+    assert_converts(
+        lambda x: F.max_pool2d(x, 3, 2, 1, return_indices=True), IMAGE, dynamic={0: {0: (1, 2, 4)}}
+    )
+    assert_converts(
+        lambda x: (F.max_pool2d(x, 3, 2, 1), F.max_pool2d(-x, 2, return_indices=True)),
+        (torch.randint(0, 5, (2, 3, 7, 8)),),
+    )
+
+
 def test_what_stays_in_torch():
-    assert_refuses(nn.MaxPool2d(2, dilation=2), IMAGE, "dilation", settings=WHOLE)
-    assert_refuses(nn.MaxPool2d(2, return_indices=True), IMAGE, "indices", settings=WHOLE)
-    assert_refuses(nn.AdaptiveMaxPool2d(3, return_indices=True), IMAGE, "indices", settings=WHOLE)
-    assert_refuses(nn.MaxPool2d(2), (torch.arange(32).reshape(1, 2, 4, 4),), "floating point", settings=WHOLE)
+    size = {0: {2: (6, 9, 12)}}
+    constant = "by constant indices"
+    assert_refuses(nn.MaxPool2d(2, dilation=2), IMAGE, constant, dynamic=size, settings=WHOLE)
+    assert_refuses(nn.MaxPool2d(2, return_indices=True), IMAGE, constant, dynamic=size, settings=WHOLE)
 
 
 def test_dynamic_sizes_that_stay_in_torch():

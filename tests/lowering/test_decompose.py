@@ -145,6 +145,49 @@ def test_a_decomposition_may_write_in_place() -> None:
     torch.testing.assert_close(module(x)[0], Silu()(x))
 
 
+def test_a_decomposition_that_writes_to_its_argument_is_not_used() -> None:
+    def writes(x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(torch.sigmoid(x))
+
+    with scoped_registry():
+        declare(aten.mul.Tensor, aten.sigmoid.default)
+        module = lowered(Silu(), context({aten.silu.default: writes}), torch.randn(3, 4))
+    assert targets(module) == [aten.silu.default] * 2
+    node = next(node for node in module.graph.nodes if node.target is aten.silu.default)
+    assert "writes to its arguments" in node.meta[REASON]
+
+
+def test_a_decomposition_that_decides_on_a_varying_size_is_not_used() -> None:
+    """Its graph would be right for the sizes of the example only."""
+
+    def decides(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x) if x.shape[0] < 6 else x
+
+    with scoped_registry():
+        declare(aten.mul.Tensor, aten.sigmoid.default)
+        table = {aten.silu.default: decides}
+        static = lowered(Silu(), context(table), torch.randn(3, 4))
+        dynamic = lowered(Silu(), context(table), torch.randn(3, 4), dynamic=True)
+    assert targets(static) == [aten.sigmoid.default, aten.mul.Tensor] * 2
+    assert targets(dynamic) == [aten.silu.default] * 2
+    node = next(node for node in dynamic.graph.nodes if node.target is aten.silu.default)
+    assert "varies from call to call" in node.meta[REASON]
+
+
+def test_results_that_nobody_takes_need_no_converter() -> None:
+    class Smallest(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.aminmax(x, dim=1)[0]
+
+    def aminmax(x: torch.Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
+        return torch.amin(x, dim, keepdim), torch.amax(x, dim, keepdim)
+
+    with scoped_registry():
+        declare(aten.amin.default)
+        module = lowered(Smallest(), context({aten.aminmax.default: aminmax}), torch.randn(3, 4))
+    assert targets(module) == [aten.amin.default]
+
+
 def test_several_results() -> None:
     class Both(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

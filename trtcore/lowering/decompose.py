@@ -21,9 +21,8 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
-from trtcore.lowering.functionalize import rename_in_place
 from trtcore.provenance import op_name
-from trtcore.symbols import expression_of
+from trtcore.symbols import expression_of, is_size_decision, undecided_sizes
 
 REASON = "trtcore_reason"
 """Key in node.meta: why a node runs in torch, in the words that the report shows: its decomposition could not be used,
@@ -86,7 +85,12 @@ class _Decomposer:
         leaves: list[Node] = []
         key: tuple[Any, ...]
         try:
-            key = (node.target, _signature(node.args, leaves), _signature(dict(node.kwargs), leaves))
+            key = (
+                node.target,
+                _signature(node.args, leaves),
+                _signature(dict(node.kwargs), leaves),
+                _used_outputs(node),
+            )
         except TypeError:  # an unhashable constant
             key = (node.target, id(node))
         if key not in self.memo:
@@ -94,10 +98,15 @@ class _Decomposer:
             try:
                 traced = self._traced(node, function, list(dict.fromkeys(leaves)))
                 _check_results(node, traced)
+                _drop_outputs(traced, _used_outputs(node))
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # also SystemExit: a pack must not end a compile
-                self.memo[key] = f"it raised {type(error).__name__}: {_first_line(error)}"
+                self.memo[key] = (
+                    f"it decides on a size that varies from call to call: {_first_line(error)}"
+                    if is_size_decision(error)
+                    else f"it raised {type(error).__name__}: {_first_line(error)}"
+                )
             else:
                 self.memo[key] = self._convertible(traced, depth)
         return self.memo[key]
@@ -113,12 +122,13 @@ class _Decomposer:
 
     def _traced(self, node: Node, function: Callable[..., Any], leaves: list[Node]) -> Graph:
         from torch._dispatch.python import enable_python_dispatcher
+        from torch._subclasses.functional_tensor import dispatch_functionalize
         from torch.fx.experimental.proxy_tensor import make_fx
 
         def run(*values: Any) -> Any:
             given = dict(zip(leaves, values))
             args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda n: given[n])
-            return function(*args, **kwargs)
+            return function(*_plain(args), **_plain(kwargs))
 
         with ExitStack() as stack:
             stack.enter_context(TRACING)
@@ -126,26 +136,17 @@ class _Decomposer:
                 stack.enter_context(self.fake_mode)
             stack.enter_context(enable_python_dispatcher())
             stack.enter_context(torch.no_grad())
+            shape_env = getattr(self.fake_mode, "shape_env", None)
+            if shape_env is not None:  # what it decides on a size must hold for every size
+                stack.enter_context(undecided_sizes(shape_env))
             values = [leaf.meta["val"] for leaf in leaves]
             traced = make_fx(run, _allow_non_fake_inputs=True)(*values)
             if any(mutates(piece) for piece in traced.graph.nodes):
-                traced = self._without_writes(traced, run, values)
+                pure = dispatch_functionalize(_without_writes(run))
+                traced = make_fx(pure, _allow_non_fake_inputs=True)(*values)
         _unwrap_structs(traced.graph)
         traced.graph.eliminate_dead_code()
         return traced.graph
-
-    def _without_writes(self, traced: GraphModule, run: Callable[..., Any], values: list[Any]) -> GraphModule:
-        """The trace with functional twins for what it writes in place; where views forbid it, traced anew.
-
-        torch.func.functionalize alone leaves the in-place ops that composite ops call on their own intermediates.
-        """
-        from torch.fx.experimental.proxy_tensor import make_fx
-
-        for node, value in zip(traced.graph.find_nodes(op="placeholder"), values):
-            node.meta.setdefault("val", value)
-        if rename_in_place(traced.graph):
-            return traced
-        return make_fx(torch.func.functionalize(run), _allow_non_fake_inputs=True)(*values)
 
     def _paste(self, graph: Graph, node: Node, traced: Graph) -> None:
         leaves: list[Node] = []
@@ -175,9 +176,46 @@ class _Decomposer:
                 assert user.target is operator.getitem, (
                     f"{node.name} returns several values and is used whole"
                 )
-                user.replace_all_uses_with(results[user.args[1]])
+                if user.users:
+                    user.replace_all_uses_with(results[user.args[1]])
                 graph.erase_node(user)
         graph.erase_node(node)
+
+
+def _without_writes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which raises where it writes to an argument, as a batch normalisation in training does unasked."""
+
+    def run(*values: Any) -> Any:
+        result = function(*values)
+        for value in values:
+            if isinstance(value, torch.Tensor) and torch._functionalize_has_data_mutation(value.elem):  # type: ignore[attr-defined]
+                raise RuntimeError("it writes to its arguments")
+        return result
+
+    return run
+
+
+def _plain(value: Any) -> Any:
+    """Lists and dicts in place of fx's immutable ones, which some decompositions try to change."""
+    if isinstance(value, (list, tuple)):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _used_outputs(node: Node) -> frozenset[int] | None:
+    """Which of a node's several results somebody takes; None where they may all be taken."""
+    if not isinstance(node.meta.get("val"), (list, tuple)) or not all(is_getitem(user) for user in node.users):
+        return None
+    return frozenset(int(user.args[1]) for user in node.users if user.users)  # type: ignore[arg-type]
+
+
+def _drop_outputs(graph: Graph, used: frozenset[int] | None) -> None:
+    """Drop what only leads to results that nobody takes."""
+    output = graph.output_node()
+    results = output.args[0]
+    if used is not None and isinstance(results, (list, tuple)):
+        output.args = (tuple(result if i in used else None for i, result in enumerate(results)),)
+        graph.eliminate_dead_code()
 
 
 def _check_results(node: Node, traced: Graph) -> None:

@@ -74,10 +74,10 @@ def average_pool(
     pads = padded(mode, x.shape[2:], window, stride, (1,) * spatial, pre, post)
     inner = tuple(before for before, _ in pads)
     window, stride = tuple(window), tuple(stride)
-    if all(before == after and 2 * before <= k for (before, after), k in zip(pads, window)):
-        return function(x, window, stride, inner, count_include_pad=not excludes)
-    flat = flat_padding(pads)
     y = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    if all(before == after and 2 * before <= k for (before, after), k in zip(pads, window)):
+        return function(y, window, stride, inner, count_include_pad=not excludes).to(x.dtype)
+    flat = flat_padding(pads)
     mean = function(F.pad(y, flat), window, stride)
     if excludes:
         ones = torch.ones((1, 1, *x.shape[2:]), dtype=y.dtype, device=x.device)
