@@ -204,7 +204,9 @@ def _plain(value: Any) -> Any:
 
 def _used_outputs(node: Node) -> frozenset[int] | None:
     """Which of a node's several results somebody takes; None where they may all be taken."""
-    if not isinstance(node.meta.get("val"), (list, tuple)) or not all(is_getitem(user) for user in node.users):
+    if not isinstance(node.meta.get("val"), (list, tuple)) or not all(
+        is_getitem(user) for user in node.users
+    ):
         return None
     return frozenset(int(user.args[1]) for user in node.users if user.users)  # type: ignore[arg-type]
 
