@@ -220,19 +220,3 @@ def eye(ctx: ConversionContext, rows: Any, columns: Any = None, **_: Any) -> Any
     row = ctx.reshape(positions(ctx, rows), [rows, 1])
     column = ctx.reshape(positions(ctx, columns), [1, columns])
     return ctx.cast(ctx.elementwise(row, column, "EQUAL"), output_dtype(ctx, torch.float32))
-
-
-@converter(
-    [aten.empty_strided.default, aten.empty_permuted.default],
-    capability_validator=_fillable,
-    supports_dynamic_shapes=True,
-)
-def empty_strided(ctx: ConversionContext, size: Any, layout: Any, **_: Any) -> Any:
-    """Zeros, as good as what is undefined. How they lie in memory is nothing that a network knows."""
-    return filled(ctx, size, 0, output_dtype(ctx, torch.float32))
-
-
-@converter(aten.new_empty_strided.default, capability_validator=_fillable, supports_dynamic_shapes=True)
-def new_empty_strided(ctx: ConversionContext, x: Any, size: Any, stride: Any, **_: Any) -> Any:
-    """Zeros of the dtype of `x`."""
-    return filled(ctx, size, 0, output_dtype(ctx, ctx.dtype(x)))

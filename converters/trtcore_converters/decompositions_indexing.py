@@ -76,20 +76,6 @@ def _repeat_interleave(
     return wide.reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
 
 
-def _histc(x: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:
-    """How many elements are in each of `bins` parts of a range; the last part has its end, too."""
-    flat = x.reshape(-1)
-    low, high = flat.new_full((), min), flat.new_full((), max)
-    if min == max:
-        low, high = flat.amin(), flat.amax()
-        low, high = torch.where(low == high, low - 1, low), torch.where(low == high, high + 1, high)
-    place = ((flat - low) / (high - low) * bins).floor()
-    place = torch.where(flat == high, float(bins - 1), place)
-    inside = (flat >= low) & (flat <= high)
-    hit = (place == torch.arange(bins, device=x.device, dtype=place.dtype).unsqueeze(1)) & inside
-    return hit.sum(1).to(x.dtype)
-
-
 def _cosine_similarity(a: torch.Tensor, b: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
     """The sum of the products of vectors scaled to length one; shorter ones than `eps` are divided by `eps`."""
     dtype = torch.promote_types(a.dtype, b.dtype)
@@ -165,7 +151,6 @@ TABLE: Mapping[Any, Callable[..., Any]] = {
     aten.nonzero_static.default: _nonzero_static,
     aten.diagonal_scatter.default: _diagonal_scatter,
     aten.repeat_interleave.self_int: _repeat_interleave,
-    aten.histc.default: _histc,
     aten.cosine_similarity.default: _cosine_similarity,
     aten.put.default: _put,
     aten.take.default: _take,
