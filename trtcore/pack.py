@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from trtcore.context import CompileContext, Event
     from trtcore.contributions import register_kernel_plugin
     from trtcore.conversion.context import ConversionContext
-    from trtcore.errors import ConversionError, PackError
+    from trtcore.errors import ConversionError, PackError, SettingsError
     from trtcore.hookspecs import hookimpl
     from trtcore.lowering.decompose import REASON
-    from trtcore.lowering.rewrite import insert_call, insert_constant
+    from trtcore.lowering.rewrite import BOUNDARY, fake_result, insert_call, insert_constant
     from trtcore.partition import Partitioner
     from trtcore.patterns import Pattern, pattern_converter
+    from trtcore.provenance import module_path
     from trtcore.registry import (
         Converter,
         KernelPlugin,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from trtcore.schema import node_arguments
 
 __all__ = [
+    "BOUNDARY",
     "REASON",
     "Backend",
     "Capability",
@@ -59,13 +61,16 @@ __all__ = [
     "Priority",
     "Reject",
     "Requires",
+    "SettingsError",
     "Target",
     "converter",
     "converters_in",
+    "fake_result",
     "forced_to_torch",
     "hookimpl",
     "insert_call",
     "insert_constant",
+    "module_path",
     "node_arguments",
     "pattern_converter",
     "register_kernel_plugin",
@@ -77,12 +82,13 @@ _HOMES = {
     "trtcore.context": ("CompileContext", "Event"),
     "trtcore.contributions": ("register_kernel_plugin",),
     "trtcore.conversion.context": ("ConversionContext",),
-    "trtcore.errors": ("ConversionError", "PackError"),
+    "trtcore.errors": ("ConversionError", "PackError", "SettingsError"),
     "trtcore.hookspecs": ("hookimpl",),
-    "trtcore.lowering.rewrite": ("insert_call", "insert_constant"),
     "trtcore.lowering.decompose": ("REASON",),
+    "trtcore.lowering.rewrite": ("BOUNDARY", "fake_result", "insert_call", "insert_constant"),
     "trtcore.partition": ("Partitioner",),
     "trtcore.patterns": ("Pattern", "pattern_converter"),
+    "trtcore.provenance": ("module_path",),
     "trtcore.registry": (
         "Converter",
         "KernelPlugin",

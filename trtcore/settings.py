@@ -26,19 +26,8 @@ _V = TypeVar("_V")
 # Settings whose feature this version has not got. The field exists with its default; any other value is a
 # SettingsError. A feature that gets built takes its line out.
 NOT_BUILT: Mapping[str, str] = {
-    "enabled_precisions": "autocast",
-    "enable_autocast": "autocast",
-    "autocast_low_precision_type": "autocast",
-    "autocast_excluded_nodes": "autocast",
-    "autocast_excluded_ops": "autocast",
-    "autocast_max_output_threshold": "autocast",
-    "autocast_max_depth_of_reduction": "autocast",
-    "autocast_calibration_dataloader": "autocast",
-    "use_fp32_acc": "fp32 accumulation of fp16 matmuls",
     "strict_numerics": "exact NaN, infinity and signed-zero behaviour",
-    "truncate_double": "float64 as float32 inside engines",
     "use_fast_partitioner": "the global partitioner (use_fast_partitioner=False)",
-    "enable_experimental_decompositions": "the full set of core ATen decompositions",
     "timing_cache_path": "the timing cache",
     "cache_built_engines": "the engine cache",
     "reuse_cached_engines": "the engine cache",
@@ -128,6 +117,12 @@ def _int(least: int, most: int | None = None, none: bool = False) -> Callable[[s
     return check
 
 
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise _refuse(name, value, "a number above 0")
+    return value
+
+
 def _choice(*values: str) -> Callable[[str, Any], str]:
     def check(name: str, value: Any) -> str:
         text = getattr(value, "name", value)  # trt.EngineCapability.STANDARD and the like
@@ -197,6 +192,7 @@ _DTYPE_NAMES = {
     "half": torch.float16,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
+    "int8": torch.int8,
     "fp8": torch.float8_e4m3fn,
     "fp4": getattr(torch, "float4_e2m1fn_x2", None),
 }
@@ -220,6 +216,26 @@ def _dtypes(name: str, value: Any) -> frozenset[torch.dtype]:
     if not dtypes:
         raise _refuse(name, value, "a non-empty set of dtypes")
     return dtypes
+
+
+_FP4 = _DTYPE_NAMES["fp4"]
+_AUTOCAST = (torch.float16, torch.bfloat16)
+_PRECISIONS = (torch.float32, *_AUTOCAST, torch.int8, torch.float8_e4m3fn, *([_FP4] if _FP4 else []))
+
+
+def _precisions(name: str, value: Any) -> frozenset[torch.dtype]:
+    dtypes = _dtypes(name, value)
+    for dtype in dtypes:
+        if dtype not in _PRECISIONS:
+            raise _refuse(name, dtype, "of " + ", ".join(map(str, _PRECISIONS)))
+    return dtypes
+
+
+def _autocast_type(name: str, value: Any) -> torch.dtype | None:
+    dtype = _dtype_or_none(name, value)
+    if dtype is not None and dtype not in _AUTOCAST:
+        raise _refuse(name, value, "torch.float16, torch.bfloat16 or None")
+    return dtype
 
 
 def _modules(name: str, value: Any) -> tuple[str | type, ...]:
@@ -391,32 +407,48 @@ class CompilationSettings:
     # precision
     enabled_precisions: frozenset[torch.dtype] = _setting(
         frozenset({torch.float32}),
-        _dtypes,
-        "Dtypes that engines may compute in. fp16 and bf16 come from autocast.",
+        _precisions,
+        """Dtypes that engines may compute in. float16 and bfloat16 come from autocast, and need
+        use_explicit_typing=False; int8, float8 and float4 come from quantise and dequantise ops in the graph.""",
     )
     use_explicit_typing: bool = _setting(
         True,
         _bool,
-        "Dtypes come from the graph; networks are strongly typed either way. False allows autocast.",
+        """Dtypes come from the graph. False with float16 or bfloat16 in enabled_precisions means autocast to it.
+        Networks are strongly typed either way.""",
     )
-    enable_autocast: bool = _setting(False, _bool, "Rule-based autocast to `autocast_low_precision_type`.")
+    enable_autocast: bool = _setting(
+        False, _bool, "Rule-based autocast of float32 nodes to `autocast_low_precision_type`."
+    )
     autocast_low_precision_type: torch.dtype | None = _setting(
-        None, _dtype_or_none, "What autocast casts to: float16 or bfloat16."
+        None,
+        _autocast_type,
+        "What autocast casts to: float16 or bfloat16; None: the one in enabled_precisions.",
     )
     autocast_excluded_nodes: tuple[str, ...] = _setting(
-        (), _regexes, "Regular expressions; nodes whose name matches one stay in float32."
+        (),
+        _regexes,
+        """Regular expressions; nodes whose name, or the path of whose module, begins with a match stay in
+        float32.""",
     )
     autocast_excluded_ops: frozenset[str] = _setting(frozenset(), _ops, "Ops that stay in float32.")
     autocast_max_output_threshold: float = _setting(
-        512, _int(0), "Nodes with larger absolute outputs in the calibration data stay in float32."
+        512, _positive, "Nodes with larger absolute outputs in the calibration data stay in float32."
     )
     autocast_max_depth_of_reduction: int | None = _setting(
-        None, _int(1, none=True), "Reductions over more elements than this stay in float32."
+        None,
+        _int(1, none=True),
+        "Products, convolutions and reductions that sum more elements than this stay in float32.",
     )
     autocast_calibration_dataloader: Any = _setting(
-        None, _anything, "Inputs for `autocast_max_output_threshold`; None skips that rule."
+        None,
+        _anything,
+        """Batches of model inputs for `autocast_max_output_threshold`: tensors, tuples of the positional inputs, or
+        dicts of the inputs by name. None skips that rule.""",
     )
-    use_fp32_acc: bool = _setting(False, _bool, "fp16 matmuls accumulate in fp32 (casts around them).")
+    use_fp32_acc: bool = _setting(
+        False, _bool, "float16 matrix products accumulate in float32 (casts around them)."
+    )
     disable_tf32: bool = _setting(
         False, _bool, "Clears the builder's TF32 flag: float32 math on tensor cores is exact."
     )
@@ -628,7 +660,52 @@ class CompilationSettings:
                     f"yet in this version of trtcore; the only value that works is {item.default!r}"
                 )
 
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """What float32 nodes are cast to: float16 or bfloat16; None where autocast is off."""
+        lower = [dtype for dtype in _AUTOCAST if dtype in self.enabled_precisions]
+        if not self.enable_autocast and (self.use_explicit_typing or not lower):
+            return None
+        return self.autocast_low_precision_type or (lower[0] if lower else None)
+
+    def _refuse_precisions(self) -> None:
+        """Precisions and autocast settings that contradict each other."""
+        lower = [dtype for dtype in _AUTOCAST if dtype in self.enabled_precisions]
+        other = self.enabled_precisions - {torch.float32, _FP4}
+        chosen = self.autocast_low_precision_type
+        if self.use_explicit_typing and other:
+            names = ", ".join(sorted(map(str, other)))
+            raise SettingsError(
+                f"enabled_precisions has {names}, and with use_explicit_typing=True dtypes come from the graph",
+                advice="convert the model (model.half()), or set use_explicit_typing=False for autocast, or "
+                "enable_autocast=True with autocast_low_precision_type and enabled_precisions left alone",
+            )
+        if chosen is not None and lower and chosen not in lower:
+            raise SettingsError(
+                f"autocast_low_precision_type={chosen} is not in enabled_precisions={set(self.enabled_precisions)}"
+            )
+        if (self.enable_autocast or not self.use_explicit_typing) and chosen is None and len(lower) > 1:
+            raise SettingsError(
+                "enabled_precisions has float16 and bfloat16, and autocast casts to one",
+                advice="name it: autocast_low_precision_type=torch.float16 (or torch.bfloat16)",
+            )
+        if self.autocast_dtype is None:
+            self._refuse_idle_autocast()
+
+    def _refuse_idle_autocast(self) -> None:
+        if self.enable_autocast:
+            raise SettingsError(
+                "enable_autocast=True: autocast to what?",
+                advice="set autocast_low_precision_type to torch.float16 or torch.bfloat16",
+            )
+        for item in dataclasses.fields(self):
+            if item.name.startswith("autocast_") and getattr(self, item.name) != item.default:
+                raise SettingsError(
+                    f"{item.name} has no effect without autocast", advice="set enable_autocast=True"
+                )
+
     def _refuse_contradictions(self) -> None:
+        self._refuse_precisions()
         if self.require_full_compilation:
             for name in ("torch_executed_ops", "torch_executed_modules"):
                 if forced := getattr(self, name):

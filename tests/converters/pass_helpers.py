@@ -97,10 +97,13 @@ def ops(graph_module: torch.fx.GraphModule) -> Counter[str]:
     return Counter(str(node.target).removeprefix("aten.").rpartition(".")[0] for node in nodes)
 
 
-def compiled_layers(
-    run: Any, *inputs: Any, rtol: float = 1e-4, atol: float = 1e-5, **settings: Any
-) -> list[Any]:
+def compiled_layers(run: Any, *inputs: Any, **options: Any) -> list[Any]:
     """The layers of the one engine that a module becomes; its numbers are checked against eager."""
+    return list(network(run, *inputs, **options).layers)
+
+
+def network(run: Any, *inputs: Any, rtol: float = 1e-4, atol: float = 1e-5, **settings: Any) -> Any:
+    """The network of the one engine that a module becomes; its numbers are checked against eager."""
     module = module_of(run).eval()
     options = {"min_block_size": 1, "runtime": "reference", "require_full_compilation": True, **settings}
     compiled = trtcore.compile(module, inputs=list(inputs), **options)
@@ -111,7 +114,7 @@ def compiled_layers(
         assert got.dtype == want.dtype
         torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
     (snapshot,) = snapshots(compiled)
-    return list(snapshot.layers)
+    return snapshot
 
 
 def snapshots(compiled: Any) -> Iterator[Any]:
@@ -119,6 +122,13 @@ def snapshots(compiled: Any) -> Iterator[Any]:
     for node in compiled.graph.nodes:
         if node.op == "call_function" and node.target is execute_engine:
             yield resolve(str(node.args[3]), attribute(compiled, node.args[2].target)).snapshot
+
+
+def dtypes_of(snapshot: Any, *kinds: str) -> set[torch.dtype]:
+    """The floating-point dtypes of what layers of some types give (of all layers without any)."""
+    found = [i for layer in snapshot.layers if not kinds or layer.type in kinds for i in layer.outputs]
+    dtypes = {snapshot.tensors[index].dtype for index in found}
+    return {dtype for dtype in dtypes if dtype.is_floating_point}
 
 
 def types(layers: list[Any]) -> Counter[str]:

@@ -18,6 +18,7 @@ from trtcore.engine.artifact import EngineArtifact
 from trtcore.engine.isolation import workshop
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError, UnsupportedOperatorError
 from trtcore.graphs import is_getitem, mutates
+from trtcore.lowering.rewrite import BOUNDARY
 from trtcore.partition import Partition, Segment, SelectionMemo, partition
 from trtcore.partition.segment import extract
 from trtcore.provenance import describe, module_path, op_name, source_line
@@ -367,11 +368,12 @@ class _Builder:
 
 
 def refuse_partial(found: Partition, asked: str = "require_full_compilation is set") -> None:
-    """Raise UnsupportedOperatorError if anything but sizes and write-backs stays in torch."""
+    """Raise UnsupportedOperatorError if anything stays in torch but sizes, write-backs and casts at the boundary."""
     left = [
         unit
         for unit in found.order
         if isinstance(unit, Node) and unit.name in found.torch_reasons and not mutates(unit)
+        if BOUNDARY not in unit.meta
     ]
     if not left:
         return

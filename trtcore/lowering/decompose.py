@@ -48,6 +48,7 @@ class _Decomposer:
         self.table: Mapping[Any, Callable[..., Any]] = ctx.registry.decompositions
         self.fake_mode = fake_mode_of(self.graph)
         self.memo: dict[Any, Graph | str] = {}
+        self.preferred = self._preferred()
 
     def run(self, nodes: Iterable[Node] | None) -> None:
         if self.ctx.backend is None:
@@ -61,6 +62,7 @@ class _Decomposer:
             return ""
         selection = self.ctx.registry.select(node, self.ctx)
         if selection.chosen is not None:
+            self._decompose_anyway(graph, node, depth)
             return ""
         function = self._decomposition(node)
         if function is None or depth >= _DEPTH or selection.reason.startswith("forced to torch"):
@@ -71,6 +73,21 @@ class _Decomposer:
             return str(node.meta[REASON])
         self._paste(graph, node, pieces)
         return ""
+
+    def _preferred(self) -> Mapping[Any, Callable[..., Any]]:
+        """What is decomposed although a converter takes it: torch's core ATen decompositions, if they are asked for."""
+        if not self.ctx.settings.enable_experimental_decompositions:
+            return {}
+        from torch._decomp import core_aten_decompositions
+
+        return dict(core_aten_decompositions().items())
+
+    def _decompose_anyway(self, graph: Graph, node: Node, depth: int) -> None:
+        function = self.preferred.get(node.target)
+        if function is not None and depth < _DEPTH:
+            pieces = self._pieces(node, function, depth)
+            if isinstance(pieces, Graph):
+                self._paste(graph, node, pieces)
 
     def _decomposition(self, node: Node) -> Callable[..., Any] | None:
         if not isinstance(node.target, torch._ops.OpOverload):

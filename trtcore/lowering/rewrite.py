@@ -10,6 +10,9 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.graphs import fake_mode_of
 
+BOUNDARY = "trtcore_boundary"
+"""Key in node.meta: the node changes the dtype of an input or a result, and runs in torch on purpose."""
+
 _PROVENANCE = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 
 

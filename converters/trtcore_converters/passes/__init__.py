@@ -5,17 +5,20 @@ from __future__ import annotations
 
 from trtcore.pack import LoweringPass
 from trtcore_converters.passes.attention import group_heads, recover_attention
+from trtcore_converters.passes.autocast import autocast
 from trtcore_converters.passes.cleanup import remove_assertions, remove_noops
 from trtcore_converters.passes.convolution import fold_batch_norm, fold_padding
 from trtcore_converters.passes.folding import constant_folding, scalar_constants
 from trtcore_converters.passes.linear import fuse_linear
 from trtcore_converters.passes.norms import recover_rms_norm
+from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
 from trtcore_converters.passes.rotary import recover_rotary
 from trtcore_converters.passes.subexpressions import common_subexpressions
 from trtcore_converters.passes.views import simplify_views, strided_views
 
 _IN_ORDER = (
     ("remove_assertions", remove_assertions),
+    ("truncate_double", truncate_double),
     ("strided_views", strided_views),
     ("remove_noops", remove_noops),
     ("common_subexpressions", common_subexpressions),
@@ -30,6 +33,8 @@ _IN_ORDER = (
     ("simplify_views", simplify_views),
     ("group_heads", group_heads),
     ("fold_recovered", constant_folding),
+    ("autocast", autocast),
+    ("fp32_accumulation", fp32_accumulation),
 )
 
 PASSES = (

@@ -56,9 +56,13 @@ def in_torch(ctx: CompileContext, nodes: Iterable[fx.Node]) -> bool:
 
 
 def replace(old: fx.Node, new: fx.Node) -> None:
-    """Let everything read `new` instead of `old`, and take `old` out with what only it has read."""
+    """Let everything read `new` instead of `old`, and take `old` out with what only it has read.
+
+    A node that was put in place of `old` takes its name over, by which people know it.
+    """
     old.replace_all_uses_with(new)
-    graph, queue = old.graph, [old]
+    graph, queue, name = old.graph, [old], old.name
+    takes_over = new.next is old and old.op == "call_function"
     while queue:
         node = queue.pop()
         if node.users or node.op != "call_function":
@@ -66,6 +70,8 @@ def replace(old: fx.Node, new: fx.Node) -> None:
         sources = node.all_input_nodes
         graph.erase_node(node)
         queue.extend(source for source in sources if not source.users and source not in queue)
+    if takes_over and old._erased:
+        new.name = name
 
 
 _CASTS = (aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default, aten.type_as.default, aten.to.other)
