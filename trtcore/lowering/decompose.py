@@ -80,7 +80,7 @@ class _Decomposer:
             return {}
         from torch._decomp import core_aten_decompositions
 
-        return dict(core_aten_decompositions().items())
+        return dict(core_aten_decompositions().items())  # type: ignore[no-untyped-call]
 
     def _decompose_anyway(self, graph: Graph, node: Node, depth: int) -> None:
         function = self.preferred.get(node.target)
