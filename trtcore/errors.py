@@ -18,6 +18,7 @@ class TrtcoreError(Exception):
         where: place in the user's model (module path, op, file and line), as text.
         pack: whose code was at work, as ``distribution:name version``.
         tensorrt: TensorRT's own log lines, oldest first.
+        layers: the layers that a converter had added, as ``ELEMENTWISE -> float32[2, 3]``.
         advice: what to do next.
     """
 
@@ -29,12 +30,14 @@ class TrtcoreError(Exception):
         pack: str | None = None,
         tensorrt: Sequence[str] = (),
         advice: str | None = None,
+        layers: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
         self.where = where
         self.pack = pack
         self.tensorrt = tuple(tensorrt)
+        self.layers = tuple(layers)
         self.advice = advice
 
     def __str__(self) -> str:
@@ -43,6 +46,8 @@ class TrtcoreError(Exception):
             lines.append(f"  in your model: {self.where}")
         if self.pack:
             lines.append(f"  code of: {self.pack}")
+        if self.layers:
+            lines.append(f"  layers it added: {', '.join(self.layers)}")
         lines.extend(f"  TensorRT: {line}" for line in self.tensorrt)
         if self.advice:
             lines.append(f"  what to do: {self.advice}")

@@ -228,7 +228,7 @@ class _Interpreter:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit: a converter must not end a compile
-            raise self._failure(node, converter, error, mark) from error
+            raise self._failure(node, converter, error, mark, first) from error
         self._name_layers(node, first)
         return result
 
@@ -319,7 +319,7 @@ class _Interpreter:
         return got
 
     def _failure(
-        self, node: Node, converter: Converter, error: BaseException, mark: int
+        self, node: Node, converter: Converter, error: BaseException, mark: int, first: int
     ) -> NodeConversionError:
         said = (
             error.tensorrt if isinstance(error, TrtcoreError) and error.tensorrt else self.logger.since(mark)
@@ -329,11 +329,24 @@ class _Interpreter:
             f"the converter {converter.name} of {op_name(node.target)} failed: {what}",
             node=node.name,
             where=describe(node),
-            pack=str(converter.pack) if converter.pack is not None else None,
+            pack=converter.source_version,
             tensorrt=said,
+            layers=[self._layer_text(index) for index in range(first, self.network.num_layers)],
             advice=(error.advice if isinstance(error, TrtcoreError) and error.advice else None)
             or "leave the op to torch with torch_executed_ops, or choose another converter with pins or converters=",
         )
+
+    def _layer_text(self, index: int) -> str:
+        """``ELEMENTWISE -> float32[2, 3]``; "refused" where TensorRT gives no shape."""
+        layer = self.network.get_layer(index)
+        results = []
+        for output in range(layer.num_outputs):
+            tensor = layer.get_output(output)
+            try:
+                results.append(f"{tensor.dtype.name.lower()}{list(tensor.shape)}")
+            except Exception:  # what is wrong with it stands in TensorRT's own lines
+                results.append("refused")
+        return f"{self.trt.ILayer.type.fget(layer).name} -> {', '.join(results)}"
 
     def _name_layers(self, node: Node, first: int) -> None:
         last = self.network.num_layers

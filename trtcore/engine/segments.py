@@ -362,6 +362,11 @@ class _Builder:
             where=describe(nodes[0]),
             pack=str(chosen.pack) if chosen and chosen.pack else error.pack,
             tensorrt=error.tensorrt,
+            layers=[
+                f"{layer.type} {layer.name}"
+                for layer in converted.snapshot.layers
+                if converted.node_of_layer.get(layer.name) == nodes[0].name
+            ],
             advice=error.advice
             or f"leave it to torch with torch_executed_ops={{{op_name(nodes[0].target)!r}}}",
         )

@@ -413,6 +413,7 @@ def pack_error(error: Exception) -> dict[str, Any]:
     return {
         "kind": type(error).__name__, "message": error.message, "where": error.where, "pack": error.pack,
         "tensorrt": error.tensorrt, "advice": error.advice, "node": getattr(error, "node", None),
+        "layers": error.layers,
     }  # fmt: skip
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError, UnsupportedOperatorError
+from trtcore.graphs import attribute
 from trtcore.inputs import Input
 
 if TYPE_CHECKING:
@@ -146,7 +149,12 @@ def assert_converts(
         tolerances = _tolerances(dtype, rtol, atol)
         for label, call_args, call_kwargs in _calls(args, named, dynamic):
             where = f"{str(dtype).removeprefix('torch.')}, {label} shapes"
-            largest, relative = _compare(eager, compiled, call_args, call_kwargs, tolerances, where)
+            try:
+                largest, relative = _compare(eager, compiled, call_args, call_kwargs, tolerances, where)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n\n{made_by(compiled)}") from None
+            except TrtcoreError as error:
+                raise AssertionError(f"L2 failed ({where}): {error}\n\n{made_by(compiled)}") from error
             sizes = tuple(tuple(leaf.shape) for leaf in _tensors((call_args, call_kwargs)))
             deviations.append(Deviation(dtype, label, sizes, largest, relative))
     return ConversionProof({"L1": True, "L2": True, "L3": True}, tuple(deviations), tuple(reports))
@@ -188,6 +196,43 @@ def assert_refuses(
     for label, call_args, call_kwargs in _calls(args, named, dynamic):
         _compare(eager, compiled, call_args, call_kwargs, (rtol, atol), f"{label} shapes")
     return report
+
+
+def made_by(compiled: Any) -> str:
+    """For every converted op of a compiled module: its converter and the layers it added, one op a line."""
+    layers: dict[str, list[str]] = {}
+    for snapshot in _networks(compiled):
+        for layer in snapshot.layers:
+            with suppress(ValueError):
+                node = json.loads(layer.metadata)["node"]
+                outputs = ", ".join(_tensor_text(snapshot.tensors[i]) for i in layer.outputs)
+                layers.setdefault(node, []).append(f"{layer.type}{_options(layer.attributes)} -> {outputs}")
+    lines = ["the converters and the layers that they added:"]
+    for node in compiled.report.converted:
+        lines.append(f"  {node.op} by {node.converter} of {node.pack} (at {node.place})")
+        lines += [f"      {text}" for text in layers.get(node.name, ["no layer of its own"])]
+    return "\n".join(lines)
+
+
+def _networks(compiled: Any) -> list[Any]:
+    from trtcore.runtime.engine import resolve
+    from trtcore.runtime.op import execute_engine
+
+    found = []
+    for node in compiled.graph.nodes:
+        if node.op == "call_function" and node.target is execute_engine:
+            plan = attribute(compiled, str(node.args[2].target))
+            found.append(resolve(node.args[3], plan).artifact.snapshot)
+    return [snapshot for snapshot in found if snapshot is not None]
+
+
+def _tensor_text(info: Any) -> str:
+    return f"{str(info.dtype).rpartition('.')[2].lower()}{list(info.shape)}"
+
+
+def _options(attributes: Mapping[str, Any]) -> str:
+    text = ", ".join(f"{name}={value}" for name, value in attributes.items() if value is not None)
+    return f"({text[:100]})" if text else ""
 
 
 # -- the module and its inputs ------------------------------------------------------------------------
