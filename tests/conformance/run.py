@@ -34,7 +34,7 @@ sys.path.insert(0, str(HERE))
 import families  # noqa: E402
 
 DTYPES = ("float32", "float16", "bfloat16", "int32", "int64", "bool")
-GROUP = 24
+GROUP = 32
 PATIENCE = 240.0
 """Seconds of wall clock for a group of samples, and for one."""
 
@@ -158,10 +158,9 @@ def _run(options: argparse.Namespace, store: Store, wanted: list[str]) -> None:
         for op in wanted:
             began = time.monotonic()
             counts: Counter[str] = Counter()
-            for dtype in options.dtype.split(","):
-                for rows in _of_operator(worker, op, dtype, options.limit, done):
-                    store.add(options.shard, rows)
-                    counts.update(row["outcome"] for row in rows)
+            for rows in _of_operator(worker, op, options.dtype.split(","), options.limit, done):
+                store.add(options.shard, rows)
+                counts.update(row["outcome"] for row in rows)
             if counts:
                 text = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()))
                 print(f"{op}: {text} ({time.monotonic() - began:.1f} s)", flush=True)
@@ -170,23 +169,26 @@ def _run(options: argparse.Namespace, store: Store, wanted: list[str]) -> None:
 
 
 def _of_operator(
-    worker: Worker, op: str, dtype: str, limit: int | None, done: set[Any]
+    worker: Worker, op: str, dtypes: list[str], limit: int | None, done: set[Any]
 ) -> Iterator[list[dict[str, Any]]]:
-    """Results of an operator's samples in a dtype, group by group."""
-    listed = worker.ask({"op": op, "dtype": dtype, "limit": limit})
-    if not isinstance(listed, list):
-        yield [_failed(op, "", dtype, -1, f"its samples cannot be made: {listed}")]
-        return
-    todo = [(variant, index) for variant, index in listed if (op, variant, dtype, index) not in done]
+    """Results of an operator's samples, group by group; a group holds samples of several dtypes."""
+    todo: list[tuple[str, str, int]] = []
+    for dtype in dtypes:
+        listed = worker.ask({"op": op, "dtype": dtype, "limit": limit})
+        if isinstance(listed, list):
+            found = [(variant, dtype, index) for variant, index in listed]
+            todo += [one for one in found if (op, *one) not in done]
+        else:
+            yield [_failed(op, "", dtype, -1, f"its samples cannot be made: {listed}")]
     for start in range(0, len(todo), GROUP):
         group = todo[start : start + GROUP]
-        rows = worker.ask({"op": op, "dtype": dtype, "check": group})
+        rows = worker.ask({"op": op, "check": group})
         if isinstance(rows, list):
             yield rows
             continue
         for one in group:
-            found = worker.ask({"op": op, "dtype": dtype, "check": [one]})
-            yield found if isinstance(found, list) else [_failed(op, one[0], dtype, one[1], found)]
+            alone = worker.ask({"op": op, "check": [one]})
+            yield alone if isinstance(alone, list) else [_failed(op, *one, alone)]
 
 
 def _failed(op: str, variant: str, dtype: str, index: int, reason: str) -> dict[str, Any]:
@@ -270,16 +272,16 @@ def work() -> int:
     return 0
 
 
-def _samples(job: dict[str, Any], limit: int | None = None) -> list[Any]:
+def _samples(op: str, dtype: str, limit: int | None = None) -> list[Any]:
     import torch
 
     from trtcore.testing.opinfo import samples
 
-    return list(samples(job["op"], getattr(torch, job["dtype"]), limit=limit))
+    return list(samples(op, getattr(torch, dtype), limit=limit))
 
 
 def _listed(job: dict[str, Any]) -> list[tuple[str, int]]:
-    return [(sample.variant, sample.index) for sample in _samples(job, job["limit"])]
+    return [(sample.variant, sample.index) for sample in _samples(job["op"], job["dtype"], job["limit"])]
 
 
 def _checked(job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -289,8 +291,14 @@ def _checked(job: dict[str, Any]) -> list[dict[str, Any]]:
 
     from trtcore.testing.opinfo import check
 
-    asked = {(variant, index) for variant, index in job["check"]}
-    chosen = [sample for sample in _samples(job) if (sample.variant, sample.index) in asked]
+    asked = {tuple(one) for one in job["check"]}
+    dtypes = dict.fromkeys(dtype for _, dtype, _ in job["check"])
+    chosen = [
+        sample
+        for dtype in dtypes
+        for sample in _samples(job["op"], dtype)
+        if (sample.variant, dtype, sample.index) in asked
+    ]
     return [asdict(result) for result in check(chosen, compare=policy.compare, batch=GROUP)]
 
 
