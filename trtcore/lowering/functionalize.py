@@ -10,6 +10,7 @@ What the model mutates for good (its buffers, its inputs) ends as ``copy_`` node
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError
-from trtcore.graphs import TRACING, attribute, is_composite, is_copy_into, mutates, set_attribute
+from trtcore.graphs import TRACING, attribute, fake_mode_of, is_composite, is_copy_into, mutates, set_attribute
 
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
 
@@ -228,7 +229,9 @@ def _functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) ->
         interpreter = _FedInterpreter(graph_module, dict(zip(attributes, values[len(placeholders) :])), kept)
         return interpreter.run(*values[: len(placeholders)])
 
-    with TRACING, fx_traceback.preserve_node_meta(), torch.no_grad():
+    # Tensors that the graph makes (arange) have to be fake as well.
+    fake_mode = fake_mode_of(graph_module.graph) or nullcontext()
+    with TRACING, fx_traceback.preserve_node_meta(), torch.no_grad(), fake_mode:
         traced = make_fx(torch.func.functionalize(run, remove="mutations"))(
             *(node.meta["val"] for node in fed)
         )

@@ -52,7 +52,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64
 Compare = Callable[["OpSample", Any, Any], "str | None"]
 """(sample, eager's result, ours) -> "" when they are the same for this op, what is wrong, or None: no opinion."""
 
-_SEED = 20
+_SEED = 42  # the one that random operators of op_db set themselves
 
 
 @dataclass(frozen=True)
