@@ -334,7 +334,7 @@ def clamp(ctx: ConversionContext, x: Any, low: Any = None, high: Any = None) -> 
     dtype = output_dtype(ctx, ctx.dtype(result))
     for name, bound, operation in (("min", low, "MAX"), ("max", high, "MIN")):
         if bound is not None:
-            result = ctx.elementwise(result, operand(ctx, name, bound), operation, to=dtype)
+            result = calculate(ctx, operation, result, operand(ctx, name, bound), to=dtype)
     return ctx.cast(result, dtype)
 
 

@@ -199,7 +199,9 @@ def _first(ctx: ConversionContext, x: Any, operation: str, dim: int, keepdim: bo
     if rank == 0:
         return x, ctx.constant(0, torch.int64)
     values, indices = top(ctx, ctx.cast(x, torch.int32) if dtype == torch.bool else x, operation, 1, dim)
-    if dtype.is_floating_point:  # TopK gives -1 where all elements are the worst infinity; torch the first of them
+    if (
+        dtype.is_floating_point
+    ):  # TopK gives -1 where all elements are the worst infinity; torch the first of them
         indices = ctx.elementwise(indices, 0, "MAX")
     if not keepdim:
         sizes = [size for axis, size in enumerate(ctx.dims_of(x)) if axis != dim % rank]

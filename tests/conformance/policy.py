@@ -63,7 +63,9 @@ def _ties(position: int | None) -> Callable[[OpSample, Any, Any], str | None]:
 def _without_nan(sample: OpSample, expected: Any, actual: Any) -> str | None:
     """TensorRT's MAX and MIN skip NaN (docs/semantics.md): no opinion, but where NaN went in, anything may come out."""
     given = [*sample.args, *sample.kwargs.values()]
-    if not any(isinstance(x, torch.Tensor) and x.is_floating_point() and bool(x.isnan().any()) for x in given):
+    if not any(
+        isinstance(x, torch.Tensor) and x.is_floating_point() and bool(x.isnan().any()) for x in given
+    ):
         return None
     if isinstance(expected, tuple) or expected.shape != actual.shape or expected.dtype != actual.dtype:
         return None
@@ -74,7 +76,9 @@ def _without_nan(sample: OpSample, expected: Any, actual: Any) -> str | None:
 
 
 NAN_SKIPPED = frozenset(
-    f"{prefix}{op}" for prefix in ("", "masked.") for op in ("amax", "amin", "argmax", "argmin", "norm", "max", "min")
+    f"{prefix}{op}"
+    for prefix in ("", "masked.")
+    for op in ("amax", "amin", "argmax", "argmin", "norm", "max", "min")
 )
 
 RULES: dict[str, Callable[[OpSample, Any, Any], str | None]] = {

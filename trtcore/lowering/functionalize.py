@@ -19,7 +19,15 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError
-from trtcore.graphs import TRACING, attribute, fake_mode_of, is_composite, is_copy_into, mutates, set_attribute
+from trtcore.graphs import (
+    TRACING,
+    attribute,
+    fake_mode_of,
+    is_composite,
+    is_copy_into,
+    mutates,
+    set_attribute,
+)
 
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
 
