@@ -12,13 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trtcore_plugins.declare import TritonPlugin, triton_plugin
+    from trtcore_plugins.ops import CustomOpPlugin, custom_op, generate_converter, generate_plugin
+    from trtcore_plugins.quick import Combination
 
 _HOMES = {
+    "Combination": "quick",
+    "CustomOpPlugin": "ops",
     "TritonPlugin": "declare",
+    "custom_op": "ops",
+    "generate_converter": "ops",
+    "generate_plugin": "ops",
     "triton_plugin": "declare",
 }
 
-__all__ = ["TritonPlugin", "triton_plugin"]
+__all__ = [
+    "Combination",
+    "CustomOpPlugin",
+    "TritonPlugin",
+    "custom_op",
+    "generate_converter",
+    "generate_plugin",
+    "triton_plugin",
+]
 
 
 def __getattr__(name: str) -> Any:

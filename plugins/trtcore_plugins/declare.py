@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from trtcore.pack import PackError
+from trtcore.pack import (
+    CompileContext,
+    ConversionContext,
+    ConversionError,
+    PackError,
+    Priority,
+    register_kernel_plugin,
+)
 from trtcore_plugins.binding import Asking, evaluate, resolve_parameters
+from trtcore_plugins.ops import OpPlugin, plugin_name
+from trtcore_plugins.quick import Definition
+from trtcore_plugins.signature import OpSignature
+from trtcore_plugins.tracing import TensorSpec
 
 Function = Callable[..., Any]
-_TENSORS = ("Tensor", "Optional[Tensor]")
 
 
-class TritonPlugin:
-    """What `triton_plugin` returns. Called like the op.
+class TritonPlugin(OpPlugin):
+    """What `triton_plugin` returns. Called like the op; a kernel plugin for packs to contribute.
 
     Attributes:
         name: ``"namespace::op"``.
         op: the `torch._ops.OpOverload`.
-        definition: the `torch.library.custom_op` behind it, for ``register_autograd`` and the like.
+        custom_op: the `torch.library.custom_op` behind it, for ``register_autograd`` and the like.
         options: Triton's own launch options, such as ``num_warps``.
         reference: the op in plain torch, or None.
         strided: whether the kernel takes inputs of any strides.
+        ptx_version: of the compiled plugin, 80 for 8.0; None for the lowest that the target needs.
+        python_callback: whether TensorRT calls the op in Python instead of the compiled kernel.
     """
 
     def __init__(
@@ -39,11 +52,17 @@ class TritonPlugin:
         reference: Function | None,
         options: Mapping[str, Any],
         strided: bool,
+        ptx_version: int | None,
+        python_callback: bool,
+        priority: int,
     ) -> None:
         self.name = name
         self.reference = reference
         self.options = dict(options)
         self.strided = strided
+        self.ptx_version = ptx_version
+        self.python_callback = python_callback
+        self.priority = priority
         self.signature = OpSignature.parse(name, schema)
         inputs, outputs = self.signature.inputs, self.signature.outputs
         self._shapes = Asking(shapes, inputs, f"{name}: shapes")
@@ -58,10 +77,10 @@ class TritonPlugin:
             self._take_kernel(kernel)
         elif not callable(kernel):
             raise PackError(f"{name}: {kernel!r} is neither a Triton kernel nor a function that returns one")
-        self.definition = torch.library.custom_op(
+        self.custom_op = torch.library.custom_op(
             name, self._run, mutates_args=self.signature.mutated, schema=schema
         )
-        self.definition.register_fake(self._fake)
+        self.custom_op.register_fake(self._fake)
         namespace, _, opname = name.partition("::")
         self.op: torch._ops.OpOverload = getattr(getattr(torch.ops, namespace), opname).default
 
@@ -70,6 +89,69 @@ class TritonPlugin:
 
     def __repr__(self) -> str:
         return f"<triton_plugin {self.op._schema}>"
+
+    # ---- the plugin -------------------------------------------------------------------------------------
+
+    @property
+    def deployable(self) -> bool:
+        """Whether an engine with it runs outside Python: the compiled kernel does, a Python callback does not."""
+        return not self.python_callback
+
+    def definition(
+        self, absent: tuple[str, ...] = (), ctx: ConversionContext | CompileContext | None = None
+    ) -> Definition:
+        """The plugin without the optional tensors in `absent`, compiled for the target of a compile.
+
+        Raises:
+            ConversionError: Triton is missing, interprets, or adds parameters that a plugin cannot give.
+        """
+        name = plugin_name(self.name, self.op, absent)
+        if self.python_callback:
+            return Definition(name, self.op, self.signature, absent, self.combinations)
+        from trtcore_plugins.ahead import scratch_parameters
+        from trtcore_plugins.launching import compilable
+
+        compilable(self)
+        capability = _compute_capability(ctx)
+        return Definition(
+            name,
+            self.op,
+            self.signature,
+            absent,
+            self.combinations,
+            compile=lambda specs, attributes: self.compile(specs, attributes, capability),
+            scratch=scratch_parameters(),
+        )
+
+    def compile(
+        self, specs: Sequence[TensorSpec], attributes: Mapping[str, Any], compute_capability: tuple[int, int]
+    ) -> tuple[Any, Any]:
+        """The launch plan and the compiled kernel for inputs of one kind; needs no GPU.
+
+        Args:
+            specs: the tensor arguments that are not None: dtypes, and dims (None for dynamic ones).
+            attributes: every other argument by name.
+            compute_capability: (major, minor) of the GPU.
+
+        Raises:
+            ConversionError: see `trtcore_plugins.launching.plan_launch` and `trtcore_plugins.ahead.compile_kernel`.
+        """
+        from trtcore_plugins.ahead import compile_kernel
+        from trtcore_plugins.launching import plan_launch
+
+        plan = plan_launch(self, specs, attributes)
+        return plan, compile_kernel(self, plan, compute_capability)
+
+    def check(
+        self, definition: Definition, specs: Sequence[TensorSpec], attributes: Mapping[str, Any]
+    ) -> None:
+        """Compile the kernel for such inputs.
+
+        Raises:
+            ConversionError: it cannot be compiled, or TensorRT could not launch it.
+        """
+        if definition.compile is not None:
+            definition.compile(specs, attributes)
 
     # ---- the kernel -------------------------------------------------------------------------------------
 
@@ -210,77 +292,17 @@ def _is_list_of_shapes(given: Any) -> bool:
     )
 
 
-class OpSignature:
-    """An op's schema, as far as launching it needs.
-
-    Attributes:
-        inputs: names of the arguments, in order.
-        tensors: those that are tensors (or optional tensors).
-        mutated: those that the op writes to.
-        outputs: names of the returned tensors: the schema's, else ``out``, or ``out0``, ``out1`` and so on.
-    """
-
-    def __init__(self, schema: Any) -> None:
-        self.schema = schema
-        self.inputs = tuple(argument.name for argument in schema.arguments)
-        self.tensors = tuple(a.name for a in schema.arguments if _is_tensor(a.type))
-        self.mutated = tuple(
-            a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write
-        )
-        returns = schema.returns
-        fallback = ["out"] if len(returns) == 1 else [f"out{i}" for i in range(len(returns))]
-        self.outputs = tuple(r.name or name for r, name in zip(returns, fallback))
-        self._positional = tuple(a.name for a in schema.arguments if not a.kwarg_only)
-        self._defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-
-    @classmethod
-    def parse(cls, name: str, schema: str) -> OpSignature:
-        """Read ``"(Tensor x, float alpha=1.0) -> Tensor"``.
-
-        Raises:
-            PackError: not a schema, no tensor argument, or something that a kernel cannot return.
-        """
-        namespace, found, opname = name.partition("::")
-        if not (found and namespace.isidentifier() and opname.isidentifier()):
-            raise PackError(f"{name!r} is not the name of an op", advice='write "namespace::op"')
-        try:
-            parsed = torch._C.parse_schema(f"{name}{schema}")
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise PackError(
-                f"{name}: schema {schema!r} cannot be read: {reason}",
-                advice='write it like "(Tensor x, float alpha=1.0) -> Tensor"',
-            ) from error
-        signature = cls(parsed)
-        if not signature.tensors:
-            raise PackError(f"{name}: a kernel needs at least one tensor argument")
-        if not all(str(r.type) == "Tensor" for r in parsed.returns):
-            raise PackError(
-                f"{name}: a kernel returns tensors, and the schema has {schema.partition('->')[2]}"
-            )
-        if any(r.alias_info is not None for r in parsed.returns):
-            raise PackError(
-                f"{name}: a returned tensor may not alias an argument", advice="return nothing: -> ()"
-            )
-        clash = set(signature.outputs) & set(signature.inputs)
-        if clash or len(set(signature.outputs)) != len(signature.outputs):
-            raise PackError(f"{name}: an output needs a name of its own, {', '.join(sorted(clash))} is taken")
-        return signature
-
-    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, in the schema's order, defaults filled in."""
-        given = {**self._defaults, **dict(zip(self._positional, args)), **kwargs}
-        return {name: given[name] for name in self.inputs}
-
-    def pack(self, outputs: Sequence[torch.Tensor]) -> Any:
-        """The outputs as an op returns them: nothing, one tensor, or a tuple."""
-        if not outputs:
-            return None
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-
-def _is_tensor(kind: Any) -> bool:
-    return str(kind) in _TENSORS
+def _compute_capability(ctx: Any) -> tuple[int, int]:
+    """What a compile is for; without one, or where it leaves it open, the GPU here."""
+    target = getattr(ctx, "target", None)
+    if target is not None and target.compute_capability is not None:
+        found: tuple[int, int] = target.compute_capability
+        return found
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability()
+    raise ConversionError(
+        "a kernel is compiled for a GPU, and the compile has no target", advice="set device="
+    )
 
 
 def triton_plugin(
@@ -294,9 +316,14 @@ def triton_plugin(
     arguments: Mapping[str, Any] | None = None,
     reference: Function | None = None,
     strided: bool = False,
+    ptx_version: int | None = None,
+    python_callback: bool = False,
+    priority: int = Priority.STANDARD,
     **options: Any,
 ) -> TritonPlugin:
     """Declare a Triton kernel once; get the torch op, its fake implementation, the plugin and the converter.
+
+    In a script or a notebook every compile uses it from then on; a pack returns it from ``kernel_plugins``.
 
     ``shapes``, ``dtypes``, ``grid`` and the functions in ``arguments`` ask for what they need by the names of
     their parameters: the op's arguments as the schema names them, and (``grid`` and ``arguments``) its outputs,
@@ -323,6 +350,11 @@ def triton_plugin(
         reference: the op in plain torch, called with all its arguments by position. It runs on the CPU where the
             kernel cannot, and `assert_plugin` tests the kernel against it.
         strided: whether the kernel takes inputs of any strides. By default it gets contiguous ones.
+        ptx_version: PTX version of the compiled plugin, 80 for 8.0: what the driver it is loaded by must know. By
+            default the lowest that the target GPU needs.
+        python_callback: let TensorRT call the op in Python instead of the compiled kernel. It takes what cannot be
+            compiled ahead of time, and engines with it do not run outside Python.
+        priority: of its converter.
         options: Triton's launch options: ``num_warps``, ``num_stages``.
 
     Raises:
@@ -337,7 +369,7 @@ def triton_plugin(
         )
         y = scaled(x, 2.0)  # or torch.ops.mine.scaled(x, 2.0)
     """
-    return TritonPlugin(
+    plugin = TritonPlugin(
         name,
         kernel,
         schema=schema,
@@ -348,4 +380,9 @@ def triton_plugin(
         reference=reference,
         options=options,
         strided=strided,
+        ptx_version=ptx_version,
+        python_callback=python_callback,
+        priority=priority,
     )
+    register_kernel_plugin(plugin, str(sys._getframe(1).f_globals.get("__name__", "")))
+    return plugin

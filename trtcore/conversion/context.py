@@ -10,8 +10,9 @@ helper that takes dims takes lists that mix the two.
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -468,6 +469,38 @@ class ConversionContext:
                 a, op.TRANSPOSE if transpose_a else op.NONE, b, op.TRANSPOSE if transpose_b else op.NONE
             )
         )
+
+    def plugin(
+        self,
+        name: str,
+        inputs: Sequence[ITensor],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        ahead_of_time: bool = False,
+    ) -> Any:
+        """The layer of a plugin that is registered with ``tensorrt.plugin``.
+
+        Args:
+            name: ``"namespace::name"``, as it was registered.
+            inputs: its tensors, in order.
+            attributes: its attributes by name, in the order in which they were registered.
+            ahead_of_time: use its ``aot_impl``, not its Python ``impl``.
+
+        Raises:
+            ConversionError: the backend has no plugin layers, there is no such plugin, or TensorRT refuses it.
+        """
+        if not self.backend.has_plugins:
+            raise ConversionError(f"{self.backend.name} has no plugin layers, and {name} is one")
+        plugins = importlib.import_module(f"{self.trt.__name__}.plugin").op
+        namespace, _, opname = name.partition("::")
+        make = getattr(getattr(plugins, namespace, None), opname, None)
+        if make is None:
+            raise ConversionError(f"no plugin {name} is registered with tensorrt.plugin")
+        created = make(*inputs, **(attributes or {}))
+        layer = self.net.add_plugin(created, aot=True) if ahead_of_time else self.net.add_plugin(created)
+        if layer is None:
+            raise ConversionError(f"TensorRT refused the plugin {name}")
+        return layer
 
     # ---- symbolic ints ----------------------------------------------------------------------------
 
