@@ -7,6 +7,7 @@ from torch import fx
 
 from trtcore.pack import CompileContext, insert_constant
 from trtcore_converters.passes._graph import constants, keeps
+from trtcore_converters.quantize import QUANTIZE
 
 aten = torch.ops.aten
 
@@ -46,7 +47,7 @@ def _foldable(node: fx.Node, values: dict[fx.Node, torch.Tensor]) -> bool:
     if (
         target._schema.is_mutable
         or torch.Tag.nondeterministic_seeded in target.tags
-        or target.namespace != "aten"
+        or (target.namespace != "aten" and target not in QUANTIZE)
     ):
         return False
     return all(source in values for source in node.all_input_nodes)
@@ -56,7 +57,9 @@ def _evaluate(node: fx.Node, values: dict[fx.Node, torch.Tensor]) -> torch.Tenso
     result = node.meta["val"]
     inputs = [values[source] for source in node.all_input_nodes]
     largest = max((value.numel() * value.element_size() for value in inputs), default=0)
-    if result.numel() * result.element_size() > FOLDING_LIMIT and not _is_view(node, result, inputs, largest):
+    size = result.numel() * result.element_size()
+    smaller = node.target in QUANTIZE and size <= largest
+    if size > FOLDING_LIMIT and not smaller and not _is_view(node, result, inputs, largest):
         return None
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda source: values[source])
     try:
