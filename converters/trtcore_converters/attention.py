@@ -25,9 +25,6 @@ from trtcore_converters.softmax import softmax_along
 
 aten = torch.ops.aten
 
-_queries: WeakKeyDictionary[ConversionContext, set[Any]] = WeakKeyDictionary()
-"""The queries of the attention layers in a network."""
-
 _alive: WeakKeyDictionary[ConversionContext, dict[Any, Any]] = WeakKeyDictionary()
 """By mask: which rows have a key to attend to. One mask serves all layers of a model."""
 
@@ -64,6 +61,8 @@ def _fits_layer(node: fx.Node, ctx: CompileContext) -> bool | Reject:
         return Reject("the attention layer takes values of the same size as keys")
     if not (_same(query.shape[0], key.shape[0]) and _same(key.shape[0], value.shape[0])):
         return Reject("the attention layer does not broadcast batches")
+    if not isinstance(query.shape[-1], int) or query.shape[-1] == 1:
+        return Reject("the attention layer takes a known head size above 1")
     if not isinstance(query.shape[1], int) or not _same(key.shape[1], value.shape[1]):
         return Reject("the attention layer takes a known number of heads")
     if not given.get("enable_gqa") and not _same(query.shape[1], key.shape[1]):
@@ -128,17 +127,15 @@ def attention_layer(
 
 
 def _scaled_for_layer(ctx: ConversionContext, query: Any, scale: float | None) -> Any:
-    """`query` times the scale: a number, or, where the network has an attention of the same query, a vector of it.
+    """`query` times a vector of the scale.
 
-    TensorRT-RTX 1.7.1 fuses the product with a number into the attention and crashes when two attentions have
-    the same product.
+    TensorRT-RTX 1.7.1 takes a product with a number into the attention layer, and crashes where something else has
+    the same product. The model's own products are the pass `attention_factors`' part.
     """
-    seen = _queries.setdefault(ctx, set())
-    if query not in seen:
-        seen.add(query)
-        return _scaled(ctx, query, scale)
-    size = _head_size(ctx, query)
-    return _times(ctx, query, torch.full((1, 1, 1, size), _factor(ctx, query, scale)))
+    factor = _factor(ctx, query, scale)
+    if factor == 1.0:
+        return query
+    return _times(ctx, query, torch.full((1, 1, 1, _head_size(ctx, query)), factor))
 
 
 def _scaled(ctx: ConversionContext, query: Any, scale: float | None) -> Any:

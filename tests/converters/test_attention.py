@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+import trtcore
 from trtcore.testing import assert_converts, assert_refuses
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -43,6 +44,75 @@ def test_one_query_for_two_sets_of_keys():
         )
 
     assert_converts(run, qkv(size=64), dtypes=(torch.float32, torch.float16))
+
+
+def _shared_product(q, k, v):
+    """The query's product is the model's own, and others read it."""
+    p = q * 0.125
+    return sdpa(p, k, v, scale=1.0) + sdpa(p, k + 1, v, scale=1.0), p
+
+
+def _shared_quotient(q, k, v):
+    p = (q / 8).reshape(q.shape).contiguous()
+    return sdpa(p, k, v, scale=0.5), sdpa(p, p, v, scale=1.0)
+
+
+def _product_beside_the_layers_own(q, k, v):
+    return sdpa(q, k, v), sdpa(q * 0.125, k + 1, v, scale=1.0), q * 0.125
+
+
+def _shared_key(q, k, v):
+    p = 0.25 * k
+    return sdpa(q, p, v), sdpa(q + 1, p, v), p - 1
+
+
+def _scale_in_a_buffer():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.tensor([0.125]))
+
+        def forward(self, q, k, v):
+            p = q * self.scale
+            return sdpa(p, k, v, scale=1.0), sdpa(p, k + 1, v, scale=1.0)
+
+    return Model()
+
+
+class _Module(torch.nn.Module):
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+    def forward(self, q, k, v):
+        return self.run(q, k, v)
+
+
+@pytest.mark.parametrize(
+    ("isolation", "run"),
+    [
+        ("process", _shared_product),
+        ("thread", _shared_product),
+        ("thread", _shared_quotient),
+        ("thread", _product_beside_the_layers_own),
+        ("thread", _shared_key),
+        ("thread", _scale_in_a_buffer()),
+    ],
+    ids=["process", "product", "quotient", "beside", "key", "buffer"],
+)
+def test_products_that_others_read_too(isolation, run):
+    """TensorRT-RTX 1.7.1 crashes on these when the product is with a number; the process goes first, so as to tell."""
+    dtypes = (torch.float32, torch.float16) if isolation == "process" else (torch.float32,)
+    given = qkv(size=64)
+    for dtype in dtypes:
+        model = run.to(dtype) if isinstance(run, torch.nn.Module) else _Module(run)
+        inputs = [x.to(dtype) for x in given]
+        compiled = trtcore.compile(model, inputs, min_block_size=1, build_isolation=isolation)
+        assert len(compiled.report.engines) == 1, str(compiled.report)
+        assert not compiled.report.quarantined
+        assert not compiled.report.in_torch
+        for want, got in zip(model(*inputs), compiled(*inputs)):
+            torch.testing.assert_close(got, want, rtol=2e-3 if dtype == torch.float16 else 1e-5, atol=2e-3)
 
 
 def _masked(q, k, v, mask):

@@ -8,6 +8,7 @@ from trtcore_converters.passes.attention import group_heads, recover_attention
 from trtcore_converters.passes.autocast import autocast
 from trtcore_converters.passes.cleanup import remove_assertions, remove_noops
 from trtcore_converters.passes.convolution import fold_batch_norm, fold_padding
+from trtcore_converters.passes.factors import attention_factors
 from trtcore_converters.passes.folding import constant_folding, scalar_constants
 from trtcore_converters.passes.linear import fuse_linear
 from trtcore_converters.passes.norms import recover_rms_norm
@@ -35,6 +36,7 @@ _IN_ORDER = (
     ("fold_recovered", constant_folding),
     ("autocast", autocast),
     ("fp32_accumulation", fp32_accumulation),
+    ("attention_factors", attention_factors),
 )
 
 PASSES = (
