@@ -21,6 +21,7 @@ from trtcore.reporting import make_report
 from trtcore.runtime.engine import choose_runtime, register_engine
 from trtcore.runtime.hybrid import assemble_hybrid
 from trtcore.runtime.module import CompiledModule, assemble
+from trtcore.selection import SelectionMemo
 from trtcore.settings import CompilationSettings
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ def compile_program(
     """
     times = dict(timings or {})
     ctx = make_context(settings, observers)
+    memo = SelectionMemo(ctx)
     with ctx.stage("lowering", times):
-        lowered = lower(program, ctx)
+        lowered = lower(program, ctx, memo)
     runtime, why = choose_runtime(ctx.backend, settings, ctx.target) if ctx.backend is not None else ("", "")
-    built = build_segments(lowered, ctx, times, runtime, build=not settings.dryrun)
+    built = build_segments(lowered, ctx, times, runtime, build=not settings.dryrun, memo=memo)
     with ctx.stage("assembly", times):
         compiled = _assemble(lowered, built, ctx)
     kind = "dryrun" if settings.dryrun else "compile"
@@ -69,10 +71,11 @@ def explain_program(
     """Lower and partition a program and say what would happen. No network is made, no engine built."""
     times = dict(timings or {})
     ctx = make_context(settings)
+    memo = SelectionMemo(ctx)
     with ctx.stage("lowering", times):
-        lowered = lower(program, ctx)
+        lowered = lower(program, ctx, memo)
     with ctx.stage("partition", times):
-        found = partition(lowered, ctx)
+        found = partition(lowered, ctx, memo)
     runtime, why = choose_runtime(ctx.backend, settings, ctx.target) if ctx.backend is not None else ("", "")
     return make_report("explain", lowered, found, ctx, times, None, runtime, why)
 
@@ -84,14 +87,15 @@ def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
         UnsupportedOperatorError: it does not fit into one engine; the message names what did not convert.
     """
     ctx = make_context(settings)
+    memo = SelectionMemo(ctx)
     if ctx.backend is None:
         raise BackendUnavailableError(f"no engine can be built: {ctx.no_backend_reason}")
-    lowered = lower(program, ctx)
-    found = partition(lowered, ctx)
+    lowered = lower(program, ctx, memo)
+    found = partition(lowered, ctx, memo)
     refuse_partial(found, "the whole program is to be one engine")
     _refuse_several(found)
     _refuse_writes(found)
-    built = build_segments(lowered, ctx, {}, "native")
+    built = build_segments(lowered, ctx, {}, "native", memo=memo)
     refuse_partial(built.partition, "the whole program is to be one engine")
     _refuse_several(built.partition)
     (engine,) = built.engines.values()

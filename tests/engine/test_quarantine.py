@@ -236,3 +236,72 @@ def test_a_network_that_cannot_be_read_back() -> None:
     assert "weights" in module.report.quarantined[0].reason
     with pytest.raises(ConversionError, match="weights"):
         compiled(lambda x: torch.erfinv(x.relu().tanh() * 0.5).exp(), pass_through_build_failures=True)
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the segments that were converted."""
+    names: list[str] = []
+    real = isolation._Here.convert
+
+    def counting(self: Any, segment: Any, *rest: Any) -> Any:
+        names.append(segment.name)
+        return real(self, segment, *rest)
+
+    monkeypatch.setattr(isolation._Here, "convert", counting)
+    return names
+
+
+def test_a_converter_that_raises_for_many_shapes_is_found_in_one_round(rounds):
+    @converter(aten.tan.default)
+    def tan(ctx: Any, x: Any) -> Any:
+        raise ValueError(f"not for {ctx.shape(x)}")
+
+    def forward(x: Tensor) -> Tensor:
+        total = x.sum()
+        for size in range(1, 26):
+            total = total + torch.tan(x.reshape(-1)[:size] * 0.5).sum()
+        return total
+
+    module = compiled(forward)
+    assert len([q for q in module.report.quarantined if q.op == "aten.tan.default"]) == 25
+    assert {q.reason.rpartition("not for ")[2] for q in module.report.quarantined} == {
+        f"({size},)" for size in range(1, 26)
+    }
+    first = rounds.count("engine_0")
+    assert first == 2, rounds
+
+
+def test_what_fails_behind_a_failed_node_and_in_other_segments_is_found_with_it(rounds):
+    @converter(aten.tan.default)
+    def tan(ctx: Any, x: Any) -> Any:
+        raise ValueError("no tan")
+
+    @converter(aten.sinh.default)
+    def sinh(ctx: Any, x: Any) -> Any:
+        return ctx.elementwise(x, ctx.constant(torch.ones(3)), "SUM")  # refused when its shape is read
+
+    @converter(aten.cosh.default)
+    def cosh(ctx: Any, x: Any) -> Any:
+        return x, x
+
+    def forward(x: Tensor) -> Tensor:
+        y = torch.sinh(torch.tan(x) * 2) + 1
+        return torch.cosh(torch.special.erfcx(y) * 3) + 1
+
+    module = compiled(forward, torch_executed_ops={"aten.special_erfcx"})
+    assert sorted(q.op for q in module.report.quarantined) == [
+        "aten.cosh.default", "aten.sinh.default", "aten.tan.default",
+    ]  # fmt: skip
+    assert rounds.count("engine_0") == 2, rounds
+
+
+def test_the_errors_of_several_nodes_travel_between_processes():
+    from trtcore.conversion.interpret import NodeConversionError
+    from trtcore.engine.transport import pack_error, raise_error
+
+    other = NodeConversionError("second", node="b", tensorrt=("said",))
+    with pytest.raises(NodeConversionError) as caught:
+        raise_error(pack_error(NodeConversionError("first", node="a", others=[other], advice="help")))
+    assert (caught.value.message, caught.value.node, caught.value.advice) == ("first", "a", "help")
+    assert [(e.message, e.node, e.tensorrt) for e in caught.value.others] == [("second", "b", other.tensorrt)]

@@ -6,7 +6,7 @@ import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch.fx import Node
@@ -38,11 +38,15 @@ class NodeConversionError(ConversionError):
 
     Attributes:
         node: the fx node's name in the lowered graph.
+        others: the errors of further nodes of the segment.
     """
 
-    def __init__(self, message: str, *, node: str, **parts: Any) -> None:
+    def __init__(
+        self, message: str, *, node: str, others: Sequence[NodeConversionError] = (), **parts: Any
+    ) -> None:
         super().__init__(message, **parts)
         self.node = node
+        self.others = tuple(others)
 
 
 @dataclass
@@ -92,7 +96,8 @@ def convert_segment(
         before_node: told the name of each node whose converter is about to run, and "" after the last.
 
     Raises:
-        NodeConversionError: a converter raised, returned nonsense, or added a layer that TensorRT refuses.
+        NodeConversionError: a converter raised, returned nonsense, or added a layer that TensorRT refuses. The nodes
+            behind it are converted all the same, on inputs in the place of its results, so that one error has all.
     """
     return _Interpreter(segment, ctx, selections, ranges, before_node).run()
 
@@ -129,6 +134,7 @@ class _Interpreter:
         self.layers: dict[str, int] = {}
         self.node_of_layer: dict[str, str] = {}
         self._names: set[str] = set()
+        self.failures: list[NodeConversionError] = []
 
     def run(self) -> ConvertedSegment:
         graph = self.segment.graph_module.graph
@@ -145,8 +151,10 @@ class _Interpreter:
                 self.env[node] = attribute(self.segment.graph_module, str(node.target))
             elif node.op == "call_function":
                 self.env[node] = self._convert(node)
-            elif node.op == "output":
+            elif node.op == "output" and not self.failures:
                 outputs = self._mark_outputs(node)
+        if self.failures:
+            self._raise_failures()
         if self.before_node is not None:
             self.before_node("")
         snapshot = take_snapshot(self.trt, self.network, self.store.of_layer)
@@ -228,9 +236,43 @@ class _Interpreter:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also SystemExit: a converter must not end a compile
-            raise self._failure(node, converter, error, mark, first) from error
+            failure = self._failure(node, converter, error, mark, first)
+            failure.__cause__ = error
+            self.failures.append(failure)
+            self.store.settle()
+            return self._stand_in(node)
         self._name_layers(node, first)
         return result
+
+    def _stand_in(self, node: Node) -> Any:
+        """Network inputs in the place of what a failed node would have given.
+
+        They are what the nodes behind it get when it runs in torch, so that what fails on them fails then too. This
+        network is not built.
+        """
+        value = node.meta.get("val")
+        if isinstance(value, (list, tuple)):
+            return [self._input_like(f"{node.name}_{index}", item) for index, item in enumerate(value)]
+        return self._input_like(node.name, value)
+
+    def _input_like(self, name: str, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return None
+        dims = [expression_of(dim) for dim in value.shape]
+        static = tuple(dim if isinstance(dim, int) else -1 for dim in dims)
+        try:
+            tensor = self.network.add_input(f"{name} (failed)", self.backend.trt_dtype(value.dtype), static)
+        except TrtcoreError:
+            tensor = None
+        if tensor is None:
+            self._raise_failures()
+        self.ctx.know(tensor, dims)
+        return tensor
+
+    def _raise_failures(self) -> NoReturn:
+        first, *others = self.failures
+        first.others = tuple(others)
+        raise first
 
     def _inline(self, graph_module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
         """A subgraph's nodes, inside the converter of the node that was given it; see `ConversionContext.inline`."""

@@ -19,11 +19,12 @@ from trtcore.engine.isolation import workshop
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError, UnsupportedOperatorError
 from trtcore.graphs import is_getitem, mutates
 from trtcore.lowering.rewrite import BOUNDARY
-from trtcore.partition import Partition, Segment, SelectionMemo, partition
+from trtcore.partition import Partition, Segment, partition
 from trtcore.partition.segment import extract
 from trtcore.provenance import describe, module_path, op_name, source_line
 from trtcore.report import QuarantineReport
 from trtcore.runtime.manifest import EngineManifest
+from trtcore.selection import SelectionMemo
 
 if TYPE_CHECKING:
     from trtcore.frontend.program import Program
@@ -57,7 +58,13 @@ class BuiltPartition:
 
 
 def build_segments(
-    program: Program, ctx: CompileContext, timings: dict[str, float], runtime: str, *, build: bool = True
+    program: Program,
+    ctx: CompileContext,
+    timings: dict[str, float],
+    runtime: str,
+    *,
+    build: bool = True,
+    memo: SelectionMemo | None = None,
 ) -> BuiltPartition:
     """Partition, convert and build, until every segment has an engine.
 
@@ -66,20 +73,27 @@ def build_segments(
         timings: stage name -> seconds, added to.
         runtime: "native" or "reference", written into the manifests.
         build: False stops after conversion (dry run).
+        memo: the selections that lowering made.
 
     Raises:
         ConversionError, EngineBuildError: with require_full_compilation or pass_through_build_failures.
         UnsupportedOperatorError: require_full_compilation, and nodes stay in torch.
     """
-    return _Builder(program, ctx, timings, runtime, build).run()
+    return _Builder(program, ctx, timings, runtime, build, memo or SelectionMemo(ctx)).run()
 
 
 class _Builder:
     def __init__(
-        self, program: Program, ctx: CompileContext, timings: dict[str, float], runtime: str, build: bool
+        self,
+        program: Program,
+        ctx: CompileContext,
+        timings: dict[str, float],
+        runtime: str,
+        build: bool,
+        memo: SelectionMemo,
     ) -> None:
         self.program, self.ctx, self.timings, self.runtime, self.build = program, ctx, timings, runtime, build
-        self.memo = SelectionMemo(ctx)
+        self.memo = memo
         self.reasons: dict[str, str] = {}
         self.reports: list[QuarantineReport] = []
         self.built: dict[Any, BuiltEngine] = {}
@@ -100,9 +114,22 @@ class _Builder:
                 found = partition(self.program, self.ctx, self.memo, self.reasons)
             if self.ctx.settings.require_full_compilation:
                 refuse_partial(found)
-            if all(self._ensure(segment, found, number) for number, segment in enumerate(found.segments)):
+            if self._ensure_all(found):
                 engines = {segment.name: self._named(segment) for segment in found.segments}
                 return BuiltPartition(found, engines, tuple(self.reports))
+
+    def _ensure_all(self, found: Partition) -> bool:
+        """Build every segment's engine; False when nodes were quarantined and the partition has to be redone.
+
+        Then the other segments are converted too: what fails in them is found in the same round.
+        """
+        for number, segment in enumerate(found.segments):
+            if not self._ensure(segment, found, number):
+                for later in found.segments[number + 1 :]:
+                    if later.key not in self.built:
+                        self._convert(later, found)
+                return False
+        return True
 
     def _named(self, segment: Segment) -> BuiltEngine:
         """The engine of a segment, which an earlier round may have built under another name."""
@@ -117,18 +144,8 @@ class _Builder:
         """Build the segment's engine; False when nodes were quarantined and the partition has to be redone."""
         if segment.key in self.built:
             return True
-        try:
-            with self.ctx.stage("conversion", self.timings, segment=segment.name), self._on_target():
-                converted = self.workshop.convert(segment, found.selections, self.program.symbols)
-        except NodeConversionError as error:
-            if self._is_fatal():
-                raise
-            self._quarantine_alike(segment, found, error.node, error.message, error.tensorrt)
-            return False
-        except (ConversionError, EngineBuildError) as error:  # the network as a whole
-            if self._is_fatal():
-                raise
-            self._quarantine_build_failure(segment, found, None, error)
+        converted = self._convert(segment, found)
+        if converted is None:
             return False
         if not self.build:
             self.built[segment.key] = BuiltEngine(None, converted.num_layers, 0.0)
@@ -141,6 +158,22 @@ class _Builder:
             self._quarantine_build_failure(segment, found, converted, error)
             return False
         return True
+
+    def _convert(self, segment: Segment, found: Partition) -> ConvertedSegment | None:
+        """The segment's network; None when nodes were quarantined."""
+        try:
+            with self.ctx.stage("conversion", self.timings, segment=segment.name), self._on_target():
+                return self.workshop.convert(segment, found.selections, self.program.symbols)
+        except NodeConversionError as error:
+            if self._is_fatal():
+                raise
+            for one in (error, *error.others):
+                self._quarantine_alike(segment, found, one.node, one.message, one.tensorrt)
+        except (ConversionError, EngineBuildError) as error:  # the network as a whole
+            if self._is_fatal():
+                raise
+            self._quarantine_build_failure(segment, found, None, error)
+        return None
 
     def _on_target(self) -> AbstractContextManager[Any]:
         """TensorRT builds for the current device: the target's, while it works."""

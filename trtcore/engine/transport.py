@@ -414,16 +414,24 @@ def pack_error(error: Exception) -> dict[str, Any]:
         "kind": type(error).__name__, "message": error.message, "where": error.where, "pack": error.pack,
         "tensorrt": error.tensorrt, "advice": error.advice, "node": getattr(error, "node", None),
         "layers": error.layers,
+        "others": [pack_error(other) for other in getattr(error, "others", ())],
     }  # fmt: skip
 
 
 def raise_error(data: dict[str, Any]) -> None:
+    """Raise what `pack_error` packed."""
+    raise _error(data)
+
+
+def _error(data: Mapping[str, Any]) -> TrtcoreError:
     from trtcore import errors
     from trtcore.conversion.interpret import NodeConversionError
 
     data = dict(data)
-    kind, node = data.pop("kind"), data.pop("node", None)
+    kind, node, others = data.pop("kind"), data.pop("node", None), data.pop("others", ())
     if node is not None:
-        raise NodeConversionError(data.pop("message"), node=node, **data)
+        known: Any = [_error(other) for other in others]
+        return NodeConversionError(data.pop("message"), node=node, others=known, **data)
     kinds: Any = getattr(errors, kind, None) or errors.EngineBuildError
-    raise kinds(data.pop("message"), **data)
+    made: TrtcoreError = kinds(data.pop("message"), **data)
+    return made

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -26,13 +27,17 @@ from trtcore.lowering.match import match_patterns
 from trtcore.packs import pack_failure
 from trtcore.pass_order import order, told
 from trtcore.registry import LoweringPass, Scope
+from trtcore.selection import SelectionMemo
 from trtcore.symbols import expression_of
 
 __all__ = ["CORE_PASSES", "lower", "ordered_passes"]
 
 
-def lower(program: Program, ctx: CompileContext) -> Program:
+def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = None) -> Program:
     """Run all passes on the program's graph and return the program with the lowered graph.
+
+    Args:
+        memo: takes the selections that are made here, for the partitioner.
 
     Raises:
         PackError: a pass of a shipped pack, or in strict mode any pack's, raised or left a graph that does not
@@ -40,6 +45,8 @@ def lower(program: Program, ctx: CompileContext) -> Program:
     """
     graph_module = program.graph_module
     for lowering_pass in ordered_passes(ctx.registry.lowering_passes, ctx.settings.disabled_passes):
+        if lowering_pass.run is decompose:
+            lowering_pass = replace(lowering_pass, run=partial(decompose, memo=memo))
         graph_module = _run(lowering_pass, graph_module, ctx)
     graph_module.graph.lint()
     return replace(program, graph_module=graph_module)

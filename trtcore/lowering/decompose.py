@@ -22,6 +22,7 @@ from torch.fx import Graph, GraphModule, Node
 from trtcore.context import CompileContext
 from trtcore.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
 from trtcore.provenance import op_name
+from trtcore.selection import SelectionMemo
 from trtcore.symbols import expression_of, is_size_decision, undecided_sizes
 
 REASON = "trtcore_reason"
@@ -32,19 +33,23 @@ _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a 
 
 
 def decompose(
-    graph_module: GraphModule, ctx: CompileContext, nodes: Iterable[Node] | None = None
+    graph_module: GraphModule,
+    ctx: CompileContext,
+    nodes: Iterable[Node] | None = None,
+    memo: SelectionMemo | None = None,
 ) -> GraphModule:
     """Decompose, in place, every node (or every one of `nodes`) that no converter takes and that somebody knows how
     to decompose.
     """
-    _Decomposer(graph_module, ctx).run(nodes)
+    _Decomposer(graph_module, ctx, memo or SelectionMemo(ctx)).run(nodes)
     return graph_module
 
 
 class _Decomposer:
-    def __init__(self, graph_module: GraphModule, ctx: CompileContext) -> None:
+    def __init__(self, graph_module: GraphModule, ctx: CompileContext, selections: SelectionMemo) -> None:
         self.graph: Graph = graph_module.graph
         self.ctx = ctx
+        self.selections = selections
         self.table: Mapping[Any, Callable[..., Any]] = ctx.registry.decompositions
         self.fake_mode = fake_mode_of(self.graph)
         self.memo: dict[Any, Graph | str] = {}
@@ -60,7 +65,9 @@ class _Decomposer:
         """Decompose a node of `graph` if that helps; return why it cannot be converted ("" if it can)."""
         if node.op != "call_function" or not _has_tensor(node.meta.get("val")) or is_getitem(node):
             return ""
-        selection = self.ctx.registry.select(node, self.ctx)
+        # The pieces of a trace are copied where they are used; only nodes of the graph itself are asked for again.
+        known = graph is self.graph
+        selection = self.selections.select(node) if known else self.ctx.registry.select(node, self.ctx)
         if selection.chosen is not None:
             self._decompose_anyway(graph, node, depth)
             return ""

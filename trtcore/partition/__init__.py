@@ -24,6 +24,7 @@ from trtcore.partition.levels import group_by_levels
 from trtcore.partition.segment import Segment, extract
 from trtcore.provenance import SOURCES, describe
 from trtcore.registry import Selection
+from trtcore.selection import SelectionMemo
 from trtcore.symbols import bounds, free_symbols
 
 __all__ = ["Partition", "Partitioner", "Segment", "Supported", "partition"]
@@ -64,22 +65,6 @@ class Partition:
     constants: frozenset[Node] = field(default_factory=frozenset)
 
 
-class SelectionMemo:
-    """Selections of nodes, each asked for once as long as the node stays as it is."""
-
-    def __init__(self, ctx: CompileContext) -> None:
-        self._ctx = ctx
-        self._known: dict[Node, tuple[Any, Any, Any, Selection]] = {}
-
-    def select(self, node: Node) -> Selection:
-        known = self._known.get(node)
-        if known is not None and known[:3] == (node.target, node.args, node.kwargs):
-            return known[3]
-        selection = self._ctx.registry.select(node, self._ctx)
-        self._known[node] = (node.target, node.args, node.kwargs, selection)
-        return selection
-
-
 def partition(
     program: Program,
     ctx: CompileContext,
@@ -89,6 +74,7 @@ def partition(
     """Decide for every node of the lowered graph and cut the segments out.
 
     Args:
+        memo: of this compile, with what lowering has already asked.
         quarantined: node name -> why it must stay in torch although a converter would take it.
 
     Raises:
