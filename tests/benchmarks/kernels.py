@@ -6,7 +6,8 @@
 How: calls are captured in a CUDA graph, over input sets that together exceed the L2 cache several times, with all
 outputs kept, so that nothing is found in the cache. The graph is replayed; the time is the median replay between
 CUDA events, per call. All contenders of a row are measured in turn, in one run. "of copy" is the bytes that a
-kernel must move (every input read once, every output written once) over its time, over the same of a copy.
+kernel must move (every input read once, every output written once) over its time, over the same of a copy: the faster
+of the driver's copy and of an elementwise kernel that reads and writes as many bytes.
 """
 
 from __future__ import annotations
@@ -169,10 +170,12 @@ def measure(name: str, row: Row, size: int, dtype: torch.dtype, rounds: int) -> 
     sets = [inputs] + [make_inputs(row, size, dtype) for _ in range(count - 1)]
     functions = contenders(row, inputs)
     graphs = {which: Graph(function, sets) for which, function in functions.items()}
-    half = torch.empty(traffic // 2, dtype=torch.uint8, device="cuda")
+    half = torch.randint(-9, 9, (traffic // 16,), device="cuda")
     copies = [(torch.empty_like(half), half.clone()) for _ in range(count)]
     graphs["copy"] = Graph(lambda to, source: to.copy_(source), copies)
+    graphs["copy kernel"] = Graph(lambda to, source: torch.bitwise_not(source, out=to), copies)
     times = in_turn(graphs, rounds)
+    times["copy"] = min(times["copy"], times.pop("copy kernel"))
     return {
         "name": name, "dtype": str(dtype).removeprefix("torch."), "bytes": size, "traffic": traffic,
         "shape": [list(one.shape) for one in inputs], "seconds": times,
@@ -188,30 +191,21 @@ def sweep(rounds: int) -> list[dict[str, Any]]:
     from trtcore_plugins.codegen import generate_kernel, plan
 
     found = []
-    pointwise = [plan.Blocks(1, columns, warps) for columns in (512, 1024, 2048, 4096) for warps in (4, 8)]
-    tiles = [
-        plan.Blocks(*one)
-        for one in ((32, 32, 4), (64, 32, 4), (32, 64, 4), (64, 64, 8), (64, 64, 4), (16, 64, 4))
-    ]
-    for name, hook, options in (
-        ("swiglu", "pointwise_blocks", pointwise), ("gelu(x + bias)", "pointwise_blocks", pointwise),
-        ("x.t() + y", "pointwise_blocks", tiles),
-        ("sum of rows", "row_blocks", [plan.Blocks(*one) for one in ((1, 4096, 4), (1, 4096, 8), (1, 4096, 16), (2, 4096, 8), (4, 4096, 16))]),
-        ("softmax, 4096 wide", "row_blocks", [plan.Blocks(*one) for one in ((1, 4096, 4), (1, 4096, 8), (1, 4096, 16), (2, 4096, 8))]),
-        ("softmax, 128 wide", "row_blocks", [plan.Blocks(*one) for one in ((4, 128, 1), (8, 128, 1), (8, 128, 2), (16, 128, 4), (16, 128, 2), (32, 128, 4), (32, 128, 8))]),
-        ("softmax, 1000 wide", "row_blocks", [plan.Blocks(*one) for one in ((1, 1024, 1), (1, 1024, 2), (1, 1024, 4), (2, 1024, 4), (4, 1024, 8), (4, 1024, 4))]),
-    ):  # fmt: skip
+    for name, hook, dtype, options in SWEEPS:
         row = ROWS[name]
-        inputs = make_inputs(row, 128 * MIB, torch.bfloat16)
-        sets = [inputs, *(make_inputs(row, 128 * MIB, torch.bfloat16) for _ in range(3))]
+        inputs = make_inputs(row, 128 * MIB, dtype)
+        sets = [inputs, *(make_inputs(row, 128 * MIB, dtype) for _ in range(3))]
         kernel = generate_kernel(row.function, *inputs)
         default = getattr(plan, hook)
         graphs = {"default": Graph(kernel, sets)}
-        for blocks in options:
-            setattr(plan, hook, lambda *_, blocks=blocks: blocks)
+        for option in options:
+            blocks = plan.Blocks(*option) if isinstance(option, tuple) else None
+            setattr(plan, hook, option if blocks is None else lambda *_, blocks=blocks: blocks)
             plan._plans.clear()
             try:
-                graphs[f"{blocks.rows}x{blocks.columns}/{blocks.warps}"] = Graph(kernel, sets)
+                graphs[str(option)] = Graph(kernel, sets)
+            except Exception as error:
+                print(name, option, repr(error)[:200], file=sys.stderr)
             finally:
                 setattr(plan, hook, default)
                 plan._plans.clear()
@@ -222,6 +216,49 @@ def sweep(rounds: int) -> list[dict[str, Any]]:
         )
         print(found[-1], flush=True)
     return found
+
+
+_HALF, _FULL = torch.bfloat16, torch.float32
+_COLUMNS = (
+    (64, 32, 4),
+    (64, 64, 8),
+    (128, 16, 4),
+    (128, 32, 4),
+    (128, 64, 8),
+    (256, 16, 8),
+    (256, 32, 8),
+    (512, 8, 8),
+)
+SWEEPS: tuple[tuple[str, str, torch.dtype, tuple[Any, ...]], ...] = (
+    ("sum of columns", "column_blocks", _HALF, _COLUMNS),
+    ("sum of columns", "column_blocks", _FULL, _COLUMNS),
+    ("sum of columns", "PIECES", _HALF, (2, 6, 8, 16)),
+    ("sum of columns", "PIECES", _FULL, (2, 6, 8, 16)),
+    ("sum of everything", "piece_blocks", _HALF, ((1, 2048, 4), (1, 4096, 4), (1, 8192, 8), (1, 8192, 16))),
+    ("sum of everything", "PIECES", _HALF, (1, 2, 8, 16)),
+    (
+        "log_softmax, 131072 wide",
+        "loop_blocks",
+        _HALF,
+        ((1, 4096, 8), (1, 4096, 16), (1, 8192, 8), (1, 16384, 32)),
+    ),
+    ("softmax, 32000 wide", "row_blocks", _HALF, ((1, 32768, 16), (1, 32768, 32))),
+    ("softmax, 32000 wide", "LARGEST_TILE", _HALF, (16384,)),
+    (
+        "softmax, 1000 wide",
+        "row_blocks",
+        _HALF,
+        ((1, 1024, 1), (1, 1024, 2), (2, 1024, 2), (2, 1024, 4), (4, 1024, 4)),
+    ),
+    (
+        "odd rows: x * w + c",
+        "pointwise_blocks",
+        _HALF,
+        ((1, 1024, 4), (1, 512, 2), (1, 2048, 8), (1, 4096, 8)),
+    ),
+    ("gelu(x + bias)", "pointwise_blocks", _HALF, ((1, 4096, 4), (2, 2048, 4), (1, 4096, 8), (1, 1024, 4))),
+    ("chain of 8", "pointwise_blocks", _HALF, ((1, 1024, 4), (1, 4096, 4), (1, 4096, 8))),
+)
 
 
 def table(data: dict[str, Any]) -> str:

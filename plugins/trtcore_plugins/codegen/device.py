@@ -47,6 +47,23 @@ def store_bfloat16(pointer, value, mask):
 
 
 @triton.jit
+def divide(x, magic, shift):
+    n = x.to(tl.uint32)
+    high = tl.umulhi(n, tl.full((1, 1), magic, tl.int32).to(tl.uint32))
+    return ((high + n) >> tl.full((1, 1), shift, tl.int32).to(tl.uint32)).to(tl.int32)
+
+
+@triton.jit
+def fast_exp(x):
+    return tl.exp(x)
+
+
+@triton.jit
+def fast_div(x, y):
+    return x / y
+
+
+@triton.jit
 def not_(x):
     return x == 0
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trtcore_plugins.codegen.source import FLAT_GIVEN, FLAT_ONE, GIVEN, ONE, ZERO, Pattern
+from trtcore_plugins.codegen.source import FLAT_GIVEN, FLAT_ONE, GIVEN, GIVEN_TIMES, ONE, ZERO, Pattern
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Side:
         strides = self.strides(operand)
         if len(strides) > 1 and strides[-1] and self._contiguous(strides):
             return (FLAT_ONE if strides[-1] == 1 else FLAT_GIVEN,)
-        return tuple(ZERO if stride == 0 else ONE if stride == 1 else GIVEN for stride in strides)
+        return tuple(_kind(stride) for stride in strides)
 
     def _contiguous(self, strides: Sequence[int]) -> bool:
         return all(strides[at] == strides[at + 1] * self.axes[at + 1].size for at in range(len(strides) - 1))
@@ -43,6 +43,17 @@ class Side:
     def last_stride(self, operand: int) -> int:
         """The stride of a flat pattern."""
         return self.axes[-1].strides[operand] if self.axes else 0
+
+
+def _kind(stride: int) -> str:
+    if stride in (0, 1):
+        return ONE if stride else ZERO
+    return GIVEN_TIMES.get(multiple(stride), GIVEN)
+
+
+def multiple(number: int) -> int:
+    """What a kernel is told that a number is a multiple of: 8, 4, or nothing (1). Of 16 Triton takes note itself."""
+    return 1 if number % 16 == 0 else next((one for one in (8, 4) if number % one == 0), 1)
 
 
 def merged(axes: Sequence[Axis]) -> Side:
@@ -76,7 +87,7 @@ def split_pointwise(axes: Sequence[Axis], outputs: Sequence[int], operands: int)
         if across and inner.strides[operand] > 1:
             rest = [axis for axis in outer if axis is not across[0]]
             return merged([*rest, across[0]]), Side((inner,)), True
-    if inner.size >= 512 or (inner.size >= 128 and inner.size % 16 == 0):
+    if (inner.size >= 512 and inner.size % 8 == 0) or (inner.size >= 128 and inner.size % 16 == 0):
         return merged(outer), Side((inner,)), False
     return Side(()), Side(whole), False
 

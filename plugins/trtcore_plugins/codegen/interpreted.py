@@ -75,6 +75,11 @@ def store_bfloat16(pointer: Any, value: Any, mask: Any) -> None:
     tl.store(pointer, tl.tensor(TensorHandle(bits, kind), tl.block_type(kind, list(bits.shape))), mask=mask)
 
 
+def divide(x: Any, magic: Any, shift: Any) -> Any:
+    n, m = _torch(x).long(), _torch(magic).long() & 0xFFFFFFFF
+    return _block((((n * m) >> 32) + n >> _torch(shift).long()).int())
+
+
 def _c_quotient(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.div(x, torch.where(y == 0, torch.ones_like(y), y), rounding_mode="trunc")
 
@@ -84,7 +89,7 @@ def _floor_quotient(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 not_ = _from_torch(torch.logical_not)
-div = _from_torch(torch.div)
+div = fast_div = _from_torch(torch.div)
 maximum = _from_torch(torch.maximum)
 minimum = _from_torch(torch.minimum)
 fmax = _from_torch(torch.fmax)
@@ -102,7 +107,7 @@ row_max = row_max_nan = _from_torch(lambda x: x.amax(1, keepdim=True))
 row_min = row_min_nan = _from_torch(lambda x: x.amin(1, keepdim=True))
 
 sqrt = _from_torch(torch.sqrt)
-exp = _from_torch(torch.exp)
+exp = fast_exp = _from_torch(torch.exp)
 exp2 = _from_torch(torch.exp2)
 expm1 = _from_torch(torch.expm1)
 log = _from_torch(torch.log)

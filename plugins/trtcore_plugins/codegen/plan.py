@@ -22,13 +22,16 @@ from trtcore_plugins.codegen.geometry import (
     in_memory_order,
     largest_offset,
     merged,
+    multiple,
     split_pointwise,
 )
 from trtcore_plugins.codegen.program import OMITTED, Program, evaluate, evaluate_all
-from trtcore_plugins.codegen.source import Kernel, Shape, partials, scalars, write_kernel
+from trtcore_plugins.codegen.source import GIVEN_TIMES, Kernel, Shape, partials, scalars, write_kernel
 
-LARGEST_TILE = 16384
-"""Columns up to which a row is kept in registers."""
+LARGEST_TILE = 32768
+"""Columns up to which a row is kept in registers, if one input has rows; half of it with several."""
+PIECES = 4
+"""Programs per multiprocessor that few, long rows are cut into."""
 _PLANS = 512
 _FAR = (1 << 31) - (1 << 20)  # offsets beyond this need 64 bits; the last tile may reach over the end
 _MULTIPROCESSORS = 132  # of a GPU that is not here (the interpreter's)
@@ -229,7 +232,7 @@ def pointwise_blocks(rows: int, columns: int, transposed: bool, multiprocessors:
     if transposed:
         return Blocks(min(64, power_of_two(rows)), min(64, power_of_two(columns)), 8)
     share = power_of_two(max(1, rows * columns // (multiprocessors * 8)))
-    tile = min(1024, max(128, share))
+    tile = min(2048, max(128, share))
     across = min(tile, power_of_two(columns))
     return Blocks(min(tile // across, power_of_two(rows)), across, max(1, min(4, tile // 128)))
 
@@ -240,7 +243,23 @@ def row_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
     down = min(power_of_two(rows), max(1, 2048 // across))
     while down > 1 and -(-rows // down) < 2 * multiprocessors:
         down //= 2
-    return Blocks(down, across, max(1, min(16, down * across // 512)))
+    per_warp = 512 if across <= 512 else 1024
+    return Blocks(down, across, max(1, min(32, down * across // per_warp)))
+
+
+def loop_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
+    """The tile of a kernel that walks along rows that are too long to keep."""
+    return Blocks(1, 8192, 16)
+
+
+def piece_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
+    """The tile of a kernel that walks along pieces of few, long rows."""
+    return Blocks(1, 4096, 8)
+
+
+def column_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
+    """The tile of a kernel whose rows lie side by side in memory: it reduces down the columns of a matrix."""
+    return Blocks(min(128, power_of_two(rows)), min(32, power_of_two(columns)), 8)
 
 
 class _Planner:
@@ -279,20 +298,28 @@ class _Planner:
             across = -(-columns // blocks.columns)
             return [self._launch("tile", blocks, -(-rows // blocks.rows) * across, 0, {"across": across})], []
         if self._columns_are_inner():
-            if columns <= LARGEST_TILE:
+            if columns <= self._largest_tile():
                 blocks = row_blocks(rows, columns, self.multiprocessors)
-                return [self._tile(blocks, -(-rows // blocks.rows))], []
-            blocks = Blocks(1, 4096, 8)
+                return [self._launch("tile", blocks, -(-rows // blocks.rows))], []
+            few = rows < self.multiprocessors * 3 // 4
+            blocks = (piece_blocks if few else loop_blocks)(rows, columns, self.multiprocessors)
+            programs = -(-rows // blocks.rows)
         elif columns <= 16:
             across = power_of_two(columns)
             blocks = Blocks(max(1, min(1024 // across, power_of_two(rows))), across, 4)
-            return [self._tile(blocks, -(-rows // blocks.rows))], []
+            return [self._launch("tile", blocks, -(-rows // blocks.rows))], []
         else:
-            blocks = Blocks(min(64, power_of_two(rows)), min(32, power_of_two(columns)), 4)
-        programs = -(-rows // blocks.rows)
-        if programs < 2 * self.multiprocessors and columns > 4 * blocks.columns:
+            blocks = column_blocks(rows, columns, self.multiprocessors)
+            programs = -(-rows // blocks.rows)
+            few = programs < 2 * self.multiprocessors and columns > 4 * blocks.columns
+        if few:
             return self._pieces(blocks, programs)
         return [self._launch("loop", blocks, programs)], []
+
+    def _largest_tile(self) -> int:
+        reduced = {*self.program.reduced}
+        wide = sum(bool(reduced & {*spec.axes}) and len(spec.axes) > 1 for spec in self.program.inputs)
+        return LARGEST_TILE if wide <= 1 else LARGEST_TILE // 2
 
     def _has_wide_results(self) -> bool:
         reduced = {*self.program.reduced}
@@ -308,43 +335,57 @@ class _Planner:
                 votes += 1 if min(along) < min(across) else -1
         return votes >= 0
 
-    def _tile(self, blocks: Blocks, grid: int) -> Launch:
-        return self._launch("tile", blocks, grid)
-
     def _pieces(
         self, blocks: Blocks, programs: int
     ) -> tuple[list[Launch], list[tuple[str, int, torch.dtype]]]:
         """Few, long rows: cut into pieces that run side by side."""
         rows, columns = self.rows.size, self.columns.size
-        wanted = min(1024, max(2, 4 * self.multiprocessors // programs), -(-columns // blocks.columns))
+        wanted = min(1024, max(2, PIECES * self.multiprocessors // programs), -(-columns // blocks.columns))
         piece = -(-columns // wanted)
         piece = -(-piece // blocks.columns) * blocks.columns
         pieces = -(-columns // piece)
         extra = {"pieces": pieces, "piece": piece}
+        wide_results = self._has_wide_results()
         launches: list[Launch] = []
         workspaces: list[tuple[str, int, torch.dtype]] = []
         for level in range(1, self.scalars.levels + 1):
             launches.append(self._launch("partial", blocks, programs * pieces, level, extra))
-            combining = Blocks(1, power_of_two(pieces), 4)
-            launches.append(self._launch("combine", combining, rows, level, extra))
+            across = power_of_two(pieces)
+            combining = Blocks(min(power_of_two(rows), max(1, 2048 // across)), across, 4)
+            last = level == self.scalars.levels and not wide_results
+            launches.append(
+                self._launch("combine", combining, -(-rows // combining.rows), level, extra, last=last)
+            )
             for reduction in self.scalars.reductions(level):
                 for suffix, dtype in partials(reduction):
                     name = f"{reduction.name}{suffix}"
                     workspaces.append((f"work_{name}", rows * pieces, held(dtype)))
                     workspaces.append((f"row_{name}", rows, held(dtype)))
-        across = -(-columns // blocks.columns) if self._has_wide_results() else 1
-        launches.append(self._launch("apply", blocks, programs * across, 0, {**extra, "across": across}))
+        if wide_results:
+            extra["across"] = -(-columns // blocks.columns)
+            launches.append(self._launch("apply", blocks, programs * extra["across"], 0, extra))
         return launches, workspaces
 
     # -- their arguments ------------------------------------------------------------------------------------
 
     def _launch(
-        self, form: str, blocks: Blocks, grid: int, level: int = 0, extra: dict[str, int] | None = None
+        self,
+        form: str,
+        blocks: Blocks,
+        grid: int,
+        level: int = 0,
+        extra: dict[str, int] | None = None,
+        *,
+        last: bool = False,
     ) -> Launch:
         patterns = tuple((self.rows.pattern(one), self.columns.pattern(one)) for one in range(self.operands))
-        shape = Shape(form, len(self.rows.axes), len(self.columns.axes), patterns, level)
+        multiples = (multiple(self.rows.size), multiple(self.columns.size))
+        axes = len(self.rows.axes), len(self.columns.axes)
+        shape = Shape(form, *axes, patterns, level, last, self.wide, multiples)
         kernel = write_kernel(self.program, shape)
         known = {"n_y": self.rows.size, "n_x": self.columns.size, "n_r": self.columns.size, **(extra or {})}
+        for name in ("n_y", "n_x"):
+            known.update({f"{name}_by_{times}": known[name] // times for times in (4, 8)})
         arguments = tuple(self._argument(name, known) for name in kernel.parameters)
         return Launch(kernel, grid, arguments, blocks, self.wide)
 
@@ -352,16 +393,34 @@ class _Planner:
         if name in known:
             return known[name]
         kind, _, rest = name.partition("_")
-        if kind == "rows":
-            return self.rows.axes[int(rest)].size
-        if kind == "columns":
-            return self.columns.axes[int(rest)].size
+        if kind in ("rows", "columns"):
+            axis, _, of = rest.partition("_")
+            size = (self.rows if kind == "rows" else self.columns).axes[int(axis)].size
+            return size if not of else dividing_by(size)[of == "shift"]
         if kind == "size":
             return self.sizes[int(rest)]
         if kind in ("in", "out") and "_" in rest:
             number, side_name, axis = rest.split("_")
             operand = int(number) + (self.inputs if kind == "out" else 0)
             side = self.rows if side_name == "row" else self.columns
-            flat = len(side.pattern(operand)) == 1
-            return side.last_stride(operand) if flat else side.axes[int(axis)].strides[operand]
+            pattern = side.pattern(operand)
+            if len(pattern) == 1:
+                return side.last_stride(operand) // _times(pattern[0])
+            return side.axes[int(axis)].strides[operand] // _times(pattern[int(axis)])
         return name
+
+
+def _times(kind: str) -> int:
+    return next((times for times, one in GIVEN_TIMES.items() if one == kind), 1)
+
+
+def dividing_by(divisor: int) -> tuple[int, int]:
+    """How to divide by a number without dividing: ``(magic, shift)``, both to be read as 32 unsigned bits.
+
+    ``n // divisor == (high 32 bits of n * magic + n) >> shift`` for every ``0 <= n < 2 ** 31``. With
+    ``2 ** shift >= divisor``, magic is ``2 ** 32 * (2 ** shift - divisor) // divisor + 1`` (T. Granlund and
+    P. Montgomery, "Division by Invariant Integers using Multiplication", 1994, figure 4.1).
+    """
+    shift = (divisor - 1).bit_length()
+    magic = (((1 << shift) - divisor) << 32) // divisor + 1
+    return magic - (1 << 32) if magic >= 1 << 31 else magic, shift

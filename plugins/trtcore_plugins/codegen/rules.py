@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trtcore_plugins.codegen.builder import Builder, Value, held
+from trtcore_plugins.codegen.builder import HALF, Builder, Value, held
 from trtcore_plugins.codegen.program import Call, Ref, Size, Spec
 
 aten = torch.ops.aten
@@ -339,15 +339,27 @@ def _gelu(c: Lowering) -> Value:
     )
 
 
+def _exponential(c: Lowering) -> str:
+    """What the op takes for exp: rounded to half precision, the fast one is as good."""
+    return "f.fast_exp" if c.dtype in HALF else "f.exp"
+
+
 def _sigmoid(c: Lowering) -> Value:
     x = c.operand("self")
-    one = c.b.const(1, x.dtype)
-    return c.result(_quotient(c, one, c.b.op("1.0 + f.exp(-{0})", x, dtype=x.dtype)))
+    return c.result(_logistic(c, c.b.const(1, x.dtype), x))
 
 
 def _silu(c: Lowering) -> Value:
     x = c.operand("self")
-    return c.result(_quotient(c, x, c.b.op("1.0 + f.exp(-{0})", x, dtype=x.dtype)))
+    return c.result(_logistic(c, x, x))
+
+
+def _logistic(c: Lowering, numerator: Value, x: Value) -> Value:
+    """``numerator / (1 + exp(-x))``."""
+    below = c.b.op(f"1.0 + {_exponential(c)}(-{{0}})", x, dtype=x.dtype)
+    if c.dtype in HALF:
+        return c.b.op("f.fast_div({0}, {1})", numerator, below, dtype=x.dtype)
+    return _quotient(c, numerator, below)
 
 
 def _leaky_relu(c: Lowering) -> Value:
@@ -488,14 +500,15 @@ def _log_sum_exp(c: Lowering) -> Value:
 def _softmax(c: Lowering) -> Value:
     x = _row(c)
     shifted = c.b.op("{0} - {1}", x, c.b.reduce("max", x), dtype=x.dtype)
-    power = c.b.op("f.exp({0})", shifted, dtype=x.dtype)
-    return c.result(c.b.op(_division(x), power, c.b.reduce("sum", power), dtype=x.dtype))
+    power = c.b.op(f"{_exponential(c)}({{0}})", shifted, dtype=x.dtype)
+    division = "f.fast_div({0}, {1})" if c.dtype in HALF else _division(x)  # the sum is at least 1
+    return c.result(c.b.op(division, power, c.b.reduce("sum", power), dtype=x.dtype))
 
 
 def _log_softmax(c: Lowering) -> Value:
     x = _row(c)
     shifted = c.b.op("{0} - {1}", x, c.b.reduce("max", x), dtype=x.dtype)
-    total = c.b.reduce("sum", c.b.op("f.exp({0})", shifted, dtype=x.dtype))
+    total = c.b.reduce("sum", c.b.op(f"{_exponential(c)}({{0}})", shifted, dtype=x.dtype))
     return c.result(c.b.op("{0} - f.log({1})", shifted, total, dtype=x.dtype))
 
 

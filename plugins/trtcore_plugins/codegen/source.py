@@ -26,8 +26,9 @@ from trtcore_plugins.codegen.program import OMITTED, Program
 from trtcore_plugins.codegen.rules import lower, resolve_op
 
 ZERO, ONE, GIVEN, FLAT_ONE, FLAT_GIVEN = "0", "1", "s", "f1", "fs"
-"""How an operand moves along an axis: not at all, by one element, by a stride that is an argument; or along all
-axes of a side at once, because it is contiguous there."""
+GIVEN_TIMES = {4: "s4", 8: "s8"}
+"""How an operand moves along an axis: not at all, by one element, by a stride that is an argument (or 4 or 8 times
+it, so that rows are known to be aligned); or along all axes of a side at once, because it is contiguous there."""
 
 Pattern = tuple[str, ...]
 
@@ -41,6 +42,10 @@ class Shape:
         level: of the reductions that "partial" and "combine" work on.
         row_axes, column_axes: how many axes each side has.
         operands: per input and output, how it moves along the rows' and the columns' axes.
+        last: whether "combine" is the last kernel, and writes the results.
+        wide: whether indices need 64 bits.
+        multiples: what the numbers of rows and columns are known to be multiples of (1, 4 or 8; of 16 Triton takes note
+            itself), so that their ends do not break up wide loads.
     """
 
     form: str
@@ -48,14 +53,18 @@ class Shape:
     column_axes: int
     operands: tuple[tuple[Pattern, Pattern], ...]
     level: int = 0
+    last: bool = False
+    wide: bool = False
+    multiples: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
 class Kernel:
     """A kernel's source and what it takes, in order.
 
-    Parameters are named: ``in_0``, ``out_0``, ``work_0`` (pointers), ``n_y``, ``n_x``, ``n_r``, ``row_1``,
-    ``column_1`` (sizes of all axes of a side but the first), ``in_0_row_1`` (strides), ``size_0``, ``pieces``,
+    Parameters are named: ``in_0``, ``out_0``, ``work_0`` (pointers), ``n_y``, ``n_x``, ``n_r``, ``rows_1``,
+    ``columns_1`` (sizes of all axes of a side but the first; with ``_magic`` and ``_shift`` to divide by them),
+    ``in_0_row_1`` (strides), ``size_0``, ``pieces``,
     ``piece`` (ints); then the constants Y, X, INDEX.
     """
 
@@ -131,7 +140,11 @@ class _Writer:
         }[self.shape.form]  # fmt: skip
         body()
         text = "\n".join(self.lines)
-        used = [name for name in self._all_parameters() if _mentions(text, name)]
+        for name, multiple in zip(("n_y", "n_x"), self.shape.multiples):
+            if multiple > 1 and _mentions(text, name):
+                text = f"    {name} = {name}_by_{multiple} * {multiple}\n{text}"
+        assigned = {f"{name}" for name, one in zip(("n_y", "n_x"), self.shape.multiples) if one > 1}
+        used = [one for one in self._all_parameters() if one not in assigned and _mentions(text, one)]
         name = self.program.name if self.shape.form == "tile" else f"{self.program.name}_{self.shape.form}"
         head = (
             f"def {name}({', '.join([*used, 'Y: tl.constexpr', 'X: tl.constexpr', 'INDEX: tl.constexpr'])}):"
@@ -146,8 +159,10 @@ class _Writer:
                 for suffix, _ in partials(reduction):
                     yield from (f"{kind}_{reduction.name}{suffix}" for kind in ("work", "row"))
         yield from ("n_y", "n_x", "n_r", "pieces", "piece", "across")
-        yield from (f"rows_{axis}" for axis in range(1, self.shape.row_axes))
-        yield from (f"columns_{axis}" for axis in range(1, self.shape.column_axes))
+        yield from (f"{name}_by_{multiple}" for name in ("n_y", "n_x") for multiple in (4, 8))
+        for side, axes in (("rows", self.shape.row_axes), ("columns", self.shape.column_axes)):
+            for axis in range(1, axes):
+                yield from (f"{side}_{axis}{suffix}" for suffix in ("", "_magic", "_shift"))
         for operand in range(len(self.shape.operands)):
             name = self._operand_name(operand)
             yield from (f"{name}_row_{axis}" for axis in range(max(1, self.shape.row_axes)))
@@ -203,25 +218,30 @@ class _Writer:
         for reduction in self.scalars.reductions(self.shape.level):
             self._finish(reduction, partial=True)
             for suffix, _ in partials(reduction):
-                target = f"work_{reduction.name}{suffix} + (y * pieces + part)"
+                target = f"work_{reduction.name}{suffix} + (part * n_y + y)"
                 self._say(f"tl.store({target}, {reduction.name}{suffix}_part, mask=y_mask)")
 
     def _combine(self) -> None:
-        self._say("y = tl.program_id(0).to(INDEX) + tl.full((1, 1), 0, INDEX)")
-        self._say("x = tl.arange(0, X)[None, :].to(INDEX)")
-        self._say("mask = x < pieces")
+        self._say("program = tl.program_id(0).to(INDEX)")
+        self._rows("program")
+        self._say("part = tl.arange(0, X)[None, :].to(INDEX)")
+        self._say("mask = (part < pieces) & y_mask")
+        if self.shape.last:
+            self._known_rows(self.shape.level - 1)
         for reduction in self.scalars.reductions(self.shape.level):
             name = reduction.name
             for suffix, _ in partials(reduction):
-                self._say(
-                    f"{name}{suffix}_acc = tl.load(work_{name}{suffix} + (y * pieces + x), mask=mask, other=0)"
-                )
+                load = f"tl.load(work_{name}{suffix} + (part * n_y + y), mask=mask, other=0)"
+                self._say(f"{name}{suffix}_acc = {load}")
             self._say(f"{name}_acc = tl.where(mask, {name}_acc, {self._neutral(reduction)})")
             if reduction.reduce.startswith("arg"):
                 self._say(f"{name}_at_acc = tl.where(mask, {name}_at_acc, n_r)")
-            self._finish(reduction, partial=True)
-            for suffix, _ in partials(reduction):
-                self._say(f"tl.store(row_{name}{suffix} + y, {name}{suffix}_part)")
+            self._finish(reduction, partial=not self.shape.last)
+            for suffix, _ in partials(reduction) if not self.shape.last else ():
+                self._say(f"tl.store(row_{name}{suffix} + y, {name}{suffix}_part, mask=y_mask)")
+        if self.shape.last:
+            self._row_values(self.shape.level)
+            self._store_rows()
 
     def _apply(self) -> None:
         self._say("program = tl.program_id(0).to(INDEX)")
@@ -261,9 +281,13 @@ class _Writer:
     def _coordinates(self, index: str, side: str, axes: int) -> None:
         rest = index
         for axis in range(axes - 1, 0, -1):
-            self._say(f"{index}_{axis} = {rest} % {side}_{axis}")
-            self._say(f"{index}_before_{axis} = {rest} // {side}_{axis}")
-            rest = f"{index}_before_{axis}"
+            size, before = f"{side}_{axis}", f"{index}_before_{axis}"
+            divided = (
+                f"{rest} // {size}" if self.shape.wide else f"f.divide({rest}, {size}_magic, {size}_shift)"
+            )
+            self._say(f"{before} = {divided}")
+            self._say(f"{index}_{axis} = {rest} - {before} * {size}")
+            rest = before
         if axes:
             self._say(f"{index}_0 = {rest}")
 
@@ -442,6 +466,8 @@ def _offset(index: str, name: str, pattern: Pattern) -> str:
     if pattern in ((FLAT_ONE,), (FLAT_GIVEN,)):
         return index if pattern == (FLAT_ONE,) else f"{index} * {name}_0"
     terms = {ZERO: "", ONE: f"{index}_{{0}}", GIVEN: f"{index}_{{0}} * {name}_{{0}}"}
+    for times, kind in GIVEN_TIMES.items():
+        terms[kind] = f"{index}_{{0}} * ({name}_{{0}} * {times})"
     return " + ".join(filter(None, (terms[kind].format(axis) for axis, kind in enumerate(pattern))))
 
 

