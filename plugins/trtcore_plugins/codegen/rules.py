@@ -202,6 +202,8 @@ def _div(c: Lowering) -> Value:
     if c.dtype is torch.bool:
         raise Unsupported("a rounded quotient of bools")
     if not c.dtype.is_floating_point:
+        if mode is None:
+            raise Unsupported("a quotient of ints that is an int, without a rounding mode")
         return c.b.op(f"f.{mode}_div_int({{0}}, {{1}})", left, right, dtype=c.dtype)
     if mode == "floor":
         return c.result(c.b.op("f.floor_div({0}, {1})", left, right, dtype=held(c.dtype)))
@@ -266,6 +268,11 @@ def _binary_extreme(kind: str) -> Rule:
 def _where(c: Lowering) -> Value:
     condition = c.operand("condition", torch.bool)
     yes, no = c.operand("self"), c.operand("other")
+    return c.result(c.b.op("tl.where({0}, {1}, {2})", condition, yes, no, dtype=held(c.dtype)))
+
+
+def _prim_where(c: Lowering) -> Value:
+    condition, yes, no = c.operand("pred", torch.bool), c.operand("a"), c.operand("b")
     return c.result(c.b.op("tl.where({0}, {1}, {2})", condition, yes, no, dtype=held(c.dtype)))
 
 
@@ -637,6 +644,21 @@ POINTWISE: dict[Any, Rule] = {
     aten.full.default: _constant(name="fill_value"),
 }  # fmt: skip
 """Ops whose result has the shape that its operands broadcast to."""
+
+# Torch's decompositions end in prims of the same names and meanings.
+_PRIMS = (
+    *_UNARY_FUNCTIONS, *_COMPARISONS, "floor", "ceil", "trunc", "round", "neg", "abs", "sign", "isfinite", "reciprocal",
+    "maximum", "minimum", "fmax", "fmin", "atan2", "hypot", "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not",
+    "add", "sub", "mul", "div", "remainder", "fmod",
+)  # fmt: skip
+for _name in _PRIMS:
+    _prim = getattr(prims, {"erfinv": "erf_inv"}.get(_name, _name), None)
+    _aten = getattr(aten, _name)
+    if _prim is not None:
+        POINTWISE[_prim.default] = POINTWISE[
+            getattr(_aten, "Tensor" if "Tensor" in _aten.overloads() else "default")
+        ]
+POINTWISE[prims.where.default] = _prim_where
 
 REDUCTIONS: dict[Any, Rule] = {
     aten.sum.default: _sum(),
