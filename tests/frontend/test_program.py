@@ -245,3 +245,25 @@ class TestGiven:
         ep = export(Sub(), (), {"a": torch.ones(2), "b": torch.ones(3, 2)})
         program = program_from_exported(ep, kwarg_inputs={"b": torch.ones(3, 2), "a": torch.ones(2)})
         assert program.arg_names == ("a", "b")
+
+
+class ScalesInNoGrad(nn.Module):
+    """A region without gradients that writes to a weight, as models do that rescale themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight.div_(2)
+        return x * self.weight
+
+
+def test_region_without_gradients_is_written_out():
+    """Its body is not left behind as an attribute that no later stage knows."""
+    x = torch.randn(2, 4)
+    program = program_from_exported(trace(ScalesInNoGrad(), [x]), [x])
+    read = [node.target for node in program.graph_module.graph.nodes if node.op == "get_attr"]
+    assert read == ["weight"]
+    assert all("val" in node.meta for node in program.graph_module.graph.nodes if node.op != "output")

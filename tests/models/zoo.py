@@ -73,7 +73,7 @@ class Result:
 # ---- models ------------------------------------------------------------------------------------------------
 
 
-def _prepare(model: torch.nn.Module) -> torch.nn.Module:
+def prepare(model: torch.nn.Module) -> torch.nn.Module:
     """Weights and statistics as after training: no zero bias, no unit scale, no trivial running mean."""
     generator = torch.Generator().manual_seed(1)
 
@@ -98,7 +98,7 @@ def _bert(tiny: bool) -> torch.nn.Module:
     small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
     small |= {"vocab_size": 500, "max_position_embeddings": 64}
     torch.manual_seed(0)
-    return _prepare(BertModel(BertConfig(**(small if tiny else {}))))
+    return prepare(BertModel(BertConfig(**(small if tiny else {}))))
 
 
 def _vit(tiny: bool) -> torch.nn.Module:
@@ -106,7 +106,7 @@ def _vit(tiny: bool) -> torch.nn.Module:
 
     small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
     torch.manual_seed(0)
-    return _prepare(ViTModel(ViTConfig(**({**small, "image_size": 48} if tiny else {}))))
+    return prepare(ViTModel(ViTConfig(**({**small, "image_size": 48} if tiny else {}))))
 
 
 def _resnet(tiny: bool) -> torch.nn.Module:
@@ -114,7 +114,7 @@ def _resnet(tiny: bool) -> torch.nn.Module:
 
     small = {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [2, 1]}
     torch.manual_seed(0)
-    return _prepare(ResNetModel(ResNetConfig(**(small if tiny else {}))))
+    return prepare(ResNetModel(ResNetConfig(**(small if tiny else {}))))
 
 
 def _gpt2(tiny: bool) -> torch.nn.Module:
@@ -123,7 +123,7 @@ def _gpt2(tiny: bool) -> torch.nn.Module:
     small = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 500}
     small |= {"bos_token_id": 0, "eos_token_id": 0}
     torch.manual_seed(0)
-    return _prepare(GPT2LMHeadModel(GPT2Config(use_cache=False, **(small if tiny else {}))))
+    return prepare(GPT2LMHeadModel(GPT2Config(use_cache=False, **(small if tiny else {}))))
 
 
 def _llama(tiny: bool) -> torch.nn.Module:
@@ -145,7 +145,7 @@ def _llama(tiny: bool) -> torch.nn.Module:
         }
     torch.manual_seed(0)
     config = LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=500 if tiny else 4096, use_cache=False)
-    return _prepare(LlamaForCausalLM(config))
+    return prepare(LlamaForCausalLM(config))
 
 
 def _whisper(tiny: bool) -> torch.nn.Module:
@@ -157,7 +157,7 @@ def _whisper(tiny: bool) -> torch.nn.Module:
         sizes = {"d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 128}
         sizes |= {"max_source_positions": 50, "num_mel_bins": 16}
     torch.manual_seed(0)
-    return _prepare(WhisperEncoder(WhisperConfig(**sizes)))
+    return prepare(WhisperEncoder(WhisperConfig(**sizes)))
 
 
 # ---- inputs ------------------------------------------------------------------------------------------------

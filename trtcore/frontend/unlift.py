@@ -172,6 +172,8 @@ def _copy_node(
     node: Node, graph: Graph, source: torch.nn.Module, root: torch.nn.Module, copied: dict[Node, Node]
 ) -> None:
     if node.op == "get_attr":
+        if node.users and all(_is_grad_mode_region(user) for user in node.users):
+            return  # the body of regions that are written out where they are called
         _copy_attribute(source, root, cast(str, node.target))
     if _is_grad_mode_region(node):
         _inline_region(node, graph, source, root, copied)
