@@ -63,6 +63,14 @@ class Windows:
         end = (self.count(dim, size) - 1) * self.stride[dim] + self.kernel[dim]
         return max(end - size - self.near[dim], 0)
 
+    def clipped(self, sizes: Sequence[int]) -> _Windows:
+        """A single window without padding cut to the input: TensorRT takes no window much larger than that."""
+        kernel = tuple(
+            size if 0 < size < k and not self.padding[d] and self.count(d, size) == 1 else k
+            for d, (k, size) in enumerate(zip(self.kernel, sizes))
+        )
+        return replace(self, kernel=kernel)
+
     def never_drops(self, dim: int) -> bool:
         """Whether torch never drops a window that starts in the far padding, whatever the size."""
         return not self.ceil_mode or self.padding[dim] + self.stride[dim] <= self.kernel[dim]
@@ -172,6 +180,8 @@ def _pool(
     """One pooling layer, with torch's output size."""
     dims = len(windows.kernel)
     sizes = ctx.shape(x)[-dims:]
+    if exclude_padding:
+        windows = windows.clipped(sizes)
 
     def layer(batch: Any) -> Any:
         pool = ctx.net.add_pooling_nd(

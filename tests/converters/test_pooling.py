@@ -142,3 +142,10 @@ def test_dynamic_sizes_that_stay_in_torch():
         settings=WHOLE,
     )
     assert_refuses(nn.AdaptiveAvgPool2d(3), IMAGE, "dynamic size", dynamic=size, settings=WHOLE)
+
+
+def test_window_larger_than_the_input():
+    """With ceil_mode one window may reach far over the end; TensorRT refuses windows of 100,000 elements."""
+    layers = Branches(nn.AvgPool2d(400, ceil_mode=True), nn.MaxPool2d((400, 3), ceil_mode=True))
+    assert_converts(layers, (torch.randn(2, 4, 5, 7),))
+    assert_converts(layers, (torch.randn(2, 4, 5, 7),), dynamic={0: {0: (1, 2, 4)}})

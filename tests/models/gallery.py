@@ -160,7 +160,14 @@ _BERT = {
     "vocab_size": VOCABULARY,
     "max_position_embeddings": 64,
 }
-_LLAMA = {**_BERT, "num_key_value_heads": 2, "use_cache": False, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_LLAMA = {
+    **_BERT,
+    "num_key_value_heads": 2,
+    "use_cache": False,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 _HEADS = {**_LLAMA, "head_dim": 8}
 _EXPERTS = {
     "num_experts": 4,
@@ -193,7 +200,14 @@ _VIT = {
     "image_size": 32,
     "patch_size": 8,
 }
-_SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
+_SWIN = {
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
 _WAV = {
     **{k: v for k, v in _BERT.items() if k != "max_position_embeddings"},
     "conv_dim": [16, 16],
@@ -360,7 +374,9 @@ def _difference(want: Any, got: Any) -> float:
     """The largest relative difference over the floating point outputs; infinite where one is not finite."""
     from torch.utils import _pytree as pytree
 
-    expected, found = ([leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)] for tree in (want, got))
+    expected, found = (
+        [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)] for tree in (want, got)
+    )
     assert len(expected) == len(found) > 0, (len(expected), len(found))
     return max(_relative(a, b) for a, b in zip(expected, found))
 
@@ -401,9 +417,16 @@ def table(rows: Iterable[Row]) -> str:
     """The page's text: a summary, a row a form, and what was left in torch."""
     rows = list(rows)
     lines = [summary(rows), ""]
-    lines += ["| model | kind | shapes | engines | ops in engines | of | error |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "| model | kind | shapes | engines | ops in engines | of | error |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        cells = f"{row.engines} | {row.converted} | {row.ops} | {row.error:.1e}" if not row.failed else f"failed: {row.failed} | | |"
+        cells = (
+            f"{row.engines} | {row.converted} | {row.ops} | {row.error:.1e}"
+            if not row.failed
+            else f"failed: {row.failed} | | |"
+        )
         lines.append(f"| {row.name} | {row.kind} | {row.form} | {cells} |")
     reasons = Counter((op, reason) for row in rows for op, reason in row.left.items())
     where: dict[tuple[str, str], list[str]] = {}
@@ -412,7 +435,9 @@ def table(rows: Iterable[Row]) -> str:
             where.setdefault(item, []).append(f"{row.name} ({row.form})")
     if reasons:
         lines += ["", "What stays in torch, and why:", "", "| op | reason | in |", "|---|---|---|"]
-        lines += [f"| {op} | {_cell(reason)} | {', '.join(where[op, reason])} |" for op, reason in sorted(reasons)]
+        lines += [
+            f"| {op} | {_cell(reason)} | {', '.join(where[op, reason])} |" for op, reason in sorted(reasons)
+        ]
     return "\n".join(lines)
 
 
@@ -428,7 +453,9 @@ def summary(rows: Iterable[Row]) -> str:
         if chosen:
             whole = sum(row.whole for row in chosen)
             median = statistics.median(row.share for row in chosen)
-            parts.append(f"{form}: {whole} of {len(chosen)} in one engine, median share of converted ops {median:.3f}")
+            parts.append(
+                f"{form}: {whole} of {len(chosen)} in one engine, median share of converted ops {median:.3f}"
+            )
     return "; ".join(parts) + "."
 
 
