@@ -382,7 +382,7 @@ def _difference(want: Any, got: Any) -> float:
 
 
 def _relative(want: torch.Tensor, got: torch.Tensor) -> float:
-    assert want.shape == got.shape and want.dtype == got.dtype, (want.shape, got.shape)
+    assert (want.shape, want.dtype) == (got.shape, got.dtype)
     if not want.is_floating_point():
         return 0.0 if torch.equal(want, got) else float("inf")
     if want.numel() == 0 or torch.equal(want, got):
