@@ -9,7 +9,7 @@ STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
 DEFAULT = not gpu and not models and not slow and not benchmark
 
-.PHONY: help setup demo test lint unit test-all models quantized gpu bench docs format clean
+.PHONY: help setup demo test lint unit test-all models quantized fuzz gpu bench docs format clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -42,6 +42,9 @@ models: $(STAMP)  ## whole models at their base sizes
 quantized: $(STAMP)  ## models quantised with torchao, which is no part of the default environment
 	$(BIN)/python -m pip install --quiet --editable ".[quantize]"
 	$(BIN)/python -m pytest tests/converters/test_quantize.py $(ARGS)
+
+fuzz: $(STAMP)  ## 10,000 random graphs against eager
+	$(BIN)/python tests/fuzz/run.py $(ARGS)
 
 gpu: $(STAMP)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu -s tests/gpu tests $(ARGS)
