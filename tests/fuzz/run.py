@@ -47,7 +47,7 @@ def main() -> int:
     began = time.monotonic()
     for done, row in enumerate(results(given), 1):
         outcomes[row["outcome"]] += 1
-        if row["outcome"] == "refused":
+        if row["outcome"] in ("refused", "quarantined"):
             reasons[row["reason"].split(";")[0][:150]] += 1
         if row["outcome"] == "failed":
             print(f"seed {row['seed']}: {row['reason']}\n  {row['graph']}", flush=True)

@@ -41,13 +41,16 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
 
     Raises:
         PackError: a pass of a shipped pack, or in strict mode any pack's, raised or left a graph that does not
-            hold together. Otherwise such a pass is undone, with a warning.
+            hold together. Otherwise such a pass is undone, with a warning. Also a pass of any pack that fixed a
+            dynamic size, which cannot be undone.
     """
     graph_module = program.graph_module
+    dynamic = _dynamic_sizes(graph_module)
     for lowering_pass in ordered_passes(ctx.registry.lowering_passes, ctx.settings.disabled_passes):
         if lowering_pass.run is decompose:
             lowering_pass = replace(lowering_pass, run=partial(decompose, memo=memo))
         graph_module = _run(lowering_pass, graph_module, ctx)
+        _refuse_fixed_sizes(dynamic, lowering_pass)
     graph_module.graph.lint()
     return replace(program, graph_module=graph_module)
 
@@ -99,6 +102,24 @@ def ordered_passes(
         pack_failure(told(conflict, passes), conflict.asker)
     by_name = {one.name: one for one in (*passes, *CORE_PASSES)}
     return [by_name[name] for name in names if name not in disabled]
+
+
+def _dynamic_sizes(graph_module: GraphModule) -> list[tuple[Node, int, torch.SymInt]]:
+    """(input, dim, size) of every size that the inputs leave open; dim -1 for an input that is a size."""
+    found: list[tuple[Node, int, torch.SymInt]] = []
+    for node in graph_module.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        dims = enumerate(value.shape) if isinstance(value, torch.Tensor) else [(-1, value)]
+        found += [(node, dim, size) for dim, size in dims if isinstance(size, torch.SymInt)]
+    return found
+
+
+def _refuse_fixed_sizes(dynamic: list[tuple[Node, int, torch.SymInt]], lowering_pass: LoweringPass) -> None:
+    """A pass that reads a symbolic size as a number fixes it for the whole graph, without a word."""
+    for node, dim, size in dynamic:
+        if isinstance(expression_of(size), int):
+            which = f"dim {dim} of input {node.target!r}" if dim >= 0 else f"input {node.target!r}"
+            raise _failure(lowering_pass, f"fixed {which}, which is dynamic, to {size}")
 
 
 def _run(lowering_pass: LoweringPass, graph_module: GraphModule, ctx: CompileContext) -> GraphModule:

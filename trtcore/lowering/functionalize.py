@@ -237,9 +237,9 @@ def _functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) ->
         interpreter = _FedInterpreter(graph_module, dict(zip(attributes, values[len(placeholders) :])), kept)
         return interpreter.run(*values[: len(placeholders)])
 
-    # Tensors that the graph makes (arange) have to be fake as well.
+    # Outside the fake mode an op without tensors (arange) would turn a symbolic size into today's int.
     fake_mode = fake_mode_of(graph_module.graph) or nullcontext()
-    with TRACING, fx_traceback.preserve_node_meta(), torch.no_grad(), fake_mode:
+    with TRACING, fake_mode, fx_traceback.preserve_node_meta(), torch.no_grad():
         traced = make_fx(torch.func.functionalize(run, remove="mutations"))(
             *(node.meta["val"] for node in fed)
         )
