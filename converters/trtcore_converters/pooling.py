@@ -63,7 +63,7 @@ class Windows:
         end = (self.count(dim, size) - 1) * self.stride[dim] + self.kernel[dim]
         return max(end - size - self.near[dim], 0)
 
-    def clipped(self, sizes: Sequence[int]) -> _Windows:
+    def clipped(self, sizes: Sequence[int]) -> Windows:
         """A single window without padding cut to the input: TensorRT takes no window much larger than that."""
         kernel = tuple(
             size if 0 < size < k and not self.padding[d] and self.count(d, size) == 1 else k
