@@ -797,3 +797,86 @@ def test_compiled_under_inference_mode() -> None:
         compiled = trtcore.compile(model, [x], min_block_size=1)
         same(compiled(x), model(x))
     same(compiled(x), model(x))
+
+
+# ---- strides: torch ops that read those of an engine's output ----------------------------------------------
+
+
+def strided(model_input: Input, forward: Callable[..., Any], *calls: tuple[Any, ...], **settings: Any) -> Any:
+    return check(model_of(forward), *calls, inputs=[model_input], **settings)
+
+
+ROWS = Input(min_shape=(2, 6), opt_shape=(4, 6), max_shape=(8, 6))
+ROWS_OF = [(torch.randn(rows, 6),) for rows in (2, 4, 8)]
+
+
+def test_as_strided_reads_a_transposed_output_of_varying_shape():
+    def forward(self, x):
+        return (x * 2).t().as_strided((x.shape[0], 3), (6, 2), 1)
+
+    compiled = strided(ROWS, forward, *ROWS_OF)
+    assert "as_strided" in " ".join(node.op for node in compiled.report.in_torch)
+
+
+def test_as_strided_reads_what_the_engine_transposed_and_changed():
+    def forward(self, x):
+        y = torch.relu(x.t() + 1)  # its strides are those of x.t()
+        return torch.erf(y).as_strided((x.shape[0], 6), (6, 1)) + 1
+
+    strided(ROWS, forward, *ROWS_OF, torch_executed_ops={"aten.erf"})
+
+
+def test_as_strided_reads_a_slice_at_an_offset_that_varies():
+    def forward(self, x):
+        y = torch.relu(x * 2)[x.shape[0] // 2 :]
+        return y.as_strided((1, 6), (6, 1), y.storage_offset() - 6)
+
+    strided(ROWS, forward, *ROWS_OF)
+
+
+def test_as_strided_reads_an_expanded_output():
+    def forward(self, x):
+        y = (x[:, :1] + 1).expand(-1, 6)
+        return y.as_strided((x.shape[0], 2), (1, 0))
+
+    strided(ROWS, forward, *ROWS_OF)
+
+
+def test_a_view_of_a_transposed_output():
+    def forward(self, x):
+        y = (x * 2).t()
+        return torch.erf(y).view(2, 3, x.shape[0]) + 1
+
+    strided(ROWS, forward, *ROWS_OF, torch_executed_ops={"aten.view", "aten.erf"})
+
+
+def test_a_custom_op_gets_the_strides_of_the_model():
+    with torch.library._scoped_library("trtcore_test_strides", "FRAGMENT") as library:
+        library.define("first_six(Tensor x) -> Tensor")
+
+        def first_six(x: Tensor) -> Tensor:
+            return x.as_strided((6,), (1,)).clone()
+
+        library.impl("first_six", first_six, "CompositeExplicitAutograd")
+        torch.library.register_fake(
+            "trtcore_test_strides::first_six", lambda x: x.new_empty((6,)), lib=library
+        )
+
+        def forward(self, x):
+            return torch.ops.trtcore_test_strides.first_six(torch.relu(x).t() * 2) + 1
+
+        strided(ROWS, forward, *ROWS_OF)
+
+
+@pytest.mark.parametrize("stride", [(1, 4), (6, 1), (12, 2), (0, 1), (1, 1)])
+def test_restride_keeps_values_and_gives_the_strides(stride):
+    from trtcore.runtime.op import restride
+
+    base = torch.arange(100.0)
+    x = base.as_strided((4, 6), stride)
+    result = restride(x.contiguous(), list(stride))
+    assert torch.equal(result, x)
+    assert result.stride() == stride
+    torch.library.opcheck(
+        restride, (x.contiguous(), list(stride)), test_utils=("test_schema", "test_faketensor")
+    )

@@ -76,3 +76,40 @@ def is_composite(op: torch._ops.OpOverload) -> bool:
     return op._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
         name, torch._C.DispatchKey.CompositeImplicitAutograd
     )
+
+
+def looks_into_memory(node: Node) -> bool:
+    """Whether a node finds elements of its first argument by their place in memory, as ``as_strided`` does."""
+    schema = getattr(node.target, "_schema", None)
+    return (
+        node.op == "call_function"
+        and schema is not None
+        and any(argument.name == "storage_offset" for argument in schema.arguments)
+    )
+
+
+def reads_strides(node: Node) -> bool:
+    """Whether what a node computes may depend on its arguments' strides: by its schema, or as nobody knows better."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if looks_into_memory(node):
+        return True
+    known = node.target.namespace in ("aten", "prim", "prims", "trtcore")
+    return not known or not _STRIDE_TAGS.isdisjoint(node.target.tags)
+
+
+_STRIDE_TAGS = {
+    getattr(torch.Tag, name)
+    for name in ("needs_exact_strides", "needs_fixed_stride_order", "needs_contiguous_strides")
+    if hasattr(torch.Tag, name)
+}
+
+
+def viewed(node: Node) -> Node | None:
+    """The node whose memory a view looks at; None for a node that is no view."""
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None or schema.is_mutable or not node.args:
+        return None
+    source, returns = node.args[0], schema.returns
+    view = len(returns) > 0 and all(one.alias_info is not None for one in returns)
+    return source if view and isinstance(source, Node) else None

@@ -6,16 +6,20 @@ import copy
 import gc
 import io
 import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from engines import ROWS, X, add_one, make
 from torch.export import Dim
 
+from trtcore.engine.segments import _device_without_inputs
 from trtcore.errors import ArtifactError, InputError
 from trtcore.runtime import op
 from trtcore.runtime.engine import get_engine, register_engine
 from trtcore.runtime.manifest import SizeBinding, TensorBinding
+from trtcore.runtime.op import output_device
 
 
 class Hybrid(torch.nn.Module):
@@ -236,3 +240,52 @@ def test_a_deep_copy_that_was_called_survives_the_original():
     del module
     gc.collect()
     assert torch.equal(twin(x), want(x))
+
+
+class TestDeviceWithoutInputs:
+    """Where the outputs of an engine without tensor inputs go: nothing in the call says it."""
+
+    @pytest.fixture
+    def manifest(self):
+        return replace(sized().manifest, inputs=(), outputs=(), symbols={"s9": ("size", 0)})
+
+    @pytest.fixture
+    def two_gpus(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+
+    @pytest.mark.parametrize(
+        ("runtime", "named", "expected"),
+        [
+            ("reference", None, "cpu"),
+            ("reference", "cpu", "cpu"),
+            ("reference", "cuda:0", "cuda:0"),
+            ("reference", "cuda", "cuda:1"),
+            ("reference", "cuda:7", "cuda:1"),
+            ("native", None, "cuda:1"),
+            ("native", "cuda:0", "cuda:0"),
+        ],
+    )
+    def test_with_gpus(self, manifest, two_gpus, runtime, named, expected):
+        target = {"platform": "linux_x86_64", **({"device": named} if named else {})}
+        assert output_device(replace(manifest, runtime=runtime, target=target), []) == torch.device(expected)
+
+    def test_without_a_gpu_the_reference_stays_on_the_cpu(self, manifest, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert output_device(replace(manifest, target={"device": "cuda:0"}), []) == torch.device("cpu")
+
+    @pytest.mark.parametrize("device", ["tpu", "cuda:x", 3, ""])
+    def test_another_device_is_no_manifest(self, manifest, device):
+        with pytest.raises(ArtifactError, match="device"):
+            replace(manifest, target={"device": device})
+
+    @pytest.mark.parametrize(
+        ("device", "expected"), [("cuda:1", {"device": "cuda:1"}), ("cpu", {}), ("meta", {})]
+    )
+    def test_the_compile_writes_it_down(self, device, expected):
+        node = torch.fx.Graph().placeholder("x")
+        node.meta["val"] = SimpleNamespace(device=torch.device(device))
+        segment = SimpleNamespace(inputs=(), outputs=(node,))
+        assert _device_without_inputs(segment) == expected
+        assert _device_without_inputs(SimpleNamespace(inputs=(node,), outputs=(node,))) == {}

@@ -217,6 +217,7 @@ class _Builder:
         }
         capability = self.ctx.target.compute_capability
         target["compute_capability"] = list(capability) if capability else None  # type: ignore[assignment]
+        target |= _device_without_inputs(converted.segment)
         return EngineManifest(
             id=uuid.uuid4().hex,
             name=converted.segment.name,
@@ -425,6 +426,14 @@ def refuse_partial(found: Partition, asked: str = "require_full_compilation is s
         advice="run trtcore.explain(model, inputs) for every op's reasons; write a converter for it, install a "
         "pack that has one, or let it run in torch",
     )
+
+
+def _device_without_inputs(segment: Segment) -> dict[str, Any]:
+    """``{"device": ...}`` for an engine that no tensor tells where its outputs belong; {} for one on the CPU."""
+    if segment.inputs or not segment.outputs:
+        return {}
+    device = segment.outputs[0].meta["val"].device
+    return {"device": str(device)} if device.type == "cuda" else {}
 
 
 def _signature(node: Node) -> Any:

@@ -17,7 +17,16 @@ from torch.fx import GraphModule, Node
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError, PackError, SettingsError
 from trtcore.frontend.program import Program
-from trtcore.graphs import attribute, is_copy_into, is_getitem, is_random, is_size, mutates
+from trtcore.graphs import (
+    attribute,
+    is_copy_into,
+    is_getitem,
+    is_random,
+    is_size,
+    looks_into_memory,
+    mutates,
+    viewed,
+)
 from trtcore.lowering.decompose import REASON, decompose
 from trtcore.lowering.match import OBJECTIONS, is_pattern, unfuse
 from trtcore.partition.levels import group_by_levels
@@ -102,6 +111,7 @@ def _partition(
     selections: dict[str, Selection] = {}
     reasons: dict[str, str] = {}
     supported: dict[Node, bool] = {}
+    looked_at = _memory_in_torch(graph, memo, quarantined or {})
     for node in graph.nodes:
         if node.op != "call_function" or is_size(node):
             continue
@@ -115,7 +125,10 @@ def _partition(
             continue
         selection = selections[node.name] = _with_patterns(node, memo.select(node))
         reason = (
-            (quarantined or {}).get(node.name) or _unconverted(node, selection) or _objection(node, program)
+            (quarantined or {}).get(node.name)
+            or _unconverted(node, selection)
+            or looked_at.get(node)
+            or _objection(node, program)
         )
         supported[node] = not reason
         if reason:
@@ -143,6 +156,25 @@ def _with_patterns(node: Node, selection: Selection) -> Selection:
     """The selection, and before it the converters of patterns that did not take the node."""
     lost = node.meta.get(OBJECTIONS)
     return replace(selection, candidates=(*lost, *selection.candidates)) if lost else selection
+
+
+def _memory_in_torch(
+    graph: torch.fx.Graph, memo: SelectionMemo, quarantined: Mapping[str, str]
+) -> dict[Node, str]:
+    """Views that torch must make, because an op in torch looks into the memory behind them: an engine's output is all
+    the memory there is, and nothing lies before or after it."""
+    found: dict[Node, str] = {}
+    for node in graph.nodes:
+        if not looks_into_memory(node) or mutates(node):
+            continue
+        if node.name not in quarantined and memo.select(node).chosen is not None:
+            continue
+        source = node.args[0] if node.args else None
+        while isinstance(source, Node) and (behind := viewed(source)) is not None:
+            if not is_getitem(source):
+                found[source] = f"{node.name} looks into the memory of the tensor that it is a view of"
+            source = behind
+    return found
 
 
 def count_ops(nodes: Sequence[Node]) -> int:

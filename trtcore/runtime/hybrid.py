@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.engine.artifact import EngineArtifact
-from trtcore.graphs import attribute, is_size, set_attribute
+from trtcore.graphs import attribute, is_size, reads_strides, set_attribute
 from trtcore.partition import Partition
 from trtcore.partition.segment import Segment
 from trtcore.symbols import SizeMaterialiser, expression_of
@@ -49,6 +49,8 @@ class _Assembler:
         self.root = torch.nn.Module()
         self.env: dict[Node, Any] = {}
         self.sizes: SizeMaterialiser
+        self.inside = {node for segment in partition.segments for node in segment.nodes}
+        self.strides_matter = any(isinstance(unit, Node) and reads_strides(unit) for unit in partition.order)
 
     def run(self) -> GraphModule:
         placeholders = []
@@ -108,4 +110,28 @@ class _Assembler:
         for index, node in enumerate(segment.outputs):
             item = self.graph.create_node("call_function", operator.getitem, (call, index), name=node.name)
             item.meta = dict(node.meta)
-            self.env[node] = item
+            self.env[node] = self._laid_out(node, item) if self.strides_matter else item
+
+    def _laid_out(self, node: Node, item: Node) -> Node:
+        """An engine's output, which is contiguous, with the strides that it has in the model, where torch reads it."""
+        value = node.meta["val"]
+        if all(user in self.inside or user.op == "output" for user in node.users):
+            return item
+        strides = tuple(expression_of(stride) for stride in value.stride())
+        shape = [expression_of(dim) for dim in value.shape]
+        if strides == _contiguous(shape) or not all(self.sizes.can_make(stride) for stride in strides):
+            return item
+        made = [self.sizes.make(stride) for stride in strides]
+        result = self.graph.call_function(torch.ops.trtcore.restride.default, (item, made))
+        result.meta = dict(node.meta)
+        return result
+
+
+def _contiguous(shape: Sequence[Any]) -> tuple[Any, ...]:
+    """The strides of a contiguous tensor, as torch traces them."""
+    strides: list[Any] = []
+    step: Any = 1
+    for dim in reversed(shape):
+        strides.append(step)
+        step = step * dim
+    return tuple(expression_of(stride) for stride in reversed(strides))

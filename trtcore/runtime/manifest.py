@@ -41,6 +41,7 @@ _DTYPES: Mapping[str, torch.dtype] = {
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _ID = re.compile(r"[0-9A-Za-z_-]{8,128}\Z")
+_DEVICE = re.compile(r"(cpu|cuda(:\d{1,3})?)\Z")
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 
 
@@ -112,7 +113,8 @@ class EngineManifest:
         inputs, sizes, outputs: bindings; the network's inputs are `inputs`, then `sizes`.
         symbols: how to solve each symbol from a call, see `SymbolSource`.
         backend, backend_version: the TensorRT flavour that built the plan.
-        target: what it was built for, plain data (``compute_capability``, ``platform``).
+        target: what it was built for, plain data (``compute_capability``, ``platform``; ``device``, ``"cuda:0"``, of
+            the model where the engine has no tensor inputs and the model is not on the CPU).
         runtime: "native" or "reference".
         packs: distribution, version and name of each pack the engine needs.
         trtcore_version, torch_version: what wrote it.
@@ -388,6 +390,8 @@ def _check(m: EngineManifest) -> None:
         _need(isinstance(value, str) and len(value) < 4096, f"{what} {value!r}")
     _need(m.runtime in ("native", "reference"), f"runtime {m.runtime!r}")
     _need(isinstance(m.target, Mapping) and _is_plain(dict(m.target), 0), "target (it must be plain data)")
+    device = m.target.get("device", "cpu")
+    _need(isinstance(device, str) and _DEVICE.match(device), f"device {device!r} of the target")
     for pack in m.packs:
         _need(
             set(pack) == {"distribution", "version", "name"}

@@ -94,12 +94,20 @@ def _fake(
 
 
 def output_device(manifest: EngineManifest, inputs: Sequence[torch.Tensor]) -> torch.device:
-    """Where an engine's outputs are: with its inputs, else on the current GPU (native) or the CPU."""
+    """Where an engine's outputs are: with its inputs.
+
+    Without inputs on the device that the manifest's target names, where it is there: the one of the model. Else on the
+    current GPU (native) or the CPU.
+    """
     if inputs:
         return inputs[0].device
-    if manifest.runtime == "native":
-        return torch.device("cuda", torch.cuda.current_device() if torch.cuda.is_available() else 0)
-    return torch.device("cpu")
+    there = torch.cuda.is_available()
+    named = torch.device(manifest.target.get("device", "cuda" if manifest.runtime == "native" else "cpu"))
+    if named.type != "cuda" or not (there or manifest.runtime == "native"):
+        return torch.device("cpu")
+    if named.index is not None and there and named.index < torch.cuda.device_count():
+        return named
+    return torch.device("cuda", torch.cuda.current_device() if there else 0)
 
 
 def check_structure(manifest: EngineManifest, inputs: Sequence[torch.Tensor], sizes: Sequence[Any]) -> None:
@@ -125,6 +133,41 @@ def check_structure(manifest: EngineManifest, inputs: Sequence[torch.Tensor], si
                 f"the engine takes {len(binding.shape)}: {list(binding.shape)}"
             )
 
+
+# ---- strides ----------------------------------------------------------------------------------------
+
+_library.define(
+    "restride(Tensor x, SymInt[] stride) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def _restride(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
+    """A copy of x, of its shape, with these strides: what an engine's output was to the model, laid out as there.
+
+    Elements that share memory by these strides (an expanded tensor's) are equal in x.
+    """
+    result = torch.empty_strided(tuple(x.shape), tuple(stride), dtype=x.dtype, device=x.device)
+    if not x.numel():
+        return result
+    memory = torch.zeros(
+        result.untyped_storage().nbytes() // x.element_size(), dtype=x.dtype, device=x.device
+    )
+    places = torch.arange(memory.numel(), device=x.device).as_strided(tuple(x.shape), tuple(stride))
+    memory[places.reshape(-1)] = x.reshape(-1)
+    return memory.as_strided(tuple(x.shape), tuple(stride))
+
+
+def _fake_restride(x: torch.Tensor, stride: Sequence[Any]) -> torch.Tensor:
+    return torch.empty_strided(x.shape, tuple(stride), dtype=x.dtype, device=x.device)
+
+
+_library.impl("restride", _restride, "CompositeExplicitAutograd")
+_library.impl("restride", torch.library.fallthrough_kernel, "Autograd")
+torch.library.register_fake("trtcore::restride", _fake_restride, lib=_library)
+
+restride = torch.ops.trtcore.restride.default
+"""``restride(Tensor x, SymInt[] stride) -> Tensor``: a copy with these strides, for torch ops that read them."""
 
 _library.impl("execute_engine", _execute, "CompositeExplicitAutograd")
 # No autograd kernel of our own: without this line torch would mark the outputs as requiring grad.

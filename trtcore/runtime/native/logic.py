@@ -18,6 +18,7 @@ import torch
 from trtcore.errors import ArtifactError, ConversionError, InputError
 from trtcore.runtime.manifest import EngineManifest
 from trtcore.runtime.native.bindings import Connection, IOTensor
+from trtcore.runtime.op import output_device
 from trtcore.runtime.profiles import chosen_profile
 
 # TensorRT wants memory aligned as cudaMalloc aligns it; torch's tensors are, views of them may not be.
@@ -77,7 +78,7 @@ class NativeEngine:
                 )
             return device
         if self._device_type == "cuda":
-            return torch.device("cuda", torch.cuda.current_device())
+            return output_device(self._manifest, inputs)
         return torch.device(self._device_type)
 
     def _open(self, device: torch.device) -> _DeviceEngine:
