@@ -32,9 +32,9 @@ def attention():
 
 
 def test_layer_table_covers_the_bindings():
-    """Every LayerType of the bindings is readable but for plugins, distribution and experts."""
+    """Every LayerType of the bindings is readable but for plugins and distribution."""
     missing = set(trt.LayerType.__members__) - set(LAYER_CLASSES)
-    assert missing == {"PLUGIN", "PLUGIN_V2", "PLUGIN_V3", "DIST_COLLECTIVE", "MOE"}
+    assert missing == {"PLUGIN", "PLUGIN_V2", "PLUGIN_V3", "DIST_COLLECTIVE"}
     for kind, name in LAYER_CLASSES.items():
         assert issubclass(getattr(trt, name), trt.ILayer), kind
 

@@ -220,6 +220,7 @@ _LAYERS: Mapping[str, tuple[str, _Readers]] = MappingProxyType(
         "LOOP_OUTPUT": ("ILoopOutputLayer", {"kind": _enum, "axis": int}),
         "LRN": ("ILRNLayer", {"window_size": int, "alpha": float, "beta": float, "k": float}),
         "MATRIX_MULTIPLY": ("IMatrixMultiplyLayer", {"op0": _enum, "op1": _enum}),
+        "MOE": ("IMoELayer", {"activation_type": _enum, "quantization_to_type": _enum}),
         "NMS": ("INMSLayer", {"bounding_box_format": _enum, "topk_box_limit": int}),
         "NON_ZERO": ("INonZeroLayer", {}),
         "NORMALIZATION": (
