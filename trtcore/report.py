@@ -221,6 +221,38 @@ class PackReport:
 
 
 @dataclass(frozen=True)
+class PluginReport:
+    """A kernel plugin that this model's ops have.
+
+    Attributes:
+        name: the op's qualified name, ``"namespace::op"``.
+        pack: whose it is.
+        deployable: whether engines with it run outside Python.
+        ops: how many ops it computes in engines.
+        in_torch: how many ops it would compute if the backend had plugin layers; they run in torch between engines.
+    """
+
+    name: str
+    pack: str = ""
+    deployable: bool = False
+    ops: int = 0
+    in_torch: int = 0
+
+    def lines(self, backend: str | None) -> list[str]:
+        """What a person reads about it."""
+        lines = []
+        if self.ops:
+            outside = "" if self.deployable else "; a Python callback: the engine does not run outside Python"
+            lines.append(f"{self.name} of {self.pack}: {self.ops} x in an engine{outside}")
+        if self.in_torch:
+            lines.append(
+                f"{self.name} of {self.pack}: {self.in_torch} x in torch, for {backend} has no plugin layers; with a "
+                "backend that has them (tensorrt) the op would not end an engine"
+            )
+        return lines
+
+
+@dataclass(frozen=True)
 class FallbackGroup:
     """Ops of one kind that run in torch for one reason."""
 
@@ -249,6 +281,7 @@ class Report:
         stages: wall clock of each stage, in order.
         quarantined: nodes that went back to torch after a failure.
         packs: the packs this compile saw.
+        plugins: the kernel plugins that this model's ops have.
         backend, backend_version: TensorRT flavour; None when there is none (`no_backend_reason`).
         target: what engines are built for, as text.
         runtime, runtime_reason: "native", "reference" or "", and why it was taken.
@@ -268,6 +301,7 @@ class Report:
     stages: tuple[StageTiming, ...] = ()
     quarantined: tuple[QuarantineReport, ...] = ()
     packs: tuple[PackReport, ...] = ()
+    plugins: tuple[PluginReport, ...] = ()
     backend: str | None = None
     backend_version: str = ""
     no_backend_reason: str = ""
@@ -550,6 +584,9 @@ def _sections(report: Report, *, verbose: bool) -> list[_Section]:
     if report.quarantined:
         lines = [(line,) for item in report.quarantined for line in _quarantine_lines(item)]
         sections.append(_Section("Quarantined: back to torch after a failure", lines))
+    if report.plugins:
+        lines = [(line,) for plugin in report.plugins for line in plugin.lines(report.backend)]
+        sections.append(_Section("Kernel plugins", lines))
     if report.packs:
         rows = [(pack.name, pack.version, pack.status, str(pack.ops), pack.error) for pack in report.packs]
         sections.append(_table("Packs", ("pack", "version", "status", "ops", "problem"), rows))
@@ -664,6 +701,7 @@ _ELEMENTS: dict[str, type] = {
     "stages": StageTiming,
     "quarantined": QuarantineReport,
     "packs": PackReport,
+    "plugins": PluginReport,
     "candidates": CandidateReport,
 }
 

@@ -18,6 +18,7 @@ from trtcore.registry import Selection
 from trtcore.report import (
     NodeReport,
     PackReport,
+    PluginReport,
     Report,
     SegmentReport,
     StageTiming,
@@ -56,6 +57,7 @@ def make_report(
         stages=tuple(StageTiming(name, seconds) for name, seconds in times.items()),
         quarantined=built.quarantined if built is not None else (),
         packs=_packs(ctx, nodes),
+        plugins=_plugins(ctx, found, nodes),
         backend=backend.name if backend else None,
         backend_version=str(backend.version) if backend else "",
         no_backend_reason=ctx.no_backend_reason,
@@ -162,3 +164,22 @@ def _packs(ctx: CompileContext, nodes: tuple[NodeReport, ...]) -> tuple[PackRepo
         PackReport(pack.id, pack.version, pack.status, pack.error or "", used.get(str(pack), 0))
         for pack in ctx.registry.packs
     )
+
+
+def _plugins(
+    ctx: CompileContext, found: Partition, nodes: tuple[NodeReport, ...]
+) -> tuple[PluginReport, ...]:
+    """The kernel plugins of the model's ops: those in engines, and those that the backend has no layers for."""
+    placed: dict[tuple[str, str, bool], list[int]] = {}
+    without = ctx.backend is not None and not ctx.backend.has_plugins
+    for node in nodes:
+        selection = found.selections.get(node.name)
+        chosen = selection.chosen if selection is not None else None
+        for candidate in selection.candidates if selection is not None else ():
+            one = candidate.converter
+            taken = node.in_engine and one is chosen
+            lacking = not node.in_engine and chosen is None and without and one.requires.plugins
+            if one.plugin is not None and (taken or lacking):
+                key = (one.plugin.name, one.source_version, one.plugin.deployable)
+                placed.setdefault(key, [0, 0])[0 if taken else 1] += 1
+    return tuple(PluginReport(*key, *counts) for key, counts in placed.items())

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trtcore_plugins.conformance import PluginProof, assert_plugin
     from trtcore_plugins.declare import TritonPlugin, triton_plugin
     from trtcore_plugins.ops import CustomOpPlugin, custom_op, generate_converter, generate_plugin
     from trtcore_plugins.quick import Combination
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "Combination": "quick",
     "CustomOpPlugin": "ops",
+    "PluginProof": "conformance",
     "TritonPlugin": "declare",
+    "assert_plugin": "conformance",
     "custom_op": "ops",
     "generate_converter": "ops",
     "generate_plugin": "ops",
@@ -28,7 +31,9 @@ _HOMES = {
 __all__ = [
     "Combination",
     "CustomOpPlugin",
+    "PluginProof",
     "TritonPlugin",
+    "assert_plugin",
     "custom_op",
     "generate_converter",
     "generate_plugin",

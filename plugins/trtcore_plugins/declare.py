@@ -202,7 +202,7 @@ class TritonPlugin(OpPlugin):
             return self.reference(*(values[name] for name in self.signature.inputs))
         self._check_device(device)
         if not self.strided:
-            self._make_contiguous(values)
+            self.make_contiguous(values)
         outputs = self.new_outputs(values)
         values.update(zip(self.signature.outputs, outputs))
         self.launch(values, device)
@@ -274,7 +274,12 @@ class TritonPlugin(OpPlugin):
                 "the CPU, or set TRITON_INTERPRET=1 before triton is imported"
             )
 
-    def _make_contiguous(self, values: dict[str, Any]) -> None:
+    def make_contiguous(self, values: dict[str, Any]) -> None:
+        """Replace the tensors among the op's arguments by contiguous ones.
+
+        Raises:
+            ValueError: one that the op writes to is not.
+        """
         for name in self.signature.tensors:
             tensor = values[name]
             if tensor is None or tensor.is_contiguous():

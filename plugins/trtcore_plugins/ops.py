@@ -58,6 +58,10 @@ class OpPlugin(ABC):
     def definition(self, absent: tuple[str, ...], ctx: ConversionContext | CompileContext) -> Definition:
         """The plugin as it is registered, without the optional tensors in `absent`."""
 
+    def shape_definition(self, absent: tuple[str, ...] = ()) -> Definition:
+        """As much of the plugin as its shapes need, for no target."""
+        return Definition(plugin_name(self.name, self.op, absent), self.op, self.signature, absent)
+
     def check(  # noqa: B027
         self, definition: Definition, specs: Sequence[TensorSpec], attributes: Mapping[str, Any]
     ) -> None:

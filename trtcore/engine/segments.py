@@ -22,6 +22,7 @@ from trtcore.lowering.rewrite import BOUNDARY
 from trtcore.partition import Partition, Segment, partition
 from trtcore.partition.segment import extract
 from trtcore.provenance import describe, module_path, op_name, source_line
+from trtcore.registry import Converter
 from trtcore.report import QuarantineReport
 from trtcore.runtime.manifest import EngineManifest
 from trtcore.selection import SelectionMemo
@@ -203,14 +204,9 @@ class _Builder:
 
         assert self.ctx.backend is not None
         assert self.ctx.target is not None
-        selections = self.memo
-        packs = {
-            (pack.distribution, pack.version, pack.name)
-            for node in converted.segment.nodes
-            if not is_getitem(node)
-            and (chosen := selections.select(node).chosen) is not None
-            and (pack := chosen.pack) is not None
-        }
+        nodes = [node for node in converted.segment.nodes if not is_getitem(node)]
+        chosen = [one for node in nodes if (one := self.memo.select(node).chosen) is not None]
+        packs = {(p.distribution, p.version, p.name) for one in chosen if (p := one.pack) is not None}
         target = {
             "compute_capability": self.ctx.target.compute_capability,
             "platform": self.ctx.target.platform,
@@ -230,6 +226,7 @@ class _Builder:
             target=target,
             runtime=self.runtime,  # type: ignore[arg-type]
             packs=tuple({"distribution": d, "version": v, "name": n} for d, v, n in sorted(packs)),
+            plugins=_plugin_records(chosen),
             trtcore_version=trtcore.__version__,
             torch_version=torch.__version__,
         )
@@ -434,6 +431,21 @@ def _device_without_inputs(segment: Segment) -> dict[str, Any]:
         return {}
     device = segment.outputs[0].meta["val"].device
     return {"device": str(device)} if device.type == "cuda" else {}
+
+
+def _plugin_records(chosen: Sequence[Converter]) -> tuple[dict[str, Any], ...]:
+    """The manifest's records of the kernel plugins that some converters place."""
+    records = {
+        one.plugin.name: {
+            "name": one.plugin.name,
+            "distribution": one.pack.distribution if one.pack is not None else "",
+            "version": one.pack.version if one.pack is not None else "",
+            "deployable": bool(one.plugin.deployable),
+        }
+        for one in chosen
+        if one.plugin is not None
+    }
+    return tuple(records[name] for name in sorted(records))
 
 
 def _signature(node: Node) -> Any:

@@ -117,6 +117,8 @@ class EngineManifest:
             the model where the engine has no tensor inputs and the model is not on the CPU).
         runtime: "native" or "reference".
         packs: distribution, version and name of each pack the engine needs.
+        plugins: name, distribution, version and ``deployable`` of each kernel plugin in the engine; one that is not
+            deployable is a Python callback, and the engine runs only in Python, with what registers it imported.
         trtcore_version, torch_version: what wrote it.
 
     Construction checks everything that `from_json` checks, and raises `ArtifactError`.
@@ -133,6 +135,7 @@ class EngineManifest:
     target: Mapping[str, Any]
     runtime: Literal["native", "reference"]
     packs: tuple[Mapping[str, str], ...] = ()
+    plugins: tuple[Mapping[str, Any], ...] = ()
     trtcore_version: str = ""
     torch_version: str = ""
     format: int = field(default=FORMAT)
@@ -171,6 +174,7 @@ class EngineManifest:
             "target": dict(sorted(self.target.items())),
             "runtime": self.runtime,
             "packs": [dict(sorted(pack.items())) for pack in self.packs],
+            "plugins": [dict(sorted(plugin.items())) for plugin in self.plugins],
             "trtcore_version": self.trtcore_version,
             "torch_version": self.torch_version,
         }
@@ -300,6 +304,7 @@ def _parse(text: str) -> EngineManifest:
             target=_dict(document["target"], "target"),
             runtime=document["runtime"],
             packs=tuple(_dict(p, "a pack") for p in _list(document["packs"], "packs")),
+            plugins=tuple(_dict(p, "a plugin") for p in _list(document["plugins"], "plugins")),
             trtcore_version=document["trtcore_version"],
             torch_version=document["torch_version"],
         )
@@ -312,7 +317,7 @@ def _parse(text: str) -> EngineManifest:
 _KEYS = frozenset(
     {
         "format", "id", "name", "inputs", "sizes", "outputs", "symbols", "backend", "backend_version",
-        "target", "runtime", "packs", "trtcore_version", "torch_version",
+        "target", "runtime", "packs", "plugins", "trtcore_version", "torch_version",
     }
 )  # fmt: skip
 
@@ -398,6 +403,10 @@ def _check(m: EngineManifest) -> None:
             and all(isinstance(v, str) for v in pack.values()),
             f"pack {dict(pack)!r}",
         )
+    for plugin in m.plugins:
+        kinds = {name: type(value) for name, value in plugin.items()}
+        wanted = {"name": str, "distribution": str, "version": str, "deployable": bool}
+        _need(kinds == wanted, f"plugin {dict(plugin)!r}")
     for binding in (*m.inputs, *m.outputs):
         _check_binding(binding)
     for binding in m.outputs:
