@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,6 +64,15 @@ def test_views_with_sizes_that_vary():
     left = after("simplify_views", run, torch.randn(2, 3, 4), dynamic=[({0: Dim("n", min=2, max=8)},)],
                  calls=[(torch.randn(5, 3, 4),)])  # fmt: skip
     assert left["view"] + left["reshape"] == 1
+
+
+def test_views_that_rely_on_a_copy_stay_good():
+    def run(x):
+        y = x.t().reshape(-1).view(4, 3).unsqueeze(0)
+        return y.view(-1) + 1, x.t().reshape(-1).view(3, 4).unsqueeze(0).view(2, 6) + 1
+
+    left = after("simplify_views", run, torch.randn(3, 4))
+    assert left["reshape"] + left["view"] >= 3
 
 
 # ---- fuse_linear -------------------------------------------------------------------------------------------
@@ -333,6 +343,8 @@ LEFT = {
         q @ k.mT + (torch.where(m.dead, 0.0, LOWEST) + torch.where(m.dead, 0.0, LOWEST)), v
     ),
     "heads broadcast": lambda m, q, k, v: soft(q @ k[:, :1].mT, v),
+    "softmax in float16": lambda m, q, k, v: ((q @ k.mT).half().softmax(-1).float() @ v,),
+    "scores in float16": lambda m, q, k, v: (torch.softmax((q @ k.mT).half(), -1, dtype=torch.float32) @ v,),
     "twice the same": lambda m, q, k, v: (lambda p: (p @ p,))((q @ k.mT).softmax(-1)),
 }
 
@@ -373,6 +385,20 @@ def test_no_attention_where_it_is_to_be_decomposed_or_to_run_in_torch():
     module = Weights(ATTENTIONS["plain"])
     for settings in ({"decompose_attention": True}, {"torch_executed_ops": {"aten.softmax"}}):
         assert after("recover_attention", module, *heads(2, 4, 6, 8), **settings)["softmax"] == 1
+
+
+def test_values_that_may_be_replaced_prove_nothing():
+    module = Weights(ATTENTIONS["mask first"], **masks())
+    left = after("recover_attention", module, *heads(2, 4, 6, 8))
+    assert left["scaled_dot_product_attention"] == 1
+    from trtcore_converters.passes.attention import recover_attention
+
+    graph_module = captured(module, *heads(2, 4, 6, 8))
+    settings = SimpleNamespace(
+        decompose_attention=False, immutable_weights=False, torch_executed_ops=(), torch_executed_modules=()
+    )
+    recover_attention(graph_module, SimpleNamespace(settings=settings))
+    assert ops(graph_module)["scaled_dot_product_attention"] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

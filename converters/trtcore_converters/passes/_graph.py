@@ -60,6 +60,7 @@ def replace(old: fx.Node, new: fx.Node) -> None:
 
     A node that was put in place of `old` takes its name over, by which people know it.
     """
+    _tolerate_strides(old, new)
     old.replace_all_uses_with(new)
     graph, queue, name = old.graph, [old], old.name
     takes_over = new.next is old and old.op == "call_function"
@@ -72,6 +73,15 @@ def replace(old: fx.Node, new: fx.Node) -> None:
         queue.extend(source for source in sources if not source.users and source not in queue)
     if takes_over and old._erased:
         new.name = name
+
+
+def _tolerate_strides(old: fx.Node, new: fx.Node) -> None:
+    """Views of a tensor that comes in another memory layout copy where they have to, should they run in torch."""
+    before, after = tensor_of(old), tensor_of(new)
+    if before is not None and after is not None and not same_sizes(before.stride(), after.stride()):
+        for user in old.users:
+            if user.target is aten.view.default:
+                user.target = aten.reshape.default
 
 
 _CASTS = (aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default, aten.type_as.default, aten.to.other)
@@ -129,6 +139,11 @@ def same_sizes(a: Any, b: Any) -> bool:
 
 def _size(value: Any) -> Any:
     return value.node.expr if isinstance(value, torch.SymInt) else int(value)
+
+
+def fixed(graph_module: fx.GraphModule, ctx: CompileContext) -> dict[fx.Node, torch.Tensor]:
+    """The constants whose values a rewrite may rely on: none where weights are to stay replaceable."""
+    return constants(graph_module) if ctx.settings.immutable_weights else {}
 
 
 def constants(graph_module: fx.GraphModule) -> dict[fx.Node, torch.Tensor]:

@@ -12,7 +12,7 @@ from trtcore.pack import CompileContext, insert_call, insert_constant, node_argu
 from trtcore_converters.passes._bounds import Bounds, is_finite
 from trtcore_converters.passes._graph import (
     calls,
-    constants,
+    fixed,
     in_torch,
     is_call,
     number_of,
@@ -64,14 +64,14 @@ def recover_attention(graph_module: fx.GraphModule, ctx: CompileContext) -> None
     """
     if ctx.settings.decompose_attention:
         return
-    known = constants(graph_module)
+    known = fixed(graph_module, ctx)
     bounds = Bounds(known)
     for softmax in calls(graph_module, _SOFTMAX):
         found = _product_with_values(softmax)
         scores = _scores(softmax, known) if found is not None else None
         if found is None or scores is None or in_torch(ctx, (softmax, found, scores.product)):
             continue
-        made = _attention(graph_module, found, scores, bounds, known)
+        made = _attention(graph_module, softmax, found, scores, bounds, known)
         if made is not None:
             replace(found, made)
 
@@ -157,6 +157,7 @@ def _scaled(node: fx.Node | None, found: _Scores, known: dict[fx.Node, torch.Ten
 
 def _attention(
     graph_module: fx.GraphModule,
+    softmax: fx.Node,
     result: fx.Node,
     scores: _Scores,
     bounds: Bounds,
@@ -171,7 +172,7 @@ def _attention(
         return None
     if not (same_sizes(q.shape[:-2], k.shape[:-2]) and same_sizes(q.shape[:-2], v.shape[:-2])):
         return None
-    if not _keeps_dtype(scores, q.dtype):
+    if not _keeps_dtype(scores, q.dtype) or not _softens_wide(softmax, q.dtype):
         return None
     mask, fits = _mask(graph_module, result, scores, bounds, known)
     if not fits:
@@ -191,6 +192,13 @@ def _keeps_dtype(scores: _Scores, dtype: torch.dtype) -> bool:
     mask = tensor_of(scores.mask)
     product = tensor_of(scores.product)
     return product is not None and product.dtype == dtype and (mask is None or mask.dtype == dtype)
+
+
+def _softens_wide(softmax: fx.Node, dtype: torch.dtype) -> bool:
+    """Whether the softmax takes and gives the queries' dtype, or float32 for 16-bit ones."""
+    wide = {dtype, torch.float32} if dtype in (torch.float16, torch.bfloat16) else {dtype}
+    ends = [tensor_of(softmax.args[0]), tensor_of(softmax)]
+    return all(end is not None and end.dtype in wide for end in ends)
 
 
 def _mask(

@@ -22,7 +22,7 @@ from trtcore.pack import (
     node_arguments,
 )
 from trtcore_converters.passes._bounds import Bounds
-from trtcore_converters.passes._graph import constants, keeps, tensor_of
+from trtcore_converters.passes._graph import fixed, keeps, tensor_of
 
 aten = torch.ops.aten
 
@@ -77,7 +77,7 @@ class _Autocast:
         self.graph_module, self.ctx, self.dtype = graph_module, ctx, dtype
         self.settings = ctx.settings
         self.limit = float(torch.finfo(dtype).max)
-        self.known = constants(graph_module)
+        self.known = fixed(graph_module, ctx)
         self.bounds = Bounds(self.known)
         self.patterns = [re.compile(pattern) for pattern in self.settings.autocast_excluded_nodes]
         self.lowered: set[fx.Node] = set()
@@ -199,7 +199,7 @@ class _Autocast:
         found = self.bounds.of(source) if dtype == self.dtype else None
         wide = found is not None and any(self.limit < abs(bound) < math.inf for bound in found)
         constant = self.known.get(source)
-        if constant is not None and self.settings.immutable_weights:
+        if constant is not None:
             value = constant.clamp(-self.limit, self.limit) if wide else constant
             made = insert_constant(self.graph_module, anchor, value.to(dtype), like=like)
         else:

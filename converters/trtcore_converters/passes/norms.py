@@ -10,7 +10,7 @@ from torch import fx
 from trtcore.pack import CompileContext, insert_call, node_arguments
 from trtcore_converters.passes._graph import (
     calls,
-    constants,
+    fixed,
     in_torch,
     is_call,
     is_private,
@@ -33,7 +33,7 @@ def recover_rms_norm(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     A 16-bit input that the model normalises in float32 and rounds again is normalised whole; its weight, which
     the model multiplies after the rounding, stays outside, so that every rounding is where it was.
     """
-    known = constants(graph_module)
+    known = fixed(graph_module, ctx)
     for root in calls(graph_module, (aten.rsqrt.default,)):
         found = _normalised(root, known)
         if found is None:

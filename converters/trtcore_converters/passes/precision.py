@@ -15,7 +15,7 @@ from trtcore.pack import (
     insert_call,
     insert_constant,
 )
-from trtcore_converters.passes._graph import calls, constants, in_torch, keeps, replace, tensor_of
+from trtcore_converters.passes._graph import calls, fixed, in_torch, keeps, replace, tensor_of
 
 aten = torch.ops.aten
 
@@ -77,7 +77,7 @@ def truncate_double(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """
     if not ctx.settings.truncate_double:
         return
-    known = constants(graph_module)
+    known = fixed(graph_module, ctx)
     double = {node for node in graph_module.graph.nodes if _is_double(node)}
     singles: dict[fx.Node, fx.Node] = {}
     for node in list(graph_module.graph.nodes):

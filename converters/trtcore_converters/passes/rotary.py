@@ -10,7 +10,7 @@ from torch import fx
 from trtcore.pack import CompileContext, insert_call, node_arguments
 from trtcore_converters.passes._graph import (
     calls,
-    constants,
+    fixed,
     in_torch,
     is_call,
     number_of,
@@ -32,7 +32,7 @@ def recover_rotary(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     Only where both halves of the cosines (and of the sines) are surely the same numbers, as the embedding has
     one angle for a pair. x is of shape (batch, heads, length, size).
     """
-    known = constants(graph_module)
+    known = fixed(graph_module, ctx)
     halves: dict[tuple[fx.Node, int], fx.Node] = {}
     for total in calls(graph_module, (aten.add.Tensor,)):
         found = _rotation(total)

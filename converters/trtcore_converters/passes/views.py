@@ -136,10 +136,20 @@ def _merge_shapes(outer: fx.Node, inner: fx.Node) -> fx.Node | None:
     if before is None or value is None or not isinstance(source, fx.Node):
         return None
     if same_sizes(before.shape, value.shape):
-        return source
-    if outer.target not in _SIZED:
-        return None
+        return source if same_sizes(before.stride(), value.stride()) else None
+    if outer.target not in _SIZED or not same_sizes(contiguous_strides(before.shape), before.stride()):
+        return None  # the first view copies, and later ones may rely on it
     return insert_call(outer, aten.reshape.default, (source, outer.args[1]))
+
+
+def contiguous_strides(shape: Any) -> list[Any]:
+    """The strides of a dense tensor of a shape."""
+    strides: list[Any] = []
+    step: Any = 1
+    for size in reversed(shape):
+        strides.insert(0, step)
+        step = step * size
+    return strides
 
 
 def _merge_expand(outer: fx.Node, inner: fx.Node) -> fx.Node | None:
