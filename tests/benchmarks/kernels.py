@@ -36,7 +36,8 @@ class Row:
     Attributes:
         inputs: "x", "y", "z" whole tensors, "w" one row, "c" a column; or a function (bytes, dtype) -> inputs.
         width: of the last dim; None puts all elements into one dim.
-        handwritten: name in trtcore_plugins.kernels.declarations, called with the inputs and `extra`.
+        handwritten: name in trtcore_plugins.kernels.declarations.
+        generated: whether the generator can express it.
     """
 
     function: Callable[..., Any]
@@ -44,7 +45,6 @@ class Row:
     width: int | None = 4096
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)
     handwritten: str = ""
-    extra: tuple[Any, ...] = ()
     generated: bool = True
 
 
@@ -77,7 +77,7 @@ def transposed(size: int, dtype: torch.dtype) -> list[torch.Tensor]:
 BOTH = (torch.bfloat16, torch.float32)
 ROWS: dict[str, Row] = {
     "gelu(x + bias)": Row(lambda x, w: F.gelu(x + w), "xw", dtypes=BOTH),
-    "swiglu": Row(lambda x, y: F.silu(x) * y, "xy", None, BOTH, "swiglu"),
+    "swiglu": Row(lambda x, y: F.silu(x) * y, "xy", None, BOTH),
     "chain of 8": Row(
         lambda x, y: (torch.tanh(x * 2 + y) - y.abs()).clamp(-1, 1) * torch.sigmoid(x), "xy", None
     ),
@@ -96,7 +96,7 @@ ROWS: dict[str, Row] = {
     "log_softmax, 131072 wide": Row(lambda x: torch.log_softmax(x, -1), width=131072),
     "layer_norm": Row(lambda x, w: F.layer_norm(x, (x.shape[-1],), w, w), "xw", dtypes=BOTH),
     "rms_norm": Row(lambda x, w: F.rms_norm(x, (x.shape[-1],), w, 1e-6), "xw", dtypes=BOTH),
-    "rms_norm + residual": Row(rms_norm_residual, "xyw", 4096, BOTH, "rms_norm_residual", (1e-6,)),
+    "rms_norm + residual": Row(rms_norm_residual, "xyw", 4096, BOTH),
     "rotary embedding": Row(rotate, rotary_inputs, None, BOTH, "rotary_embedding", generated=False),
 }
 
@@ -156,9 +156,7 @@ def contenders(row: Row, inputs: Sequence[torch.Tensor]) -> dict[str, Callable[.
     if row.handwritten:
         from trtcore_plugins.kernels import declarations
 
-        plugin = getattr(declarations, row.handwritten, None)
-        if plugin is not None:
-            found["handwritten"] = lambda *args: plugin(*args, *row.extra)
+        found["handwritten"] = getattr(declarations, row.handwritten)
     return found
 
 
@@ -232,32 +230,15 @@ _COLUMNS = (
 SWEEPS: tuple[tuple[str, str, torch.dtype, tuple[Any, ...]], ...] = (
     ("sum of columns", "column_blocks", _HALF, _COLUMNS),
     ("sum of columns", "column_blocks", _FULL, _COLUMNS),
-    ("sum of columns", "PIECES", _HALF, (2, 6, 8, 16)),
-    ("sum of columns", "PIECES", _FULL, (2, 6, 8, 16)),
-    ("sum of everything", "piece_blocks", _HALF, ((1, 2048, 4), (1, 4096, 4), (1, 8192, 8), (1, 8192, 16))),
-    ("sum of everything", "PIECES", _HALF, (1, 2, 8, 16)),
+    ("sum of columns", "PIECES", _HALF, (2, 6, 8)),
+    ("sum of everything", "piece_blocks", _HALF, ((1, 4096, 4), (1, 8192, 8), (1, 8192, 16))),
     (
         "log_softmax, 131072 wide",
         "loop_blocks",
         _HALF,
-        ((1, 4096, 8), (1, 4096, 16), (1, 8192, 8), (1, 16384, 32)),
+        ((1, 2048, 8), (1, 4096, 8), (1, 8192, 16), (1, 16384, 32)),
     ),
-    ("softmax, 32000 wide", "row_blocks", _HALF, ((1, 32768, 16), (1, 32768, 32))),
-    ("softmax, 32000 wide", "LARGEST_TILE", _HALF, (16384,)),
-    (
-        "softmax, 1000 wide",
-        "row_blocks",
-        _HALF,
-        ((1, 1024, 1), (1, 1024, 2), (2, 1024, 2), (2, 1024, 4), (4, 1024, 4)),
-    ),
-    (
-        "odd rows: x * w + c",
-        "pointwise_blocks",
-        _HALF,
-        ((1, 1024, 4), (1, 512, 2), (1, 2048, 8), (1, 4096, 8)),
-    ),
-    ("gelu(x + bias)", "pointwise_blocks", _HALF, ((1, 4096, 4), (2, 2048, 4), (1, 4096, 8), (1, 1024, 4))),
-    ("chain of 8", "pointwise_blocks", _HALF, ((1, 1024, 4), (1, 4096, 4), (1, 4096, 8))),
+    ("gelu(x + bias)", "pointwise_blocks", _HALF, ((1, 4096, 4), (2, 2048, 4))),
 )
 
 

@@ -29,7 +29,7 @@ from trtcore_plugins.codegen.program import OMITTED, Program, evaluate, evaluate
 from trtcore_plugins.codegen.source import GIVEN_TIMES, Kernel, Shape, partials, scalars, write_kernel
 
 LARGEST_TILE = 32768
-"""Columns up to which a row is kept in registers, if one input has rows; half of it with several."""
+"""Columns up to which a row is kept in registers, if one input has rows and no index is wanted; else half of it."""
 PIECES = 4
 """Programs per multiprocessor that few, long rows are cut into."""
 _PLANS = 512
@@ -249,7 +249,7 @@ def row_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
 
 def loop_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
     """The tile of a kernel that walks along rows that are too long to keep."""
-    return Blocks(1, 8192, 16)
+    return Blocks(1, 4096, 16)
 
 
 def piece_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
@@ -259,7 +259,7 @@ def piece_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
 
 def column_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
     """The tile of a kernel whose rows lie side by side in memory: it reduces down the columns of a matrix."""
-    return Blocks(min(128, power_of_two(rows)), min(32, power_of_two(columns)), 8)
+    return Blocks(min(128, power_of_two(rows)), min(64, power_of_two(columns)), 8)
 
 
 class _Planner:
@@ -319,7 +319,8 @@ class _Planner:
     def _largest_tile(self) -> int:
         reduced = {*self.program.reduced}
         wide = sum(bool(reduced & {*spec.axes}) and len(spec.axes) > 1 for spec in self.program.inputs)
-        return LARGEST_TILE if wide <= 1 else LARGEST_TILE // 2
+        indices = any(value.reduce.startswith("arg") for value in self.scalars.values)
+        return LARGEST_TILE if wide <= 1 and not indices else LARGEST_TILE // 2
 
     def _has_wide_results(self) -> bool:
         reduced = {*self.program.reduced}

@@ -30,6 +30,9 @@ GIVEN_TIMES = {4: "s4", 8: "s8"}
 """How an operand moves along an axis: not at all, by one element, by a stride that is an argument (or 4 or 8 times
 it, so that rows are known to be aligned); or along all axes of a side at once, because it is contiguous there."""
 
+EVERYWHERE = "tl.full((1, 1), True, tl.int1)"
+"""The mask of what is always there."""
+
 Pattern = tuple[str, ...]
 
 
@@ -126,7 +129,7 @@ class _Writer:
     lines: list[str] = field(default_factory=list)
     indent: int = 1
     written: set[str] = field(default_factory=set)
-    parameters: list[str] = field(default_factory=list)
+    whole: bool = False  # inside a loop over whole tiles
 
     def __post_init__(self) -> None:
         self.scalars = scalars(self.program)
@@ -264,7 +267,7 @@ class _Writer:
     def _rows(self, block: str | None) -> None:
         """y, its mask, and the coordinates along the rows' axes."""
         if block is None:
-            self._say("y_mask = tl.full((1, 1), True, tl.int1)")
+            self._say(f"y_mask = {EVERYWHERE}")
             return
         self._say(f"y = ({block}) * Y + tl.arange(0, Y)[:, None].to(INDEX)")
         self._say("y_mask = y < n_y")
@@ -274,8 +277,11 @@ class _Writer:
         """x, its mask, the tile's mask, and the coordinates along the columns' axes."""
         arange = "tl.arange(0, X)[None, :].to(INDEX)"
         self._say(f"x = {arange}" if start is None else f"x = {start} + {arange}")
-        self._say("x_mask = x < n_x")
-        self._say("mask = x_mask & y_mask")
+        if self.whole:
+            self._say("mask = y_mask")
+        else:
+            self._say("x_mask = x < n_x")
+            self._say("mask = x_mask & y_mask")
         self._coordinates("x", "columns", self.shape.column_axes)
 
     def _coordinates(self, index: str, side: str, axes: int) -> None:
@@ -320,16 +326,19 @@ class _Writer:
         )  # fmt: skip
 
     def _each_tile(self, first: str, last: str, needed: Sequence[Value], body: Callable[[], object]) -> None:
-        self._say(f"for start in range({first}, {last}, X):")
-        self.indent += 1
-        outside = set(self.written)
-        self._columns("start")
-        if last != "n_x":
-            self._say(f"mask = mask & (x < {last})")
-        self._closure(needed)
-        body()
-        self.written = outside
-        self.indent -= 1
+        """Two loops: over the tiles that are whole, without masks along the columns, and over what is left."""
+        self._say(f"whole = {first} + ({last} - {first}) // X * X")
+        for begin, end, whole in ((first, "whole", True), ("whole", last, False)):
+            self._say(f"for start in range({begin}, {end}, X):")
+            self.indent += 1
+            outside, self.whole = set(self.written), whole
+            self._columns("start")
+            if last != "n_x" and not whole:
+                self._say(f"mask = mask & (x < {last})")
+            self._closure(needed)
+            body()
+            self.written, self.whole = outside, False
+            self.indent -= 1
 
     def _closure(self, needed: Sequence[Value]) -> None:
         """Assign what `needed` depends on and is not there yet."""
@@ -394,8 +403,8 @@ class _Writer:
         by_row = _offset("y", f"{name}_row", rows)
         by_column = _offset("x", f"{name}_column", columns)
         mask = {
-            (True, True): "mask", (True, False): "y_mask", (False, True): "x_mask",
-            (False, False): "tl.full((1, 1), True, tl.int1)",
+            (True, True): "mask", (True, False): "y_mask", (False, True): EVERYWHERE if self.whole else "x_mask",
+            (False, False): EVERYWHERE,
         }[bool(by_row), bool(by_column)]  # fmt: skip
         return " + ".join(filter(None, (by_row, by_column))) or "tl.full((1, 1), 0, tl.int32)", mask
 
@@ -438,7 +447,8 @@ class _Writer:
             "max": f"f.maximum({acc}, {here})" if floating else f"tl.maximum({acc}, {here})",
             "min": f"f.minimum({acc}, {here})" if floating else f"tl.minimum({acc}, {here})",
         }[kind]  # fmt: skip
-        self._say(f"{acc} = tl.where(mask, {combined}, {acc})")
+        # Lanes of rows that do not exist are never stored, so whole tiles need no mask here.
+        self._say(f"{acc} = {combined if self.whole else f'tl.where(mask, {combined}, {acc})'}")
 
     def _finish(self, reduction: Value, partial: bool = False) -> None:
         """One number per row from a tile of accumulators: the result, or (`partial`) what is kept of it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from trtcore_plugins.declare import triton_plugin
 
@@ -50,34 +49,3 @@ rotary_embedding = triton_plugin(
     num_warps=4,
 )
 """x (batch, heads, length, dim), cos and sin (length, dim) or (batch, length, dim), one dtype; dim even."""
-
-rms_norm_residual = triton_plugin(
-    "trtcore_kernels::rms_norm_residual",
-    _kernel("rms_norm_residual_kernel"),
-    schema="(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
-    shapes=lambda x: [x.shape, x.shape],
-    grid=lambda x: x.numel() // x.shape[-1],
-    arguments={
-        "out": lambda out0: out0,
-        "total": lambda out1: out1,
-        "n": lambda x: x.shape[-1],
-        "ROW": lambda x: _power_of_two(x.shape[-1]),
-        "HALF": False,
-    },
-    reference=lambda x, residual, weight, eps: (
-        F.rms_norm(x + residual, (x.shape[-1],), weight, eps),
-        x + residual,
-    ),
-    num_warps=8,
-)
-
-swiglu = triton_plugin(
-    "trtcore_kernels::swiglu",
-    _kernel("swiglu_kernel"),
-    schema="(Tensor gate, Tensor up) -> Tensor",
-    shapes=lambda gate: gate.shape,
-    grid=lambda gate: (gate.numel() + 1023) // 1024,
-    arguments={"n": lambda gate: gate.numel(), "BLOCK": 1024},
-    reference=lambda gate, up: F.silu(gate) * up,
-    num_warps=4,
-)
