@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -280,6 +281,14 @@ class ConverterRegistry:
         """Return the converters of `target`, best first."""
         entry = self._entries.get(target)
         return entry.converters if entry else ()
+
+    def places(self, target: Any) -> tuple[str, ...]:
+        """For each candidate of `target`, why it comes behind the one before; "" for the first."""
+        entry = self._entries.get(target)
+        if entry is None:
+            return ()
+        pairs = pairwise(entry.converters)
+        return ("", *(entry._why_before(before, one) for before, one in pairs))
 
     def select(self, node: fx.Node, ctx: CompileContext) -> Selection:
         """Return the converter for `node`, and every candidate with the reason it lost.

@@ -19,9 +19,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "What is installed, what works here, and how to fix what does not.",
     ),
     "packs": ("trtcore.cli.packs", "packs", "The installed packs and what each of them gives."),
+    "ops": ("trtcore.cli.ops", "ops", "Which converter an op takes, and why; or all ops."),
     "explain": ("trtcore.cli.model", "explain", "What would become of a model; builds no engine."),
     "compile": ("trtcore.cli.model", "compile_", "Compile a model and save it."),
     "run": ("trtcore.cli.model", "run", "Run a compiled model, or compile a model and run it."),
+    "new-pack": ("trtcore.cli.new_pack", "new_pack", "A project for a pack of your own."),
     "demo": ("trtcore.cli.demo", "demo", "Compile a pretrained MiniLM and embed real sentences."),
 }
 
