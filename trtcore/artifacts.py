@@ -8,6 +8,7 @@ imported, with torch's own trust rules. `load` does not trust: it vets the archi
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import os
@@ -307,33 +308,41 @@ def _finite(bound: Any, otherwise: int) -> int:
 # ---- loading ----------------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike[str], *, runtime: str = "auto") -> CompiledModule:
+def load(path: str | os.PathLike[str], *, runtime: str = "auto", packs: str = "check") -> CompiledModule:
     """Load what `save` wrote.
 
     Args:
         path: the file.
         runtime: "auto": native where the engines can run here, else reference; "saved": as it was compiled;
             "native" or "reference".
+        packs: "check": every pack that took part in an engine must be installed, at least in the version that did;
+            "ignore": not so, which does for packs of converters alone (an engine without kernels of a pack's own
+            runs without the pack).
 
     Returns:
         the compiled module, called as the model was, with `.report`.
 
     Raises:
         ArtifactError: no such file, truncated, damaged, foreign, of a newer format, or with content that
-            `save` does not write; nothing of it has been executed.
+            `save` does not write; nothing of it has been executed. Or packs are missing or too old; the message
+            has what to install.
         BackendUnavailableError: a backend that the engines need is not known here.
-        SettingsError: an unknown runtime.
+        SettingsError: an unknown runtime, or an unknown word for `packs`.
     """
     if runtime not in ("auto", "saved", "native", "reference"):
         raise SettingsError(f"runtime={runtime!r} is none of 'auto', 'saved', 'native', 'reference'")
+    if packs not in ("check", "ignore"):
+        raise SettingsError(f"packs={packs!r} is neither 'check' nor 'ignore'")
     source = Path(path)
     try:
         file = source.open("rb")
     except OSError as error:
         raise ArtifactError(f"{source} cannot be read: {error}") from error
     with file:
-        extra, ops = _vet(source, file)
-        _register_ops(source, ops)
+        extra, model = _vet(source, file)
+        if packs == "check":
+            _check_packs(source, _manifests(model))
+        _register_ops(source, _targets(model))
         file.seek(0)
         try:
             with warnings.catch_warnings():
@@ -419,11 +428,11 @@ def _choose(manifest: EngineManifest, has_network: bool, runtime: str) -> Any:
 # ---- vetting ----------------------------------------------------------------------------------------
 
 
-def _vet(source: Path, file: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _vet(source: Path, file: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Refuse everything that `save` does not write, before torch sees it.
 
     Returns:
-        what `save` added, and the names of the ops that the graph calls.
+        what `save` added, and torch's own description of the graph.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -443,7 +452,7 @@ def _vet(source: Path, file: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
             f"{source} has format {version!r}; this trtcore reads format {FORMAT}",
             advice="install the trtcore that wrote it, or compile and save again",
         )
-    return extra, _targets(model)
+    return extra, model
 
 
 def _targets(model: Mapping[str, Any]) -> tuple[str, ...]:
@@ -453,6 +462,63 @@ def _targets(model: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(str(node["target"]) for node in nodes))
     except (KeyError, TypeError):
         return ()  # torch.export says what is wrong with it
+
+
+def _manifests(model: Mapping[str, Any]) -> list[EngineManifest]:
+    """The engines' manifests, from a saved graph's calls."""
+    try:
+        calls = [
+            n for n in model["graph_module"]["graph"]["nodes"] if n["target"] == f"torch.ops.{execute_engine}"
+        ]
+        texts = [call["inputs"][3]["arg"]["as_string"] for call in calls]
+    except (KeyError, TypeError, IndexError):
+        return []  # torch.export, or the check of each call, says what is wrong with it
+    return [EngineManifest.from_json(text) for text in texts]
+
+
+def _check_packs(source: Path, manifests: Sequence[EngineManifest]) -> None:
+    """See that the packs that took part are here, in no older version.
+
+    Raises:
+        ArtifactError: some are not; it names them as pip does, and the engines that they took part in.
+    """
+    needed: dict[tuple[str, str], list[str]] = {}
+    for manifest in manifests:
+        for pack in manifest.packs:
+            engines = needed.setdefault((pack["distribution"], pack["version"]), [])
+            if manifest.name not in engines:
+                engines.append(manifest.name)
+    problems, fixes = [], []
+    for (distribution, version), engines in sorted(needed.items()):
+        problem = _pack_problem(distribution, version)
+        if problem:
+            problems.append(f"{distribution} {version} took part in {', '.join(engines)}, and {problem}")
+            fixes.append(f"'{distribution}>={version}'")
+    if problems:
+        raise ArtifactError(
+            f"{source} needs packs: {'; '.join(problems)}",
+            advice=f"pip install {' '.join(fixes)}; or, if they bring converters alone, trtcore.load(..., "
+            'packs="ignore")',
+        )
+
+
+def _pack_problem(distribution: str, version: str) -> str:
+    """Why a pack's distribution does not do; "" if it does. Packs of a process cannot be asked for."""
+    from packaging.version import InvalidVersion, Version
+
+    from trtcore.packs import IN_PROCESS
+
+    if distribution == IN_PROCESS:
+        return ""
+    try:
+        installed = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "it is not installed here"
+    try:
+        older = Version(installed) < Version(version)
+    except InvalidVersion:
+        older = installed != version
+    return f"here it is {installed}, which is older" if older else ""
 
 
 def _register_ops(source: Path, ops: Sequence[str]) -> None:

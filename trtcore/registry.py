@@ -176,7 +176,7 @@ class ConverterRegistry:
     unknown: tuple[tuple[Converter, str], ...]
     _entries: dict[Any, _Entry]
     _overloads: dict[str, list[str]]
-    _requirements: dict[tuple[Requires, str, Any], str | None]
+    _requirements: dict[tuple[int, int, int], tuple[str | None, Any]]
 
     def __init__(self, **fields: Any) -> None:
         for name, value in fields.items():
@@ -343,13 +343,17 @@ class ConverterRegistry:
         if requires is _NO_REQUIREMENTS:
             return None
         assert ctx.backend is not None
-        key = (requires, ctx.backend.name, ctx.target)
-        if key not in self._requirements:
+        # By identity: hashing a Requires and a Target costs more than the rest of a selection. The value keeps them
+        # alive, so that no other object gets their ids.
+        key = (id(requires), id(ctx.backend), id(ctx.target))
+        known = self._requirements.get(key)
+        if known is None:
             try:
-                self._requirements[key] = requires.check(ctx.backend, ctx.target)
+                unmet = requires.check(ctx.backend, ctx.target)
             except Exception as error:  # an unknown feature, or a probe that fails: told, and not a crash
-                self._requirements[key] = f"its requirements could not be checked: {error!r}"
-        return self._requirements[key]
+                unmet = f"its requirements could not be checked: {error!r}"
+            known = self._requirements[key] = (unmet, (requires, ctx.backend, ctx.target))
+        return known[0]
 
     def __repr__(self) -> str:
         return (

@@ -298,3 +298,62 @@ def test_truncated_anywhere(saved, tmp_path, fraction):
     path.write_bytes(content[: int(len(content) * fraction)])
     with pytest.raises(ArtifactError):
         trtcore.load(path)
+
+
+# -- packs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_packs(saved, tmp_path):
+    """The module as an environment with other packs would have saved it."""
+
+    def save(*packs):
+        path = tmp_path / "packs.pt2"
+        path.write_bytes(saved.read_bytes())
+        add_packs(path, [{"distribution": d, "version": v, "name": "p"} for d, v in packs])
+        return path
+
+    return save
+
+
+def add_packs(path, added):
+    """Put packs into the manifests of a saved graph, which are all that is read before an engine is."""
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    (name,) = [name for name in members if name.endswith("models/model.json")]
+    model = json.loads(members[name])
+    for node in model["graph_module"]["graph"]["nodes"]:
+        if node["target"] == "torch.ops.trtcore.execute_engine.default":
+            manifest = json.loads(node["inputs"][3]["arg"]["as_string"])
+            manifest["packs"] += added
+            node["inputs"][3]["arg"]["as_string"] = json.dumps(manifest)
+    members[name] = json.dumps(model).encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for member, data in members.items():
+            archive.writestr(member, data)
+
+
+def test_missing_and_too_old_packs_are_named_as_pip_does_before_an_engine_is_touched(with_packs, monkeypatch):
+    path = with_packs(("acme-ops", "1.2"), ("torch", "999.0"), ("numpy", "1.0"), ("in-process", "0"))
+    monkeypatch.setattr("torch.export.load", lambda *_, **__: pytest.fail("the program was opened"))
+    with pytest.raises(ArtifactError) as caught:
+        trtcore.load(path)
+    said = str(caught.value)
+    assert "acme-ops 1.2 took part in engine_0, engine_1, and it is not installed here" in said
+    assert (
+        f"torch 999.0 took part in engine_0, engine_1, and here it is {torch.__version__}, which is older"
+        in said
+    )
+    assert "pip install 'acme-ops>=1.2' 'torch>=999.0'" in said
+    assert "numpy" not in said
+    assert "in-process" not in said
+
+
+def test_a_saved_module_names_the_packs_that_took_part(saved):
+    for node in engines(trtcore.load(saved, packs="ignore")):
+        assert [pack["distribution"] for pack in EngineManifest.from_json(node.args[3]).packs] == ["trtcore"]
+
+
+def test_packs_takes_two_words(saved):
+    with pytest.raises(SettingsError, match="packs='maybe' is neither 'check' nor 'ignore'"):
+        trtcore.load(saved, packs="maybe")
