@@ -107,6 +107,69 @@ class TestCalls:
             check(None, (), {})
 
 
+class TestHooks:
+    """Calls go around torch.nn.Module's machinery, unless somebody listens."""
+
+    def test_hooks_of_the_user_run(self, nested):
+        module = copy.deepcopy(nested)
+        seen = []
+        module.register_forward_pre_hook(lambda module, args: seen.append("before"))
+        module.register_forward_hook(lambda module, args, result: seen.append("after"))
+        call(module)
+        assert seen == ["before", "after"]
+        with pytest.raises(InputError):
+            call(module, x=torch.ones(9, 3))
+
+    def test_global_hooks_run(self, nested):
+        seen = []
+        handle = nn.modules.module.register_module_forward_hook(lambda module, *rest: seen.append(module))
+        try:
+            call(nested)
+        finally:
+            handle.remove()
+        assert nested in seen
+        call(nested)
+        assert seen.count(nested) == 1
+
+
+class Flat(nn.Module):
+    def forward(self, x, y, *, z):
+        return x + y, [x - z, None], {"z": z * 2}
+
+
+@pytest.fixture(scope="module")
+def flat():
+    return compiled(Flat(), (torch.ones(2), torch.ones(2)), {"z": torch.ones(2)})
+
+
+class TestFlatArguments:
+    """Their code has no pytrees; what it takes, gives and refuses is the same."""
+
+    def test_the_code_is_plain(self, flat):
+        assert "pytree" not in flat.code
+
+    def test_results_have_the_models_structure(self, flat):
+        given = torch.randn(2), torch.randn(2)
+        found, expected = flat(*given, z=torch.ones(2)), Flat()(*given, z=torch.ones(2))
+        assert pytree.tree_structure(found) == pytree.tree_structure(expected)
+        assert type(found[1]) is list
+        for a, b in zip(pytree.tree_leaves(found), pytree.tree_leaves(expected)):
+            assert (a is None and b is None) or torch.equal(a, b)
+
+    def test_keywords_in_any_order(self, flat):
+        x, y, z = torch.randn(3, 2)
+        assert torch.equal(flat(z=z, y=y, x=x)[0], x + y)
+
+    def test_a_copy_and_a_pickle_have_the_same_code(self, flat):
+        assert copy.deepcopy(flat).code == flat.code
+        x, y, z = torch.randn(3, 2)
+        assert torch.equal(copy.copy(flat)(x, y, z=z)[0], x + y)
+
+    def test_what_does_not_fit_is_refused(self, flat):
+        with pytest.raises(InputError, match="input y must have size 2"):
+            flat(torch.ones(2), torch.ones(3), z=torch.ones(2))
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("changes", "message"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.fx.graph import _PyTreeInfo
 
+from trtcore.runtime.calling import FlatCodeGen
 from trtcore.runtime.engine import keep_plans_plain, plans_of
 from trtcore.runtime.input_check import InputCheck
 
@@ -26,6 +27,14 @@ class CompiledModule(torch.fx.GraphModule):
 
     report: Report | None = None
     _input_check: InputCheck | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Check the arguments and run; by way of ``torch.nn.Module`` only where hooks or a trace want to know."""
+        check = self._input_check
+        if check is None or _watched(self):
+            return super().__call__(*args, **kwargs)
+        check(self, args, kwargs)
+        return self.forward(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
         for plan in plans_of(self).values():
@@ -52,6 +61,23 @@ class CompiledModule(torch.fx.GraphModule):
             self.register_forward_pre_hook(check, with_kwargs=True)
 
 
+_module_call = torch.nn.Module.__call__  # traces put another in its place
+
+
+def _watched(module: torch.nn.Module) -> bool:
+    """Whether something besides our own input check (a pre-hook, for those who trace) wants to see the call."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch.nn.Module.__call__ is not _module_call
+        or len(module._forward_pre_hooks) != 1
+        or module._forward_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or torch._C._get_tracing_state()
+        or torch.nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    )
+
+
 def assemble(
     program: Program, graph_module: torch.fx.GraphModule, report: Report | None = None
 ) -> CompiledModule:
@@ -70,7 +96,7 @@ def assemble(
     check = None
     if program.in_spec is not None:
         info = _PyTreeInfo(list(program.arg_names), program.in_spec, program.out_spec)
-        module.graph.set_codegen(_PyTreeCodeGen(info))
+        module.graph.set_codegen(FlatCodeGen(info))
         module.recompile()
         check = InputCheck.of_program(program)
     module._finish(report, check)

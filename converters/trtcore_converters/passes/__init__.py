@@ -15,6 +15,7 @@ from trtcore_converters.passes.norms import recover_rms_norm
 from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
 from trtcore_converters.passes.rotary import recover_rotary
 from trtcore_converters.passes.subexpressions import common_subexpressions
+from trtcore_converters.passes.tables import pad_tied_tables
 from trtcore_converters.passes.views import simplify_views, strided_views
 
 _IN_ORDER = (
@@ -34,6 +35,7 @@ _IN_ORDER = (
     ("simplify_views", simplify_views),
     ("group_heads", group_heads),
     ("fold_recovered", constant_folding),
+    ("pad_tied_tables", pad_tied_tables),
     ("autocast", autocast),
     ("fp32_accumulation", fp32_accumulation),
     ("attention_factors", attention_factors),
