@@ -259,7 +259,7 @@ def piece_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
 
 def column_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
     """The tile of a kernel whose rows lie side by side in memory: it reduces down the columns of a matrix."""
-    return Blocks(min(128, power_of_two(rows)), min(64, power_of_two(columns)), 8)
+    return Blocks(min(64, power_of_two(rows)), min(64, power_of_two(columns)), 8)
 
 
 class _Planner:

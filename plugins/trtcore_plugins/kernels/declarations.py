@@ -47,5 +47,6 @@ rotary_embedding = triton_plugin(
     },
     reference=rotate,
     num_warps=4,
+    enable_fp_fusion=False,  # products are rounded before they are added, as in torch
 )
 """x (batch, heads, length, dim), cos and sin (length, dim) or (batch, length, dim), one dtype; dim even."""

@@ -79,6 +79,18 @@ def test_strides(dtype: torch.dtype) -> None:
         assert_right(case.function, [one, two], run(program, [one, two], poisoned=True))
 
 
+def test_rounding_is_torchs() -> None:
+    """Every op rounds, and no product is fused with a sum: results are eager's, bit for bit."""
+
+    def function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x * y + x) * 3 - y * x
+
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        x, y = torch.randn(2, 1 << 20, device="cuda").to(dtype).unbind()
+        (result,) = run(program_of(function, x, y), [x, y], poisoned=True)
+        assert torch.equal(result, function(x, y))
+
+
 def test_other_sizes_use_the_same_kernels() -> None:
     from trtcore_plugins.codegen.plan import compiled, make_plan
 
