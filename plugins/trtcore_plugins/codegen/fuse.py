@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from trtcore.pack import REASON, CompileContext
+from trtcore.pack import REASON, CompileContext, forced_to_torch
 from trtcore_plugins.codegen.op import run
 from trtcore_plugins.codegen.program import Program
 from trtcore_plugins.codegen.rules import VIEWS, Unsupported
@@ -32,7 +32,8 @@ def fuse_named(graph_module: GraphModule, ctx: CompileContext) -> None:
 
     def wanted(node: Node) -> str:
         op = str(node.target)
-        return "named in settings.fused_ops" if op in named or op.rpartition(".")[0] in named else ""
+        is_named = op in named or op.rpartition(".")[0] in named
+        return "named in settings.fused_ops" if is_named and not forced_to_torch(node, ctx) else ""
 
     if named:
         _fuse(graph_module.graph, ctx, wanted, least=1)
@@ -87,7 +88,7 @@ def _on_gpu(graph: Graph) -> bool:
 def _uncovered(node: Node, ctx: CompileContext) -> str:
     """Why no converter takes a node; "" if one does, or the user wants it in torch."""
     selection = ctx.registry.select(node, ctx)
-    if selection.chosen is not None or selection.reason.startswith("forced to torch"):
+    if selection.chosen is not None or forced_to_torch(node, ctx):
         return ""
     return str(node.meta.get(REASON) or selection.reason)
 
