@@ -16,6 +16,7 @@ import torch
 from trtcore_converters.cumulative import SCANS
 from trtcore_converters.decompositions_indexing import TABLE as INDEXING
 from trtcore_converters.decompositions_recurrent import TABLE as RECURRENT
+from trtcore_converters.decompositions_spatial import TABLE as SPATIAL
 from trtcore_converters.order import ORDER
 from trtcore_converters.special import SPECIAL, float_of
 
@@ -45,7 +46,7 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = {}
     for source in (decomposition_table, core_aten_decompositions()):
         table.update({op: function for op, function in source.items() if _wanted(op)})
-    for ours in (SPECIAL, SCANS, ORDER, INDEXING, RECURRENT):
+    for ours in (SPECIAL, SCANS, ORDER, INDEXING, RECURRENT, SPATIAL):
         table.update(ours)
     table.update(CUSTOM)
     return table

@@ -57,7 +57,9 @@ def _refuse(steps: Any, times: int, random: Any) -> None:
     if not isinstance(steps, int):
         raise ValueError("the length of the sequence varies from call to call")
     if steps * times > _MOST_STEPS:
-        raise ValueError(f"the sequences have {steps * times} steps, and more than {_MOST_STEPS} make too many layers")
+        raise ValueError(
+            f"the sequences have {steps * times} steps, and more than {_MOST_STEPS} make too many layers"
+        )
 
 
 def _lstm_layer(

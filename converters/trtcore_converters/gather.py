@@ -20,6 +20,7 @@ from trtcore.pack import (
 )
 from trtcore_converters._checks import all_of, floating, is_static, val
 from trtcore_converters._values import broadcast_dims
+from trtcore_converters.creation import filled
 from trtcore_converters.shape import movable
 
 aten = torch.ops.aten
@@ -104,6 +105,8 @@ def index_select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
 def gather(ctx: ConversionContext, x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
     """``x[..., index[...], ...]``: one index per element of the result, along `dim`."""
     x, index = ctx.tensor(x), ctx.tensor(index, torch.int64)
+    if 0 in ctx.shape(index):  # may have any number of dims
+        return filled(ctx, ctx.dims_of(index), 0, ctx.dtype(x))
     if ctx.rank(x) == 0 or ctx.rank(index) == 0:
         flat = gather_elements(ctx, ctx.reshape(x, [-1]), ctx.reshape(index, [-1]), 0)
         return ctx.reshape(flat, ctx.dims_of(index))

@@ -143,3 +143,8 @@ def test_selecting_by_a_mask_depends_on_data():
     values = (torch.randn(3, 4), torch.rand(3, 4) > 0.5)
     assert_refuses(lambda x, mask: x.masked_select(mask), values, "add_non_zero")
     assert_refuses(lambda x, mask: x[mask], values, "add_non_zero")
+
+
+def test_no_indices_of_any_rank():
+    values = (torch.randn(5), torch.zeros(2, 0, dtype=torch.uint8).long())
+    assert_converts(lambda x, i: (torch.gather(x, 0, i), x + 1), values)

@@ -14,7 +14,7 @@ eager's (L2); *refused* when an op stays in torch, with the reason, and the numb
 when a number, a shape or a dtype is wrong, something raised, or TensorRT refused what a converter had taken (a
 capability validator should have said so). Two outcomes are on no account: *invalid*, where
 eager itself raises, and *foreign*, where an op stays in torch and an argument or a result has a dtype of which
-TensorRT has none (float64, complex numbers, int16): right, and rightly in torch.
+TensorRT has none (float64, complex numbers, int16), or the call draws random numbers: right, and rightly in torch.
 
 Many samples are compiled as one program, which saves most of the time; a sample that fails is compiled again alone, and
 the result of that counts.
@@ -375,7 +375,7 @@ def _verdict(captured: _Captured, number: int, problem: str, report: Report) -> 
     if problem:
         return _result(sample, "failed", problem, inside, in_torch)
     if left:
-        outcome = "foreign" if _is_foreign(captured) else "refused"
+        outcome = "foreign" if captured.random or _is_foreign(captured) else "refused"
         if any(node.lost_to == "quarantine" for node in left):
             outcome = "failed"
         reasons = dict.fromkeys(f"{node.op}: {node.reason}" for node in left)
