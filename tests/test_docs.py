@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from trtcore.cli.new_pack import create
 from trtcore.pack import scoped_registry
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -35,9 +36,18 @@ def test_examples_run(page: str) -> None:
             exec(compile("\n" * line + code, str(DOCS / page), "exec"), namespace)
 
 
+def test_the_guides_pyproject_is_what_new_pack_writes(tmp_path: Path) -> None:
+    text = (create("acme-ops", tmp_path) / "pyproject.toml").read_text()
+    (block,) = re.findall(
+        r"^```toml\n(.*?)^```", (DOCS / "pack-author-guide.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    for line in block.splitlines():
+        assert line in text
+
+
 def test_there_are_examples() -> None:
     assert len(blocks("user-guide.md")) >= 6
-    assert len(blocks("pack-author-guide.md")) >= 5
+    assert len(blocks("pack-author-guide.md")) >= 10
 
 
 @pytest.mark.parametrize("page", PAGES)
