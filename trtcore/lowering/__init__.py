@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -110,8 +110,13 @@ def _dynamic_sizes(graph_module: GraphModule) -> list[tuple[Node, int, torch.Sym
     for node in graph_module.graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")
         dims = enumerate(value.shape) if isinstance(value, torch.Tensor) else [(-1, value)]
-        found += [(node, dim, size) for dim, size in dims if isinstance(size, torch.SymInt)]
+        found += [(node, dim, size) for dim, size in dims if _is_open(size)]
     return found
+
+
+def _is_open(size: Any) -> TypeGuard[torch.SymInt]:
+    """Whether a size is symbolic still: Dynamo hands over SymInts that its own guards have fixed already."""
+    return isinstance(size, torch.SymInt) and not isinstance(expression_of(size), int)
 
 
 def _refuse_fixed_sizes(dynamic: list[tuple[Node, int, torch.SymInt]], lowering_pass: LoweringPass) -> None:

@@ -16,6 +16,7 @@ from trtcore_converters.passes._graph import (
     only_user,
     operands,
     replace,
+    same_sizes,
     tensor_of,
 )
 from trtcore_converters.passes.views import order_of
@@ -91,4 +92,4 @@ def _with_bias(node: fx.Node, known: dict[fx.Node, torch.Tensor], ctx: CompileCo
 
 def _is_bias(bias: torch.Tensor, result: torch.Tensor) -> bool:
     """Whether a tensor is one number for each column of the result, in its dtype."""
-    return bias.dtype == result.dtype and bias.dim() == 1 and bool(bias.shape[0] == result.shape[-1])
+    return bias.dtype == result.dtype and bias.dim() == 1 and same_sizes(bias.shape, result.shape[-1:])
