@@ -41,6 +41,7 @@ FAMILIES = (
     "cumulative",
     "grid",
     "quantize",
+    "refusals",
 )
 """Modules of this package that hold converters."""
 

@@ -1,0 +1,68 @@
+"""Ops that TensorRT cannot do as torch does, with the reason that a user reads instead of "no converter".
+
+An op with a reason here stays in torch, whole. Where TensorRT itself
+says no, the smallest network that makes it say so is in ``tests/conformance/probes.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, ops
+
+from trtcore.pack import CompileContext, Reject, converter
+
+aten = ops.aten
+
+_RANDOM = (
+    "its numbers come from torch's generator (torch.manual_seed), which an engine cannot share: TensorRT's random fill "
+    "takes no seed; draw them outside of the model and pass them in, or leave it in torch"
+)
+_ON_THE_HOST = "gives a Python number, for which the program would have to stop; keep it a 0-d tensor"
+_STEPS = "TensorRT has no layer for it, and Euclid's algorithm takes as many steps as the numbers ask for"
+_DATA = "the size of its result depends on the data; pad to a fixed size, or leave it in torch"
+
+REFUSED: dict[Any, str] = {
+    **dict.fromkeys(
+        (
+            *(aten.rand.default, aten.randn.default, aten.randperm.default),
+            *(aten.rand_like.default, aten.randn_like.default),
+            *(aten.randint.default, aten.randint.low, aten.randint_like.default, aten.randint_like.low_dtype),
+            *(aten.bernoulli.default, aten.bernoulli.p, aten.multinomial.default, aten.poisson.default),
+            *(aten.normal.Tensor_Tensor, aten.normal.Tensor_float, aten.normal.float_Tensor),
+            *(aten.normal_functional.default, aten.uniform.default, aten.exponential.default),
+        ),
+        _RANDOM,
+    ),
+    aten._local_scalar_dense.default: _ON_THE_HOST,
+    aten.item.default: _ON_THE_HOST,
+    aten.gcd.default: _STEPS,
+    aten.lcm.default: _STEPS,
+    aten.nextafter.default: "TensorRT has no layer that sees the bits of a number",
+    aten.frexp.Tensor: "TensorRT has no layer that sees the bits of a number",
+    **dict.fromkeys(
+        (
+            *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
+            *(aten.bincount.default,),
+        ),
+        _DATA,
+    ),
+}
+
+
+def _never(reason: str) -> Callable[[fx.Node, CompileContext], Reject]:
+    return lambda node, ctx: Reject(reason)
+
+
+def _unreachable(ctx: Any, *args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("a refused op is never converted")
+
+
+for _op, _reason in REFUSED.items():
+    converter(
+        _op,
+        name=f"{_op.overloadpacket.__name__}_refused",
+        capability_validator=_never(_reason),
+        supports_dynamic_shapes=True,
+    )(_unreachable)
