@@ -352,16 +352,16 @@ class _Checker:
             results.append(replace(verdict, traced=captured.traced))
         return results
 
-    def _difference(self, captured: _Captured, actual: Any, changed: Sequence[torch.Tensor]) -> str:
+    def _difference(self, captured: _Captured, actual: Any, after: Sequence[torch.Tensor]) -> str:
         sample = captured.sample
         verdict = self.compare(sample, captured.expected, actual) if self.compare is not None else None
         if verdict is None:
             verdict = _difference(sample, captured.expected, actual)
         if verdict:
             return verdict
-        for number, (want, got) in enumerate(zip(captured.after, changed)):
-            if not _same_bits(want, got):
-                return f"tensor argument {number} is not left as eager leaves it"
+        for number, (want, got) in enumerate(zip(captured.after, after)):
+            if changed := _unlike(sample, want, got, None):
+                return f"tensor argument {number} is not left as eager leaves it: {changed}"
         return ""
 
 
@@ -634,10 +634,6 @@ def _widened(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor):
         return leaf.double() if leaf.is_floating_point() else leaf
     return torch.float64 if isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def _first_line(error: BaseException) -> str:
