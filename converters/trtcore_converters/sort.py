@@ -13,6 +13,7 @@ from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
 from trtcore_converters._checks import all_of, arguments, numeric, shape_of
+from trtcore_converters.creation import filled
 from trtcore_converters.reduction import top
 
 aten = torch.ops.aten
@@ -27,8 +28,6 @@ def _few_enough(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     k = given["k"] if "k" in given else _length(shape, given["dim"])
     if isinstance(k, int) and k > MOST:
         return Reject(f"TensorRT's TopK gives at most {MOST} elements, and this asks for {k}")
-    if isinstance(k, int) and k == 0:
-        return Reject("TensorRT's TopK gives at least one element")
     return True
 
 
@@ -83,6 +82,9 @@ def _top(ctx: ConversionContext, x: Any, k: Any, dim: int, largest: bool) -> tup
     dtype = ctx.dtype(x)
     if ctx.rank(x) == 0:
         return x, ctx.constant(0, torch.int64)
+    if not ctx.is_tensor(k) and k == 0:  # TopK gives at least one element
+        dims = [0 if axis == dim % ctx.rank(x) else size for axis, size in enumerate(ctx.dims_of(x))]
+        return filled(ctx, dims, 0, dtype), filled(ctx, dims, 0, torch.int64)
     ordered = ctx.cast(x, torch.int32) if dtype == torch.bool else x
     values, indices = top(ctx, ordered, "MAX" if largest else "MIN", k, dim)
     return ctx.cast(values, dtype), indices
