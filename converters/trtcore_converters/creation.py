@@ -130,7 +130,9 @@ for _op, _make in (
 def _fillable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     result = node.meta.get("val")
     if isinstance(result, torch.Tensor) and result.dtype == torch.uint8:
-        return Reject("TensorRT has uint8 only for the inputs and outputs of a network, and neither fills nor slices it")
+        return Reject(
+            "TensorRT has uint8 only for the inputs and outputs of a network, and neither fills nor slices it"
+        )
     return True
 
 

@@ -132,3 +132,17 @@ def test_json() -> None:
     core = json.loads(said("--json", "--core"))["ops"]
     assert core
     assert all(row["core"] for row in core)
+
+
+def test_samples_of_an_operator_and_of_an_overload() -> None:
+    (row,) = json.loads(said("--samples", "softmax", "--json"))["samples"]
+    assert row["family"] == "softmax"
+    assert row["passed"] > 0
+    assert "sort" in said("--samples", "aten.sort.default")
+    assert "passed" in said("--samples")
+
+
+def test_samples_of_an_op_that_has_none() -> None:
+    result = CliRunner().invoke(main, ["ops", "--samples", "aten.nothing"])
+    assert result.exit_code == 1
+    assert "no sample" in result.output

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from trtcore.testing.tables import OpRow
 
 
 @click.command()
 @click.argument("op", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--core", is_flag=True, help="Core ATen ops alone.")
-def ops(op: str | None, as_json: bool, core: bool) -> None:
+@click.option("--samples", is_flag=True, help="How many of PyTorch's own sample inputs pass, per operator.")
+def ops(op: str | None, as_json: bool, core: bool, samples: bool) -> None:
     """Show every candidate for OP in order, and why; without OP, all ops with converter, pack or decomposition.
 
     OP is aten.gelu, aten.gelu.default or torchvision::nms. Whether a candidate takes a node of a model is also up to
@@ -22,6 +27,9 @@ def ops(op: str | None, as_json: bool, core: bool) -> None:
     """
     from trtcore.coverage import describe_op, describe_ops
 
+    if samples:
+        _samples(op, as_json)
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `trtcore packs` says what is wrong with packs
         described = describe_ops() if op is None else describe_op(op)
@@ -89,3 +97,43 @@ def _facts(one: Mapping[str, Any]) -> list[str]:
     if one["defined"]:
         lines.append(one["defined"])
     return lines
+
+
+def _samples(op: str | None, as_json: bool) -> None:
+    """The conformance tables that come with the ATen pack; with `op` (an operator or an overload) its rows alone."""
+    from trtcore.report import format_table
+    from trtcore.testing.tables import load_tables
+
+    tables = load_tables()
+    chosen = [
+        (table.family, row) for table in tables for row in table.rows if op is None or _is_about(row, op)
+    ]
+    if op is not None and not chosen:
+        raise click.ClickException(f"no sample of PyTorch's is traced to {op!r}")
+    if as_json:
+        rows = [{"family": family, **asdict(row)} for family, row in chosen]
+        click.echo(json.dumps({"schema": 1, "samples": rows}, indent=2))
+        return
+    columns = ("operator", "family", "passed", "refused", "failed", "why refused")
+    cells = [
+        (
+            row.op,
+            family,
+            str(row.passed),
+            str(row.refused),
+            str(row.failed),
+            row.refusals[0].reason if row.refusals else "",
+        )
+        for family, row in chosen
+    ]
+    for line in format_table(columns, cells, numeric=("passed", "refused", "failed")):
+        click.echo(line)
+    for about in dict.fromkeys(
+        (table.about["date"], table.about["torch"], table.about["backend"]) for table in tables
+    ):
+        click.echo(f"run on {about[0]} with torch {about[1]} and {about[2]}")
+
+
+def _is_about(row: OpRow, op: str) -> bool:
+    """Whether a row is of the operator, or of one that is traced to the overload."""
+    return op == row.op or any(name == op or name.rpartition(".")[0] == op for name in row.overloads)
