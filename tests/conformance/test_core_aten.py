@@ -80,10 +80,10 @@ def test_out_variants_become_functional():
 @pytest.mark.parametrize(
     ("function", "inputs", "reason"),
     [
-        (torch.rand_like, (torch.rand(3),), "torch's generator"),
-        (lambda x: x + torch.randn(3), (torch.rand(3),), "torch's generator"),
-        (lambda x: x[torch.randperm(3)], (torch.rand(3),), "torch's generator"),
-        (torch.bernoulli, (torch.rand(3),), "torch's generator"),
+        (torch.rand_like, (torch.rand(64),), "torch's generator"),
+        (lambda x: x + torch.randn(64), (torch.rand(64),), "torch's generator"),
+        (lambda x: x[torch.randperm(64)], (torch.rand(64),), "torch's generator"),
+        (torch.bernoulli, (torch.full((64,), 0.5),), "torch's generator"),
         (torch.gcd, (torch.tensor([4, 6]), torch.tensor([6, 9])), "Euclid"),
         (torch.nextafter, (torch.rand(3), torch.rand(3)), "bits of a number"),
     ],
