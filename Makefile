@@ -49,6 +49,9 @@ quantized: $(STAMP)  ## models quantised with torchao, which is no part of the d
 fuzz: $(STAMP)  ## 10,000 random graphs against eager
 	$(BIN)/python tests/fuzz/run.py $(ARGS)
 
+contrib: $(STAMP)  ## the packs in contrib/, installed in a fresh environment, with their longer tests
+	$(PYTEST) tests/contrib $(ARGS)
+
 gpu: $(STAMP)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu -s tests/gpu tests $(ARGS)
 

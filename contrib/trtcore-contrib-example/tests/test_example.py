@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import torch
 from trtcore_contrib_example.ops import squared_relu
 
 import trtcore
+from trtcore.testing import Example, PackConformance
 
 PACK = "trtcore-contrib-example:example"
 
@@ -138,3 +139,18 @@ def test_blocked_by_the_environment() -> None:
     (pack,) = [p for p in json.loads(run.stdout)["packs"] if p["distribution"] == "trtcore-contrib-example"]
     assert pack["status"] == "disabled"
     assert "TRTCORE_DISABLE_PACKS" in pack["error"]
+
+
+# The kit ------------------------------------------------------------------------------------------------
+
+
+class TestConformance(PackConformance):
+    """What the kit asks of any pack."""
+
+    pack = "trtcore-contrib-example"
+
+    def examples(self) -> Iterator[Example]:
+        batch = {0: {0: (1, 2, 4)}}
+        yield Example(squared, (torch.randn(2, 8),), dynamic=batch)
+        yield Example(gelu, (torch.randn(2, 8),), dynamic=batch)
+        yield Example(squared, (torch.arange(6),), converts=False)

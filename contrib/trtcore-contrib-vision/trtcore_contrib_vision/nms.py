@@ -86,7 +86,6 @@ def _sortable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 @converter(
     _SORTED,
     capability_validator=_sortable,
-    supports_dynamic_shapes=True,
     requires=Requires(layers=frozenset({"add_loop", "add_topk"})),
 )
 def nms_sorted(ctx: ConversionContext, dets: Any, scores: Any, iou_threshold: float) -> tuple[Any, Any]:
