@@ -9,7 +9,7 @@ STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
 DEFAULT = not gpu and not models and not slow and not benchmark
 
-.PHONY: help setup demo test lint unit test-all conformance models quantized fuzz gpu bench docs format clean
+.PHONY: help setup demo test lint unit test-all conformance models contrib quantized fuzz gpu bench docs format clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12

@@ -116,8 +116,7 @@ class Rotary(nn.Module):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("rank", [3, 4])
-@pytest.mark.parametrize(("interleaved", "part"), [(False, 0), (True, 0), (False, 4)])
+@pytest.mark.parametrize(("rank", "interleaved", "part"), [(3, False, 0), (4, True, 0), (4, False, 4)])
 def test_rotary_by_position(assert_converts: Any, rank: int, interleaved: bool, part: int) -> None:
     x = torch.randn(2, 5, 24) if rank == 3 else torch.randn(2, 3, 5, 8)
     position = torch.randint(0, 20, (2, 5))
@@ -178,6 +177,7 @@ def test_the_layers_network_is_accepted(trt_backend: Any) -> None:
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("op", "inputs"),
     [

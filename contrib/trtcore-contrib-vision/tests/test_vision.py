@@ -62,9 +62,9 @@ def regions(count: int, images: int, size: float) -> tuple[Tensor, Tensor]:
     return found, torch.arange(count) % images
 
 
-@pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize(
-    ("scale", "grid", "samples"), [(1.0, (3, 3), 2), (0.5, (2, 4), 1), (0.25, (1, 1), 3)]
+    ("scale", "grid", "samples", "aligned"),
+    [(1.0, (3, 3), 2, False), (0.5, (2, 4), 1, True), (0.25, (1, 1), 3, False)],
 )
 def test_roi_align(
     assert_converts: Any, scale: float, grid: tuple[int, int], samples: int, aligned: bool
@@ -170,7 +170,7 @@ def compiled(module: torch.nn.Module, inputs: list[Any], **settings: Any) -> Any
     return trtcore.compile(module.eval(), inputs, min_block_size=1, runtime="reference", **settings)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.4])
 def test_nms_is_sorted_and_suppressed_in_the_engine(threshold: float) -> None:
     module = Nms(threshold)
     found = compiled(module, [boxes(40), torch.rand(40)])
@@ -279,6 +279,7 @@ def test_the_pass_can_be_turned_off() -> None:
     torch.testing.assert_close(found(dets, scores), Nms()(dets, scores))
 
 
+@pytest.mark.slow
 def test_nms_sorted_is_a_proper_op() -> None:
     from trtcore_contrib_vision.ops import nms_sorted
 
