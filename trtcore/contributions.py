@@ -296,7 +296,8 @@ class LoweringPass:
 class KernelPlugin(Protocol):
     """A kernel for an op that TensorRT has no layer for, and the converter that places it.
 
-    A pack that contributes one need not list its converter again.
+    A pack that contributes one need not list its converter again. One that is not deployable may have a method
+    ``prepare(backend)``, which registers it with TensorRT before an engine with it is loaded.
     """
 
     @property

@@ -180,6 +180,15 @@ def process_converters() -> tuple[Converter, ...]:
     return PROCESS.converters(is_packs)
 
 
+def kernel_plugins() -> dict[str, KernelPlugin]:
+    """The kernel plugins of this process by name: the packs', and those declared outside packs."""
+    found = {plugin.name: plugin for pack in load_packs() for plugin in pack.kernel_plugins}
+    return {
+        **found,
+        **{one.plugin.name: one.plugin for one in process_converters() if one.plugin is not None},
+    }
+
+
 def forget_packs() -> None:
     """Forget what was found and loaded; the next compile looks again (say, after an installation)."""
     with _process.lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from abc import ABC, abstractmethod
@@ -14,6 +15,7 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
+    Backend,
     CompileContext,
     ConversionContext,
     ConversionError,
@@ -55,12 +57,26 @@ class OpPlugin(ABC):
         """Whether an engine with the plugin runs outside Python."""
 
     @abstractmethod
-    def definition(self, absent: tuple[str, ...], ctx: ConversionContext | CompileContext) -> Definition:
+    def definition(
+        self, absent: tuple[str, ...], ctx: ConversionContext | CompileContext | None
+    ) -> Definition:
         """The plugin as it is registered, without the optional tensors in `absent`."""
 
     def shape_definition(self, absent: tuple[str, ...] = ()) -> Definition:
         """As much of the plugin as its shapes need, for no target."""
         return Definition(plugin_name(self.name, self.op, absent), self.op, self.signature, absent)
+
+    def prepare(self, backend: Backend) -> None:
+        """Register a Python callback with a backend's TensorRT, before an engine with it is loaded.
+
+        Every choice of absent optional tensors is a plugin of its own, and the engine may have any of them.
+        """
+        if self.deployable:
+            return
+        optional = [name for name, kind in self.signature.kinds.items() if kind == "Optional[Tensor]"]
+        for count in range(len(optional) + 1):
+            for absent in itertools.combinations(optional, count):
+                define(self.definition(absent, None), backend)
 
     def check(  # noqa: B027
         self, definition: Definition, specs: Sequence[TensorSpec], attributes: Mapping[str, Any]

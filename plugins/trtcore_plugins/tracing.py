@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sympy
@@ -117,13 +117,17 @@ class _Point:
     hints: Mapping[Place, int]
     sizes: tuple[int, ...]
     rest: Any
+    known: dict[Any, int | None] = field(default_factory=dict, compare=False, repr=False)
 
     def value(self, expression: Any) -> int | None:
         """The value of an expression at these sizes; None where there is none (a division by zero)."""
-        try:
-            return int(lower(expression, {symbol_name(*p): size for p, size in self.hints.items()}, INTEGERS))
-        except ZeroDivisionError:
-            return None
+        if expression not in self.known:
+            try:
+                symbols = {symbol_name(*place): size for place, size in self.hints.items()}
+                self.known[expression] = int(lower(expression, symbols, INTEGERS))
+            except ZeroDivisionError:
+                self.known[expression] = None
+        return self.known[expression]
 
     def agrees(self, sizes: Sequence[Any]) -> bool:
         return all(self.value(size) == expected for size, expected in zip(sizes, self.sizes))

@@ -9,6 +9,7 @@ import torch
 
 import trtcore
 from trtcore import Report
+from trtcore.errors import BackendUnavailableError
 from trtcore.pack import (
     ConversionError,
     Converter,
@@ -18,7 +19,8 @@ from trtcore.pack import (
     scoped_registry,
 )
 from trtcore.runtime.manifest import EngineManifest
-from trtcore.testing import assert_refuses
+from trtcore.runtime.native.bindings import register_plugins
+from trtcore.testing import assert_refuses, usable_backend
 from trtcore_plugins import custom_op, generate_converter, generate_plugin
 
 pytestmark = pytest.mark.usefixtures("trt_backend")
@@ -94,6 +96,29 @@ def test_the_manifest_and_the_report_name_the_plugins_in_engines() -> None:
     (manifest,) = [EngineManifest.from_json(text) for text in texts if text.startswith("{")]
     record = {"name": "plugins::gate", "distribution": "", "version": "", "deployable": False}
     assert [dict(plugin) for plugin in manifest.plugins] == [record]
+
+
+def test_python_callbacks_are_registered_before_an_engine_is_loaded() -> None:
+    x = torch.randn(3, 5)
+    with scoped_registry():
+        register_kernel_plugin(ComposedPlugin(), __name__)
+        compiled = trtcore.compile(Model(), [x], min_block_size=1)
+    texts = [arg for node in compiled.graph.nodes for arg in node.args if isinstance(arg, str)]
+    (manifest,) = [EngineManifest.from_json(text) for text in texts if text.startswith("{")]
+    with pytest.raises(BackendUnavailableError, match="kernel plugin plugins::gate in Python"):
+        register_plugins(manifest, usable_backend())
+    prepared: list[Any] = []
+
+    class Prepared(ComposedPlugin):
+        def prepare(self, backend: Any) -> None:
+            prepared.append(backend)
+
+    with scoped_registry():
+        register_kernel_plugin(Prepared(), __name__)
+        register_plugins(manifest, usable_backend())
+    assert prepared == [usable_backend()]
+    with pytest.raises(ConversionError, match="has no plugin layers"):
+        generate_plugin("plugins::gate").prepare(usable_backend())
 
 
 def test_what_is_no_kernel_plugin_is_refused() -> None:

@@ -294,7 +294,34 @@ def connect(manifest: EngineManifest) -> TensorRT:
     with _lock:
         if manifest.backend not in _connections:
             _connections[manifest.backend] = TensorRT(_backend(manifest))
-        return _connections[manifest.backend]
+        connection = _connections[manifest.backend]
+        register_plugins(manifest, connection._backend)
+        return connection
+
+
+def register_plugins(manifest: EngineManifest, backend: Any) -> None:
+    """Register with TensorRT the plugins of an engine that are Python callbacks, as a plan looks them up by name.
+
+    Raises:
+        BackendUnavailableError: one is not known in this process.
+    """
+    from trtcore.packs import kernel_plugins
+
+    for record in manifest.plugins:
+        if record["deployable"]:
+            continue
+        plugin = kernel_plugins().get(record["name"])
+        if plugin is None:
+            home = f" (from {record['distribution']} {record['version']})" if record["distribution"] else ""
+            raise BackendUnavailableError(
+                f"the engine calls the kernel plugin {record['name']}{home} in Python, and this process has none",
+                advice=f"pip install {record['distribution']}"
+                if record["distribution"]
+                else "import what declares it before the engine runs",
+            )
+        prepare = getattr(plugin, "prepare", None)
+        if prepare is not None:
+            prepare(backend)
 
 
 def _backend(manifest: EngineManifest) -> Any:
