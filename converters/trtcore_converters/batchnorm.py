@@ -14,7 +14,7 @@ from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
 from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used
-from trtcore_converters._values import used_outputs
+from trtcore_converters._values import output, used_outputs
 
 aten = torch.ops.aten
 
@@ -105,10 +105,15 @@ def native_batch_norm_functional(
         axes = [axis for axis in range(ctx.rank(x)) if axis != 1]
         out = _normalise(ctx, x, axes, weight, bias, eps)
         saved = _saved(ctx, x, axes, eps)
-        return out, *saved[:2], *_updated(ctx, x, axes, running, saved, momentum)
+        statistics = (
+            None if value is None else ctx.cast(value, _result_dtype(ctx, i, torch.float32))
+            for i, value in enumerate(saved[:2], start=1)
+        )
+        return out, *statistics, *_updated(ctx, x, axes, running, saved, momentum)
     out = _scale_and_shift(ctx, x, weight, bias, *running, eps)
-    empty = ctx.constant(torch.empty(0, dtype=torch.float32))
-    return out, empty, empty, *(ctx.tensor(value) for value in running)
+    empty = ctx.constant(torch.empty(0, dtype=_result_dtype(ctx, 1, torch.float32)))
+    kept = (ctx.tensor(v, _result_dtype(ctx, i, ctx.dtype(v))) for i, v in enumerate(running, start=3))
+    return out, empty, empty, *kept
 
 
 def _saved(ctx: ConversionContext, x: Any, axes: list[int], eps: float) -> list[Any]:
@@ -122,6 +127,12 @@ def _saved(ctx: ConversionContext, x: Any, axes: list[int], eps: float) -> list[
     var = ctx.reduce(ctx.elementwise(centred, centred, "PROD"), "AVG", axes)
     inverse = ctx.unary(ctx.unary(ctx.elementwise(var, eps, "SUM"), "SQRT"), "RECIP")
     return [ctx.reshape(mean, ctx.dims_of(var)), inverse, var]
+
+
+def _result_dtype(ctx: ConversionContext, number: int, default: torch.dtype) -> torch.dtype:
+    """The dtype that the trace has for a result, which need not be that of the statistics that come in."""
+    value = output(ctx, number)
+    return default if value is None else value.dtype
 
 
 def _updated(
@@ -140,9 +151,9 @@ def _updated(
                 ctx.elementwise(new, momentum, "PROD"),
                 "SUM",
             ),
-            ctx.dtype(old),
+            _result_dtype(ctx, number, ctx.dtype(old)),
         )
-        for old, new in zip(running, batch)
+        for number, (old, new) in enumerate(zip(running, batch), start=3)
     ]
 
 

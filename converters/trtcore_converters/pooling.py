@@ -260,11 +260,13 @@ def adaptive_avg_pool(ctx: ConversionContext, x: Any, output_size: Any) -> Any:
     dims = dims_of_pool(ctx.node)
     x = ctx.tensor(x)
     plan = _adaptive_plan(ctx, x, output_size, dims)
+    dtype = ctx.dtype(x)
+    if len({how for how, _, _ in plan.values()}) > 1:  # several steps, and one rounding
+        x = ctx.cast(x, torch.float32)
     x = _reduce_and_window(ctx, x, plan, "AVG", "AVERAGE")
     uneven = {dim: (size, wanted) for dim, (how, size, wanted) in plan.items() if how == "uneven"}
     if not uneven:
-        return x
-    dtype = ctx.dtype(x)
+        return ctx.cast(x, dtype)
     x = ctx.cast(x, torch.float32)
     for dim, (size, wanted) in uneven.items():
         x = apply_along(ctx, x, dim, _averages(size, wanted))
