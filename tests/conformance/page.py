@@ -63,9 +63,11 @@ def _about(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     from trtcore.testing import usable_backend
 
     backend = usable_backend()
+    each = Counter((row["op"], row["variant"], row["dtype"]) for row in results)
     newest = max(row["time"] for row in results)
     return {
         "date": datetime.datetime.fromtimestamp(newest, datetime.timezone.utc).date().isoformat(),
+        "at_most": max(each.values()),
         "torch": torch.__version__,
         "backend": f"{backend.name} {backend.version}",
     }
@@ -126,12 +128,15 @@ def _what_ran(tables: Sequence[FamilyTable]) -> str:
 
 def _summary(tables: Sequence[FamilyTable]) -> str:
     lines = [
-        "| family | operators | passed | refused | failed | refused share |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| family | operators | samples of each and dtype, at most | passed | refused | failed | refused share |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for table in tables:
         numbers = " | ".join(str(table.total(outcome)) for outcome in COUNTED)
-        lines.append(f"| {table.family} | {len(table.rows)} | {numbers} | {table.refused_share:.1%} |")
+        most = table.about["at_most"]
+        lines.append(
+            f"| {table.family} | {len(table.rows)} | {most} | {numbers} | {table.refused_share:.1%} |"
+        )
     return "\n".join(lines) + "\n"
 
 

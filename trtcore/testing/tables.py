@@ -63,7 +63,8 @@ class FamilyTable:
     Attributes:
         family: its name.
         rows: one per operator.
-        about: "date", "torch" and "backend", the versions that it was run with.
+        about: "date"; "torch" and "backend", the versions that it was run with; "at_most", how many samples of an
+            operator, variant and dtype were run at most.
     """
 
     family: str
