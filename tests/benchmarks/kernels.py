@@ -255,12 +255,15 @@ def table(data: dict[str, Any]) -> str:
         ours = seconds.get("generated", seconds.get("handwritten"))
         faster = min(seconds["eager"], seconds["compile"])
         cells = [
-            row["name"], row["dtype"], f"{traffic / MIB:.0f}", f"{traffic / seconds['copy'] / 1e12:.2f} TB/s",
+            row["name"] + (" *" if "commit" in row else ""), row["dtype"], f"{traffic / MIB:.0f}", f"{traffic / seconds['copy'] / 1e12:.2f} TB/s",
             *(f"{seconds[k] * 1e6:.0f} us" if k in seconds else "" for k in ("eager", "compile", "generated")),
             f"**{seconds['copy'] / ours:.2f}**", f"**{faster / ours:.2f}**",
             f"{seconds['handwritten'] * 1e6:.0f} us" if "handwritten" in seconds else "",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
+    later = sorted({row["commit"] for row in data["rows"] if "commit" in row})
+    if later:
+        lines += ["", f"\\* measured again in a later run, at commit {', '.join(later)}."]
     return "\n".join(lines)
 
 
