@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent.parent
 CONTRIB = sorted(path.parent for path in (ROOT / "contrib").glob("*/pyproject.toml"))
@@ -115,10 +116,8 @@ def check(*command: Any, cwd: Path | None = None, code: int = 0) -> subprocess.C
     return run
 
 
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def build_wheels(folder: Path) -> list[Path]:
     """trtcore's wheel and those of all packs, each built from its project."""
-    folder = tmp_path_factory.mktemp("contrib")
     projects = [ROOT, *CONTRIB]
     for name, (version, versions, source) in NEIGHBOURS.items():
         module = name.replace("-", "_")
@@ -140,15 +139,18 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def environments(
-    wheels: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Environment, Environment]:
-    """Two environments with the same packs, installed in opposite orders."""
-    folder = tmp_path_factory.mktemp("environments")
-    with ThreadPoolExecutor(2) as pool:
-        orders = {"forward": wheels, "backward": wheels[::-1]}
-        made = list(pool.map(lambda item: Environment.make(folder / item[0], item[1]), orders.items()))
-    return made[0], made[1]
+def environments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Environment, Environment]:
+    """Two environments with the same packs, installed in opposite orders; made once for all workers of a run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "contrib"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            wheels = build_wheels(folder)
+            orders = {"forward": wheels, "backward": wheels[::-1]}
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda item: Environment.make(folder / item[0], item[1]), orders.items()))
+            (folder / "made").touch()
+    return Environment(folder / "forward"), Environment(folder / "backward")
 
 
 def test_every_project_in_contrib_is_a_pack() -> None:
