@@ -8,8 +8,11 @@ One by hand: ``TRITON_INTERPRET=1 pytest -m interpreter tests/plugins/test_decla
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from trtcore.pack import scoped_registry
 
 
 def interpreting() -> bool:
@@ -23,3 +26,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("interpreter")]
+
+
+@pytest.fixture(autouse=True)
+def _declarations_of_one_test() -> Iterator[None]:
+    """What a test declares is for that test."""
+    with scoped_registry():
+        yield

@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from trtcore.pack import scoped_registry
 from trtcore_plugins import triton_plugin
 
 BLOCK = 128
@@ -40,31 +41,33 @@ def accumulate_kernel(state_ptr, x_ptr, n, BLOCK: tl.constexpr):
     tl.store(state_ptr + at, state + tl.load(x_ptr + at, mask=at < n), mask=at < n)
 
 
-axpy = triton_plugin(
-    "toys::axpy",
-    axpy_kernel,
-    schema="(Tensor x, Tensor y, float alpha=1.0) -> Tensor",
-    shapes=lambda x: x.shape,
-    grid=lambda x: triton.cdiv(x.numel(), BLOCK),
-    arguments={"n": lambda x: x.numel(), "BLOCK": BLOCK},
-    reference=lambda x, y, alpha: x + alpha * y,
-)
+# Declared for these tests alone: not for every compile of the process.
+with scoped_registry():
+    axpy = triton_plugin(
+        "toys::axpy",
+        axpy_kernel,
+        schema="(Tensor x, Tensor y, float alpha=1.0) -> Tensor",
+        shapes=lambda x: x.shape,
+        grid=lambda x: triton.cdiv(x.numel(), BLOCK),
+        arguments={"n": lambda x: x.numel(), "BLOCK": BLOCK},
+        reference=lambda x, y, alpha: x + alpha * y,
+    )
 
-row_stats = triton_plugin(
-    "toys::row_stats",
-    row_stats_kernel,
-    schema="(Tensor x, *, float threshold=0.0) -> (Tensor mean, Tensor count)",
-    shapes=lambda x: [x.shape[:-1], x.shape[:-1]],
-    dtypes=[torch.float32, torch.int32],
-    grid=lambda mean: mean.numel(),
-    arguments={"columns": lambda x: x.shape[-1], "BLOCK": BLOCK},
-)
+    row_stats = triton_plugin(
+        "toys::row_stats",
+        row_stats_kernel,
+        schema="(Tensor x, *, float threshold=0.0) -> (Tensor mean, Tensor count)",
+        shapes=lambda x: [x.shape[:-1], x.shape[:-1]],
+        dtypes=[torch.float32, torch.int32],
+        grid=lambda mean: mean.numel(),
+        arguments={"columns": lambda x: x.shape[-1], "BLOCK": BLOCK},
+    )
 
-accumulate = triton_plugin(
-    "toys::accumulate_",
-    accumulate_kernel,
-    schema="(Tensor(a!) state, Tensor x) -> ()",
-    shapes=lambda: (),
-    grid=lambda x: triton.cdiv(x.numel(), BLOCK),
-    arguments={"n": lambda x: x.numel(), "BLOCK": BLOCK},
-)
+    accumulate = triton_plugin(
+        "toys::accumulate_",
+        accumulate_kernel,
+        schema="(Tensor(a!) state, Tensor x) -> ()",
+        shapes=lambda: (),
+        grid=lambda x: triton.cdiv(x.numel(), BLOCK),
+        arguments={"n": lambda x: x.numel(), "BLOCK": BLOCK},
+    )
