@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import trtcore
@@ -446,7 +446,7 @@ def evaluated(steps: list[tuple[Any, int, int]], *values: Any) -> Any:
     return made[-1]
 
 
-@settings(max_examples=15, deadline=None, phases=[Phase.generate])
+@settings(max_examples=15, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(pattern=expressions(), before=expressions(), after=expressions())
 def test_fused_and_put_back_a_graph_computes_what_it_did(pattern: Any, before: Any, after: Any) -> None:
     def model(x: Any, y: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import keyword
 import re
 import sys
@@ -27,11 +28,18 @@ _RESERVED = ("trtcore", "trtcore-converters", "trtcore-plugins", "torch", "tests
     default=Path("."),
     help="The folder to make the project's folder in; the current one by default.",
 )
-def new_pack(name: str, parent: Path) -> None:
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: the folder, and the commands to go on with."
+)
+def new_pack(name: str, parent: Path, as_json: bool) -> None:
     """Make a project for a pack named NAME: an op, its converter, tests, CI and README, ready to install."""
     project = create(name, parent)
+    commands = (f"pip install -e '{project}[test]'", f"pytest {project}", "trtcore packs")
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "project": str(project), "next": commands}, indent=2))
+        return
     click.echo(f"made {project}; next:")
-    for line in (f"pip install -e '{project}[test]'", f"pytest {project}", "trtcore packs"):
+    for line in commands:
         click.echo(f"  {line}")
 
 
