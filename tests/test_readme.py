@@ -30,7 +30,7 @@ def test_python_examples_run_in_order(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_the_table_names_every_command() -> None:
-    assert set(re.findall(r"^\| `trtcore ([a-z]+)", README, re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^\| `trtcore ([a-z-]+)", README, re.MULTILINE)) == set(COMMANDS)
     for name in COMMANDS:
         assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
 

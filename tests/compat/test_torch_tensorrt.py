@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trtcore.compat import torch_tensorrt as compat
@@ -216,6 +216,7 @@ def test_at_most_40_helpers() -> None:
 SHAPES = st.lists(st.sampled_from([1, 2, 3]), max_size=4).map(tuple)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(SHAPES, SHAPES)
 def test_broadcastable_is_torchs(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     try:

@@ -79,7 +79,7 @@ def recover_attention(graph_module: fx.GraphModule, ctx: CompileContext) -> None
 def _product_with_values(softmax: fx.Node) -> fx.Node | None:
     """The product of the probabilities with the values; None where the probabilities go elsewhere too."""
     given, value = node_arguments(softmax), tensor_of(softmax)
-    if value is None or given["dim"] % value.dim() != value.dim() - 1:
+    if value is None or not value.dim() or given["dim"] % value.dim() != value.dim() - 1:
         return None
     user = only_user(softmax)
     probabilities = softmax

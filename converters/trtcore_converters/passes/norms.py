@@ -65,7 +65,12 @@ def _normalised(
     given = node_arguments(mean)
     x = _squared(given["self"])
     value, product = tensor_of(x), only_user(root)
-    if value is None or value.dtype != torch.float32 or given["dtype"] not in (None, torch.float32):
+    if (
+        value is None
+        or not value.dim()
+        or value.dtype != torch.float32
+        or given["dtype"] not in (None, torch.float32)
+    ):
         return None
     dims = sorted(dim % value.dim() for dim in given["dim"] or range(value.dim()))
     shape = list(value.shape[value.dim() - len(dims) :])
