@@ -155,7 +155,7 @@ def roll(ctx, target, args, kwargs, name):
 
 
 # 10: a packet, casts, unary layers
-@dynamo_tensorrt_converter(aten.logcumsumexp, enabled=False)
+@dynamo_tensorrt_converter(aten.logcumsumexp.default, enabled=False)
 @dynamo_tensorrt_converter(torch.ops.old_style.softness.default, supports_dynamic_shapes=True)
 def softness(ctx, target, args, kwargs, name):
     wide = cast_trt_tensor(ctx, args[0], trt.float32, name)
