@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trtcore.testing import assert_converts, assert_refuses
+from trtcore.testing import assert_converts
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 aten = torch.ops.aten
@@ -136,8 +136,10 @@ def test_copy():
     assert_converts(run, values, dynamic={0: {0: (2, 3, 4)}, 1: {0: (2, 3, 4)}})
 
 
-def test_refusals():
+def test_several_values_through_a_mask():
+    """Each goes where the count of the places before it says; decomposed into a gather."""
     x = torch.randn(3, 4)
-    assert_refuses(
-        lambda x, m, s: aten.index_put(x, [m], s), (x, x[:, 0] > -9, torch.randn(3, 4)), "through a mask"
-    )
+    mask = x[:, 0] > -9
+    assert_converts(lambda x, m, s: aten.index_put(x, [m], s), (x, mask, torch.randn(3, 4)))
+    mask = torch.tensor([True, False, True])
+    assert_converts(lambda x, m, s: aten.index_put(x, [m], s), (x, mask, torch.randn(2, 4)))

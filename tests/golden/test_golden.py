@@ -87,12 +87,12 @@ def test_data_stays_on_its_device(name: str):
 
 
 @pytest.mark.gpu
-def test_cases_on_a_gpu(monkeypatch: pytest.MonkeyPatch):
+def test_cases_on_a_gpu():
     """The reference runtime on CUDA tensors, without TF32."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     problems = {}
-    for name in NAMES:
-        if name not in golden.WAIVED:
-            network = golden.snapshot(name)
-            problems[name] = golden.mismatches(name, compile_snapshot(network), network, device="cuda")
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for name in NAMES:
+            if name not in golden.WAIVED:
+                network = golden.snapshot(name)
+                problems[name] = golden.mismatches(name, compile_snapshot(network), network, device="cuda")
     assert not {name: found for name, found in problems.items() if found}

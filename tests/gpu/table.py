@@ -25,7 +25,8 @@ NONE = "\nNo runs recorded.\n"
 
 def recorded(folder: pathlib.Path = DOCS / "gpu-runs") -> dict[str, dict[str, Any]]:
     """The runs by name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    read = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {name: run for name, run in read.items() if "tests" in run}  # benchmarks are kept there too
 
 
 def page(runs: Mapping[str, Mapping[str, Any]]) -> str:

@@ -46,14 +46,15 @@ def _full_precision() -> Iterator[None]:
         (matmul, "allow_bf16_reduced_precision_reduction"),
     ]
     before = [getattr(owner, name) for owner, name in names]
-    tf32 = matmul.allow_tf32, cudnn.allow_tf32
+    tf32 = matmul.allow_tf32
     for owner, name in names:
         setattr(owner, name, False)
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    yield
+    matmul.allow_tf32 = False
+    with cudnn.flags(enabled=True, allow_tf32=False):
+        yield
     for (owner, name), value in zip(names, before):
         setattr(owner, name, value)
-    matmul.allow_tf32, cudnn.allow_tf32 = tf32
+    matmul.allow_tf32 = tf32
 
 
 @lru_cache(maxsize=1)  # one large model at a time

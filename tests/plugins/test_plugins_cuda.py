@@ -41,7 +41,9 @@ def test_the_op_on_the_gpu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 
 
 def test_under_torch_compile_without_recompiling() -> None:
-    counter = torch._dynamo.testing.CompileCounterWithBackend("inductor")
+    from torch._dynamo import testing
+
+    counter = testing.CompileCounterWithBackend("inductor")
     compiled = torch.compile(
         lambda x, y: axpy(x.relu(), y, 2.0) * 3, fullgraph=True, dynamic=True, backend=counter
     )

@@ -29,6 +29,9 @@ class GeneratedKernel:
 
     program: Any
 
+    def __post_init__(self) -> None:
+        assert self.program.text  # written once, here: Dynamo cannot trace a first use of a cached property
+
     @property
     def name(self) -> str:
         """The ops in it and a hash of the program."""
