@@ -77,6 +77,7 @@ def test_a_table_is_what_was_written():
 # ---- the driver ----
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(tmp_path, capsys, trt_backend):
     command = ["--op", "neg", "--dtype", "float32", "--limit", "1", "--results", str(tmp_path)]
     assert run.main(command) == 0
