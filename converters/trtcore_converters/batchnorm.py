@@ -1,4 +1,4 @@
-"""Batch and instance normalisation at inference.
+"""Batch and instance normalisation.
 
 With running statistics both are ``x * scale + shift`` per channel, with constants folded in float64. fp16
 and bf16 inputs are computed in fp32 and rounded once, as torch does: a rounded shift would be off by as much
@@ -7,6 +7,7 @@ as the mean is large.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -70,63 +71,104 @@ def native_batch_norm_no_training(
 
 
 @converter(
-    [aten.native_batch_norm.default, aten._native_batch_norm_legit.default],
-    capability_validator=all_of(_accepts, only_first_output_used("saved statistics")),
+    [
+        aten.native_batch_norm.default,
+        aten._native_batch_norm_legit.default,
+        aten._native_batch_norm_legit.no_stats,
+    ],
+    capability_validator=_accepts,
     supports_dynamic_shapes=True,
 )
-def native_batch_norm(
-    ctx: ConversionContext,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Any:
-    """Batch normalisation with its saved statistics, which must be unused."""
-    out = batch_norm(ctx, x, weight, bias, running_mean, running_var, training, momentum, eps, False)
-    return out, None, None
+def native_batch_norm(ctx: ConversionContext, x: Any, weight: Any, bias: Any, *settings: Any) -> Any:
+    """Batch normalisation with the statistics of the batch, where it used them."""
+    *running, training, momentum, eps = settings
+    return _with_statistics(
+        ctx, x, weight, bias, [r for r in running if r is not None], training, momentum, eps
+    )[:3]
 
 
 @converter(
-    [aten._native_batch_norm_legit.no_stats, aten._native_batch_norm_legit_functional.default],
+    aten._native_batch_norm_legit_functional.default,
     capability_validator=floating(),
     supports_dynamic_shapes=True,
 )
 def native_batch_norm_functional(
-    ctx: ConversionContext, x: Any, weight: Any, bias: Any, *settings: Any
+    ctx: ConversionContext, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *settings: Any
 ) -> Any:
     """Batch normalisation that gives its statistics, and in training what the running ones become, as values."""
-    *running, training, momentum, eps = settings
+    return _with_statistics(ctx, x, weight, bias, [mean, var], *settings)
+
+
+def _no_reserve(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    used = used_outputs(node)
+    if used is None or 3 in used:
+        return Reject("the model uses the op's reserve, which is uint8, of which TensorRT makes none")
+    return True
+
+
+@converter(
+    aten._batch_norm_with_update_functional.default,
+    capability_validator=all_of(floating(), _no_reserve),
+    supports_dynamic_shapes=True,
+)
+def batch_norm_with_update_functional(
+    ctx: ConversionContext, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
+) -> Any:
+    """The same, in training; without the reserve, which cuDNN keeps for its backward pass."""
+    *saved, new_mean, new_var = _with_statistics(ctx, x, weight, bias, [mean, var], True, momentum, eps)
+    return *saved, None, new_mean, new_var
+
+
+@converter(
+    aten._batch_norm_no_update.default,
+    capability_validator=all_of(floating(), _no_reserve),
+    supports_dynamic_shapes=True,
+)
+def batch_norm_no_update(
+    ctx: ConversionContext, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
+) -> Any:
+    """Batch normalisation at inference, with statistics that are empty, and without the reserve."""
+    return *_with_statistics(ctx, x, weight, bias, [mean, var], False, momentum, eps)[:3], None
+
+
+def _with_statistics(
+    ctx: ConversionContext,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running: Sequence[Any],
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> list[Any]:
+    """The result, the mean and 1 / sqrt(variance + eps) of the batch, and what the running statistics become."""
     x = ctx.tensor(x)
     if training or not running:
         axes = [axis for axis in range(ctx.rank(x)) if axis != 1]
         out = _normalise(ctx, x, axes, weight, bias, eps)
-        saved = _saved(ctx, x, axes, eps)
-        statistics = (
-            None if value is None else ctx.cast(value, _result_dtype(ctx, i, torch.float32))
-            for i, value in enumerate(saved[:2], start=1)
-        )
-        return out, *statistics, *_updated(ctx, x, axes, running, saved, momentum)
+        used = used_outputs(ctx.node)
+        if used is not None and not used - {0}:
+            return [out, None, None, *(None for _ in running)]
+        mean, squares = _batch_statistics(ctx, x, axes)
+        count = ctx.scalar(ctx.dim_product([ctx.dim(x, axis) for axis in axes]), torch.float32)
+        var = ctx.elementwise(squares, count, "DIV")
+        inverse = ctx.unary(ctx.unary(ctx.elementwise(var, eps, "SUM"), "SQRT"), "RECIP")
+        unbiased = ctx.elementwise(squares, ctx.elementwise(count, 1.0, "SUB"), "DIV")
+        saved = [ctx.cast(v, _result_dtype(ctx, i, torch.float32)) for i, v in enumerate((mean, inverse), 1)]
+        return [out, *saved, *_updated(ctx, running, [mean, unbiased], momentum)]
     out = _scale_and_shift(ctx, x, weight, bias, *running, eps)
     empty = ctx.constant(torch.empty(0, dtype=_result_dtype(ctx, 1, torch.float32)))
-    kept = (ctx.tensor(v, _result_dtype(ctx, i, ctx.dtype(v))) for i, v in enumerate(running, start=3))
-    return out, empty, empty, *kept
+    kept = (ctx.tensor(v, ctx.dtype(v)) for v in running)
+    return [out, empty, empty, *kept]
 
 
-def _saved(ctx: ConversionContext, x: Any, axes: list[int], eps: float) -> list[Any]:
-    """Mean, 1 / sqrt(variance + eps) and (biased) variance per channel, in fp32; None where nobody takes them."""
-    used = used_outputs(ctx.node)
-    if used is not None and not used - {0}:
-        return [None, None, None]
+def _batch_statistics(ctx: ConversionContext, x: Any, axes: list[int]) -> tuple[Any, Any]:
+    """Mean and sum of squared distances from it, per channel, in fp32."""
     x = ctx.cast(x, torch.float32)
     mean = ctx.reduce(x, "AVG", axes, keepdim=True)
     centred = ctx.elementwise(x, mean, "SUB")
-    var = ctx.reduce(ctx.elementwise(centred, centred, "PROD"), "AVG", axes)
-    inverse = ctx.unary(ctx.unary(ctx.elementwise(var, eps, "SUM"), "SQRT"), "RECIP")
-    return [ctx.reshape(mean, ctx.dims_of(var)), inverse, var]
+    squares = ctx.reduce(ctx.elementwise(centred, centred, "PROD"), "SUM", axes)
+    return ctx.reshape(mean, ctx.dims_of(squares)), squares
 
 
 def _result_dtype(ctx: ConversionContext, number: int, default: torch.dtype) -> torch.dtype:
@@ -136,14 +178,10 @@ def _result_dtype(ctx: ConversionContext, number: int, default: torch.dtype) -> 
 
 
 def _updated(
-    ctx: ConversionContext, x: Any, axes: list[int], running: Any, saved: list[Any], momentum: float
+    ctx: ConversionContext, running: Sequence[Any], batch: Sequence[Any], momentum: float
 ) -> list[Any]:
-    """The running mean and variance moved towards those of the batch; of the variance the unbiased one."""
-    if not running or saved[0] is None:
-        return [None for _ in running]
-    count = ctx.scalar(ctx.dim_product([ctx.dim(x, axis) for axis in axes]), torch.float32)
-    unbiased = ctx.elementwise(count, ctx.elementwise(count, 1.0, "SUB"), "DIV")
-    batch = [saved[0], ctx.elementwise(saved[2], unbiased, "PROD")]
+    """The running mean and variance (the op's last results) moved towards those of the batch."""
+    first = len(ctx.node.meta["val"]) - len(running)
     return [
         ctx.cast(
             ctx.elementwise(
@@ -151,9 +189,9 @@ def _updated(
                 ctx.elementwise(new, momentum, "PROD"),
                 "SUM",
             ),
-            _result_dtype(ctx, number, ctx.dtype(old)),
+            _result_dtype(ctx, place, ctx.dtype(old)),
         )
-        for number, (old, new) in enumerate(zip(running, batch), start=3)
+        for place, (old, new) in enumerate(zip(running, batch), first)
     ]
 
 

@@ -1,12 +1,16 @@
-"""Batch and instance normalisation at inference."""
+"""Batch and instance normalisation."""
 
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trtcore.testing import assert_converts, assert_refuses
+import trtcore
+from trtcore.testing import assert_converts, assert_op_converts
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -121,8 +125,53 @@ def test_statistics_as_results():
     assert_converts(run, values, dynamic={0: {0: (2, 3, 4)}})
 
 
-def test_training_stays_in_torch():
-    def run(x, mean, var):
-        return torch.nn.functional.batch_norm(x, mean, var, training=True)
+class Trained(nn.Module):
+    """Layers in training, and the running statistics of the first one as a later op reads them."""
 
-    assert_refuses(run, (torch.randn(2, 4, 3, 3), torch.zeros(4), torch.ones(4)), "running statistics")
+    def __init__(self):
+        super().__init__()
+        instance = nn.InstanceNorm2d(4, affine=True, track_running_stats=True, momentum=0.7)
+        self.layers = nn.Sequential(
+            nn.BatchNorm2d(4, momentum=0.3), instance, nn.BatchNorm2d(4, affine=False)
+        )
+        randomised(self).train()
+
+    def forward(self, x):
+        return self.layers(x), self.layers[0].running_mean * 2
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_training_moves_the_running_statistics(dtype, trt_backend):
+    torch.manual_seed(1)
+    eager = Trained().to(dtype)
+    model = copy.deepcopy(eager)
+    shape = trtcore.Input(min_shape=(2, 4, 3, 3), opt_shape=(3, 4, 3, 3), max_shape=(5, 4, 3, 3), dtype=dtype)
+    with pytest.warns(UserWarning, match="training mode"):
+        compiled = trtcore.compile(model, inputs=[shape], min_block_size=1, require_full_compilation=True)
+    tolerance = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 3e-2}[dtype]
+    for batch in (2, 5):
+        x = torch.randn(batch, 4, 3, 3).to(dtype)
+        torch.testing.assert_close(compiled(x), eager(x), rtol=tolerance, atol=5 * tolerance)
+    state = eager.state_dict()
+    for name, value in compiled.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=tolerance, atol=tolerance)
+    assert {"layers.0.running_mean", "layers.1.running_var"} <= set(compiled.state_dict())
+
+
+def test_running_statistics_that_are_arguments():
+    """The caller's own tensors are written to, as in eager."""
+    for op in ("nn.functional.batch_norm", "_batch_norm_with_update", "native_batch_norm"):
+        assert_op_converts(op, dtypes=[torch.bfloat16], limit=2)
+
+
+def test_forced_to_torch_it_writes_there(trt_backend):
+    eager = Trained()
+    model = copy.deepcopy(eager)
+    x = torch.randn(2, 4, 3, 3)
+    with pytest.warns(UserWarning, match="training mode"):
+        compiled = trtcore.compile(
+            model, inputs=[x], min_block_size=1, torch_executed_ops={"aten.batch_norm.default"}
+        )
+    torch.testing.assert_close(compiled(x)[0], eager(x)[0])
+    for name, value in compiled.state_dict().items():
+        torch.testing.assert_close(value, eager.state_dict()[name])

@@ -14,6 +14,7 @@ from trtcore_converters.passes.linear import fuse_linear
 from trtcore_converters.passes.norms import recover_rms_norm
 from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
 from trtcore_converters.passes.rotary import recover_rotary
+from trtcore_converters.passes.statistics import running_statistics
 from trtcore_converters.passes.subexpressions import common_subexpressions
 from trtcore_converters.passes.tables import pad_tied_tables
 from trtcore_converters.passes.views import simplify_views, strided_views
@@ -42,6 +43,7 @@ _IN_ORDER = (
 )
 
 PASSES = (
+    LoweringPass("running_statistics", running_statistics, before=("functionalize",)),
     *(
         LoweringPass(name, run, after=(_IN_ORDER[index - 1][0],) if index else ())
         for index, (name, run) in enumerate(_IN_ORDER)
