@@ -1,6 +1,7 @@
 """Generated and hand-written kernels on a GPU, against torch eager, torch.compile and the copy bandwidth.
 
-``python tests/benchmarks/kernels.py [--out FILE.json] [--only NAME,...] [--sweep]`` measures on the current GPU.
+``python tests/benchmarks/kernels.py [--out FILE.json] [--only "NAME; NAME"] [--variants] [--seconds N]`` measures on the
+current GPU; `--variants` also the tiles that the planner did not choose, `--seconds` ends it early.
 ``--table FILE.json`` prints the table for docs/performance.md instead.
 
 How: calls are captured in a CUDA graph, over input sets that together exceed the L2 cache several times, with all
@@ -17,7 +18,9 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,7 +163,9 @@ def contenders(row: Row, inputs: Sequence[torch.Tensor]) -> dict[str, Callable[.
     return found
 
 
-def measure(name: str, row: Row, size: int, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
+def measure(
+    name: str, row: Row, size: int, dtype: torch.dtype, rounds: int, variants: bool
+) -> dict[str, Any]:
     inputs = make_inputs(row, size, dtype)
     outputs = _flat(row.function(*inputs))
     traffic = moved(inputs, outputs)
@@ -168,6 +173,8 @@ def measure(name: str, row: Row, size: int, dtype: torch.dtype, rounds: int) -> 
     sets = [inputs] + [make_inputs(row, size, dtype) for _ in range(count - 1)]
     functions = contenders(row, inputs)
     graphs = {which: Graph(function, sets) for which, function in functions.items()}
+    if variants and row.generated:
+        graphs.update(variant_graphs(name, functions["generated"], sets))
     half = torch.randint(-9, 9, (traffic // 16,), device="cuda")
     copies = [(torch.empty_like(half), half.clone()) for _ in range(count)]
     graphs["copy"] = Graph(lambda to, source: to.copy_(source), copies)
@@ -184,62 +191,78 @@ def _flat(result: Any) -> list[torch.Tensor]:
     return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
-def sweep(rounds: int) -> list[dict[str, Any]]:
-    """Other block sizes than the planner's, for the cases that decide its rules."""
-    from trtcore_plugins.codegen import generate_kernel, plan
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "sum of columns": (
+        {"column_blocks": (64, 64, 8)},
+        {"column_blocks": (128, 64, 8)},
+        {"column_blocks": (128, 128, 16)},
+        {"column_blocks": (256, 32, 8)},
+        {"PIECES": 8},
+    ),
+    "sum of everything": (
+        {"piece_blocks": (1, 4096, 8)},
+        {"piece_blocks": (1, 8192, 16)},
+        {"piece_blocks": (1, 4096, 8), "PIECES": 8},
+        {"PIECES": 2},
+    ),
+    "argmax of rows": (
+        {"loop_blocks": (1, 4096, 16)},
+        {"loop_blocks": (1, 8192, 16)},
+        {"loop_blocks": (1, 2048, 4)},
+        {"LARGEST_TILE": 1 << 16},
+    ),
+    "softmax, 32000 wide": (
+        {"LARGEST_TILE": 16384, "loop_blocks": (1, 4096, 8)},
+        {"LARGEST_TILE": 16384, "loop_blocks": (1, 8192, 16)},
+        {"LARGEST_TILE": 16384, "loop_blocks": (1, 16384, 32)},
+    ),
+    "log_softmax, 131072 wide": (
+        {"loop_blocks": (1, 4096, 8)},
+        {"loop_blocks": (1, 8192, 16)},
+        {"loop_blocks": (1, 8192, 32)},
+        {"loop_blocks": (1, 32768, 32)},
+    ),
+}
+"""Other choices than the planner's (`trtcore_plugins.codegen.plan`) for the rows that decide its rules."""
 
-    found = []
-    for name, hook, dtype, options in SWEEPS:
-        row = ROWS[name]
-        inputs = make_inputs(row, 128 * MIB, dtype)
-        sets = [inputs, *(make_inputs(row, 128 * MIB, dtype) for _ in range(3))]
-        kernel = generate_kernel(row.function, *inputs)
-        default = getattr(plan, hook)
-        graphs = {"default": Graph(kernel, sets)}
-        for option in options:
-            blocks = plan.Blocks(*option) if isinstance(option, tuple) else None
-            setattr(plan, hook, option if blocks is None else lambda *_, blocks=blocks: blocks)
-            plan._plans.clear()
-            try:
-                graphs[str(option)] = Graph(kernel, sets)
-            except Exception as error:
-                print(name, option, repr(error)[:200], file=sys.stderr)
-            finally:
-                setattr(plan, hook, default)
-                plan._plans.clear()
-        traffic = moved(inputs, _flat(row.function(*inputs)))
-        times = in_turn(graphs, rounds)
-        found.append(
-            {"name": name, "TB/s": {which: round(traffic / t / 1e12, 3) for which, t in times.items()}}
-        )
-        print(found[-1], flush=True)
+
+@contextmanager
+def planned(variant: dict[str, Any]) -> Iterator[None]:
+    """The planner with other tiles: (rows, columns, warps), or a number."""
+    from trtcore_plugins.codegen import plan
+
+    before = {name: getattr(plan, name) for name in variant}
+    for name, choice in variant.items():
+        blocks = plan.Blocks(*choice) if isinstance(choice, tuple) else None
+        setattr(plan, name, choice if blocks is None else lambda *_, blocks=blocks: blocks)
+    plan._plans.clear()
+    try:
+        yield
+    finally:
+        for name, choice in before.items():
+            setattr(plan, name, choice)
+        plan._plans.clear()
+
+
+def variant_graphs(name: str, kernel: Any, sets: Sequence[Sequence[torch.Tensor]]) -> dict[str, Graph]:
+    """The generated kernel of a row with each of its `VARIANTS`."""
+    found = {}
+    for variant in VARIANTS.get(name, ()):
+        text = ", ".join(f"{key}={value}" for key, value in variant.items())
+        try:
+            with planned(variant):
+                found[f"variant {text}"] = Graph(kernel, sets)
+        except Exception as error:
+            print(f"{name} with {text}: {type(error).__name__}: {error}"[:300], file=sys.stderr, flush=True)
     return found
 
 
-_HALF, _FULL = torch.bfloat16, torch.float32
-_COLUMNS = (
-    (64, 32, 4),
-    (64, 64, 8),
-    (128, 16, 4),
-    (128, 32, 4),
-    (128, 64, 8),
-    (256, 16, 8),
-    (256, 32, 8),
-    (512, 8, 8),
-)
-SWEEPS: tuple[tuple[str, str, torch.dtype, tuple[Any, ...]], ...] = (
-    ("sum of columns", "column_blocks", _HALF, _COLUMNS),
-    ("sum of columns", "column_blocks", _FULL, _COLUMNS),
-    ("sum of columns", "PIECES", _HALF, (2, 6, 8)),
-    ("sum of everything", "piece_blocks", _HALF, ((1, 4096, 4), (1, 8192, 8), (1, 8192, 16))),
-    (
-        "log_softmax, 131072 wide",
-        "loop_blocks",
-        _HALF,
-        ((1, 2048, 8), (1, 4096, 8), (1, 8192, 16), (1, 16384, 32)),
-    ),
-    ("gelu(x + bias)", "pointwise_blocks", _HALF, ((1, 4096, 4), (2, 2048, 4))),
-)
+def summary(row: dict[str, Any]) -> str:
+    """One row in a line: microseconds of every contender, the fastest first."""
+    times = sorted(row["seconds"].items(), key=lambda one: one[1])
+    return f"{row['name']} {row['dtype']} {row['bytes'] // MIB} MiB: " + ", ".join(
+        f"{which} {seconds * 1e6:.1f} us" for which, seconds in times
+    )
 
 
 def table(data: dict[str, Any]) -> str:
@@ -271,11 +294,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out")
     parser.add_argument("--table")
-    parser.add_argument("--only")
+    parser.add_argument("--only", help="names of rows, separated by '; '")
     parser.add_argument("--commit", default="")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument(
+        "--variants", action="store_true", help="other tiles too, where the planner's were chosen so"
+    )
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="no row is begun after this time")
     chosen = parser.parse_args()
+    began = time.monotonic()
     if chosen.table:
         with open(chosen.table, encoding="utf-8") as file:
             print(table(json.load(file)))
@@ -286,21 +313,24 @@ def main() -> int:
         "device": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
         "python": platform.python_version(), "commit": chosen.commit, "rows": [],
     }  # fmt: skip
-    if chosen.sweep:
-        data["sweep"] = sweep(chosen.rounds)
-    names = chosen.only.split(",") if chosen.only else list(ROWS)
-    for name in names:
-        for dtype in ROWS[name].dtypes:
-            for size in SIZES:
-                try:
-                    data["rows"].append(measure(name, ROWS[name], size, dtype, chosen.rounds))
-                except Exception as error:
-                    print(
-                        f"{name} {dtype} {size}: {type(error).__name__}: {error}", file=sys.stderr, flush=True
-                    )
-                if chosen.out:
-                    with open(chosen.out, "w", encoding="utf-8") as file:
-                        json.dump(data, file, indent=1)
+    names = chosen.only.split("; ") if chosen.only else list(ROWS)
+    left_out = []
+    for name, dtype, size in [(n, dtype, size) for n in names for dtype in ROWS[n].dtypes for size in SIZES]:
+        if time.monotonic() - began > chosen.seconds:
+            left_out.append(f"{name} {dtype} {size}")
+            continue
+        try:
+            found = measure(name, ROWS[name], size, dtype, chosen.rounds, chosen.variants)
+        except Exception as error:
+            print(f"{name} {dtype} {size}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            continue
+        data["rows"].append(found)
+        print(summary(found), flush=True)
+        if chosen.out:
+            with open(chosen.out, "w", encoding="utf-8") as file:
+                json.dump(data, file, indent=1)
+    if left_out:
+        print(f"not measured, for want of time: {', '.join(left_out)}", file=sys.stderr)
     print(table(data))
     return 0
 

@@ -205,6 +205,55 @@ def exp(x):
 
 
 @triton.jit
+def _finite(peak):
+    """What is subtracted in the place of a maximum: minus infinity less itself would be NaN."""
+    return tl.where(peak == float("-inf"), 0.0, peak)
+
+
+@triton.jit
+def online_exp(peak, total, x, GROUP: tl.constexpr):
+    """The maximum and the sum of ``exp(x - maximum)`` of some lanes, with the numbers of a tile added.
+
+    GROUP neighbours along the columns, which one thread holds, share a lane: one correction of the sum for all of them.
+    """
+    if GROUP > 1:
+        x = tl.reshape(x, (x.shape[0], x.shape[1] // GROUP, GROUP))
+        larger = maximum(peak, tl.reduce(x, 2, _larger_or_nan))
+        shift = _finite(larger)
+        added = tl.reduce(exp(x - tl.expand_dims(shift, 2)), 2, _added)
+    else:
+        larger = maximum(peak, x)
+        shift = _finite(larger)
+        added = exp(x - shift)
+    return larger, total * exp(peak - shift) + added
+
+
+@triton.jit
+def online_fast_exp(peak, total, x, GROUP: tl.constexpr):
+    if GROUP > 1:
+        x = tl.reshape(x, (x.shape[0], x.shape[1] // GROUP, GROUP))
+        larger = maximum(peak, tl.reduce(x, 2, _larger_or_nan))
+        shift = _finite(larger)
+        added = tl.reduce(tl.exp(x - tl.expand_dims(shift, 2)), 2, _added)
+    else:
+        larger = maximum(peak, x)
+        shift = _finite(larger)
+        added = tl.exp(x - shift)
+    return larger, total * tl.exp(peak - shift) + added
+
+
+@triton.jit
+def total_exp(total, peak, largest):
+    """The sum over lanes whose sums are relative to `peak` each, relative to `largest`."""
+    return row_sum(total * exp(peak - _finite(largest)))
+
+
+@triton.jit
+def total_fast_exp(total, peak, largest):
+    return row_sum(total * tl.exp(peak - _finite(largest)))
+
+
+@triton.jit
 def exp2(x):
     return libdevice.exp2(x)
 

@@ -106,6 +106,26 @@ row_prod = _from_torch(lambda x: x.prod(1, keepdim=True, dtype=x.dtype))
 row_max = row_max_nan = _from_torch(lambda x: x.amax(1, keepdim=True))
 row_min = row_min_nan = _from_torch(lambda x: x.amin(1, keepdim=True))
 
+
+def _finite(peak: torch.Tensor) -> torch.Tensor:
+    return torch.where(peak == -torch.inf, 0.0, peak)
+
+
+def online_exp(peak: Any, total: Any, x: Any, group: int) -> tuple[Any, Any]:
+    before, numbers = _torch(peak), _torch(x)
+    numbers = numbers.reshape(numbers.shape[0], -1, group)
+    larger = torch.maximum(before, numbers.amax(2))
+    shift = _finite(larger)
+    added = (numbers - shift[:, :, None]).exp().sum(2)
+    return _block(larger), _block(_torch(total) * (before - shift).exp() + added)
+
+
+def total_exp(total: Any, peak: Any, largest: Any) -> Any:
+    return row_sum(_block(_torch(total) * (_torch(peak) - _finite(_torch(largest))).exp()))
+
+
+online_fast_exp, total_fast_exp = online_exp, total_exp
+
 sqrt = _from_torch(torch.sqrt)
 exp = fast_exp = _from_torch(torch.exp)
 exp2 = _from_torch(torch.exp2)

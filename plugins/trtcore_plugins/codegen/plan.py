@@ -9,7 +9,7 @@ from __future__ import annotations
 import linecache
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -247,19 +247,25 @@ def row_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
     return Blocks(down, across, max(1, min(32, down * across // per_warp)))
 
 
-def loop_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
-    """The tile of a kernel that walks along rows that are too long to keep."""
-    return Blocks(1, 4096, 16)
+def loop_blocks(bytes_: int, columns: int, again: bool) -> Blocks:
+    """The tile of a kernel that walks along rows that are too long to keep.
+
+    Where the rows are read `again`, and a few per multiprocessor would not fit the cache, one row at a time is walked.
+    """
+    if again and columns * bytes_ >= 128 << 10:
+        return Blocks(1, 16384 if bytes_ <= 2 else 8192, 32)
+    return Blocks(1, 4096 if bytes_ <= 2 else 2048, 8)
 
 
-def piece_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
-    """The tile of a kernel that walks along pieces of few, long rows."""
-    return Blocks(1, 4096, 8)
+def piece_blocks(bytes_: int, columns: int, again: bool) -> Blocks:
+    """The tile of a kernel that walks along pieces of few, long rows: 64 bytes per thread are on their way."""
+    return Blocks(1, 8192 if bytes_ <= 2 else 4096, 8)
 
 
-def column_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
+def column_blocks(rows: int, columns: int, bytes_: int) -> Blocks:
     """The tile of a kernel whose rows lie side by side in memory: it reduces down the columns of a matrix."""
-    return Blocks(min(64, power_of_two(rows)), min(64, power_of_two(columns)), 8)
+    down = 128 if bytes_ <= 2 else 64
+    return Blocks(min(down, power_of_two(rows)), min(64, power_of_two(columns)), 8)
 
 
 class _Planner:
@@ -302,19 +308,34 @@ class _Planner:
                 blocks = row_blocks(rows, columns, self.multiprocessors)
                 return [self._launch("tile", blocks, -(-rows // blocks.rows))], []
             few = rows < self.multiprocessors * 3 // 4
-            blocks = (piece_blocks if few else loop_blocks)(rows, columns, self.multiprocessors)
+            blocks = (piece_blocks if few else loop_blocks)(self._bytes(), columns, self._reads_again())
             programs = -(-rows // blocks.rows)
         elif columns <= 16:
             across = power_of_two(columns)
             blocks = Blocks(max(1, min(1024 // across, power_of_two(rows))), across, 4)
             return [self._launch("tile", blocks, -(-rows // blocks.rows))], []
         else:
-            blocks = column_blocks(rows, columns, self.multiprocessors)
+            blocks = column_blocks(rows, columns, self._bytes())
             programs = -(-rows // blocks.rows)
             few = programs < 2 * self.multiprocessors and columns > 4 * blocks.columns
         if few:
             return self._pieces(blocks, programs)
         return [self._launch("loop", blocks, programs)], []
+
+    def _bytes(self) -> int:
+        """Bytes that a kernel reads per element of the domain."""
+        reduced = {*self.program.reduced}
+        wide = [spec.dtype.itemsize for spec in self.program.inputs if reduced & {*spec.axes}]
+        return max(1, sum(wide))
+
+    def _reads_again(self) -> bool:
+        return self.scalars.levels > 1 or self._has_wide_results()
+
+    def _group(self) -> int:
+        """Neighbours along a row that one thread loads at once: 16 bytes of them."""
+        if not self._columns_are_inner():
+            return 1
+        return max(1, 16 // max(spec.dtype.itemsize for spec in self.program.inputs))
 
     def _largest_tile(self) -> int:
         reduced = {*self.program.reduced}
@@ -383,6 +404,8 @@ class _Planner:
         multiples = (multiple(self.rows.size), multiple(self.columns.size))
         axes = len(self.rows.axes), len(self.columns.axes)
         shape = Shape(form, *axes, patterns, level, last, self.wide, multiples)
+        if form in ("loop", "partial") and self.scalars.totals:
+            shape = replace(shape, group=min(self._group(), blocks.columns))
         kernel = write_kernel(self.program, shape)
         known = {"n_y": self.rows.size, "n_x": self.columns.size, "n_r": self.columns.size, **(extra or {})}
         for name in ("n_y", "n_x"):

@@ -16,8 +16,8 @@ The last three are for few, long rows: several kernels, so that all multiprocess
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -49,6 +49,7 @@ class Shape:
         wide: whether indices need 64 bits.
         multiples: what the numbers of rows and columns are known to be multiples of (1, 4 or 8; of 16 Triton takes note
             itself), so that their ends do not break up wide loads.
+        group: neighbours along the columns that one thread loads at once; "loop" and "partial" may take them together.
     """
 
     form: str
@@ -59,6 +60,7 @@ class Shape:
     last: bool = False
     wide: bool = False
     multiples: tuple[int, int] = (1, 1)
+    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,21 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Scalars:
-    """A program lowered to scalars: all values in order, those of the inputs and of the outputs."""
+    """A program lowered to scalars: all values in order, and those of the outputs.
+
+    `totals` are the sums of ``exp(x - max(x))`` that are taken in the same pass as their maximum: name of the
+    maximum -> (the sum, its exponential's name). They are of the maximum's level.
+    """
 
     values: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    totals: dict[str, tuple[Value, str]] = field(default_factory=dict, hash=False, compare=False)
+
+    @cached_property
+    def peaks(self) -> dict[str, Value]:
+        """Name of a sum in `totals` -> its maximum."""
+        named = {value.name: value for value in self.values}
+        return {total.name: named[peak] for peak, (total, _) in self.totals.items()}
 
     @property
     def levels(self) -> int:
@@ -106,7 +119,44 @@ def scalars(program: Program) -> Scalars:
     ]
     for call in program.calls:
         values.extend(lower(b, call, resolve_op(call.op), values, program.specs))
-    return Scalars(tuple(b.values), tuple(values[number] for number in program.outputs))
+    totals = _totals(b.values)
+    levelled = _levelled(b.values, {total.name for total, _ in totals.values()})
+    named = {value.name: value for value in levelled}
+    return Scalars(
+        tuple(levelled),
+        tuple(values[number] for number in program.outputs),
+        {peak: (named[total.name], function) for peak, (total, function) in totals.items()},
+    )
+
+
+def _totals(values: Sequence[Value]) -> dict[str, tuple[Value, str]]:
+    """The sums of exponentials, relative to a maximum of the same numbers: see `Scalars.totals`."""
+    found: dict[str, tuple[Value, str]] = {}
+    for value in values:
+        if value.reduce != "sum" or len(value.args[0].args) != 1:
+            continue
+        power = value.args[0]
+        (shifted,) = power.args
+        function = {f"f.exp({shifted.name})": "exp", f"f.fast_exp({shifted.name})": "fast_exp"}.get(
+            power.text
+        )
+        if function is None or len(shifted.args) != 2 or not shifted.floating:
+            continue
+        x, peak = shifted.args
+        if shifted.text != f"{x.name} - {peak.name}" or peak.reduce != "max" or peak.args[0].name != x.name:
+            continue
+        found.setdefault(peak.name, (value, function))
+    return found
+
+
+def _levelled(values: Sequence[Value], with_their_maximum: set[str]) -> list[Value]:
+    """The values with the levels they have where some sums need no pass of their own."""
+    levels: dict[str, int] = {}
+    for value in values:
+        behind = max((levels[one.name] for one in value.args), default=0)
+        adds = bool(value.reduce) and value.name not in with_their_maximum
+        levels[value.name] = behind + adds
+    return [replace(value, level=levels[value.name]) for value in values]
 
 
 @lru_cache(maxsize=4096)
@@ -135,6 +185,9 @@ class _Writer:
         self.scalars = scalars(self.program)
         self.inputs = len(self.program.inputs)
         self.pointwise = not self.program.reduced
+        tile = self.shape.form == "tile"  # which has the whole row, and its maximum before the sum
+        self.totals = {} if tile else self.scalars.totals
+        self.peaks = {} if tile else self.scalars.peaks
 
     def kernel(self) -> Kernel:
         body = {
@@ -207,8 +260,9 @@ class _Writer:
         if wide:
             with_columns = [self.scalars.outputs[number] for number in wide]
             self._each_tile(
-                "0", "n_x", with_columns, lambda: [self._store(n, self.scalars.outputs[n]) for n in wide]
-            )
+                "0", "n_x", with_columns, lambda: [self._store(n, self.scalars.outputs[n]) for n in wide],
+                backwards=True,
+            )  # fmt: skip
 
     def _partial(self) -> None:
         self._say("program = tl.program_id(0).to(INDEX)")
@@ -314,23 +368,46 @@ class _Writer:
 
     def _pass(self, level: int, first: str, last: str) -> None:
         """Accumulate the reductions of a level over the columns from `first` to `last`."""
-        reductions = self.scalars.reductions(level)
-        for reduction in reductions:
+        every = self.scalars.reductions(level)
+        for reduction in every:
             kind = triton_name(held(reduction.args[0].dtype))
-            self._say(f"{reduction.name}_acc = tl.full((Y, X), {self._neutral(reduction)}, {kind})")
+            grouped = reduction.name in self.totals or reduction.name in self.peaks
+            across = f"X // {self.shape.group}" if grouped and self.shape.group > 1 else "X"
+            self._say(f"{reduction.name}_acc = tl.full((Y, {across}), {self._neutral(reduction)}, {kind})")
             if reduction.reduce.startswith("arg"):
-                self._say(f"{reduction.name}_at_acc = tl.full((Y, X), 0, INDEX) + n_r")
+                self._say(f"{reduction.name}_at_acc = tl.full((Y, X), 0, INDEX) + {first}")
+        reductions = [one for one in every if one.name not in self.peaks]
         self._each_tile(
             first, last, [reduction.args[0] for reduction in reductions],
             lambda: [self._accumulate(reduction) for reduction in reductions],
         )  # fmt: skip
+        for reduction in reductions:
+            if reduction.reduce.startswith("arg"):
+                at = f"{reduction.name}_at_acc"
+                self._say(f"{at} = {at} + tl.arange(0, X)[None, :].to(INDEX)")
+                self._say(f"{at} = tl.where({at} < {last}, {at}, n_r)")
 
-    def _each_tile(self, first: str, last: str, needed: Sequence[Value], body: Callable[[], object]) -> None:
-        """Two loops: over the tiles that are whole, without masks along the columns, and over what is left."""
+    def _each_tile(
+        self,
+        first: str,
+        last: str,
+        needed: Sequence[Value],
+        body: Callable[[], object],
+        *,
+        backwards: bool = False,
+    ) -> None:
+        """Two loops: over the tiles that are whole, without masks along the columns, and over what is left.
+
+        `backwards`, what was read last comes first: it is still in the cache.
+        """
         self._say(f"whole = {first} + ({last} - {first}) // X * X")
-        for begin, end, whole in ((first, "whole", True), ("whole", last, False)):
-            self._say(f"for start in range({begin}, {end}, X):")
+        parts = [(first, "whole", True), ("whole", last, False)]
+        for begin, end, whole in reversed(parts) if backwards else parts:
+            reverse = backwards and whole
+            self._say(f"for {'back' if reverse else 'start'} in range({begin}, {end}, X):")
             self.indent += 1
+            if reverse:
+                self._say(f"start = {begin} + {end} - X - back")
             outside, self.whole = set(self.written), whole
             self._columns("start")
             if last != "n_x" and not whole:
@@ -433,14 +510,20 @@ class _Writer:
         name, value, kind = reduction.name, reduction.args[0], reduction.reduce
         acc, here = f"{name}_acc", value.name
         floating = value.dtype.is_floating_point
+        if name in self.totals:
+            total, function = self.totals[name]
+            whole = f"tl.broadcast_to({here}, (Y, X))"
+            given = whole if self.whole else f'tl.where(mask, {whole}, float("-inf"))'
+            state = f"{acc}, {total.name}_acc"
+            self._say(f"{state} = f.online_{function}({state}, {given}, {self.shape.group})")
+            return
         if kind.startswith("arg"):
-            sign = ">" if kind == "argmax" else "<"
-            better = f"({here} {sign} {acc}) | ({name}_at_acc == n_r)"
-            if floating:
-                better += f" | (({here} != {here}) & ({acc} == {acc}))"
-            self._say(f"{name}_take = mask & ({better})")
+            # Of a place along the columns the tile's start is kept: the rest is the lane's own.
+            worse = f"{here} {'<=' if kind == 'argmax' else '>='} {acc}"
+            better = f"f.not_({worse})" + (f" & ({acc} == {acc})" if floating else "")  # NaN is not worse
+            self._say(f"{name}_take = {better if self.whole else f'mask & {better}'}")
             self._say(f"{acc} = tl.where({name}_take, {here}, {acc})")
-            self._say(f"{name}_at_acc = tl.where({name}_take, x, {name}_at_acc)")
+            self._say(f"{name}_at_acc = tl.where({name}_take, start, {name}_at_acc)")
             return
         combined = {
             "sum": f"{acc} + {here}", "prod": f"{acc} * {here}",
@@ -455,6 +538,16 @@ class _Writer:
         name, kind = reduction.name, reduction.reduce
         floating = reduction.args[0].dtype.is_floating_point
         end = "_part" if partial else ""
+        if name in self.peaks:
+            peak = self.peaks[name].name
+            function = self.totals[peak][1]
+            self._say(f"{name}{end} = f.total_{function}({name}_acc, {peak}_acc, {peak}{end})")
+            if (
+                not partial
+            ):  # no number is larger than the others' minus infinity: torch subtracts it from itself
+                self._say(f'{name} = tl.where({peak} == float("-inf"), float("nan"), {name})')
+                self.written.add(name)
+            return
         if kind.startswith("arg"):
             extreme = f"row_{kind[3:]}{'_nan' if floating else ''}"
             self._say(f"{name}{'_part' if partial else '_best'} = f.{extreme}({name}_acc)")

@@ -84,6 +84,7 @@ ROWS = {
         lambda x, y: torch.softmax(x.masked_fill(y > 1, float("-inf")), -1), "xy", special=False
     ),
     "log_softmax": Case(lambda x: torch.log_softmax(x, -1)),
+    "exponentials": Case(lambda x: (x - x.amax(-1, keepdim=True)).exp().sum(-1)),
     "softmax_columns": Case(lambda x: torch.softmax(x, 0)),
     "layer_norm": Case(lambda x, w: F.layer_norm(x, (x.shape[-1],), w, w), "xw"),
     "rms_norm": Case(lambda x, w: F.rms_norm(x, (x.shape[-1],), w, 1e-6), "xw", infinite=False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from codegen_cases import CASES, POINTWISE, assert_right, make_inputs
+from codegen_cases import CASES, POINTWISE, Case, assert_right, make_inputs
 
 from trtcore_plugins.codegen.plan import run
 from trtcore_plugins.codegen.trace import program_of
@@ -52,6 +52,34 @@ def test_large(name: str, shape: tuple[int, int]) -> None:
     for rows in (slice(0, 4000), slice(shape[0] - 4000, None)):
         part = [x[rows] if x.shape[0] == shape[0] else x for x in inputs]
         assert_right(function, part, [one[rows] for one in results])
+
+
+LONG = ("argmax", "max_values_indices", "var", "softmax", "log_softmax", "exponentials", "layer_norm")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(200, 40001), (140, 131072), (3, 100003)], ids=str)
+@pytest.mark.parametrize("name", LONG)
+def test_long_rows(name: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    """Rows that are walked in a loop, or in pieces."""
+    case = CASES[name]
+    for special in (False, True) if case.special else (False,):
+        inputs = make_inputs(case, shape, dtype, "cuda", special)
+        if special:
+            inputs[0][1] = float("-inf")
+        program = program_of(case.function, *inputs)
+        assert_right(case.function, inputs, run(program, inputs, poisoned=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int8])
+@pytest.mark.parametrize("shape", [(70001, 4096), (8192, 1000), (513, 129)], ids=str)
+def test_down_columns(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    for name in (
+        ("columns", "column_max", "softmax_columns") if dtype.is_floating_point else ("sum_columns_ints",)
+    ):
+        case = CASES.get(name, Case(lambda x: x.sum(0)))
+        inputs = make_inputs(case, shape, dtype, "cuda", special=dtype.is_floating_point)
+        assert_right(case.function, inputs, run(program_of(case.function, *inputs), inputs, poisoned=True))
 
 
 def test_beyond_32_bits() -> None:

@@ -12,9 +12,19 @@ from codegen_cases import CASES, POINTWISE, Case, assert_right, make_inputs
 pytest.importorskip("triton")
 
 from trtcore_plugins.codegen import plan
+from trtcore_plugins.codegen.source import scalars
 from trtcore_plugins.codegen.trace import program_of
 
-REDUCING = ("max_values_indices", "sum_ints", "var", "softmax", "layer_norm")
+REDUCING = (
+    "max_values_indices",
+    "argmin",
+    "sum_ints",
+    "var",
+    "softmax",
+    "log_softmax",
+    "exponentials",
+    "layer_norm",
+)
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning"
@@ -58,6 +68,28 @@ def test_pieces(name: str, small: None) -> None:
     if plan._Planner(program, [], (), 1)._has_wide_results():
         forms.add("apply")
     check(case, make_inputs(case, (2, 90), case.dtypes[0], special=True), forms)
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 132], ids=["loop", "pieces"])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "exponentials"])
+def test_rows_of_infinities(
+    name: str, multiprocessors: int, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The maximum and the sum of exponentials are taken together: rows, and parts of rows, of minus infinity."""
+    monkeypatch.setattr(plan, "_MULTIPROCESSORS", multiprocessors)
+    x = torch.randn(4, 90)
+    x[0, :40] = x[1, 30:] = x[2] = x[3, 17] = float("-inf")
+    x[1, :30], x[3, 70] = 1e30, float("inf")
+    pieces = {"partial", "combine"} if name == "exponentials" else {"partial", "combine", "apply"}
+    for dtype in (torch.float32, torch.bfloat16):
+        check(CASES[name], [x.to(dtype)], {"loop"} if multiprocessors == 1 else pieces)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "exponentials"])
+def test_sums_of_exponentials_need_no_pass_of_their_own(name: str) -> None:
+    program = program_of(CASES[name].function, torch.randn(3, 40))
+    assert scalars(program).levels == 1
+    assert [value.reduce for value in scalars(program).reductions(1)] == ["max", "sum"]
 
 
 @pytest.mark.parametrize("name", ["columns", "column_max", "softmax_columns"])
