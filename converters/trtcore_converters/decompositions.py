@@ -72,11 +72,12 @@ def _cdist_forward(a: torch.Tensor, b: torch.Tensor, p: float, compute_mode: int
 
 
 def _hypot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """``sqrt(a * a + b * b)``, with the larger one taken out so that the squares do not overflow."""
-    a, b = a.abs(), b.abs()
+    """``sqrt(a * a + b * b)`` in float32, with the larger one taken out so that the squares do not overflow."""
+    dtype = torch.result_type(a, b)
+    a, b = a.float().abs(), b.float().abs()
     large, small = torch.maximum(a, b), torch.minimum(a, b)
     ratio = torch.where(large == 0, torch.zeros_like(large), small / large)
-    return large * torch.sqrt(1 + ratio * ratio)
+    return (large * torch.sqrt(1 + ratio * ratio)).to(dtype)
 
 
 def _copysign(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,10 @@ from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
 from trtcore_converters._checks import all_of
+from trtcore_converters._loops import LOOPS, whole_power
 from trtcore_converters._values import compute_dtype, number, operand, output_dtype, power_of_two
+from trtcore_converters.remainders import floor_divide as floor_quotient
+from trtcore_converters.remainders import fmod, remainder
 
 aten = torch.ops.aten
 
@@ -117,41 +120,6 @@ def rsub(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
 # ---- division ----------------------------------------------------------------------------------------------
 
 
-_UNLIKE = (
-    "on {} TensorRT rounds the quotient before it is rounded {}, and torch does not; they agree only for divisors that "
-    "are a power of two"
-)
-
-
-def _whole_quotient(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    """A division rounded down: torch corrects the quotient's own rounding, TensorRT does not.
-
-    1.0 // 0.1 is 9 in torch (0.1 is a little more than a tenth), and floor(1.0 / 0.1) is 10. The two agree on
-    integers; for float16 and bfloat16, whose quotients float32 tells from whole numbers; and where the divisor is a
-    power of two, for which the quotient is not rounded.
-    """
-    return _exact(node, frozenset({torch.float16, torch.bfloat16}), "down")
-
-
-def _exact_remainder(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    """What a division leaves: exact on integers, for divisors that are a power of two, and in float16, whose largest
-    number is only 2**30 times its smallest normal one."""
-    return _exact(node, frozenset({torch.float16}), "to a whole number")
-
-
-def _exact(node: fx.Node, dtypes: frozenset[torch.dtype], way: str) -> bool | Reject:
-    result = node.meta.get("val")
-    if not isinstance(result, torch.Tensor) or not result.dtype.is_floating_point or result.dtype in dtypes:
-        return True
-    if power_of_two(node_arguments(node).get("other")):
-        return True
-    return Reject(_UNLIKE.format(str(result.dtype).removeprefix("torch."), way))
-
-
-def _rounds_down(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    return _whole_quotient(node, ctx) if node_arguments(node).get("rounding_mode") == "floor" else True
-
-
 def _divide(ctx: ConversionContext, a: Any, b: Any, rounding: str | None) -> Any:
     if rounding is None:
         dtype = output_dtype(ctx, torch.float32)
@@ -159,8 +127,17 @@ def _divide(ctx: ConversionContext, a: Any, b: Any, rounding: str | None) -> Any
     dtype = output_dtype(ctx, ctx.result_type(a, b))
     if not dtype.is_floating_point:
         return ctx.elementwise(a, b, "FLOOR_DIV" if rounding == "floor" else "DIV", to=dtype)
+    if rounding == "floor" and dtype == torch.float32 and not power_of_two(number(b)):
+        # 1.0 // 0.1 is 9 (0.1 is a little more than a tenth), and 1.0 / 0.1 is 10. For float16 and bfloat16, float32
+        # tells a quotient from a whole number.
+        return floor_quotient(ctx, *_broadcast(ctx, a, b, dtype))
     quotient = ctx.elementwise(a, b, "DIV", to=torch.float32)
     return ctx.cast(ctx.unary(quotient, "FLOOR") if rounding == "floor" else truncate(ctx, quotient), dtype)
+
+
+def _broadcast(ctx: ConversionContext, a: Any, b: Any, dtype: torch.dtype) -> list[Any]:
+    """Both in float32, after they were rounded to the op's dtype."""
+    return [ctx.cast(value, torch.float32) for value in ctx.promote(a, b, to=dtype)]
 
 
 def truncate(ctx: ConversionContext, x: Any) -> Any:
@@ -180,7 +157,7 @@ def div(ctx: ConversionContext, a: Any, b: Any) -> Any:
 
 @converter(
     [aten.div.Tensor_mode, aten.div.Scalar_mode],
-    capability_validator=all_of(arithmetic, _rounds_down),
+    capability_validator=arithmetic,
     supports_dynamic_shapes=True,
 )
 def div_mode(ctx: ConversionContext, a: Any, b: Any, *, rounding_mode: str | None) -> Any:
@@ -190,7 +167,7 @@ def div_mode(ctx: ConversionContext, a: Any, b: Any, *, rounding_mode: str | Non
 
 @converter(
     [aten.floor_divide.default, aten.floor_divide.Scalar],
-    capability_validator=all_of(arithmetic, _whole_quotient),
+    capability_validator=arithmetic,
     supports_dynamic_shapes=True,
 )
 def floor_divide(ctx: ConversionContext, a: Any, b: Any) -> Any:
@@ -202,8 +179,9 @@ def _modulus(rounding: str) -> Callable[..., Any]:
     def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
         a, b = _operands(ctx, a, b)
         dtype = output_dtype(ctx, ctx.result_type(a, b))
-        if dtype == torch.float16 and not power_of_two(number(b)):
-            return ctx.cast(_float16_remainder(ctx, a, b, rounding), dtype)
+        if dtype.is_floating_point and not power_of_two(number(b)):
+            exact = fmod if rounding == "trunc" else remainder
+            return ctx.cast(exact(ctx, *_broadcast(ctx, a, b, dtype)), dtype)
         inside = torch.float32 if dtype.is_floating_point else dtype
         quotient = ctx.cast(_divide(ctx, a, b, rounding), inside)
         return ctx.cast(
@@ -211,27 +189,6 @@ def _modulus(rounding: str) -> Callable[..., Any]:
         )
 
     return convert
-
-
-def _float16_remainder(ctx: ConversionContext, a: Any, b: Any, rounding: str) -> Any:
-    """The exact remainder of float16 numbers, as float32.
-
-    A float32 quotient is off by one at most, relative to its 24 bits; two steps leave something smaller than b, and
-    one b more sets right what is now on the wrong side of zero. The product of the quotient's upper or lower 12 bits
-    with the 11 of b is exact.
-    """
-    a, b = ctx.promote(a, b, to=torch.float32)
-    rest = a
-    for _ in range(2):
-        quotient = truncate(ctx, ctx.elementwise(rest, b, "DIV"))
-        upper = ctx.elementwise(truncate(ctx, ctx.elementwise(quotient, 1 / 4096, "PROD")), 4096.0, "PROD")
-        for part in (upper, ctx.elementwise(quotient, upper, "SUB")):
-            rest = ctx.elementwise(rest, ctx.elementwise(part, b, "PROD"), "SUB")
-    side = a if rounding == "trunc" else b
-    wrong = ctx.elementwise(ctx.elementwise(rest, side, "PROD"), 0.0, "LESS")
-    size = ctx.unary(b, "ABS")
-    towards = ctx.select(ctx.elementwise(side, 0.0, "LESS"), ctx.unary(size, "NEG"), size)
-    return ctx.select(wrong, ctx.elementwise(rest, towards, "SUM"), rest)
 
 
 for _op, _name, _rounding in (
@@ -244,7 +201,7 @@ for _op, _name, _rounding in (
     converter(
         _op,
         name=_name,
-        capability_validator=all_of(arithmetic, _exact_remainder),
+        capability_validator=arithmetic,
         supports_dynamic_shapes=True,
     )(_modulus(_rounding))
 
@@ -252,24 +209,29 @@ for _op, _name, _rounding in (
 # ---- powers ------------------------------------------------------------------------------------------------
 
 
-def _float_result(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    result = node.meta.get("val")
-    if isinstance(result, torch.Tensor) and not result.is_floating_point():
-        return Reject("TensorRT computes powers of integers in floating point, which is not exact")
-    return True
-
-
-def _small_exponent(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _whole_exponent(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     """Integers to a constant power are multiplied out."""
-    exponent = node_arguments(node).get("exponent")
-    if isinstance(exponent, fx.Node) or not isinstance(exponent, int) or not 0 <= exponent <= 64:
-        return _float_result(node, ctx)
+    result, exponent = node.meta.get("val"), node_arguments(node).get("exponent")
+    if not isinstance(result, torch.Tensor) or result.is_floating_point():
+        return True
+    if not isinstance(exponent, int) or exponent < 0:
+        return Reject("integers to a power that is negative, or varies from call to call")
     return True
+
+
+def _kind_of_power(floating_point: bool) -> Callable[[fx.Node, CompileContext], bool | Reject]:
+    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+        result = node.meta.get("val")
+        if isinstance(result, torch.Tensor) and result.is_floating_point() != floating_point:
+            return Reject(f"made for {'floating point' if floating_point else 'integers'}")
+        return True
+
+    return check
 
 
 @converter(
     aten.pow.Tensor_Scalar,
-    capability_validator=all_of(arithmetic, _small_exponent),
+    capability_validator=all_of(arithmetic, _whole_exponent),
     supports_dynamic_shapes=True,
 )
 def pow_scalar(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
@@ -310,7 +272,7 @@ def _multiplied(ctx: ConversionContext, x: Any, exponent: int, dtype: torch.dtyp
 
 @converter(
     [aten.pow.Tensor_Tensor, aten.pow.Scalar],
-    capability_validator=all_of(arithmetic, _float_result),
+    capability_validator=all_of(arithmetic, _kind_of_power(True)),
     supports_dynamic_shapes=True,
 )
 def pow_tensor(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
@@ -318,6 +280,18 @@ def pow_tensor(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
     x, exponent = operand(ctx, "self", x), operand(ctx, "exponent", exponent)
     dtype = output_dtype(ctx, torch.float32)
     return ctx.cast(ctx.elementwise(x, exponent, "POW", to=torch.float32), dtype)
+
+
+@converter(
+    [aten.pow.Tensor_Tensor, aten.pow.Scalar],
+    capability_validator=all_of(arithmetic, _kind_of_power(False)),
+    requires=LOOPS,
+    supports_dynamic_shapes=True,
+)
+def pow_integers(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
+    """``x ** exponent`` of integers, which TensorRT's own power would compute in floating point."""
+    x, exponent = operand(ctx, "self", x), operand(ctx, "exponent", exponent)
+    return whole_power(ctx, x, exponent, output_dtype(ctx, torch.int64))
 
 
 # ---- clamp -------------------------------------------------------------------------------------------------

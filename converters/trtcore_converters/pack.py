@@ -14,6 +14,7 @@ from trtcore.pack import Converter, LoweringPass, converters_in, hookimpl
 
 FAMILIES = (
     "elementwise",
+    "integers",
     "comparison",
     "bitwise",
     "unary",

@@ -20,7 +20,6 @@ _RANDOM = (
     "takes no seed; draw them outside of the model and pass them in, or leave it in torch"
 )
 _ON_THE_HOST = "gives a Python number, for which the program would have to stop; keep it a 0-d tensor"
-_STEPS = "TensorRT has no layer for it, and Euclid's algorithm takes as many steps as the numbers ask for"
 _DATA = "the size of its result depends on the data; pad to a fixed size, or leave it in torch"
 
 REFUSED: dict[Any, str] = {
@@ -37,9 +36,7 @@ REFUSED: dict[Any, str] = {
     ),
     aten._local_scalar_dense.default: _ON_THE_HOST,
     aten.item.default: _ON_THE_HOST,
-    aten.gcd.default: _STEPS,
-    aten.lcm.default: _STEPS,
-    aten.nextafter.default: "TensorRT has no layer that sees the bits of a number",
+    aten.nextafter.default: "TensorRT has no layer that sees the bits of a number, and next to 0 it flushes the result",
     aten.frexp.Tensor: "TensorRT has no layer that sees the bits of a number",
     **dict.fromkeys(
         (

@@ -84,7 +84,6 @@ def test_out_variants_become_functional():
         (lambda x: x + torch.randn(64), (torch.rand(64),), "torch's generator"),
         (lambda x: x[torch.randperm(64)], (torch.rand(64),), "torch's generator"),
         (torch.bernoulli, (torch.full((64,), 0.5),), "torch's generator"),
-        (torch.gcd, (torch.tensor([4, 6]), torch.tensor([6, 9])), "Euclid"),
         (torch.nextafter, (torch.rand(3), torch.rand(3)), "bits of a number"),
     ],
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import trtcore
 from trtcore.testing import assert_converts, assert_refuses
 
 aten = torch.ops.aten
@@ -137,7 +141,74 @@ def test_angles():
 
 
 def test_refusals():
-    assert_refuses(lambda x, y: x // y, (positive(3), positive(3)), "power of two")
-    assert_refuses(lambda x: x % 0.1, (positive(3),), "power of two")
-    assert_refuses(lambda x, y: x**y, (torch.tensor([2, 3]), torch.tensor([2, 3])), "not exact")
+    assert_refuses(
+        lambda x, y: x**y, (torch.tensor([2, 3], dtype=torch.int16), torch.tensor([2, 3])), "int16"
+    )
     assert_refuses(lambda x: x + x, (torch.tensor([2, 3], dtype=torch.uint8),), "no arithmetic on uint8")
+
+
+# ---- exact remainders --------------------------------------------------------------------------------------
+
+
+def divisions(x, y):
+    return (
+        torch.fmod(x, y),
+        x % y,
+        x // y,
+        torch.div(x, y, rounding_mode="floor"),
+        x % 0.1,
+        torch.fmod(x, -0.3),
+    )
+
+
+def test_remainders_of_floats():
+    x = torch.tensor([1.0, 0.7, -1.0, 77.0, -5.3, 0.3, 1e4, -0.0, 6.0])
+    y = torch.tensor([0.1, 0.1, 0.1, -0.3, 0.7, 0.1, 0.7, 3.0, -1.5])
+    assert_converts(divisions, (x, y), dtypes=FLOATS, rtol=0.0, atol=0.0)
+    row = (x[:8].reshape(4, 2), y[:2])
+    assert_converts(lambda x, y: x % y, row, dynamic={0: {0: (1, 4, 6)}}, rtol=0.0, atol=0.0)
+    assert_converts(lambda x, y: x % y, (torch.tensor(5.3), torch.tensor(0.1)))
+
+
+@pytest.fixture(scope="module")
+def compiled_divisions():
+    class Module(torch.nn.Module):
+        def forward(self, a, b):
+            return torch.fmod(a, b), torch.remainder(a, b), torch.floor_divide(a, b)
+
+    sample = torch.ones(64)
+    return trtcore.compile(
+        Module(), inputs=[sample, sample.clone()], min_block_size=1, require_full_compilation=True
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(min_size=512, max_size=512), st.integers(-50, 50))
+def test_remainders_are_exact(trt_backend, compiled_divisions, bits, times):
+    """Against C's fmod: torch's vectorised one gives NaN where the quotient is huge."""
+    a, b = torch.frombuffer(bytearray(bits), dtype=torch.float32).reshape(2, 64)
+    for size in (a, b * times):
+        with numpy.errstate(all="ignore"):
+            left = torch.from_numpy(numpy.fmod(size.numpy(), b.numpy()))
+        other_side = (left != 0) & ((left < 0) != (b < 0))
+        found = compiled_divisions(size, b)
+        expected = (left, torch.where(other_side, left + b, left), torch.floor_divide(size, b))
+        for got, want in zip(found, expected):
+            torch.testing.assert_close(got, want, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+# ---- powers of integers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_powers_of_integers(dtype):
+    base = torch.tensor([3, -3, 0, 1, -1, 2, 7, -1, 0, 46341], dtype=dtype)
+    exponent = torch.tensor([13, 5, 0, -4, -3, 31, 63, 1000001, -1, 2], dtype=dtype)
+
+    def run(x, y):
+        return x**y, torch.pow(3, y), x**0, x**70, x[:2].reshape(2, 1) ** y
+
+    assert_converts(run, (base, exponent))
+    assert_converts(
+        lambda x, y: x**y, (base[:4], exponent[:4]), dynamic={0: {0: (1, 4, 6)}, 1: {0: (1, 4, 6)}}
+    )
