@@ -37,7 +37,6 @@ REFUSED: dict[Any, str] = {
     aten._local_scalar_dense.default: _ON_THE_HOST,
     aten.item.default: _ON_THE_HOST,
     aten.nextafter.default: "TensorRT has no layer that sees the bits of a number, and next to 0 it flushes the result",
-    aten.frexp.Tensor: "TensorRT has no layer that sees the bits of a number",
     **dict.fromkeys(
         (
             *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),

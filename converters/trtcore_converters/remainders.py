@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from trtcore.pack import ConversionContext
+from trtcore_converters._exponents import parts, scaled
 
 _PIECE = 35  # a remainder has less than 27 bits, and with 35 more it fits int64
 _PIECES = 8  # 8 * 35 bits: from the smallest denormal number to the largest number
-_HALVES = 96  # halves of the exponents that numbers are scaled by are smaller than this
 
 
 def fmod(ctx: ConversionContext, a: Any, b: Any) -> Any:
     """``a - trunc(a / b) * b`` of float32 ITensors, as if it were never rounded; NaN for what has no remainder."""
     size, divisor = ctx.unary(a, "ABS"), ctx.unary(b, "ABS")
-    (m, e), (n, f) = _parts(ctx, size), _parts(ctx, divisor)
+    (m, e), (n, f) = parts(ctx, size), parts(ctx, divisor)
     # Where logarithms were rounded apart, the smaller number may seem to have the larger exponent, by one.
     lead = ctx.elementwise(ctx.elementwise(ctx.elementwise(f, e, "SUB"), 0, "MAX"), 1, "MIN")
     n = ctx.elementwise(ctx.elementwise(n, ctx.elementwise(lead, 1, "SUM"), "PROD"), 1, "MAX")
@@ -33,7 +33,7 @@ def fmod(ctx: ConversionContext, a: Any, b: Any) -> Any:
         piece = ctx.elementwise(left, _PIECE, "MIN")
         rest = _modulo(ctx, ctx.elementwise(rest, ctx.gather(powers, piece, 0), "PROD"), n)
         left = ctx.elementwise(left, piece, "SUB")
-    found = _scaled(ctx, ctx.cast(rest, torch.float32), f)
+    found = scaled(ctx, ctx.cast(rest, torch.float32), f)
     signed = ctx.select(ctx.elementwise(a, 0.0, "LESS"), ctx.unary(found, "NEG"), found)
     result = ctx.select(ctx.elementwise(size, divisor, "LESS"), a, signed)
     return ctx.select(_has_one(ctx, size, divisor), result, math.nan)
@@ -78,24 +78,3 @@ def _has_one(ctx: ConversionContext, size: Any, divisor: Any) -> Any:
 def _modulo(ctx: ConversionContext, a: Any, n: Any) -> Any:
     """``a mod n`` of positive int64 numbers."""
     return ctx.elementwise(a, ctx.elementwise(ctx.elementwise(a, n, "DIV"), n, "PROD"), "SUB")
-
-
-def _parts(ctx: ConversionContext, x: Any) -> tuple[Any, Any]:
-    """m and e, int64, with ``x == m * 2**e`` and m < 2**26, for x >= 0.
-
-    A logarithm finds e, to one or so; the powers of two themselves come from a table.
-    """
-    log = ctx.elementwise(ctx.unary(x, "LOG"), 1 / math.log(2), "PROD")
-    log = ctx.elementwise(ctx.elementwise(ctx.unary(log, "FLOOR"), -150.0, "MAX"), 128.0, "MIN")
-    e = ctx.elementwise(ctx.cast(log, torch.int64), 24, "SUB")
-    finite = ctx.elementwise(x, torch.finfo(torch.float32).max, "MIN")
-    return ctx.cast(_scaled(ctx, finite, ctx.unary(e, "NEG")), torch.int64), e
-
-
-def _scaled(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
-    """``x * 2**exponent``, in two steps, as 2**128 is no float32 number."""
-    powers = ctx.constant(2.0 ** torch.arange(-_HALVES, _HALVES + 1), torch.float32)
-    half = ctx.elementwise(exponent, 2, "DIV")
-    for part in (half, ctx.elementwise(exponent, half, "SUB")):
-        x = ctx.elementwise(x, ctx.gather(powers, ctx.elementwise(part, _HALVES, "SUM"), 0), "PROD")
-    return x

@@ -51,6 +51,12 @@ _ERFINV_TAIL = (
     5.764707907900179e-03, -7.634003851479984e-03, 9.435315365385532e-03, 1.0016749180787858, 2.8329770027775547,
 )  # fmt: skip
 
+# erfcinv(q) / z as a polynomial in z - 7, with z = sqrt(-log(q (2 - q))), for z in [4, 10.2].
+_ERFCINV_FAR = (
+    1.2787210171142841e-08, -1.7705123746313514e-07, 1.5302105972276284e-06, -1.2114582083829335e-05,
+    9.091327382445422e-05, -6.305400800867417e-04, 3.901034403752384e-03, 9.812885282548706e-01,
+)  # fmt: skip
+
 
 def _scaled_tail(x: torch.Tensor) -> torch.Tensor:
     """``exp(x^2) erfc(x)`` for x >= 0; from 10 on by the first terms of its asymptotic series."""
@@ -82,6 +88,21 @@ def _erfinv(y: torch.Tensor) -> torch.Tensor:
     tail = _polynomial(torch.sqrt(torch.clamp(w, 5.0, 17.0)) - 3.0, _ERFINV_TAIL)
     found = y * torch.where(w < 5.0, centre, tail)
     return torch.where(y.abs() < 1.0, found, torch.where(y.abs() == 1.0, y * math.inf, math.nan))
+
+
+def _ndtri(p: torch.Tensor) -> torch.Tensor:
+    """The inverse of the normal distribution's cumulative function; infinite at 0 and 1, NaN outside."""
+    y = 2.0 * p - 1.0
+    w = -torch.log(4.0 * p * (1.0 - p))
+    centre = _polynomial(torch.clamp(w, max=5.0) - 2.5, _ERFINV_CENTRE)
+    tail = _polynomial(torch.sqrt(torch.clamp(w, 5.0, 17.0)) - 3.0, _ERFINV_TAIL)
+    root = torch.sqrt(torch.clamp(w, 16.0, 105.0))
+    far = -root * _polynomial(
+        root - 7.0, _ERFCINV_FAR
+    )  # only small p are so far out: near 1 float32 is too coarse
+    found = torch.where(w < 16.0, y * torch.where(w < 5.0, centre, tail), far) * math.sqrt(2.0)
+    edge = torch.where((p == 0.0) | (p == 1.0), y * math.inf, math.nan)
+    return torch.where((p > 0.0) & (p < 1.0), found, edge)
 
 
 def _log_ndtr(x: torch.Tensor) -> torch.Tensor:
@@ -128,6 +149,64 @@ def _digamma(x: torch.Tensor) -> torch.Tensor:
     return torch.where((x < 0) & (x == whole), math.nan, result)
 
 
+# ---- Bessel functions --------------------------------------------------------------------------------------
+
+# exp(-x) I0(x) and exp(-x) I1(x) / x as polynomials in x / 4 - 1 for x in [0, 8]; beyond, exp(-x) I(x) sqrt(x) as
+# polynomials in 16 / x - 1. Largest relative error 6e-7.
+_I0_NEAR = (
+    1.8943222251761435e-03, -4.367325689182579e-03, 1.5755571774911377e-03, -1.7134182510074735e-03,
+    1.3964548786864869e-02, -2.4693772254905627e-02, 2.908352985190215e-02, -4.0242403332701335e-02,
+    5.711186207610596e-02, -7.038203519556625e-02, 7.922130132493785e-02, -8.482781819864327e-02,
+    8.734729525206206e-02, -8.905319911956679e-02, 9.451554749066753e-02, -1.1300412295626062e-01,
+    2.070019212239867e-01,
+)  # fmt: skip
+_I0_FAR = (
+    1.0829898259260847e-07, 3.631710305277285e-07, 1.4767921099426897e-06, 1.1111525456650673e-05,
+    1.3621684311530046e-04, 3.360555851925354e-03, 4.021765094450081e-01,
+)  # fmt: skip
+_I1_NEAR = (
+    2.9553388284610346e-04, -7.271867415056918e-04, 4.588673878873348e-04, -7.827894134137807e-04,
+    3.284534039881636e-03, -6.275490947426513e-03, 9.432281483607197e-03, -1.5167227114939416e-02,
+    2.3732326299059837e-02, -3.379490307851968e-02, 4.4667124281470044e-02, -5.526015011300484e-02,
+    6.376793910462833e-02, -6.848403658957651e-02, 6.805758872655363e-02, -6.112430814622935e-02,
+    4.4687709875608835e-02,
+)  # fmt: skip
+_I1_FAR = (
+    -1.2212498465941114e-07, -4.2155543729815765e-07, -1.8267145046635388e-06, -1.500332306614829e-05,
+    -2.1923666942859845e-04, -9.749581526547915e-03, 3.8939845902587233e-01,
+)  # fmt: skip
+
+
+def _far(size: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
+    size = torch.clamp(size, min=8.0)
+    return _polynomial(16.0 / size - 1.0, coefficients) / torch.sqrt(size)
+
+
+def _i0e(x: torch.Tensor) -> torch.Tensor:
+    """``exp(-abs(x)) I0(x)``."""
+    size = x.abs()
+    near = _polynomial(torch.clamp(size, max=8.0) * 0.25 - 1.0, _I0_NEAR)
+    return torch.where(size > 8.0, _far(size, _I0_FAR), near)
+
+
+def _i1e(x: torch.Tensor) -> torch.Tensor:
+    """``exp(-abs(x)) I1(x)``."""
+    size = x.abs()
+    near = size * _polynomial(torch.clamp(size, max=8.0) * 0.25 - 1.0, _I1_NEAR)
+    found = torch.where(size > 8.0, _far(size, _I1_FAR), near)
+    return torch.where(x < 0, -found, found)
+
+
+def _growing(scaled: Function) -> Function:
+    """Without the factor of ``exp(-abs(x))``, taken out in halves: it would overflow before the result does."""
+
+    def compute(x: torch.Tensor) -> torch.Tensor:
+        half = torch.exp(x.abs() * 0.5)
+        return scaled(x) * half * half
+
+    return compute
+
+
 # ---- the table ---------------------------------------------------------------------------------------------
 
 
@@ -147,6 +226,13 @@ SPECIAL: Mapping[Any, Function] = {
         aten.special_erfcx.default: _erfcx,
         aten.erfinv.default: _erfinv,
         aten.special_log_ndtr.default: _log_ndtr,
+        aten.special_ndtri.default: _ndtri,
+        aten.i0.default: _growing(_i0e),
+        aten.special_i0e.default: _i0e,
+        aten.special_i1.default: _growing(_i1e),
+        aten.special_i1e.default: _i1e,
+        aten.special_modified_bessel_i0.default: _growing(_i0e),
+        aten.special_modified_bessel_i1.default: _growing(_i1e),
         aten.lgamma.default: _lgamma,
         aten.digamma.default: _digamma,
     }.items()

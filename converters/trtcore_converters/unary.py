@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from trtcore.pack import ConversionContext, converter
-from trtcore_converters._checks import all_of, not_bool, numeric
+from trtcore_converters._checks import all_of, floating, not_bool, numeric
+from trtcore_converters._exponents import exponent, scaled
 from trtcore_converters._values import LOW_PRECISION, output_dtype
 
 aten = torch.ops.aten
@@ -228,3 +229,25 @@ def logit(ctx: ConversionContext, x: Any, eps: float | None = None) -> Any:
         return ctx.unary(ctx.elementwise(x, ctx.elementwise(1.0, x, "SUB"), "DIV"), "LOG")
 
     return _in_float32(formula)(ctx, x)
+
+
+@converter(aten.frexp.Tensor, capability_validator=floating(), supports_dynamic_shapes=True)
+def frexp(ctx: ConversionContext, x: Any) -> tuple[Any, Any]:
+    """m and e (int32) with ``x == m * 2**e`` and 0.5 <= abs(m) < 1; for 0, infinities and NaN x itself and 0."""
+    x = ctx.tensor(x)
+    wide = ctx.cast(x, torch.float32)
+    size = ctx.unary(wide, "ABS")
+    e = ctx.elementwise(exponent(ctx, size), 1, "SUM")
+    m = scaled(ctx, wide, ctx.unary(e, "NEG"))
+    for wrong, factor, step in (  # a logarithm may be rounded to the wrong side
+        (ctx.unary(ctx.elementwise(ctx.unary(m, "ABS"), 1.0, "LESS"), "NOT"), 0.5, 1),
+        (ctx.elementwise(ctx.unary(m, "ABS"), 0.5, "LESS"), 2.0, -1),
+    ):
+        m = ctx.select(wrong, ctx.elementwise(m, factor, "PROD"), m)
+        e = ctx.select(wrong, ctx.elementwise(e, step, "SUM"), e)
+    has_one = ctx.elementwise(
+        ctx.elementwise(size, math.inf, "LESS"), ctx.elementwise(size, 0.0, "GREATER"), "AND"
+    )
+    return ctx.cast(ctx.select(has_one, m, wide), ctx.dtype(x)), ctx.cast(
+        ctx.select(has_one, e, 0), torch.int32
+    )

@@ -19,7 +19,8 @@ FAMILIES: dict[str, str] = {
     "unary": """abs neg positive sign sgn ceil floor round trunc frac exp exp2 expm1 log log2 log10 log1p sqrt rsqrt square
         reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc erfinv sinc deg2rad rad2deg
         nan_to_num logit digamma lgamma mvlgamma special.entr special.erfcx special.ndtr
-        special.log_ndtr angle conj conj_physical real resolve_conj resolve_neg""",
+        special.log_ndtr special.ndtri i0 special.i0e special.i1 special.i1e
+        special.modified_bessel_i0 special.modified_bessel_i1 frexp angle conj conj_physical real resolve_conj resolve_neg""",
     "activation": """sigmoid nn.functional.celu nn.functional.elu nn.functional.gelu nn.functional.glu
         nn.functional.hardshrink nn.functional.hardsigmoid nn.functional.hardswish nn.functional.hardtanh
         nn.functional.leaky_relu nn.functional.logsigmoid nn.functional.mish nn.functional.prelu nn.functional.relu
@@ -30,7 +31,7 @@ FAMILIES: dict[str, str] = {
         new_empty_strided new_full new_ones new_zeros ones ones_like scalar_tensor zeros zeros_like tril_indices triu_indices
         signal.windows.bartlett signal.windows.blackman signal.windows.cosine signal.windows.exponential
         signal.windows.gaussian signal.windows.general_cosine signal.windows.general_hamming signal.windows.hamming
-        signal.windows.hann signal.windows.nuttall linalg.vander""",
+        signal.windows.hann signal.windows.kaiser signal.windows.nuttall linalg.vander""",
     "reduction": """sum mean prod amax amin max min all any std std_mean var var_mean nansum nanmean count_nonzero logsumexp
         norm linalg.vector_norm aminmax masked.amax masked.amin masked.logsumexp masked.mean masked.norm masked.prod
         masked.std masked.sum masked.var trace sum_to_size linalg.norm linalg.matrix_norm
@@ -56,7 +57,8 @@ FAMILIES: dict[str, str] = {
         split_with_sizes_copy squeeze squeeze_copy stack t t_copy tensor_split tile transpose transpose_copy unbind
         unbind_copy unflatten unfold unfold_copy unsafe_chunk unsafe_split unsqueeze unsqueeze_copy view view_as view_copy
         vsplit vstack cat block_diag cartesian_prod combinations meshgrid diag diag_embed diagflat diagonal diagonal_copy
-        linalg.diagonal tril triu repeat_interleave _chunk_cat broadcast_shapes resize_ resize_as_""",
+        linalg.diagonal tril triu repeat_interleave _chunk_cat broadcast_shapes resize_ resize_as_
+        fft.fftshift fft.ifftshift""",
     "gather, scatter and index": """__getitem__ _unsafe_masked_index _unsafe_masked_index_put_accumulate gather index_add
         index_copy index_fill index_put index_reduce index_select masked_fill masked_scatter masked_select put scatter
         scatter_add scatter_reduce select select_scatter slice slice_scatter as_strided_scatter diagonal_scatter take
@@ -84,7 +86,7 @@ FAMILIES: dict[str, str] = {
 }
 
 LEFT_OUT: dict[str, str] = {
-    "gives a Python value, or asks for one on the way, where every traced program ends": """equal allclose item cov corrcoef
+    "gives a Python value, or asks for one on the way (are these equal? is one negative?), where every traced program ends": """equal allclose item cov corrcoef
         nn.functional.gaussian_nll_loss""",
     "the size of the result depends on the data, and RTX has no kernel for NonZero": """bincount unique
         unique_consecutive""",
@@ -93,7 +95,7 @@ LEFT_OUT: dict[str, str] = {
         nn.functional.dropout2d nn.functional.dropout3d nn.functional.feature_alpha_dropout
         nn.functional.fractional_max_pool2d nn.functional.fractional_max_pool3d pca_lowrank svd_lowrank""",
     "complex numbers, of which TensorRT has none": """cdouble cfloat chalf complex polar imag view_as_complex view_as_real stft istft
-        fft.fft fft.fft2 fft.fftn fft.fftshift fft.hfft fft.hfft2 fft.hfftn fft.ifft fft.ifft2 fft.ifftn fft.ifftshift
+        fft.fft fft.fft2 fft.fftn fft.hfft fft.hfft2 fft.hfftn fft.ifft fft.ifft2 fft.ifftn
         fft.ihfft fft.ihfft2 fft.ihfftn fft.irfft fft.irfft2 fft.irfftn fft.rfft fft.rfft2 fft.rfftn""",
     "matrix decompositions and solvers, for which TensorRT has no layer": """cholesky cholesky_inverse cholesky_solve geqrf
         linalg.cholesky linalg.cholesky_ex linalg.cond linalg.det linalg.eig linalg.eigh linalg.eigvals linalg.eigvalsh
@@ -101,16 +103,16 @@ LEFT_OUT: dict[str, str] = {
         linalg.lstsq linalg.lu linalg.lu_factor linalg.lu_factor_ex linalg.lu_solve linalg.matrix_rank linalg.pinv linalg.qr
         linalg.slogdet linalg.solve linalg.solve_ex linalg.solve_triangular linalg.svd linalg.svdvals linalg.tensorinv
         linalg.tensorsolve logdet lu lu_solve lu_unpack matrix_exp ormqr pinverse qr svd triangular_solve""",
-    "special functions without a layer or a closed formula": """special.airy_ai special.bessel_j0 special.bessel_j1
-        special.bessel_y0 special.bessel_y1 special.chebyshev_polynomial_t special.chebyshev_polynomial_u
-        special.chebyshev_polynomial_v special.chebyshev_polynomial_w special.hermite_polynomial_h
-        special.hermite_polynomial_he special.laguerre_polynomial_l special.legendre_polynomial_p special.modified_bessel_i0
-        special.modified_bessel_i1 special.modified_bessel_k0 special.modified_bessel_k1 special.polygamma
-        special.scaled_modified_bessel_k0 special.scaled_modified_bessel_k1 special.shifted_chebyshev_polynomial_t
-        special.shifted_chebyshev_polynomial_u special.shifted_chebyshev_polynomial_v special.shifted_chebyshev_polynomial_w
-        special.spherical_bessel_j0 i0 special.i0e special.i1 special.i1e special.ndtri signal.windows.kaiser frexp
-        special.zeta polygamma igamma igammac""",
-    "gradients: engines have no backward pass": "_softmax_backward_data max_pool2d_with_indices_backward native_dropout_backward",
+    "recurrences of as many steps as their order, which is a tensor": """special.chebyshev_polynomial_t
+        special.chebyshev_polynomial_u special.chebyshev_polynomial_v special.chebyshev_polynomial_w
+        special.hermite_polynomial_h special.hermite_polynomial_he special.laguerre_polynomial_l
+        special.legendre_polynomial_p special.shifted_chebyshev_polynomial_t special.shifted_chebyshev_polynomial_u
+        special.shifted_chebyshev_polynomial_v special.shifted_chebyshev_polynomial_w""",
+    "special functions without a layer, which oscillate, or have two arguments: no polynomial of one variable does": """
+        special.airy_ai special.bessel_j0 special.bessel_j1 special.bessel_y0 special.bessel_y1 special.spherical_bessel_j0
+        special.modified_bessel_k0 special.modified_bessel_k1 special.scaled_modified_bessel_k0
+        special.scaled_modified_bessel_k1 special.polygamma polygamma special.zeta igamma igammac""",
+    "part of a backward pass, which engines have not": "_softmax_backward_data max_pool2d_with_indices_backward native_dropout_backward",
     "sparse and segmented tensors": "sparse.mm sparse.sampled_addmm to_sparse _segment_reduce",
     "kernels written for CUDA at run time": """jiterator_2inputs_2outputs jiterator_4inputs_with_extra_args jiterator_binary
         jiterator_binary_return_by_ref jiterator_unary""",

@@ -16,6 +16,8 @@ RANGES = {
     torch.lgamma: (-6.3, 80.0),
     torch.digamma: (-6.3, 80.0),
     torch.erfinv: (-0.9999, 0.9999),
+    torch.special.ndtri: (0.0, 1.0),
+    torch.special.i1e: (-60.0, 60.0),
 }
 
 
@@ -27,6 +29,23 @@ def test_values(function):
 
 def test_erfc_keeps_its_digits_far_out():
     assert_converts(torch.erfc, (torch.linspace(0.0, 9.0, 91),), rtol=1e-5, atol=0.0)
+
+
+def test_bessel_functions_keep_their_digits():
+    """Relative to the function, which grows to 1e37 and is odd or even; its scaled twin falls as slowly as a root."""
+    x = torch.cat([torch.linspace(-88.0, 88.0, 997), torch.tensor([0.0, 1e-6, 1e-30])])
+    bessel = torch.special
+
+    def run(x):
+        return bessel.i0(x), bessel.i1(x), bessel.i0e(x * 100), bessel.modified_bessel_i1(x / 9)
+
+    assert_converts(run, (x,), rtol=5e-6, atol=0.0)
+
+
+def test_ndtri_of_small_numbers():
+    p = torch.logspace(-37, -0.5, 300)
+    assert_converts(torch.special.ndtri, (p,), rtol=2e-6, atol=2e-6)
+    assert_converts(torch.special.ndtri, (1 - p,), rtol=2e-6, atol=2e-6)
 
 
 def test_ends():

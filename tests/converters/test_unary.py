@@ -93,3 +93,13 @@ def test_nan_to_num_and_logit():
 
 def test_dtypes_that_tensorrt_only_stores():
     assert_refuses(torch.abs, (torch.tensor([-1, 2], dtype=torch.int8),), "int8")
+
+
+def test_mantissas_and_exponents():
+    powers = 2.0 ** torch.arange(-126, 128)
+    x = torch.cat(
+        [powers, torch.nextafter(powers, torch.tensor(0.0)), -3.7 * powers[:-4], torch.tensor([0.0, -0.0])]
+    )
+    assert_converts(torch.frexp, (x,), rtol=0.0, atol=0.0, dynamic={0: {0: (1, len(x), 1000)}})
+    low = torch.tensor([1.0, -0.75, 6e-8, 6e4, 0.0])
+    assert_converts(torch.frexp, (low,), dtypes=(torch.float16, torch.bfloat16), rtol=0.0, atol=0.0)
