@@ -23,8 +23,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what the command line says. 1 if a sample failed."""
     options = _options(arguments)
     if options.worker:
-        return work()
+        return work(lambda job: _listed(job) if "check" not in job else _checked(job))
     store = Store(options.results)
     if options.publish:
         import page
 
         page.publish(store.all())
         return 0
-    wanted = _wanted(options)
+    wanted = wanted_operators(options)
     if not options.summary:
         _run(options, store, wanted)
+    return finish(options, store, wanted)
+
+
+def finish(options: argparse.Namespace, store: Store, wanted: Iterable[str]) -> int:
+    """Print what is known of the operators. 1 if a sample failed."""
     names = set(wanted)
     known = [row for row in store.all() if row["op"] in names]
     summarise(known)
@@ -65,24 +71,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = parser_for(__doc__, "build/conformance")
+    parser.add_argument("--dtype", default=",".join(DTYPES))
+    parser.add_argument("--limit", type=int, help="at most so many samples of each operator and dtype")
+    return parser.parse_args(arguments)
+
+
+def parser_for(description: str | None, results: str) -> argparse.ArgumentParser:
+    """The options of every sweep over operators."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--family", default="", help="families, by comma; the beginning of a name will do")
     parser.add_argument("--op", default="", help="operators, by comma")
-    parser.add_argument("--dtype", default=",".join(DTYPES))
-    parser.add_argument("--limit", type=int, help="at most so many samples of each operator and dtype")
     parser.add_argument("--shard", default="1/1")
-    parser.add_argument("--results", type=Path, default=Path("build/conformance"))
-    parser.add_argument("--again", default="", help="outcomes to be run again: failed,refused,passed,invalid")
+    parser.add_argument("--results", type=Path, default=Path(results))
+    parser.add_argument("--again", default="", help="outcomes to be run again: failed,refused,...")
     parser.add_argument("--summary", action="store_true")
     parser.add_argument("--show", default="", help="outcomes to be listed")
     parser.add_argument("--publish", action="store_true")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    return parser
 
 
-def _wanted(options: argparse.Namespace) -> list[str]:
+def wanted_operators(options: argparse.Namespace) -> list[str]:
     """The operators that the command line asks for, in order of family."""
     operators = list(families.family_of())
     if options.op:
@@ -104,11 +116,19 @@ def _wanted(options: argparse.Namespace) -> list[str]:
 
 
 class Store:
-    """Results in files of JSON lines; the last line on a sample counts."""
+    """Results in files of JSON lines; the last line on a sample counts. `key`: the fields that tell samples apart."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, key: Sequence[str] = ("op", "variant", "dtype", "index")) -> None:
+        self.folder, self.key = folder, key
         folder.mkdir(parents=True, exist_ok=True)
+
+    def key_of(self, row: dict[str, Any]) -> tuple[Any, ...]:
+        """What tells the row's sample from others."""
+        return tuple(row[name] for name in self.key)
+
+    def known(self, again: str) -> set[Any]:
+        """Keys of the samples that need not be run; `again`: outcomes, by comma, that do not count."""
+        return {self.key_of(row) for row in self.all() if row["outcome"] not in again.split(",")}
 
     def all(self) -> list[dict[str, Any]]:
         """Every sample's latest result."""
@@ -119,7 +139,7 @@ class Store:
                     row = json.loads(line)
                 except ValueError:  # the last line of a run that was killed
                     continue
-                key = row["op"], row["variant"], row["dtype"], row["index"]
+                key = self.key_of(row)
                 if key not in rows or row["time"] >= rows[key]["time"]:
                     rows[key] = row
         return list(rows.values())
@@ -147,19 +167,28 @@ def summarise(rows: list[dict[str, Any]]) -> None:
 
 
 def _run(options: argparse.Namespace, store: Store, wanted: list[str]) -> None:
-    again = set(filter(None, options.again.split(",")))
-    done = {
-        (row["op"], row["variant"], row["dtype"], row["index"])
-        for row in store.all()
-        if row["outcome"] not in again
-    }
-    worker = Worker()
+    done = store.known(options.again)
+    worker = Worker(HERE / "run.py")
+    drive(
+        worker, store, options.shard, wanted,
+        lambda op: _of_operator(worker, op, options.dtype.split(","), options.limit, done),
+    )  # fmt: skip
+
+
+def drive(
+    worker: Worker,
+    store: Store,
+    shard: str,
+    wanted: Iterable[str],
+    results_of: Callable[[str], Iterable[list[dict[str, Any]]]],
+) -> None:
+    """Keep the results of every operator as they come, a line of progress for each; end the worker."""
     try:
         for op in wanted:
             began = time.monotonic()
             counts: Counter[str] = Counter()
-            for rows in _of_operator(worker, op, options.dtype.split(","), options.limit, done):
-                store.add(options.shard, rows)
+            for rows in results_of(op):
+                store.add(shard, rows)
                 counts.update(row["outcome"] for row in rows)
             if counts:
                 text = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts.items()))
@@ -180,15 +209,22 @@ def _of_operator(
             todo += [one for one in found if (op, *one) not in done]
         else:
             yield [_failed(op, "", dtype, -1, f"its samples cannot be made: {listed}")]
-    for start in range(0, len(todo), GROUP):
-        group = todo[start : start + GROUP]
-        rows = worker.ask({"op": op, "check": group})
+    yield from in_groups(worker, op, todo, GROUP, lambda one, problem: _failed(op, *one, problem))
+
+
+def in_groups(
+    worker: Worker, op: str, todo: Sequence[Any], group: int, failed: Callable[[Any, str], dict[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """Results group by group; where a group has no answer, its samples are run one by one."""
+    for start in range(0, len(todo), group):
+        some = todo[start : start + group]
+        rows = worker.ask({"op": op, "check": some})
         if isinstance(rows, list):
             yield rows
             continue
-        for one in group:
+        for one in some:
             alone = worker.ask({"op": op, "check": [one]})
-            yield alone if isinstance(alone, list) else [_failed(op, *one, alone)]
+            yield alone if isinstance(alone, list) else [failed(one, alone)]
 
 
 def _failed(op: str, variant: str, dtype: str, index: int, reason: str) -> dict[str, Any]:
@@ -199,9 +235,10 @@ def _failed(op: str, variant: str, dtype: str, index: int, reason: str) -> dict[
 
 
 class Worker:
-    """A child process that checks samples; started again after it died."""
+    """A child process that checks samples (`script` --worker, see `work`); started again after it died."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: Path) -> None:
+        self.script = script
         self.child: subprocess.Popen[str] | None = None
         self.answers: queue.Queue[str | None] = queue.Queue()
 
@@ -229,7 +266,7 @@ class Worker:
     def _start(self) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.child = subprocess.Popen(
-            [sys.executable, str(HERE / "run.py"), "--worker"],
+            [sys.executable, str(self.script), "--worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
         )  # fmt: skip
         self.answers = queue.Queue()
@@ -254,17 +291,18 @@ def _read(child: subprocess.Popen[str], answers: queue.Queue[str | None]) -> Non
 # ---- the worker --------------------------------------------------------------------------------------------
 
 
-def work() -> int:
-    """Answer jobs from stdin: list an operator's samples, or check some."""
+def work(answer_to: Callable[[dict[str, Any]], Any]) -> int:
+    """Answer jobs from stdin, one line of JSON each, in lines that begin with ``answer``."""
     import torch
 
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     for line in sys.stdin:
         job = json.loads(line)
         try:
-            answer: Any = _listed(job) if "check" not in job else _checked(job)
+            answer = answer_to(job)
         except Exception as error:
             answer = f"{type(error).__name__}: {error}"
         out.write(f"answer {json.dumps(answer)}\n")

@@ -103,12 +103,16 @@ def test_a_crash_is_one_failed_sample(tmp_path, monkeypatch):
                 return "crashed the process (exit status -11)"
             return [{"op": "neg", "variant": "", "dtype": "float32", "index": 0, "outcome": "passed"}]
 
-    rows = [row for rows in run._of_operator(Crashing(), "neg", ["float32"], None, set()) for row in rows]
+    rows = [
+        row
+        for rows in run._of_operator(Crashing(run.HERE / "run.py"), "neg", ["float32"], None, set())
+        for row in rows
+    ]
     assert [(row["index"], row["outcome"]) for row in rows] == [(0, "passed"), (1, "failed")]
     assert "exit status -11" in rows[1]["reason"]
 
 
 def test_a_dead_worker_says_so(monkeypatch):
-    worker = run.Worker()
+    worker = run.Worker(run.HERE / "run.py")
     monkeypatch.setattr(run.sys, "executable", "/bin/false")
     assert "crashed the process" in worker.ask({"op": "neg", "dtype": "float32", "limit": 1})

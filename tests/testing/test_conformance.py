@@ -11,7 +11,7 @@ from torch import nn
 from trtcore.backends.base import Backend
 from trtcore.pack import converter, scoped_registry
 from trtcore.testing import assert_converts, assert_refuses
-from trtcore.testing.conformance import _calls, _resample
+from trtcore.testing.conformance import _calls, resampled
 
 aten = torch.ops.aten
 pytestmark = pytest.mark.usefixtures("trt_backend")
@@ -135,13 +135,13 @@ def test_equal_ranges_get_equal_sizes_and_others_their_own() -> None:
 
 def test_drawn_values_keep_indices_signs_and_intervals() -> None:
     generator = torch.Generator().manual_seed(0)
-    index = _resample(torch.tensor([2, 7]), {0: 50}, generator)
+    index = resampled(torch.tensor([2, 7]), {0: 50}, generator)
     assert set(index.tolist()) == {2, 7}
-    drawn = _resample(torch.tensor([0.5, 0.9, -1.0]), {0: 50}, generator)
+    drawn = resampled(torch.tensor([0.5, 0.9, -1.0]), {0: 50}, generator)
     assert drawn.shape == (50,)
     assert drawn.abs().max() <= 1
     assert drawn.unique().numel() == 50
-    assert _resample(torch.zeros(0, 3), {0: 4}, generator).shape == (4, 3)
+    assert resampled(torch.zeros(0, 3), {0: 4}, generator).shape == (4, 3)
 
 
 def test_fixtures_do_the_same(assert_converts: Any, assert_refuses: Any, trt_backend: Backend) -> None:

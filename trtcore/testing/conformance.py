@@ -304,7 +304,7 @@ def _calls(
     for label in ("min", "opt", "max", "between"):
         generator = torch.Generator().manual_seed(0)
         chosen = {
-            key: _resample(
+            key: resampled(
                 value, {dim: _size(label, sizes, distinct) for dim, sizes in dims.items()}, generator
             )
             if (dims := ranges[key])
@@ -323,8 +323,8 @@ def _size(label: str, sizes: tuple[int, int, int], distinct: Sequence[tuple[int,
     return low + round((high - low) * fraction)
 
 
-def _resample(value: torch.Tensor, sizes: Mapping[int, int], generator: torch.Generator) -> torch.Tensor:
-    """A tensor of other sizes, its values drawn from `value`; floating point ones up to 1% nearer to zero.
+def resampled(value: torch.Tensor, sizes: Mapping[int, int], generator: torch.Generator) -> torch.Tensor:
+    """A tensor of other sizes (dim -> size), its values drawn from `value`; floating point ones up to 1% nearer to 0.
 
     The nudge makes ties unlikely and keeps signs and the interval around zero that the values lie in.
     """

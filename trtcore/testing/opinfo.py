@@ -44,7 +44,9 @@ from trtcore.graphs import TRACING, attribute, is_random, set_attribute
 if TYPE_CHECKING:
     from trtcore.report import Report
 
-__all__ = ["DTYPES", "OpSample", "SampleResult", "check", "chosen", "operators", "samples", "tolerance"]
+__all__ = [
+    "DTYPES", "OpSample", "SampleResult", "check", "chosen", "difference", "operators", "samples", "tolerance",
+]  # fmt: skip
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64, torch.bool)
 """The dtypes TensorRT computes in."""
@@ -81,6 +83,25 @@ class OpSample:
     def key(self) -> tuple[str, str, str, int]:
         """What names the sample: operator, variant, dtype, index."""
         return self.op, self.variant, str(self.dtype).removeprefix("torch."), self.index
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The tensors among the arguments, in order, without history."""
+        leaves = pytree.tree_leaves((self.args, dict(self.kwargs)))
+        return tuple(leaf.detach() for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+    def with_tensors(self, tensors: Sequence[Any]) -> OpSample:
+        """The same call with other tensors, one for each of `tensors`."""
+        others = iter(tensors)
+        args, kwargs = pytree.tree_map(
+            lambda leaf: next(others) if isinstance(leaf, torch.Tensor) else leaf,
+            (self.args, dict(self.kwargs)),
+        )
+        return replace(self, args=args, kwargs=kwargs)
+
+    def run(self) -> Any:
+        """Call the operator."""
+        return self.function(*self.args, **self.kwargs)
 
     def call_text(self) -> str:
         """The call for people: ``float32[2, 3], dim=1``."""
@@ -356,7 +377,7 @@ class _Checker:
         sample = captured.sample
         verdict = self.compare(sample, captured.expected, actual) if self.compare is not None else None
         if verdict is None:
-            verdict = _difference(sample, captured.expected, actual)
+            verdict = difference(sample, captured.expected, actual)
         if verdict:
             return verdict
         for number, (want, got) in enumerate(zip(captured.after, after)):
@@ -416,25 +437,21 @@ def _fake_mode() -> Any:
     return FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
 
 
-def _tensors_of(sample: OpSample) -> tuple[list[Any], list[int], Any]:
-    """The leaves of (args, kwargs), which of them are tensors, and their spec; tensors without history."""
-    leaves, spec = pytree.tree_flatten((sample.args, dict(sample.kwargs)))
-    leaves = [leaf.detach() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-    return leaves, [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)], spec
-
-
 def _capture(sample: OpSample, fake_mode: Any) -> _Captured | SampleResult:
     """Eager's result and the graph of a sample; a result where there is none to compile."""
-    leaves, where, spec = _tensors_of(sample)
-    call = _Call(sample.function, leaves, where, spec)
-    after = [_copy(leaves[i]) for i in where]
+
+    def call(*tensors: torch.Tensor) -> Any:
+        return sample.with_tensors(tensors).run()
+
+    given = sample.tensors
+    after = list(map(_copy, given))
     torch.manual_seed(_SEED)
     try:
         with torch.no_grad():
             expected = call(*after)
     except Exception as error:
         return _result(sample, "invalid", f"eager: {type(error).__name__}: {_first_line(error)}")
-    tensors = [_copy(leaves[i]) for i in where]
+    tensors = list(map(_copy, given))
     try:
         graph_module, outputs = _trace(call, tensors, fake_mode)
     except Exception as error:
@@ -448,20 +465,6 @@ def _capture(sample: OpSample, fake_mode: Any) -> _Captured | SampleResult:
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     """A copy with the strides of the original (an expanded tensor becomes dense)."""
     return tensor.clone(memory_format=torch.preserve_format)
-
-
-class _Call:
-    """A sample as a function of its tensors."""
-
-    def __init__(self, function: Callable[..., Any], leaves: list[Any], where: list[int], spec: Any) -> None:
-        self.function, self.leaves, self.where, self.spec = function, leaves, where, spec
-
-    def __call__(self, *tensors: torch.Tensor) -> Any:
-        leaves = list(self.leaves)
-        for index, tensor in zip(self.where, tensors):
-            leaves[index] = tensor
-        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
-        return self.function(*args, **kwargs)
 
 
 def _trace(
@@ -572,8 +575,8 @@ def _input_spec(name: str, value: torch.Tensor) -> InputSpec:
 # ---- comparing ---------------------------------------------------------------------------------------------
 
 
-def _difference(sample: OpSample, expected: Any, actual: Any) -> str:
-    """What distinguishes two results; "" if nothing does that tolerance does not allow."""
+def difference(sample: OpSample, expected: Any, actual: Any) -> str:
+    """What distinguishes our result of a sample from eager's; "" if nothing does that tolerance does not allow."""
     want_spec, got_spec = pytree.tree_structure(expected), pytree.tree_structure(actual)
     if want_spec != got_spec:
         return f"the result is {got_spec}, eager's {want_spec}"
@@ -622,13 +625,13 @@ def _near(a: torch.Tensor, b: torch.Tensor, rtol: float, atol: float) -> torch.T
 
 def _in_float64(sample: OpSample) -> tuple[list[Any], list[torch.Tensor]]:
     """The leaves of the op's result computed in float64, and what it leaves of its tensors; [] where it has none."""
-    leaves, where, spec = _tensors_of(sample)
-    wide = [_widened(leaf) for leaf in leaves]
-    tensors = [_copy(wide[i]) for i in where]
+    args, kwargs = pytree.tree_map(_widened, (sample.args, dict(sample.kwargs)))
+    wide = replace(sample, args=args, kwargs=kwargs)
+    tensors = list(map(_copy, wide.tensors))
     torch.manual_seed(_SEED)
     try:
         with torch.no_grad():
-            found = pytree.tree_leaves(_Call(sample.function, wide, where, spec)(*tensors))
+            found = pytree.tree_leaves(wide.with_tensors(tensors).run())
     except Exception:
         return [], []
     return found, tensors
@@ -637,7 +640,7 @@ def _in_float64(sample: OpSample) -> tuple[list[Any], list[torch.Tensor]]:
 def _widened(leaf: Any) -> Any:
     """Floating point tensors, and dtypes, as float64; whatever else as it is."""
     if isinstance(leaf, torch.Tensor):
-        return leaf.double() if leaf.is_floating_point() else leaf
+        return leaf.detach().double() if leaf.is_floating_point() else leaf.detach()
     return torch.float64 if isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
 
 
