@@ -9,7 +9,7 @@ STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
 DEFAULT = not gpu and not models and not slow and not benchmark
 
-.PHONY: help setup demo test lint unit test-all conformance models contrib quantized fuzz gpu bench docs format clean
+.PHONY: help setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz gpu bench docs format clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -38,6 +38,9 @@ test-all: lint  ## everything that can run here apart from the benchmarks
 
 conformance: $(STAMP)  ## every sample input of PyTorch's for every op (hours; goes on where it stopped)
 	$(BIN)/python tests/conformance/run.py $(ARGS)
+
+dynamic: $(STAMP)  ## operators at the smallest, usual and largest sizes of a profile (an hour; goes on where it stopped)
+	$(BIN)/python tests/conformance/dynamic.py $(ARGS)
 
 models: $(STAMP)  ## whole models at their base sizes
 	$(BIN)/python -m pytest -m models $(ARGS)

@@ -61,12 +61,14 @@ def _fits_layer(node: fx.Node, ctx: CompileContext) -> bool | Reject:
         return Reject("the attention layer takes values of the same size as keys")
     if not (_same(query.shape[0], key.shape[0]) and _same(key.shape[0], value.shape[0])):
         return Reject("the attention layer does not broadcast batches")
-    if not isinstance(query.shape[-1], int) or query.shape[-1] == 1:
+    if (
+        not isinstance(query.shape[-1], int) or query.shape[-1] == 1
+    ):  # a vector of 1 is a number: _scaled_for_layer
         return Reject("the attention layer takes a known head size above 1")
     if not isinstance(query.shape[1], int) or not _same(key.shape[1], value.shape[1]):
         return Reject("the attention layer takes a known number of heads")
-    if not given.get("enable_gqa") and not _same(query.shape[1], key.shape[1]):
-        return Reject("the attention layer does not broadcast heads")
+    if not given.get("enable_gqa") and key.shape[1] != 1 and not _same(query.shape[1], key.shape[1]):
+        return Reject("the attention layer does not broadcast heads, but for one key for all")
     if mask is not None:
         return _fits_mask(mask, query)
     return True

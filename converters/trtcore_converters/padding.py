@@ -17,18 +17,17 @@ aten = torch.ops.aten
 _MODES = {"constant": "FILL", "reflect": "REFLECT", "replicate": "CLAMP", "circular": "WRAP"}
 
 
-def _grows(node: fx.Node, ctx: CompileContext) -> bool | Reject:
-    """Reflection, replication and wrapping only add: torch crops before it reflects, TensorRT after."""
+def _wraps_whole(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    """torch wraps what is left after cropping; TensorRT, as both do for reflection and replication, the whole."""
     given = arguments(node)
-    if given.get("mode", "") == "constant":
+    if node.target is not aten._pad_circular.default and given.get("mode") != "circular":
         return True
-    counts = given.get("padding", given.get("pad"))
-    if any(isinstance(count, int) and count < 0 for count in counts):
-        return Reject("negative counts with reflection, replication or wrapping; crop with a slice before")
+    if any(isinstance(count, int) and count < 0 for count in given["pad"]):
+        return Reject("negative counts with wrapping: torch crops before it wraps; crop with a slice before")
     return True
 
 
-_accepts = all_of(numeric, _grows)
+_accepts = all_of(numeric, _wraps_whole)
 
 
 @converter(aten.constant_pad_nd.default, capability_validator=numeric, supports_dynamic_shapes=True)

@@ -25,19 +25,19 @@ aten = torch.ops.aten
 _MOST_ELEMENTS = 1 << 24
 
 
-def _plan_of(node: fx.Node) -> torch.Tensor | str:
+def _plan_of(node: fx.Node) -> torch.Tensor | Reject:
     """The windows' elements, (windows, taps) as numbers in the flat input, -1 for padding; or why there are none."""
     given = arguments(node)
     dims, shape = dims_of_pool(node), shape_of(given["self"])
     if shape is None or not is_static(list(shape[-dims:])):
-        return "the size varies from call to call, and the windows are gathered by constant indices"
+        return Reject("the size varies from call to call, and the windows are gathered by constant indices")
     sizes = [int(size) for size in shape[-dims:]]
     if "output_size" in given:
         wanted = [
             size if w is None else w for size, w in zip(sizes, spread_sizes(given["output_size"], dims))
         ]
         if not is_static(wanted):
-            return "the output size varies from call to call"
+            return Reject("the output size varies from call to call")
         taps = [_adaptive(size, int(count)) for size, count in zip(sizes, wanted)]
     else:
         windows = Windows.of(
@@ -46,7 +46,7 @@ def _plan_of(node: fx.Node) -> torch.Tensor | str:
         dilation = spread(given["dilation"], dims)
         taps = [_regular(windows, dim, size, dilation[dim]) for dim, size in enumerate(sizes)]
     if math.prod(tap.numel() for tap in taps) > _MOST_ELEMENTS:
-        return f"the windows have more than {_MOST_ELEMENTS} elements"
+        return Reject(f"the windows have more than {_MOST_ELEMENTS} elements")
     return _flat(taps, sizes)
 
 
@@ -89,8 +89,8 @@ def _flat(taps: list[torch.Tensor], sizes: list[int]) -> torch.Tensor:
 
 def _gatherable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     plan = _plan_of(node)
-    if isinstance(plan, str):
-        return Reject(plan)
+    if isinstance(plan, Reject):
+        return plan
     if plan.numel() == 0:
         return Reject("there are no windows")
     return True

@@ -18,8 +18,6 @@ ROTARY_EMBEDDING: Any = torch.ops.onnx.RotaryEmbedding.opset23
 def _plain(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     given = node_arguments(node)
     x, cosines = val(given["x"]), val(given["cos_cache"])
-    if given["position_ids"] is not None:
-        return Reject("cosines and sines that position_ids choose from are not converted; index them before")
     if isinstance(x, torch.Tensor):
         if x.dim() != 4:
             return Reject("the rotary layer takes x of shape (batch, heads, length, size)")
@@ -49,7 +47,12 @@ def rotary_embedding(
     num_heads: int = 0,
     rotary_embedding_dim: int = 0,
 ) -> Any:
-    """Pairs of the first `rotary_embedding_dim` features (0: all) of each head, turned by an angle."""
+    """Pairs of the first `rotary_embedding_dim` features (0: all) of each head, turned by an angle.
+
+    With `position_ids` (batch, length), cosines and sines are tables (positions, size / 2) that they choose from.
+    """
     x, cosines, sines = (ctx.tensor(value) for value in (x, cos_cache, sin_cache))
+    if position_ids is not None:
+        cosines, sines = (ctx.gather(table, ctx.tensor(position_ids), 0) for table in (cosines, sines))
     size = rotary_embedding_dim or int(ctx.shape(x)[-1])
     return ctx.output(ctx.net.add_rotary_embedding(x, cosines, sines, interleaved, size))

@@ -13,6 +13,7 @@ from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter
 from trtcore_converters._checks import all_of, arguments, numeric, shape_of
+from trtcore_converters._values import most
 from trtcore_converters.creation import filled
 from trtcore_converters.reduction import top
 
@@ -26,7 +27,8 @@ def _few_enough(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     given = arguments(node)
     shape = shape_of(given["self"])
     k = given["k"] if "k" in given else _length(shape, given["dim"])
-    if isinstance(k, int) and k > MOST:
+    k = None if k is None else most(k)
+    if k is not None and k > MOST:
         return Reject(f"TensorRT's TopK gives at most {MOST} elements, and this asks for {k}")
     return True
 

@@ -93,12 +93,13 @@ def _refusals(results: Sequence[dict[str, Any]]) -> tuple[Refusal, ...]:
     """Reasons that differ in nothing but numbers are one; the pieces of a decomposition are left out."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in results:
-        groups.setdefault(re.sub(r"\d+", "N", _short(row["reason"])), []).append(row)
-    found = [Refusal(_short(rows[0]["reason"]), len(rows), rows[0]["call"]) for rows in groups.values()]
+        groups.setdefault(re.sub(r"\d+", "N", short(row["reason"])), []).append(row)
+    found = [Refusal(short(rows[0]["reason"]), len(rows), rows[0]["call"]) for rows in groups.values()]
     return tuple(sorted(found, key=lambda refusal: -refusal.samples))
 
 
-def _short(reason: str) -> str:
+def short(reason: str) -> str:
+    """The reason without those of the pieces of a decomposition."""
     return reason.partition("; its decomposition does not help")[0]
 
 
@@ -144,12 +145,13 @@ def _family(table: FamilyTable) -> str:
     lines = [f"## {table.family.capitalize()}", ""]
     lines += ["| operator | passed | refused | failed | foreign | why refused |", "|---|--:|--:|--:|--:|---|"]
     for row in table.rows:
-        why = "; ".join(f"{refusal.samples} x {_escaped(refusal.reason)}" for refusal in row.refusals[:4])
+        why = "; ".join(f"{refusal.samples} x {escaped(refusal.reason)}" for refusal in row.refusals[:4])
         lines.append(f"| `{row.op}` | {row.passed} | {row.refused} | {row.failed} | {row.foreign} | {why} |")
     return "\n".join(lines) + "\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """The text for a cell of a table."""
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 

@@ -174,6 +174,11 @@ def test_grouped_heads(settings, heads):
     assert_converts(run, qkv(heads=heads), dynamic={0: dims, 1: dims, 2: dims}, settings=settings)
 
 
+def test_one_head_of_keys_for_all_queries():
+    proof = assert_converts(sdpa, qkv(heads=1), dtypes=DTYPES)
+    assert {node.converter for node in proof.report.converted} == {"attention_layer"}
+
+
 def test_what_the_layer_does_not_take_is_composed():
     q, k, v = qkv()
     assert_converts(sdpa, (q, k, torch.randn(2, 4, 6, 3)))

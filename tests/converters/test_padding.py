@@ -51,8 +51,19 @@ def test_counts_that_depend_on_a_size():
     assert_converts(run, (torch.randn(2, 3, 5, 6),), dynamic=DYNAMIC)
 
 
-def test_cropping_while_reflecting_stays_in_torch():
-    whole = {"disabled_passes": {"decompose"}}  # its decomposition converts
-    image = (torch.randn(1, 2, 5, 6),)
-    assert_refuses(lambda x: F.pad(x, (-1, 2, 3, 0), "replicate"), image, "negative", settings=whole)
-    assert_converts(lambda x: F.pad(x, (-1, 2, 3, 0), "replicate"), image)
+@pytest.mark.parametrize("counts", [(-1, 3), (2, -2), (-2, 4, 1, -1)])
+def test_reflection_and_replication_see_what_is_cropped(counts):
+    x = torch.randn(2, 3, 5, 6)
+    dynamic = {0: {3: (5, 6, 9)}} if len(counts) == 2 else None
+    for mode in ("reflect", "replicate"):
+        pads = (*counts, 0, 0) if len(counts) == 2 else counts
+        assert_converts(lambda x, m=mode, c=pads: F.pad(x, c, mode=m), (x,), dynamic=dynamic)
+
+
+def test_cropping_while_wrapping_is_decomposed():
+    def run(x):
+        return F.pad(x, (-1, 2), mode="circular")
+
+    x, whole = torch.randn(1, 2, 6), {"disabled_passes": {"decompose"}}
+    assert_refuses(run, (x,), "crops before it wraps", settings=whole)
+    assert_converts(run, (x,))

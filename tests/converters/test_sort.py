@@ -60,3 +60,4 @@ def test_few_dims(x):
 def test_more_than_topk_can_do():
     assert_refuses(lambda x: x.topk(4000), (torch.randn(5000),), "3840")
     assert_refuses(lambda x: x.sort(), (torch.randn(2, 4000),), "3840")
+    assert_refuses(lambda x: x.sort(), (torch.randn(2, 30),), "3840", dynamic={0: {1: (20, 30, 4000)}})

@@ -175,6 +175,23 @@ class TestPromises:
         assert all(guard.holds(lambda i, d: (4, 7)[d]) for guard in program.guards)
         assert not all(guard.holds(lambda i, d: (5, 7)[d]) for guard in program.guards)
 
+    @pytest.mark.parametrize("behind", [0, 1])
+    def test_conditions_on_variadic_arguments_are_kept(self, behind):
+        class Rows(nn.Module):
+            def forward(self, *tensors):
+                return tensors[behind].reshape(5, -1)
+
+        class Named(nn.Module):
+            def forward(self, first, *tensors):
+                return tensors[0].reshape(5, -1) + first
+
+        model, others = (Named(), (torch.ones(1),)) if behind else (Rows(), ())
+        with pytest.raises(ExportError, match=r"tensors\[0\].size\(\)\[0\] % 5 == 0"):
+            trace(model, (*others, dynamic((2, 5), (50, 5), (54, 5))))
+        program = program_from_exported(trace(model, (*others, dynamic((50, 5), (50, 5), (55, 5)))))
+        sizes = {behind: (52, 5), 1 - behind: (1,)}
+        assert not all(guard.holds(lambda i, d: sizes[i][d]) for guard in program.guards)
+
     def test_weights_that_are_not_real(self):
         with torch.device("meta"):
             model = nn.Linear(4, 4)

@@ -11,6 +11,7 @@ import ast
 import functools
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,11 @@ def input_sources(paths: Sequence[Sequence[Any]], arg_names: Sequence[str]) -> d
         else:
             sources[f"['{first.key}']{tail}"] = index
             sources[f"['kwargs']['{first.key}']{tail}"] = index
+    # The arguments of *tensors are called tensors_0, tensors_1, ..., and L['tensors'][0] in guards.
+    for name, index in list(sources.items()):
+        if variadic := re.match(r"\['(\w+)_(\d+)'\](.*)", name):
+            base, number, tail = variadic.groups()
+            sources.setdefault(f"['{base}'][{number}]{tail}", index)
     return sources
 
 

@@ -323,10 +323,13 @@ def _size(label: str, sizes: tuple[int, int, int], distinct: Sequence[tuple[int,
     return low + round((high - low) * fraction)
 
 
-def resampled(value: torch.Tensor, sizes: Mapping[int, int], generator: torch.Generator) -> torch.Tensor:
-    """A tensor of other sizes (dim -> size), its values drawn from `value`; floating point ones up to 1% nearer to 0.
+def resampled(
+    value: torch.Tensor, sizes: Mapping[int, int], generator: torch.Generator, nudge: float = 0.01
+) -> torch.Tensor:
+    """A tensor of other sizes (dim -> size), its values drawn from `value`; floating point ones a little nearer to 0.
 
-    The nudge makes ties unlikely and keeps signs and the interval around zero that the values lie in.
+    The nudge (at most that share of the value) makes ties unlikely, and keeps signs and the interval around zero that
+    the values lie in.
     """
     shape = [sizes.get(dim, size) for dim, size in enumerate(value.shape)]
     if value.numel() == 0:
@@ -334,8 +337,8 @@ def resampled(value: torch.Tensor, sizes: Mapping[int, int], generator: torch.Ge
     index = torch.randint(value.numel(), shape, generator=generator)
     drawn = value.detach().flatten()[index.to(value.device)]
     if value.is_floating_point():
-        nudge = 1 - 0.01 * torch.rand(shape, generator=generator)
-        drawn = drawn * nudge.to(value.device, value.dtype)
+        factors = 1 - nudge * torch.rand(shape, generator=generator)
+        drawn = drawn * factors.to(value.device, value.dtype)
     return drawn
 
 
