@@ -267,8 +267,9 @@ REFUSALS: tuple[Refusal, ...] = (
     )),
     Refusal("TensorRT has no select on uint8", (Says(_select("bool", "uint8"), "UInt8 but is not produced by"),)),
     Refusal("{} is no bool tensor", (Says(_select("int32", "float32"), "has type Int32 but must have type Bool"),)),
-    Refusal("powers of integers in floating point", (Differs("POW of integers"),)),
-    Refusal("on {} TensorRT rounds the quotient before it is rounded", (Differs("FLOOR_DIV of floats"),)),
+    Refusal("integers to a power that is negative, or varies", (Differs("POW of integers with a negative exponent"), *_UNBUILDABLE)),
+    Refusal("^made for {}$", (Elsewhere("pow.Tensor_Tensor"),)),
+    Refusal("the model uses the op's reserve, which is uint8", (Says(_fill("uint8"), "`output` type is UInt8"),)),
     # ranks and shapes
     Refusal("tensors of at most 8 dims, and comparing", (_NO_DIMS_BEYOND_8,)),
     Refusal("tensors of at most {} dims, and this has {}", (_NO_DIMS_BEYOND_8,)),
@@ -338,7 +339,6 @@ REFUSALS: tuple[Refusal, ...] = (
     # random numbers
     Refusal("its numbers come from torch's generator", (Lacks("IFillLayer", "seed"),)),
     Refusal("has no layer that sees the bits", (Lacks("ElementWiseOperation", "NEXT"), Lacks("ElementWiseOperation", "SHIFT"))),
-    Refusal("Euclid's algorithm takes as many steps", (Lacks("ElementWiseOperation", "GCD"), Lacks("ElementWiseOperation", "MOD"))),
     Refusal("for which the program would have to stop", (Unbuildable("Python number"),)),
     # the model in training mode
     *(
