@@ -276,3 +276,16 @@ class TestCalls:
         x = dynamic((1, 4), (2, 4), (8, 4), dtype=dtype)
         program = program_from_exported(trace(nn.Linear(4, 4).to(dtype), x), x)
         assert program.inputs[0].dtype is dtype
+
+
+def test_one_tensor_for_two_arguments():
+    """torch.export would take the second for the first: what the model does with two is what is meant."""
+
+    class Difference(torch.nn.Module):
+        def forward(self, a, b):
+            return a - b
+
+    x = torch.zeros(3)
+    program = trace(Difference(), inputs=[x, x])
+    a, b = torch.ones(3), torch.full((3,), 3.0)
+    assert torch.equal(program.module()(a, b), a - b)

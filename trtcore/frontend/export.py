@@ -166,9 +166,13 @@ def example_leaves(model: torch.nn.Module, tree: InputTree) -> list[Any]:
     device = model_device(model)
     examples: list[Any] = []
     seen: set[int] = {id(leaf) for leaf in tree.leaves if isinstance(leaf, torch.Tensor)}
+    given: set[int] = set()
     for leaf in tree.leaves:
         if not isinstance(leaf, Input):
-            examples.append(leaf)
+            # A tensor that is given twice would be one input for torch.export, and the other be ignored.
+            twice = isinstance(leaf, torch.Tensor) and id(leaf) in given
+            examples.append(leaf.clone() if twice else leaf)
+            given.add(id(leaf))
             continue
         sizes = [max(dim.opt, 2) if dim.dynamic else dim.opt for dim in leaf.dims]
         if leaf.example is not None and all(
