@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -401,7 +402,10 @@ FAILURES = {
     "syntax": ("def (", "SyntaxError"),
     "exits": ("import sys; sys.exit(3)", "raised SystemExit(3)"),
     "no hooks": ("x = 1", "has no hook implementation"),
-    "unknown hook": ("@hookimpl\ndef convertors(): return []", "unknown hook 'convertors'"),
+    "unknown hook": (
+        "@hookimpl\ndef convertors(): return []",
+        "it has a hook 'convertors', and trtcore calls none",
+    ),
     "unmarked": (
         "@hookimpl\ndef decompositions(): return {}\ndef converters(): return []",
         "its function converters is called like a hook and is not marked",
@@ -590,6 +594,7 @@ def test_describe_packs(site: Site) -> None:
         "error": None,
         "gives": {"converters": ["aten.relu.default"]},
         "shadowed": [],
+        "waiting": [],
     }
     assert described["beta"]["shadowed"] == [
         {"kind": "converters", "subject": "aten.relu.default", "converter": "relu", "by": "acme:acme:relu"}
@@ -621,3 +626,25 @@ def test_the_built_in_packs_load(site: Site, monkeypatch: Any) -> None:
         assert loaded[f"trtcore:{name}"].info.scope is Scope.BUILT_IN
     assert {b.name for b in loaded["trtcore:backends"].backends} == {"tensorrt", "tensorrt_rtx"}
     assert loaded["trtcore:aten"].converters
+
+
+def test_where_a_pack_raised_and_what_its_converters_wait_for(site: Site) -> None:
+    site.add("acme", HEAD + "import a_module_that_nobody_has")
+    site.add(
+        "beta",
+        HEAD
+        + """
+@converter("nobody::registers_it")
+def waits(ctx, x): ...
+
+@hookimpl
+def converters(): return [*converters_in(waits)]
+""",
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        described = {p["distribution"]: p for p in describe_packs()}
+    assert re.search(r"nobody_has.* at .*acme_module\.py:\d+$", described["acme"]["error"])
+    (waiting,) = described["beta"]["waiting"]
+    assert waiting["converter"] == "waits"
+    assert "nothing in this process has registered the op nobody::registers_it" in waiting["reason"]

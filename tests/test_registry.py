@@ -517,7 +517,7 @@ def test_dynamic_shapes() -> None:
     node = dynamic_nodes()[0]
     selection = registry.select(node, context(registry))
     assert str(selection.chosen) == "acme:a:both"
-    assert "does not support dynamic shapes" in selection.candidates[0].reason
+    assert "does not say supports_dynamic_shapes=True" in selection.candidates[0].reason
     assert chosen(registry, node, assume_dynamic_shape_support=True) == "acme:a:static"
     assert chosen(registry) == "acme:a:static"
 

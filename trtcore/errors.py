@@ -17,6 +17,7 @@ class TrtcoreError(Exception):
         message: what happened, one sentence.
         where: place in the user's model (module path, op, file and line), as text.
         pack: whose code was at work, as ``distribution:name version``.
+        code: the line of that code, as ``file:line``.
         tensorrt: TensorRT's own log lines, oldest first.
         layers: the layers that a converter had added, as ``ELEMENTWISE -> float32[2, 3]``.
         advice: what to do next.
@@ -31,11 +32,13 @@ class TrtcoreError(Exception):
         tensorrt: Sequence[str] = (),
         advice: str | None = None,
         layers: Sequence[str] = (),
+        code: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.where = where
         self.pack = pack
+        self.code = code
         self.tensorrt = tuple(tensorrt)
         self.layers = tuple(layers)
         self.advice = advice
@@ -44,8 +47,8 @@ class TrtcoreError(Exception):
         lines = [self.message]
         if self.where:
             lines.append(f"  in your model: {self.where}")
-        if self.pack:
-            lines.append(f"  code of: {self.pack}")
+        if self.pack or self.code:
+            lines.append(f"  code of: {', '.join(filter(None, (self.pack, self.code)))}")
         if self.layers:
             lines.append(f"  layers it added: {', '.join(self.layers)}")
         lines.extend(f"  TensorRT: {line}" for line in self.tensorrt)

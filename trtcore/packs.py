@@ -17,7 +17,9 @@ import difflib
 import importlib
 import importlib.metadata
 import os
+import re
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -207,16 +209,24 @@ def describe_packs(no_import: bool = False) -> list[dict[str, Any]]:
 
     Returns:
         Per pack: ``name``, ``distribution``, ``version``, ``scope``, ``value``, ``status``, ``error``,
-        ``gives`` (kind -> names; for converters, ops), and ``shadowed``: every contribution that another one
-        goes before, as dicts of ``kind``, ``subject``, ``by`` and, for converters, ``converter``.
+        ``gives`` (kind -> names; for converters, ops), ``shadowed``: every contribution that another pack's
+        goes before, as dicts of ``kind``, ``subject``, ``by`` and, for converters, ``converter``; and
+        ``waiting``: converters of ops that nothing in this process has registered, as dicts of ``converter``
+        and ``reason``.
     """
     if no_import:
         with _process.lock:
             infos = [_verdict(found, ()) for found in _discover()]
-        return [_description(LoadedPack(info), ()) for info in infos]
+        return [_description(LoadedPack(info), (), ()) for info in infos]
     packs = load_packs()
-    shadowed = _shadowed(packs)
-    return [_description(pack, shadowed.get(pack.info.id, ())) for pack in packs]
+    registry = ConverterRegistry.build(packs, process=process_converters())
+    shadowed = _shadowed(packs, registry)
+    waiting: dict[str, list[dict[str, str]]] = {}
+    for one, reason in registry.unknown:
+        waiting.setdefault(one.source, []).append({"converter": one.name, "reason": reason})
+    return [
+        _description(pack, shadowed.get(pack.info.id, ()), waiting.get(pack.info.id, ())) for pack in packs
+    ]
 
 
 # Discovery ----------------------------------------------------------------------------------------------
@@ -368,7 +378,7 @@ def _load(found: _Found, disabled: Sequence[str]) -> LoadedPack:
         if info.id not in _process.warned:
             _process.warned.add(info.id)
             _warn(
-                f"trtcore skips pack {info}: {pack.exception.message}. To fix it: {pack.exception.advice}. "
+                f"trtcore skips pack {info}: {pack.info.error}. To fix it: {pack.exception.advice}. "
                 f"To switch it off: TRTCORE_DISABLE_PACKS={info.id}"
             )
     return pack
@@ -389,11 +399,31 @@ def _attempt(found: _Found, info: PackInfo) -> LoadedPack:
 
 def _failed(info: PackInfo, error: BaseException) -> LoadedPack:
     ours = error if isinstance(error, PackError) else PackError(f"loading {info.value} raised {error!r}")
-    advice = ours.advice or _advice(info, error if ours is not error else error.__cause__)
-    failure = PackError(ours.message, where=ours.where, pack=str(info), advice=advice)
+    raised = error if ours is not error else error.__cause__
+    line = _line_in(info, raised)
+    reason = f"{ours.message} at {line}" if line else ours.message
+    failure = PackError(
+        f"pack {info} cannot be used: {reason}",
+        where=ours.where,
+        pack=str(info),
+        advice=ours.advice or _advice(info, raised),
+    )
     failure.__cause__ = error
     status = "incompatible" if info.status == "incompatible" else "failed"
-    return LoadedPack(replace(info, status=status, error=ours.message), exception=failure)
+    return LoadedPack(replace(info, status=status, error=reason), exception=failure)
+
+
+def _line_in(info: PackInfo, error: BaseException | None) -> str:
+    """``file:line`` of the pack's own code that raised; "" if none of it did."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    home = info.module.partition(".")[0]
+    lines = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__ if error is not None else None)
+        if frame.f_globals.get("__name__", "").partition(".")[0] == home
+    ]
+    return lines[-1] if lines and home != "trtcore" else ""
 
 
 def _advice(info: PackInfo, error: BaseException | None) -> str:
@@ -478,6 +508,13 @@ class _Hooks:
             self.manager.register(pack, info.id)
             self.manager.check_pending()
         except Exception as error:  # PluginValidationError, or what an attribute of the pack raises
+            unknown = re.match(r"unknown hook '(\w+)'", str(error))
+            if unknown:
+                near = difflib.get_close_matches(unknown[1], sorted(_hook_names()))
+                raise PackError(
+                    f"it has a hook {unknown[1]!r}, and trtcore calls none of that name",
+                    advice=f"did you mean {' or '.join(near)}? {_HOOKS}" if near else _HOOKS,
+                ) from None
             raise PackError(" ".join(str(error).split()) or repr(error), advice=_HOOKS) from error
         callers = self.manager.get_hookcallers(pack) or []
         for caller in callers:
@@ -556,7 +593,7 @@ class _Hooks:
                 raise PackError(f"its function {name} is called like a hook and is not marked with @hookimpl")
 
 
-_HOOKS = "trtcore/hookspecs.py lists the hooks and what they return"
+_HOOKS = "`python -m pydoc trtcore.hookspecs` lists the hooks and what they return"
 
 
 def _hook_names() -> set[str]:
@@ -608,7 +645,9 @@ class _Observer:
 # Listing ------------------------------------------------------------------------------------------------
 
 
-def _description(pack: LoadedPack, shadowed: Iterable[dict[str, str]]) -> dict[str, Any]:
+def _description(
+    pack: LoadedPack, shadowed: Iterable[dict[str, str]], waiting: Iterable[dict[str, str]]
+) -> dict[str, Any]:
     info = pack.info
     return {
         "name": info.name,
@@ -620,6 +659,7 @@ def _description(pack: LoadedPack, shadowed: Iterable[dict[str, str]]) -> dict[s
         "error": info.error,
         "gives": {kind: names for kind, names in _names_given(pack).items() if names},
         "shadowed": list(shadowed),
+        "waiting": list(waiting),
     }
 
 
@@ -635,13 +675,14 @@ def _names_given(pack: LoadedPack) -> dict[str, list[str]]:
     }
 
 
-def _shadowed(packs: Sequence[LoadedPack]) -> dict[str, list[dict[str, str]]]:
+def _shadowed(packs: Sequence[LoadedPack], registry: ConverterRegistry) -> dict[str, list[dict[str, str]]]:
     """Pack id -> its contributions that another pack's (or the process's) go before."""
-    registry = ConverterRegistry.build(packs, process=process_converters())
     result: dict[str, list[dict[str, str]]] = {}
     for target in registry.targets:
         first, *others = registry.candidates(target)
         for one in others:
+            if one.source == first.source:
+                continue  # a pack's own second choice
             entry = {
                 "kind": "converters",
                 "subject": target_name(target),

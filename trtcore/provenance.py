@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,9 @@ SOURCES = "trtcore_sources"
 """Key in node.meta: the ops (`Source`) that a node of a pattern stands for."""
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
+_TESTING = (
+    os.path.join(os.path.dirname(__file__), "testing") + os.sep
+)  # what it wraps functions in is not the user's
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>\S+))?')
 
 
@@ -59,7 +65,8 @@ def module_path(node: Node) -> str:
 
 def source_line(node: Node) -> str:
     """``file:line`` of the innermost statement outside of torch that made the node; "" if unknown."""
-    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
+    found = _FRAME.finditer(node.meta.get("stack_trace") or "")
+    frames = [frame for frame in found if not frame["file"].startswith(_TESTING)]
     own = [frame for frame in frames if not frame["file"].startswith(_TORCH)] or frames
     return f"{own[-1]['file']}:{own[-1]['line']}" if own else ""
 
@@ -71,3 +78,13 @@ def describe(node: Node) -> str:
     if path:
         text = f"{path}: {text}"
     return f"{text}, {line}" if line else text
+
+
+def code_line(function: Callable[..., Any], error: BaseException | None = None) -> str:
+    """``file:line`` where `error` left the file of `function`, or of the function's definition; "" if unknown."""
+    code = getattr(inspect.unwrap(getattr(function, "func", function)), "__code__", None)
+    if code is None:
+        return ""
+    frames = traceback.walk_tb(error.__traceback__ if error is not None else None)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == code.co_filename]
+    return f"{code.co_filename}:{lines[-1] if lines else code.co_firstlineno}"

@@ -325,15 +325,20 @@ class ConverterRegistry:
 
     def _no_converter(self, name: str) -> str:
         others = self._overloads.get(name.rpartition(".")[0]) if "." in name else None
-        return f"no converter for {name} in any pack" + (
-            f" (there is one for {', '.join(others)})" if others else ""
-        )
+        left_out = [
+            f"{pack.id} is {pack.error if pack.status == 'disabled' else pack.status}"
+            for pack in self.packs
+            if pack.scope is Scope.THIRD_PARTY and pack.status != "loaded"
+        ]
+        hints = [f"there is one for {', '.join(others)}"] if others else []
+        hints += [f"not asked: {', '.join(left_out)}"] if left_out else []
+        return f"no converter for {name} in any pack" + (f" ({'; '.join(hints)})" if hints else "")
 
     def _objection(self, one: Converter, node: fx.Node, ctx: CompileContext, size: Any) -> str:
         """Why `one` does not take `node`; "" if it does. `size` is a symbolic size of the node, or None."""
         settings = ctx.settings
         if size is not None and not one.supports_dynamic_shapes and not settings.assume_dynamic_shape_support:
-            return "the node has symbolic dims, and the converter does not support dynamic shapes"
+            return "the node has symbolic dims, and the converter does not say supports_dynamic_shapes=True"
         if one.requires_output_allocator and getattr(settings, "fallback_data_dependent_ops", False):
             return "needs an output allocator, and settings.fallback_data_dependent_ops is set"
         return self._unmet(one, ctx) or (_validate(one, node, ctx, size) if one.capability_validator else "")

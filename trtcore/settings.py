@@ -364,7 +364,10 @@ def _converters(name: str, value: Any) -> FrozenMapping[Any, Any]:
     found: dict[Any, Any] = {}
     for key, function in value.items():
         if not callable(getattr(function, "implementation", function)):  # a Converter holds its function
-            raise SettingsError(f"{name}[{key!s}]={function!r} is neither a function nor a Converter")
+            raise SettingsError(
+                f"{name}[{key!s}]={function!r} is neither a function nor a Converter",
+                advice="give a function that is called as the op is, after ctx: def convert(ctx, x): ...",
+            )
         found.update(dict.fromkeys(_overloads(name, key), function))
     return FrozenMapping(found)
 

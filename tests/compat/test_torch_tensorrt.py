@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trtcore.compat import torch_tensorrt as compat
@@ -213,20 +213,6 @@ def test_at_most_40_helpers() -> None:
     assert all(getattr(module, name).__doc__ for module in (utils, *modules) for name in module.__all__)
 
 
-SHAPES = st.lists(st.sampled_from([1, 2, 3]), max_size=4).map(tuple)
-
-
-@settings(suppress_health_check=[HealthCheck.too_slow])
-@given(SHAPES, SHAPES)
-def test_broadcastable_is_torchs(a: tuple[int, ...], b: tuple[int, ...]) -> None:
-    try:
-        torch.broadcast_shapes(a, b)
-        expected = True
-    except RuntimeError:
-        expected = False
-    assert utils.broadcastable(torch.empty(a), torch.empty(b)) is expected
-
-
 @given(st.data(), st.integers(1, 7))
 def test_slices_are_pythons(data: Any, size: int) -> None:
     """The arithmetic of `slice_op` on sizes known now, against Python's own."""
@@ -324,3 +310,56 @@ def test_the_arithmetic_helpers() -> None:
             return impl.slice.slice_op(*h, joined, 1, 1, None, 2)
 
         assert_converts(ops, (torch.rand(3, 4),), dynamic={0: {0: (1, 3, 6)}})
+
+
+@torch.library.custom_op("old_style::named", mutates_args=())
+def named(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    near = (x >= y) & (x.ne(0) | (x <= y)) ^ ((x == y) & ~(x > y) & (x < y))
+    smooth = torch.tanh(x) + torch.sigmoid(y) * torch.nn.functional.leaky_relu(x, 0.3)
+    smooth = smooth + torch.nn.functional.elu(y) - torch.nn.functional.softsign(x)
+    return near, torch.softmax(smooth, -1), torch.sin(x.abs().floor()) + torch.erf(-y).ceil() + x // 0.5
+
+
+@named.register_fake
+def _(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.empty_like(x, dtype=torch.bool), torch.empty_like(x), torch.empty_like(x)
+
+
+def test_the_helpers_that_are_named_after_tensorrts_operations() -> None:
+    with scoped_registry():
+
+        @compat.dynamo_tensorrt_converter(torch.ops.old_style.named.default, supports_dynamic_shapes=True)
+        def convert(ctx: Any, target: Any, args: Any, kwargs: Any, name: str) -> Any:
+            h = (ctx, target, compat.SourceIR.ATEN, name)
+            e, u, a = compat.impl.elementwise, compat.impl.unary, compat.impl.activation
+            x, y = args
+            either = e.logical_or(*h, e.ne(*h, x, 0), e.le(*h, x, y))
+            never = e.logical_and(*h, e.eq(*h, x, y), u.logical_not(*h, e.gt(*h, x, y)))
+            never = e.logical_and(*h, never, e.lt(*h, lhs_val=x, rhs_val=y))
+            near = e.logical_and(*h, e.ge(*h, x, y), e.logical_xor(*h, either, never))
+            smooth = e.mul(*h, a.sigmoid(*h, y), a.leaky_relu(*h, x, 0.3))
+            smooth = e.add(*h, a.tanh(*h, input_val=x), smooth)
+            smooth = e.sub(*h, e.add(*h, smooth, a.elu(*h, y)), a.softsign(*h, x))
+            rest = e.add(*h, u.sin(*h, u.floor(*h, u.abs(*h, x))), u.ceil(*h, u.erf(*h, u.neg(*h, y))))
+            rest = e.add(*h, rest, e.floor_divide(*h, x, 0.5))
+            return near, compat.impl.normalization.softmax(*h, smooth, -1), rest
+
+        batch = {0: (1, 4, 6)}
+        x = torch.randn(4, 5)
+        assert_converts(torch.ops.old_style.named, (x, x.roll(1)), dynamic={0: batch, 1: batch})
+        assert_converts(torch.ops.old_style.named, (x[0], x[0].round()))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        ("unary", "abss", r"has no 'abss'; did you mean abs\? In new code: ctx.unary"),
+        ("elementwise", "hypot", "has no 'hypot'; In new code: ctx.elementwise"),
+        ("activation", "mish", "with TensorRT's own names"),
+    ],
+)
+def test_a_helper_that_is_not_there(module: str, name: str, message: str) -> None:
+    with pytest.raises(AttributeError, match=message):
+        getattr(getattr(compat.impl, module), name)
+    with pytest.raises(AttributeError, match=r"no 'convolution': .* docs/coming-from-torch-tensorrt.md"):
+        compat.impl.convolution  # noqa: B018

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -153,8 +154,22 @@ def test_a_bad_pack_fails(kind: str) -> None:
 
 def test_a_dynamic_claim_without_an_example_fails() -> None:
     install(of())
-    with pytest.raises(AssertionError, match=r"no example with dynamic= is taken by mine"):
+    with pytest.raises(
+        AssertionError, match=r"supports_dynamic_shapes=True is not shown of mine: give an Example"
+    ):
         kit([Example(torch.relu, (torch.randn(2, 3),))]).test_dynamic_claims_are_true()
+
+
+def test_an_example_that_converts_against_its_claim_fails() -> None:
+    install(of())
+    with pytest.raises(AssertionError, match="with converts=False converts"):
+        kit([Example(torch.relu, (torch.randn(2, 3),), converts=False)]).test_the_examples_convert()
+
+
+def test_functions_of_one_name_are_shown_each() -> None:
+    install(of(), of(aten.tanh.default, wrong))
+    with pytest.raises(AssertionError, match="taken by the converters mine"):
+        kit().test_every_converter_is_shown()
 
 
 def test_a_pack_that_is_not_there() -> None:
@@ -221,6 +236,48 @@ def test_a_wrong_number_shows_the_converter_and_its_layers() -> None:
     assert "L2 failed (float32, example shapes): output" in text
     assert "aten.tanh.default by wrong of call site" in text
     assert "ACTIVATION(type=SIGMOID, alpha=0.0, beta=0.0) -> float32[2, 4]" in text
+
+
+def raises(ctx: Any, x: Any) -> Any:
+    table: dict[str, Any] = {}
+    return table["gone"]
+
+
+def misspelt(ctx: Any, x: Any) -> Any:
+    return ctx.unary(x, "TANN")
+
+
+def one_too_few(ctx: Any) -> Any:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "said"),
+    [
+        (raises, 2, "KeyError: 'gone'"),
+        (misspelt, 1, r"TensorRT's UnaryOperation has no 'TANN'; it has TAN"),
+        (
+            one_too_few,
+            0,
+            r"takes 1 positional argument but 2 were given: it is called as the op, with \(ctx, self\)",
+        ),
+    ],
+)
+def test_a_converter_that_raises_is_told_with_its_line(body: Any, line: int, said: str) -> None:
+    text = message(body)
+    assert re.search(said, text)
+    at = f"{__file__}:{body.__code__.co_firstlineno + line}"
+    assert f"code of: call site, {at}" in text
+    assert f"correct it at {at}" in text
+
+
+def test_a_proof_is_printed_in_lines() -> None:
+    proof = assert_converts(torch.tanh, (torch.randn(2, 4),), dynamic={0: {0: (1, 2, 3)}})
+    first, *calls = str(proof).splitlines()
+    assert first == "converted: aten.tanh.default by tanh of trtcore:aten 0.1.0"
+    assert [line.split()[:2] for line in calls] == [
+        ["float32", shapes] for shapes in ("example", "min", "opt", "max", "between")
+    ]
 
 
 def test_a_refused_layer_shows_the_converter_its_layers_and_tensorrts_message() -> None:

@@ -54,16 +54,16 @@ def create(name: str, parent: Path) -> Path:
         PackError: a name that no distribution, module or pack can have, or that is taken.
         InputError: the folder exists, or cannot be written.
     """
-    module = _module(name)
-    project = parent / name
     if not parent.is_dir():
         raise InputError(f"there is no folder {str(parent)!r}", advice="make it, or give another with --in")
+    _check_name(name)
+    project = parent / name
     if project.exists() or project.is_symlink():
         raise InputError(
             f"{str(project)!r} exists; nothing was written",
             advice="choose another name, or another folder with --in",
         )
-    values = {"name": name, "module": module, "versions": _versions()}
+    values = {"name": name, "module": _module(name), "versions": _versions()}
     try:
         # Whole or not at all: a half-written project would be in the way of the next try.
         with tempfile.TemporaryDirectory(dir=parent, prefix=f".{name}-") as folder:
@@ -78,13 +78,18 @@ def create(name: str, parent: Path) -> Path:
     return project
 
 
-def _module(name: str) -> str:
-    """The import name of a distribution's name, both checked."""
+def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or len(name) > 60:
+        near = "-".join(re.findall(r"[a-z0-9]+", name.lower())).lstrip("-0123456789")[:60].strip("-")
         raise PackError(
             f"{name!r} is no name for a pack",
-            advice="use lower-case letters and digits, words joined by hyphens, a letter first: acme-ops",
+            advice="use lower-case letters and digits, words joined by hyphens, a letter first: "
+            + (near or "acme-ops"),
         )
+
+
+def _module(name: str) -> str:
+    """The import name of a distribution's name, both checked."""
     module = name.replace("-", "_")
     if name in _RESERVED:
         raise PackError(f"{name!r} is taken", advice="choose a name of your own, such as acme-ops")
@@ -181,7 +186,7 @@ def floating(node: torch.fx.Node, ctx: CompileContext) -> bool | Reject:
 
 @converter("$module::signed_power", capability_validator=floating, supports_dynamic_shapes=True)
 def signed_power(ctx: ConversionContext, x: Any, power: float) -> Any:
-    """Four layers; every line of ``ctx`` adds one."""
+    """Four layers and a constant: every call of a method of ``ctx`` adds one."""
     size = ctx.elementwise(ctx.unary(x, "ABS"), power, "POW")
     return ctx.elementwise(ctx.unary(x, "SIGN"), size, "PROD")
 '''

@@ -34,7 +34,7 @@ def _print(described: Sequence[Mapping[str, Any]]) -> None:
         return
     rows = []
     for pack in described:
-        gives = ", ".join(f"{len(names)} {kind.replace('_', ' ')}" for kind, names in pack["gives"].items())
+        gives = ", ".join(_counted(kind, len(names)) for kind, names in pack["gives"].items())
         rows.append((pack_id(pack), pack["version"], pack["scope"].replace("_", "-"), pack["status"], gives))
     for line in format_table(("pack", "version", "scope", "status", "gives"), rows):
         click.echo(line)
@@ -45,6 +45,14 @@ def _print(described: Sequence[Mapping[str, Any]]) -> None:
         for item in pack["shadowed"]:
             kind = item["kind"].replace("_", " ").removesuffix("s")
             click.echo(f"{pack_id(pack)}: {kind} {item['subject']} is shadowed by {item['by']}")
+    for pack in described:
+        for item in pack["waiting"]:
+            click.echo(f"{pack_id(pack)}: converter {item['converter']} waits: {item['reason']}")
+
+
+def _counted(kind: str, count: int) -> str:
+    text = kind.replace("_", " ")
+    return f"{count} {text.removesuffix('s') if count == 1 else text}"
 
 
 def pack_id(pack: Mapping[str, Any]) -> str:

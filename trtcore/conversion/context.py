@@ -10,6 +10,7 @@ helper that takes dims takes lists that mix the two.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -310,7 +311,7 @@ class ConversionContext:
         if not self.is_tensor(a) and not self.is_tensor(b):
             return _FOLD[operation](a, b)
         a, b = (v if self.is_tensor(v) else self.constant([v], torch.int64) for v in (a, b))
-        return self.output(self.net.add_elementwise(a, b, getattr(self.trt.ElementWiseOperation, operation)))
+        return self.output(self.net.add_elementwise(a, b, self._member("ElementWiseOperation", operation)))
 
     def dim_product(self, values: Sequence[Dim]) -> Dim:
         """The product of dims; 1 for none."""
@@ -411,20 +412,35 @@ class ConversionContext:
         """``x`` at `indices` along `axis`; outside of [-n, n) TensorRT gives 0."""
         return self.output(self.net.add_gather(x, indices, self.axis(axis, self.rank(x))))
 
+    def _member(self, enum: str, name: str) -> Any:
+        """A member of one of TensorRT's enums.
+
+        Raises:
+            ConversionError: it has none of that name; the text has the nearest ones.
+        """
+        members = getattr(self.trt, enum).__members__
+        if name not in members:
+            near = difflib.get_close_matches(str(name).upper(), members, n=3, cutoff=0.5)
+            raise ConversionError(
+                f"TensorRT's {enum} has no {name!r}; it has {', '.join(near or members)}"
+                + (" and others" if near else "")
+            )
+        return members[name]
+
     def elementwise(self, a: Any, b: Any, operation: str, *, to: torch.dtype | None = None) -> ITensor:
         """A binary operation by its ElementWiseOperation name, after promotion (or on dtype `to`)."""
         a, b = self.promote(a, b, to=to)
-        return self.output(self.net.add_elementwise(a, b, getattr(self.trt.ElementWiseOperation, operation)))
+        return self.output(self.net.add_elementwise(a, b, self._member("ElementWiseOperation", operation)))
 
     def unary(self, x: ITensor, operation: str) -> ITensor:
         """A unary operation by its UnaryOperation name."""
-        return self.output(self.net.add_unary(x, getattr(self.trt.UnaryOperation, operation)))
+        return self.output(self.net.add_unary(x, self._member("UnaryOperation", operation)))
 
     def activation(
         self, x: ITensor, kind: str, alpha: float | None = None, beta: float | None = None
     ) -> ITensor:
         """An activation by its ActivationType name."""
-        layer = self.net.add_activation(x, getattr(self.trt.ActivationType, kind))
+        layer = self.net.add_activation(x, self._member("ActivationType", kind))
         if layer is not None:
             if alpha is not None:
                 layer.alpha = float(alpha)
@@ -437,9 +453,7 @@ class ConversionContext:
         rank = self.rank(x)
         axes = list(axes) or list(range(rank))
         mask = self.axes_mask(axes, rank)
-        return self.output(
-            self.net.add_reduce(x, getattr(self.trt.ReduceOperation, operation), mask, keepdim)
-        )
+        return self.output(self.net.add_reduce(x, self._member("ReduceOperation", operation), mask, keepdim))
 
     def axes_mask(self, axes: Sequence[int], rank: int) -> int:
         """The bit mask TensorRT takes for a set of axes."""

@@ -18,7 +18,7 @@ from trtcore.errors import ConversionError, TrtcoreError
 from trtcore.frontend.program import profile_ranges
 from trtcore.graphs import attribute, is_size
 from trtcore.partition.segment import Segment
-from trtcore.provenance import describe, module_path, op_name, source_line
+from trtcore.provenance import code_line, describe, module_path, op_name, source_line
 from trtcore.registry import node_arguments
 from trtcore.runtime.expressions import to_text
 from trtcore.runtime.manifest import Profile, SizeBinding, SymbolSource, TensorBinding
@@ -367,15 +367,18 @@ class _Interpreter:
             error.tensorrt if isinstance(error, TrtcoreError) and error.tensorrt else self.logger.since(mark)
         )
         what = error.message if isinstance(error, TrtcoreError) else f"{type(error).__name__}: {error}"
+        code = code_line(converter.implementation, error)
         return NodeConversionError(
             f"the converter {converter.name} of {op_name(node.target)} failed: {what}",
             node=node.name,
             where=describe(node),
             pack=converter.source_version,
+            code=code,
             tensorrt=said,
             layers=[self._layer_text(index) for index in range(first, self.network.num_layers)],
             advice=(error.advice if isinstance(error, TrtcoreError) and error.advice else None)
-            or "leave the op to torch with torch_executed_ops, or choose another converter with pins or converters=",
+            or f"correct it{f' at {code}' if code else ''}; until then leave the op to torch with "
+            "torch_executed_ops, or choose another converter with pins or converters=",
         )
 
     def _layer_text(self, index: int) -> str:
@@ -454,7 +457,14 @@ def _call(converter: Converter, ctx: ConversionContext, arguments: dict[str, Any
         by_name = {parameter.name for parameter in parameters if parameter.keyword_only}
     positional = [value for name, value in arguments.items() if name not in by_name]
     keywords = {name: value for name, value in arguments.items() if name in by_name}
-    return converter.implementation(ctx, *positional, **keywords)
+    try:
+        return converter.implementation(ctx, *positional, **keywords)
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:  # raised inside of it
+            raise
+        names = [name for name in arguments if name not in by_name]
+        call = ", ".join(["ctx", *names, *(f"{name}=" for name in keywords)])
+        raise ConversionError(f"{error}: it is called as the op, with ({call})") from error
 
 
 def _made_by_layer(tensor: Any) -> bool:

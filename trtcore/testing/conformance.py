@@ -70,6 +70,17 @@ class ConversionProof:
     deviations: tuple[Deviation, ...]
     reports: tuple[Report, ...]
 
+    def __str__(self) -> str:
+        """A line for each level, and for each call how far it was from eager."""
+        ops = sorted({f"{node.op} by {node.converter} of {node.pack}" for node in self.report.converted})
+        lines = [f"converted: {', '.join(ops)}"]
+        lines += [
+            f"  {str(item.dtype).removeprefix('torch.')} {item.shapes} {' '.join(map(str, item.sizes))}: "
+            f"largest difference {item.largest:.2g}"
+            for item in self.deviations
+        ]
+        return "\n".join(lines)
+
     @property
     def report(self) -> Report:
         """The first dtype's report."""
@@ -129,6 +140,7 @@ def assert_converts(
             or a number is wrong.
         TrtcoreError: what has nothing to do with converting: no backend, unusable inputs or settings.
     """
+    __tracebackhide__ = True
     kwargs = dict(kwargs or {})
     backend = usable_backend() if "backend" not in (settings or {}) else None
     deviations: list[Deviation] = []
@@ -183,6 +195,7 @@ def assert_refuses(
     Raises:
         AssertionError: every op was converted, or none stays in torch for that reason, or a number is wrong.
     """
+    __tracebackhide__ = True
     args, named = tuple(inputs), dict(kwargs or {})
     eager = _as_module(module, None)
     options = {"min_block_size": 1, "runtime": "reference", **(settings or {})}
@@ -354,6 +367,7 @@ def _compile(
 ) -> Any:
     import trtcore
 
+    __tracebackhide__ = True
     unknown = set(dynamic or {}) - set(range(len(args))) - set(kwargs)
     if unknown:
         raise ValueError(f"dynamic names inputs that do not exist: {sorted(map(str, unknown))}")
@@ -365,20 +379,22 @@ def _compile(
         return trtcore.compile(model, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs or None, **options)
     except _TORCH_FALLBACK as error:
         raise AssertionError(
-            f"{_level(error)}: {error}{_explanation(model, arg_inputs, kwarg_inputs, options)}"
+            f"{_level(error)}: {error}{_explanation(error, model, arg_inputs, kwarg_inputs, options)}"
         ) from error
 
 
 def _level(error: TrtcoreError) -> str:
     if isinstance(error, EngineBuildError):
         return "L3 failed, TensorRT builds no engine"
-    return "L1 failed, not everything converts"
+    return "L1 failed"
 
 
-def _explanation(model: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str:
-    """The report of what was tried; "" when explaining fails as well."""
+def _explanation(error: TrtcoreError, model: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str:
+    """The report of what was tried; "" where a converter was chosen and failed, or explaining fails as well."""
     import trtcore
 
+    if not isinstance(error, UnsupportedOperatorError):
+        return ""
     try:
         allowed = {**options, "require_full_compilation": False}
         report = trtcore.explain(model, arg_inputs=args, kwarg_inputs=kwargs or None, **allowed)

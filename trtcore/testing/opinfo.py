@@ -604,18 +604,19 @@ def _unlike(sample: OpSample, want: Any, got: Any, exact: Any) -> str:
     if want.is_floating_point():
         own = sample.tolerance if want.dtype == sample.dtype else None
         rtol, atol = own or _default_tolerance(want.dtype)
+        allowed = f" (allowed: {atol:.2g}, and {rtol:.2g} of it)"
         near = _near(got, want, rtol, atol)
         if isinstance(exact, torch.Tensor) and exact.shape == want.shape:
             near |= _near(got, exact.to(want.dtype), rtol, atol)
     else:
-        near = got == want
+        near, allowed = got == want, ""
     if bool(near.all()):
         return ""
     wrong = ~near
     first = tuple(int(i) for i in wrong.nonzero()[0])
     return (
         f"{int(wrong.sum())} of {near.numel()} elements are wrong, first at {list(first)}: "
-        f"{got[first].item()}, eager's is {want[first].item()}"
+        f"{got[first].item()}, eager's is {want[first].item()}{allowed}"
     )
 
 

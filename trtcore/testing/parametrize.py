@@ -63,6 +63,7 @@ def assert_sample_converts(sample: OpSample, *, refused: Sequence[str] = (), **s
     Raises:
         AssertionError: a wrong number, an error, or an op that stays in torch for another reason.
     """
+    __tracebackhide__ = True
     (result,) = check([sample], settings=settings)
     _judge([result], refused)
     return result
@@ -88,6 +89,7 @@ def assert_op_converts(
     Raises:
         AssertionError: as for `assert_sample_converts`, with every sample that fails; or too few convert.
     """
+    __tracebackhide__ = True
     results = []
     for dtype in dtypes:
         results += check(samples(op, dtype, variant=variant, limit=limit), settings=settings)
@@ -102,6 +104,7 @@ def assert_op_converts(
 
 
 def _judge(results: Sequence[SampleResult], refused: Sequence[str]) -> None:
+    __tracebackhide__ = True
     wrong = [result for result in results if not _is_fine(result, refused)]
     if wrong:
         raise AssertionError(

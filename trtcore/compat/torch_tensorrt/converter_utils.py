@@ -21,7 +21,6 @@ __all__ = [
     "args_bounds_check",
     "broadcast",
     "broadcast_to_same_shape",
-    "broadcastable",
     "cast_trt_tensor",
     "create_constant",
     "enforce_tensor_types",
@@ -162,12 +161,6 @@ def _stretched(ctx: Any, a: Any, b: Any) -> Any:
         if not ctx.is_tensor(one):
             return other if one == 1 else one
     return ctx.dim_op(a, b, "MAX")
-
-
-def broadcastable(a: Any, b: Any) -> bool:
-    """Whether two shapes broadcast by torch's rules, as far as they are known (-1 broadcasts with itself and 1)."""
-    pairs = zip(reversed(tuple(a.shape)), reversed(tuple(b.shape)))
-    return all(one == other or 1 in (one, other) for one, other in pairs)
 
 
 @overload

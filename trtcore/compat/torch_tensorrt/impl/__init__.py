@@ -12,6 +12,7 @@ from trtcore.compat.torch_tensorrt.impl import (
     condition,
     elementwise,
     matmul,
+    normalization,
     permutation,
     reduce,
     shape,
@@ -26,6 +27,7 @@ __all__ = [
     "condition",
     "elementwise",
     "matmul",
+    "normalization",
     "permutation",
     "reduce",
     "shape",
@@ -33,3 +35,11 @@ __all__ = [
     "slice",
     "unary",
 ]
+
+
+def __getattr__(name: str) -> object:
+    raise AttributeError(
+        f"module {__name__!r} has no {name!r}: the helpers that are there, and what to write in new code, are in "
+        "docs/coming-from-torch-tensorrt.md; any layer can be added with ctx.net.add_...",
+        name=name,
+    )

@@ -1,4 +1,8 @@
-"""Operations on two operands, which are promoted and broadcast by torch's rules."""
+"""Operations on two operands, which are promoted and broadcast by torch's rules.
+
+Besides the functions written out here: comparisons (``eq``, ``ne``, ``gt``, ``ge``, ``lt``, ``le``), ``logical_and``,
+``logical_or``, ``logical_xor`` and ``floor_divide``.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,44 @@ from typing import Any
 import numpy as np
 import torch
 
-from trtcore.compat.torch_tensorrt.converter_utils import to_torch
+from trtcore.compat.torch_tensorrt.converter_utils import get_trt_tensor, to_torch
+from trtcore.compat.torch_tensorrt.impl._named import named
 
 __all__ = ["add", "convert_binary_elementwise", "div", "max", "min", "mul", "pow", "sub"]
+
+# Name -> ElementWiseOperations, of which one has to hold.
+_OPERATIONS = {
+    "eq": ("EQUAL",),
+    "floor_divide": ("FLOOR_DIV",),
+    "ge": ("GREATER", "EQUAL"),
+    "gt": ("GREATER",),
+    "le": ("LESS", "EQUAL"),
+    "logical_and": ("AND",),
+    "logical_or": ("OR",),
+    "logical_xor": ("XOR",),
+    "lt": ("LESS",),
+    "ne": ("EQUAL", "NOT"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    instead = 'ctx.elementwise(a, b, "SUM"), with TensorRT\'s own names'
+    return named(__name__, name, _OPERATIONS, _operation, instead)
+
+
+def _operation(operations: tuple[str, ...]) -> Any:
+    first, *more = operations
+
+    def convert(ctx: Any, target: Any, source_ir: Any, name: str, lhs_val: Any, rhs_val: Any) -> Any:
+        a, b = _operand(lhs_val), _operand(rhs_val)
+        if first in ("AND", "OR", "XOR"):
+            a, b = (ctx.cast(get_trt_tensor(ctx, value, name), torch.bool) for value in (a, b))
+        result = ctx.elementwise(a, b, first)
+        if more == ["NOT"]:
+            return ctx.unary(result, "NOT")
+        return ctx.elementwise(result, ctx.elementwise(a, b, more[0]), "OR") if more else result
+
+    return convert
 
 
 def convert_binary_elementwise(
