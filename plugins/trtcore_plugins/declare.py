@@ -24,6 +24,9 @@ from trtcore_plugins.tracing import TensorSpec
 
 Function = Callable[..., Any]
 
+LOOPS_NOT_INTERPRETED = "only 0-dimensional arrays can be converted to Python scalars"
+"""What NumPy 2.4 tells Triton 3.6, whose interpreter has sizes as arrays of one element."""
+
 
 class TritonPlugin(OpPlugin):
     """What `triton_plugin` returns. Called like the op; a kernel plugin for packs to contribute.
@@ -249,8 +252,16 @@ class TritonPlugin(OpPlugin):
                 raise PackError(f"{self.name}: an empty grid {grid} leaves {', '.join(written)} unwritten")
             return
         arguments = self.kernel_arguments(values)
-        with torch.cuda.device(device if device.type == "cuda" else -1):
-            self.kernel[grid](*arguments.values(), **self.options)
+        try:
+            with torch.cuda.device(device if device.type == "cuda" else -1):
+                self.kernel[grid](*arguments.values(), **self.options)
+        except Exception as error:
+            if LOOPS_NOT_INTERPRETED not in str(error):
+                raise
+            raise RuntimeError(
+                f"{self.name}: {error}. Triton before 3.7 cannot interpret loops over sizes with NumPy 2.4 and later: "
+                "install triton>=3.7, or 'numpy<2.4'"
+            ) from error
 
     def _device(self, values: Mapping[str, Any]) -> torch.device:
         tensors = [values[name] for name in self.signature.tensors if values[name] is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from trtcore.pack import PackError
 
 pytest.importorskip("triton")
 
-from toy_kernels import BLOCK, accumulate, axpy, axpy_kernel, row_stats
+from toy_kernels import BLOCK, LOOPS_FAIL, accumulate, axpy, axpy_kernel, interprets_loops, row_stats
 
 from trtcore_plugins import triton_plugin
 
@@ -36,12 +37,20 @@ def test_inputs_of_any_strides_are_made_contiguous() -> None:
 
 
 @pytest.mark.interpreter
+@interprets_loops
 def test_several_outputs_of_their_own_dtypes_and_ranks() -> None:
     x = torch.randn(3, 4, 200)
     mean, count = row_stats(x, threshold=0.5)
     torch.testing.assert_close(mean, x.mean(-1))
     assert count.dtype == torch.int32
     torch.testing.assert_close(count, (x > 0.5).sum(-1, dtype=torch.int32))
+
+
+@pytest.mark.interpreter
+@pytest.mark.skipif(not LOOPS_FAIL, reason="this Triton interprets loops with this NumPy")
+def test_a_loop_that_cannot_be_interpreted_says_what_to_install() -> None:
+    with pytest.raises(RuntimeError, match=r"toys::row_stats: .*install triton>=3\.7, or 'numpy<2\.4'"):
+        row_stats(torch.randn(3, 5))
 
 
 @pytest.mark.interpreter
@@ -73,15 +82,19 @@ def test_under_torch_compile_and_export_the_op_stays_whole() -> None:
 
 @pytest.mark.interpreter
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_torchs_own_checks_of_custom_ops(dynamic: bool) -> None:
-    for op, arguments in (
-        (axpy.op, (torch.randn(3, 5), torch.randn(3, 5), 2.0)),
-        (row_stats.op, (torch.randn(3, 5),)),
-        (accumulate.op, (torch.randn(8), torch.randn(8))),
-    ):
-        test = "test_aot_dispatch_dynamic" if dynamic else "test_aot_dispatch_static"
-        results = torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor", test))
-        assert set(results.values()) == {"SUCCESS"}
+@pytest.mark.parametrize(
+    ("plugin", "arguments"),
+    [
+        (axpy, (torch.randn(3, 5), torch.randn(3, 5), 2.0)),
+        pytest.param(row_stats, (torch.randn(3, 5),), marks=interprets_loops),
+        (accumulate, (torch.randn(8), torch.randn(8))),
+    ],
+    ids=["axpy", "row_stats", "accumulate"],
+)
+def test_torchs_own_checks_of_custom_ops(plugin: Any, arguments: tuple[Any, ...], dynamic: bool) -> None:
+    test = "test_aot_dispatch_dynamic" if dynamic else "test_aot_dispatch_static"
+    results = torch.library.opcheck(plugin.op, arguments, test_utils=("test_schema", "test_faketensor", test))
+    assert set(results.values()) == {"SUCCESS"}
 
 
 def test_without_interpreter_the_reference_runs_on_the_cpu() -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import numpy
+import pytest
 import torch
 import triton
 import triton.language as tl
+from packaging.version import Version
 
 from trtcore.pack import scoped_registry
 from trtcore_plugins import triton_plugin
 
 BLOCK = 128
+
+LOOPS_FAIL = Version(triton.__version__) < Version("3.7") and Version(numpy.__version__) >= Version("2.4")
+interprets_loops = pytest.mark.skipif(
+    LOOPS_FAIL,
+    reason=f"the interpreter of Triton {triton.__version__} makes an int of an array of one element where a loop "
+    f"runs over a size, which NumPy {numpy.__version__} refuses; Triton 3.7 does not",
+)
 
 
 @triton.jit

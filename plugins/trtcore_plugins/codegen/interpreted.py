@@ -49,6 +49,11 @@ def round_bfloat16(x: Any) -> Any:
     return _block(_torch(x).bfloat16().float())
 
 
+def loop(*bounds: Any) -> range:
+    """Python's range over sizes, which the interpreter has as blocks of one element."""
+    return range(*(int(_torch(bound)) for bound in bounds))
+
+
 def load(pointer: Any, mask: Any) -> Any:
     return tl.load(pointer, mask=mask, other=0)
 

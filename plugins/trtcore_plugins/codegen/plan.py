@@ -165,16 +165,16 @@ def interpreted(kernel: Kernel) -> Any:
     """The kernel for Triton's interpreter."""
     from trtcore_plugins.codegen import interpreted as functions
 
-    return _define(kernel, functions.InterpretedFunction, functions)
+    return _define(kernel, functions.InterpretedFunction, functions, range=functions.loop)
 
 
-def _define(kernel: Kernel, jit: Any, functions: Any) -> Any:
+def _define(kernel: Kernel, jit: Any, functions: Any, **more: Any) -> Any:
     """Run a kernel's source, which is made of the texts in this package alone. Triton reads it from linecache."""
     import triton.language as tl
 
     file = f"<{kernel.name} {abs(hash(kernel.source)):x}>"
     linecache.cache[file] = (len(kernel.source), None, kernel.source.splitlines(keepends=True), file)
-    namespace: dict[str, Any] = {"jit": jit, "tl": tl, "f": functions, "__name__": __name__}
+    namespace: dict[str, Any] = {"jit": jit, "tl": tl, "f": functions, "__name__": __name__, **more}
     exec(compile(kernel.source, file, "exec"), namespace)
     return namespace[kernel.name]
 

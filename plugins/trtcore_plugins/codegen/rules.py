@@ -331,8 +331,10 @@ def _logical_not(c: Lowering) -> Value:
 
 
 def _bitwise_not(c: Lowering) -> Value:
-    text = "f.not_({0})" if c.dtype is torch.bool else "~{0}"
-    return c.b.op(text, c.operand("self"), dtype=c.dtype)
+    x = c.operand("self")
+    if c.dtype is torch.bool:
+        return c.b.op("f.not_({0})", x, dtype=c.dtype)
+    return c.b.op("{0} ^ {1}", x, c.b.const(-1, c.dtype), dtype=c.dtype)
 
 
 def _gelu(c: Lowering) -> Value:
