@@ -115,7 +115,12 @@ class OpPlugin(ABC):
 
     def validate(self, node: fx.Node, ctx: CompileContext) -> bool | Reject:
         """The capability validator: whether the plugin gives what the graph says, for this node."""
-        values = node_arguments(node)
+        return self.validate_call(node_arguments(node), node.meta.get("val"), ctx)
+
+    def validate_call(
+        self, values: Mapping[str, Any], result: Any, ctx: CompileContext | None
+    ) -> bool | Reject:
+        """Whether the plugin gives `result` (FakeTensors) for the op's arguments by name, nodes among them."""
         if self.signature.mutated:
             written = ", ".join(self.signature.mutated)
             return Reject(
@@ -137,7 +142,7 @@ class OpPlugin(ABC):
         try:
             definition = self.definition(absent, ctx)
             attributes = definition.decode(definition.encode(values))
-            reason = _disagreement(definition, specs, attributes, tensors, node.meta.get("val"))
+            reason = _disagreement(definition, specs, attributes, tensors, result)
             if not reason:
                 self.check(definition, specs, attributes)
         except ConversionError as error:

@@ -1,10 +1,13 @@
-"""What generated kernels contribute to the pack: the op, and the passes that use it."""
+"""What generated kernels contribute to the pack: the op, the passes that use it, and the plugin that it is."""
 
 from __future__ import annotations
 
 from trtcore.pack import LoweringPass
 from trtcore_plugins.codegen import op as _op  # noqa: F401  (registers the op that saved graphs call)
 from trtcore_plugins.codegen.fuse import fuse_named, fuse_uncovered
+from trtcore_plugins.codegen.plugin import FusedKernels
+
+PLUGINS = (FusedKernels(),)
 
 PASSES = (
     LoweringPass(

@@ -212,7 +212,8 @@ def _replace(graph: Graph, group: _Group, ctx: CompileContext) -> None:
     last.append(call)
     call.meta = {key: value for key, value in last.meta.items() if key in ("stack_trace", "nn_module_stack")}
     call.meta["val"] = [node.meta["val"] for node in results]
-    call.meta[REASON] = explanation(program, group.reasons, ctx)
+    if ctx.backend is None or not ctx.backend.has_plugins:
+        call.meta[REASON] = explanation(program, group.reasons, ctx)
     _move_users(group.nodes, call)
     after = call
     for index, node in enumerate(results):

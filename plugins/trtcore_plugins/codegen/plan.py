@@ -122,7 +122,7 @@ def execute(
         return outputs
     with torch.cuda.device(device):
         for launch in plan.launches:
-            function, index = compiled(launch.kernel), _index_type(launch.wide)
+            function, index = compiled(launch.kernel), index_type(launch.wide)
             function[(launch.grid, 1, 1)](
                 *(tensors[one] if isinstance(one, str) else one for one in launch.arguments),
                 Y=launch.blocks.rows, X=launch.blocks.columns, INDEX=index,
@@ -136,7 +136,7 @@ def _interpret(plan: Plan, tensors: dict[str, torch.Tensor]) -> None:
         function = interpreted(launch.kernel)
         function[(launch.grid, 1, 1)](
             *(tensors[one] if isinstance(one, str) else one for one in launch.arguments),
-            Y=launch.blocks.rows, X=launch.blocks.columns, INDEX=_index_type(launch.wide),
+            Y=launch.blocks.rows, X=launch.blocks.columns, INDEX=index_type(launch.wide),
         )  # fmt: skip
 
 
@@ -180,7 +180,8 @@ def _define(kernel: Kernel, jit: Any, functions: Any, **more: Any) -> Any:
 
 
 @lru_cache(maxsize=2)
-def _index_type(wide: bool) -> Any:
+def index_type(wide: bool) -> Any:
+    """What a kernel indexes with, in Triton's words."""
     import triton.language as tl
 
     return tl.int64 if wide else tl.int32
@@ -200,7 +201,7 @@ def make_plan(program: Program, inputs: Sequence[torch.Tensor], sizes: Sequence[
     multiprocessors = _MULTIPROCESSORS
     if inputs[0].is_cuda:
         multiprocessors = torch.cuda.get_device_properties(inputs[0].device).multi_processor_count
-    planner = _Planner(program, _axes(program, values, [*inputs, *outputs]), sizes, multiprocessors)
+    planner = Planner(program, _axes(program, values, [*inputs, *outputs]), sizes, multiprocessors)
     launches, workspaces = planner.plan()
     made = tuple((tuple(one.shape), tuple(one.stride()), one.dtype) for one in outputs)
     return Plan(tuple(launches), made, tuple(workspaces))
@@ -268,7 +269,12 @@ def column_blocks(rows: int, columns: int, bytes_: int) -> Blocks:
     return Blocks(min(down, power_of_two(rows)), min(64, power_of_two(columns)), 8)
 
 
-class _Planner:
+class Planner:
+    """Which kernels a program takes for some axes, with which arguments."""
+
+    divides_by_sizes = False
+    """Whether kernels divide by sizes as they are, and not with `dividing_by`'s numbers for them."""
+
     def __init__(
         self, program: Program, axes: Sequence[Axis], sizes: Sequence[int], multiprocessors: int
     ) -> None:
@@ -403,7 +409,7 @@ class _Planner:
         patterns = tuple((self.rows.pattern(one), self.columns.pattern(one)) for one in range(self.operands))
         multiples = (multiple(self.rows.size), multiple(self.columns.size))
         axes = len(self.rows.axes), len(self.columns.axes)
-        shape = Shape(form, *axes, patterns, level, last, self.wide, multiples)
+        shape = Shape(form, *axes, patterns, level, last, self.wide, multiples, divides=self.divides_by_sizes)
         if form in ("loop", "partial") and self.scalars.totals:
             shape = replace(shape, group=min(self._group(), blocks.columns))
         kernel = write_kernel(self.program, shape)

@@ -50,6 +50,7 @@ class Shape:
         multiples: what the numbers of rows and columns are known to be multiples of (1, 4 or 8; of 16 Triton takes note
             itself), so that their ends do not break up wide loads.
         group: neighbours along the columns that one thread loads at once; "loop" and "partial" may take them together.
+        divides: whether coordinates are found by dividing, and not by multiplying with numbers made for the sizes.
     """
 
     form: str
@@ -61,6 +62,7 @@ class Shape:
     wide: bool = False
     multiples: tuple[int, int] = (1, 1)
     group: int = 1
+    divides: bool = False
 
 
 @dataclass(frozen=True)
@@ -343,7 +345,9 @@ class _Writer:
         for axis in range(axes - 1, 0, -1):
             size, before = f"{side}_{axis}", f"{index}_before_{axis}"
             divided = (
-                f"{rest} // {size}" if self.shape.wide else f"f.divide({rest}, {size}_magic, {size}_shift)"
+                f"{rest} // {size}"
+                if self.shape.wide or self.shape.divides
+                else f"f.divide({rest}, {size}_magic, {size}_shift)"
             )
             self._say(f"{before} = {divided}")
             self._say(f"{index}_{axis} = {rest} - {before} * {size}")

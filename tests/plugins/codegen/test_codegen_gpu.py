@@ -7,6 +7,7 @@ import torch
 from codegen_cases import CASES, POINTWISE, Case, assert_right, make_inputs
 
 from trtcore_plugins.codegen.plan import run
+from trtcore_plugins.codegen.rules import Unsupported
 from trtcore_plugins.codegen.trace import program_of
 
 pytestmark = pytest.mark.gpu
@@ -132,3 +133,54 @@ def test_other_sizes_use_the_same_kernels() -> None:
         kernels.update(compiled(launch.kernel) for launch in plan.launches)
         assert_right(function, [x], run(program, [x], poisoned=True))
     assert len(kernels) == 1
+
+
+def test_random_graphs() -> None:
+    """500 subgraphs of the fuzz test, compiled: none may be wrong."""
+    import hypothesis
+    from test_codegen_fuzz import assert_like_eager, common, graphs
+
+    @hypothesis.settings(max_examples=500, derandomize=True, **common)
+    @hypothesis.given(graphs())
+    def check(drawn: object) -> None:
+        function, inputs = drawn  # type: ignore[misc]
+        inputs = [x.cuda() for x in inputs]
+        try:
+            program = program_of(function, *inputs)
+        except Unsupported:
+            hypothesis.reject()
+        results = run(program, inputs, poisoned=True)
+        assert_like_eager(function, inputs, results)
+
+    check()
+
+
+def test_a_compiled_model_runs_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model on the GPU, its ops fused by name: the result is eager's, and the kernels were launched."""
+    import trtcore
+    from trtcore_plugins.codegen import plan
+
+    class Gate(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x)
+            return self.second(torch.special.entr(torch.sigmoid(y)) * y)
+
+    launched: list[str] = []
+    execute = plan.execute
+
+    def counted(made: plan.Plan, *args: object, **kwargs: object) -> object:
+        launched.extend(launch.kernel.name for launch in made.launches)
+        return execute(made, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(plan, "execute", counted)
+    model, x = Gate().cuda().eval(), torch.randn(32, 64, device="cuda")
+    compiled = trtcore.compile(
+        model, inputs=[x], min_block_size=1, fused_ops=["aten.special_entr", "aten.sigmoid", "aten.mul"]
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-3, atol=1e-4)
+    assert any(name.startswith("fused_sigmoid") for name in launched)

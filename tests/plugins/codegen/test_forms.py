@@ -65,7 +65,7 @@ def test_pieces(name: str, small: None) -> None:
     case = CASES[name]
     program = program_of(case.function, *make_inputs(case, (2, 90), case.dtypes[0]))
     forms = {"partial", "combine"}
-    if plan._Planner(program, [], (), 1)._has_wide_results():
+    if plan.Planner(program, [], (), 1)._has_wide_results():
         forms.add("apply")
     check(case, make_inputs(case, (2, 90), case.dtypes[0], special=True), forms)
 
