@@ -129,6 +129,16 @@ for _op, _make in (
 
 def _fillable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     result = node.meta.get("val")
+    for source in node.all_input_nodes:
+        given = source.meta.get("val")
+        if (
+            isinstance(given, torch.Tensor)
+            and isinstance(result, torch.Tensor)
+            and given.device != result.device
+        ):
+            return Reject(
+                f"makes a tensor on {result.device} from one on {given.device}; an engine has one device"
+            )
     if isinstance(result, torch.Tensor) and result.dtype == torch.uint8:
         return Reject(
             "TensorRT has uint8 only for the inputs and outputs of a network, and neither fills nor slices it"

@@ -131,16 +131,34 @@ def _attention(sample: OpSample, expected: Any, actual: Any) -> str | None:
     return _within_rounding(sample, expected, actual)
 
 
+def _projected_attention(sample: OpSample, expected: Any, actual: Any) -> str | None:
+    """Scores in the thousands, as the samples have them, lose in float32 the digits that softmax makes factors of.
+
+    Rounding a score of 2**13 moves it by up to 2**-11, and its weight by that share, whatever kernels eager's products
+    ran on; so much is let pass.
+    """
+    if sample.dtype != torch.float32:
+        return _within_rounding(sample, expected, actual)
+    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual))
+    same = all(
+        want.shape == got.shape and want.dtype == got.dtype and torch.allclose(got, want, 2**-11, 1e-5, True)
+        for want, got in pairs
+        if want is not None
+    )
+    return "" if same else None
+
+
 ROUNDED = (
     "addmm", "addmv", "addr", "baddbmm", "addbmm", "nn.functional.linear", "nn.functional.bilinear", "nn.functional.conv1d",
     "nn.functional.conv2d", "nn.functional.conv3d", "nn.functional.conv_transpose1d", "nn.functional.conv_transpose2d",
-    "nn.functional.conv_transpose3d", "nn.functional.multi_head_attention_forward",
+    "nn.functional.conv_transpose3d", "nn.functional.nll_loss", "nn.functional.cross_entropy",
 )  # fmt: skip
 """Operators of several layers, see `_within_rounding`."""
 
 RULES: dict[str, Callable[[OpSample, Any, Any], str | None]] = {
     **dict.fromkeys(ROUNDED, _within_rounding),
     "nn.functional.scaled_dot_product_attention": _attention,
+    "nn.functional.multi_head_attention_forward": _projected_attention,
     "broadcast_shapes": _sizes,
     **dict.fromkeys(UNDEFINED, _kind),
     **dict.fromkeys(NAN_SKIPPED, _without_nan),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+import trtcore
 from trtcore.testing import assert_converts, assert_refuses
 
 DYNAMIC = {0: {0: (1, 2, 4), 1: (2, 3, 7)}}
@@ -82,3 +83,13 @@ def test_scalars_and_empty():
 def test_refusals():
     run = lambda x: torch.arange(0, x.shape[0] * 0.5, 0.5) * x[0]  # noqa: E731
     assert_refuses(run, (torch.randn(4),), "", dynamic={0: {0: (2, 4, 8)}})
+
+
+def test_another_device_is_no_engine_s(trt_backend):
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return torch.zeros_like(x, device="meta"), x + 1
+
+    compiled = trtcore.compile(Model(), inputs=[torch.randn(3)], min_block_size=1)
+    assert compiled(torch.randn(3))[0].device.type == "meta"
+    assert any("an engine has one device" in node.reason for node in compiled.report.nodes)
