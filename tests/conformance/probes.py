@@ -269,6 +269,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("{} is no bool tensor", (Says(_select("int32", "float32"), "has type Int32 but must have type Bool"),)),
     Refusal("integers to a power that is negative, or varies", (Differs("POW of integers with a negative exponent"), *_UNBUILDABLE)),
     Refusal("^made for {}$", (Elsewhere("pow.Tensor_Tensor"),)),
+    Refusal("an engine has one device", (Lacks("IFillLayer", "device"),)),
     Refusal("the model uses the op's reserve, which is uint8", (Says(_fill("uint8"), "`output` type is UInt8"),)),
     # ranks and shapes
     Refusal("tensors of at most 8 dims, and comparing", (_NO_DIMS_BEYOND_8,)),
