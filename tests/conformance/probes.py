@@ -349,7 +349,6 @@ REFUSALS: tuple[Refusal, ...] = (
             "training mode updates the running statistics", "dropout in training mode is random",
         )
     ),
-    Refusal("makes a tensor on {} from one on {}", (Unbuildable("an engine has one device"),)),
     Refusal("what embedding_bag keeps for its gradient", (Unbuildable("gradient"),)),
     # what the engine would have to know before it runs
     *(
