@@ -39,7 +39,7 @@ class Block(torch.nn.Module):
         self.second.weight = self.first.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.i0(self.first(x).relu().tanh() * 0.5)
+        y = torch.special.bessel_j0(self.first(x).relu().tanh() * 0.5)
         return self.second(y).exp()
 
 
@@ -124,7 +124,7 @@ def test_a_saved_module_and_its_reload(tmp_path: Any) -> None:
     ids=["segfault", "abort", "exit", "exception"],
 )
 def test_a_crashing_converter_is_quarantined(body: Callable[..., Any], how: str) -> None:
-    converter(aten.i0.default)(body)
+    converter(aten.special_bessel_j0.default)(body)
     module = compiled(Block().eval(), [X], X)
     (item,) = module.report.quarantined
     assert item.node == "i0"
@@ -134,15 +134,15 @@ def test_a_crashing_converter_is_quarantined(body: Callable[..., Any], how: str)
 
 
 def test_a_crashing_converter_is_an_error_when_asked() -> None:
-    converter(aten.i0.default)(bad.segfaults)
+    converter(aten.special_bessel_j0.default)(bad.segfaults)
     with pytest.raises(ConversionError, match="SIGSEGV") as caught:
         compiled(Block().eval(), [X], pass_through_build_failures=True)
-    assert "aten.i0.default" in str(caught.value)
+    assert "aten.special_bessel_j0.default" in str(caught.value)
     assert "test_isolation.py" in str(caught.value)
 
 
 def test_a_crash_of_tensorrt_is_quarantined() -> None:
-    converter(aten.i0.default)(bad.crashes_the_builder)
+    converter(aten.special_bessel_j0.default)(bad.crashes_the_builder)
     module = compiled(Block().eval(), [X], X)
     assert [item.node for item in module.report.quarantined] == ["i0"]
     assert "alone" in module.report.quarantined[0].reason
@@ -151,20 +151,20 @@ def test_a_crash_of_tensorrt_is_quarantined() -> None:
 
 
 def test_a_crash_of_tensorrt_is_an_error_when_asked() -> None:
-    converter(aten.i0.default)(bad.crashes_the_builder)
+    converter(aten.special_bessel_j0.default)(bad.crashes_the_builder)
     with pytest.raises(EngineBuildError, match=r"TensorRT crashed.*SIGSEGV"):
         compiled(Block().eval(), [X], require_full_compilation=True)
 
 
 def test_a_refused_build_is_quarantined() -> None:
-    converter(aten.i0.default)(bad.strided_and_dilated)
+    converter(aten.special_bessel_j0.default)(bad.strided_and_dilated)
     module = compiled(Block().eval(), [X], X)
     (item,) = module.report.quarantined
     assert any("Deconv" in line for line in item.tensorrt)
 
 
 def test_what_a_converter_prints_is_not_an_answer() -> None:
-    converter(aten.i0.default)(bad.prints)
+    converter(aten.special_bessel_j0.default)(bad.prints)
     module = trtcore.compile(Block().eval(), [X], min_block_size=1, build_isolation="process")
     assert module.report.fully_converted
 
@@ -174,7 +174,7 @@ def test_a_converter_that_cannot_be_sent_is_refused() -> None:
         return x
 
     with pytest.raises(SettingsError, match=r"local.*aten\.i0\.default") as caught:
-        compiled(Block().eval(), [X], converters={aten.i0.default: local})
+        compiled(Block().eval(), [X], converters={aten.special_bessel_j0.default: local})
     assert "module" in str(caught.value)
 
 
@@ -183,7 +183,7 @@ def test_a_call_site_converter_of_a_module() -> None:
         compiled(
             Block().eval(),
             [X],
-            converters={aten.i0.default: bad.raises},
+            converters={aten.special_bessel_j0.default: bad.raises},
             pass_through_build_failures=True,
         )
 
