@@ -10,7 +10,7 @@ from torch import fx
 
 from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
 from trtcore_converters._checks import val
-from trtcore_converters._values import operand, output_dtype
+from trtcore_converters._values import broadcast_dims, operand, output_dtype
 from trtcore_converters.elementwise import arithmetic
 
 aten = torch.ops.aten
@@ -144,7 +144,11 @@ def where(ctx: ConversionContext, condition: Any, a: Any, b: Any) -> Any:
     """`a` where the condition holds, else `b`."""
     a, b = operand(ctx, "self", a), operand(ctx, "other", b)
     dtype = output_dtype(ctx, ctx.result_type(a, b))
-    return ctx.select(ctx.tensor(condition), ctx.tensor(a, dtype), ctx.tensor(b, dtype))
+    chosen, other = ctx.tensor(a, dtype), ctx.tensor(b, dtype)
+    if a is b:
+        # TensorRT for RTX 1.7 dies (SIGSEGV) of a Select that stretches one tensor which is in both its branches.
+        return ctx.expand(chosen, broadcast_dims(ctx, [condition, chosen]))
+    return ctx.select(ctx.tensor(condition), chosen, other)
 
 
 @converter(

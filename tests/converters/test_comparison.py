@@ -83,6 +83,20 @@ def test_where_and_masked_fill():
     assert_converts(run, values, dynamic={1: {0: (1, 2, 4)}, 2: {0: (1, 2, 4)}})
 
 
+def test_where_with_one_tensor_in_both_branches():
+    def run(c, d, x):
+        return (
+            torch.where(c.unsqueeze(-2), x, x),
+            torch.where(d > 0, x, x),
+            torch.where(x > 0, x, x),
+            torch.where(d > 0, c, c),
+        )
+
+    values = (torch.tensor([[True], [False], [True]]), torch.randn(3, 1), torch.randn(3, 5))
+    assert_converts(run, values, dtypes=(torch.float32, torch.float16, torch.bfloat16))
+    assert_converts(run, values, dynamic={2: {1: (1, 5, 9)}})
+
+
 def test_scalars_and_empty():
     def run(x, e):
         return x > 1, x == x, torch.where(x > 1, x, 0.0), e > 0, e.isnan(), torch.where(e > 0, e, x)
