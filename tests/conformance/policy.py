@@ -99,7 +99,7 @@ def _within_rounding(sample: OpSample, expected: Any, actual: Any) -> str | None
             if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point():
                 return leaf
             nudge = torch.rand(leaf.shape, generator=generator, dtype=torch.float64) * 2 - 1
-            return leaf.double() * (1 + size * nudge)
+            return leaf.double() * (1 + size * nudge.to(leaf.device))
 
         args, kwargs = pytree.tree_map(moved, (sample.args, dict(sample.kwargs)))
         return [leaf for leaf in pytree.tree_leaves(sample.function(*args, **kwargs)) if leaf is not None]

@@ -310,7 +310,7 @@ def work(answer_to: Callable[[dict[str, Any]], Any]) -> int:
     return 0
 
 
-def _samples(op: str, dtype: str, limit: int | None = None) -> list[Any]:
+def _samples(op: str, dtype: str, limit: int | None = None, device: str = "cpu") -> list[Any]:
     """The samples of an operator; none where this torch has none for it, as an older one may."""
     import torch
 
@@ -318,7 +318,7 @@ def _samples(op: str, dtype: str, limit: int | None = None) -> list[Any]:
 
     if not any(name == op for name, _ in operators()):
         return []
-    return list(samples(op, getattr(torch, dtype), limit=limit))
+    return list(samples(op, getattr(torch, dtype), limit=limit, device=device))
 
 
 def _listed(job: dict[str, Any]) -> list[tuple[str, int]]:

@@ -24,18 +24,19 @@ from trtcore.testing.tables import FamilyTable, load_tables
 SLICE = 9
 
 
-def _slice(family: str) -> Iterator[OpSample]:
+def slice_of(family: str, device: str = "cpu") -> Iterator[OpSample]:
+    """The samples of a family's slice."""
     for number, op in enumerate(families.FAMILIES[family].split()[::SLICE]):
         for turn in range(len(DTYPES)):
             dtype = DTYPES[(number + turn) % len(DTYPES)]
-            if found := run._samples(op, str(dtype).removeprefix("torch."), limit=2):
+            if found := run._samples(op, str(dtype).removeprefix("torch."), limit=2, device=device):
                 yield from found
                 break
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_no_sample_fails(family, trt_backend):
-    results = check(_slice(family), compare=policy.compare, batch=32)
+    results = check(slice_of(family), compare=policy.compare, batch=32)
     failed = [str(result) for result in results if result.outcome == "failed"]
     assert not failed, "\n".join(failed)
     assert any(result.outcome in ("passed", "refused") for result in results)

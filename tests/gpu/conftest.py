@@ -56,7 +56,8 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         if item.get_closest_marker("gpu"):
-            item.user_properties.append(("gpu_device", torch.cuda.get_device_name()))
+            name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+            item.user_properties.append(("gpu_device", name))
             stop = watch(bindings())
             try:
                 return (yield)
@@ -154,3 +155,23 @@ def gpu_row(request: pytest.FixtureRequest) -> dict[str, Any]:
     row: dict[str, Any] = {}
     request.node.user_properties.append(("gpu_row", row))
     return row
+
+
+@pytest.fixture
+def full_precision() -> Iterator[None]:
+    """No TF32, and sums of 16-bit products in float32, for eager and for the reference runtime alike."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    names = [
+        (matmul, "allow_fp16_reduced_precision_reduction"),
+        (matmul, "allow_bf16_reduced_precision_reduction"),
+    ]
+    before = [getattr(owner, name) for owner, name in names]
+    tf32 = matmul.allow_tf32
+    for owner, name in names:
+        setattr(owner, name, False)
+    matmul.allow_tf32 = False
+    with cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+    for (owner, name), value in zip(names, before):
+        setattr(owner, name, value)
+    matmul.allow_tf32 = tf32

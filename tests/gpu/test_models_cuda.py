@@ -14,7 +14,6 @@ import gc
 import os
 import time
 import warnings
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +25,7 @@ import trtcore
 from trtcore.runtime.reference.staging import Constants
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("full_precision")]
 
 DEVICE = os.environ.get("TRTCORE_GPU_DEVICE", "cuda")  # "cpu" tries the code of these tests without a GPU
 TINY = os.environ.get("TRTCORE_GPU_TINY") == "1"
@@ -35,26 +34,6 @@ FORMS = [(dynamic, precision) for dynamic in (False, True) for precision in zoo.
 
 def label(form: object) -> str:
     return f"{'dynamic' if form[0] else 'static'}-{form[1]}" if isinstance(form, tuple) else str(form)
-
-
-@pytest.fixture(autouse=True)
-def _full_precision() -> Iterator[None]:
-    """No TF32, and sums of 16-bit products in float32, for eager and for the reference runtime alike."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    names = [
-        (matmul, "allow_fp16_reduced_precision_reduction"),
-        (matmul, "allow_bf16_reduced_precision_reduction"),
-    ]
-    before = [getattr(owner, name) for owner, name in names]
-    tf32 = matmul.allow_tf32
-    for owner, name in names:
-        setattr(owner, name, False)
-    matmul.allow_tf32 = False
-    with cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-    for (owner, name), value in zip(names, before):
-        setattr(owner, name, value)
-    matmul.allow_tf32 = tf32
 
 
 @lru_cache(maxsize=1)  # one large model at a time

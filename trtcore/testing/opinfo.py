@@ -153,14 +153,15 @@ def operators() -> Mapping[tuple[str, str], Any]:
 
 
 def samples(
-    op: str, dtype: torch.dtype, *, variant: str | None = None, limit: int | None = None
+    op: str, dtype: torch.dtype, *, variant: str | None = None, limit: int | None = None, device: str = "cpu"
 ) -> Iterator[OpSample]:
-    """The samples of an operator in a dtype; none where the operator has no such dtype on a CPU.
+    """The samples of an operator in a dtype; none where the operator has no such dtype on the device.
 
     Args:
         op: its name in `op_db`.
         variant: one of several operators of the name; None takes them all.
         limit: at most so many of each operator, see `chosen`.
+        device: where their tensors are, as ``cuda``.
 
     Raises:
         KeyError: `op_db` has no such operator.
@@ -171,10 +172,10 @@ def samples(
             f"op_db has no operator {op!r}" + (f" with the variant {variant!r}" if variant else "")
         )
     for (name, kind), info in found:
-        if dtype not in info.supported_dtypes("cpu"):
+        if dtype not in info.supported_dtypes(torch.device(device).type):
             continue
         within = tolerance(info, dtype)
-        everything = _seeded(info, dtype)
+        everything = _seeded(info, dtype, device)
         for index in chosen(len(everything), limit):
             given = everything[index]
             yield OpSample(
@@ -182,7 +183,7 @@ def samples(
             )
 
 
-def _seeded(info: Any, dtype: torch.dtype) -> list[Any]:
+def _seeded(info: Any, dtype: torch.dtype, device: str) -> list[Any]:
     """The samples of an OpInfo, the same in every run; generators that raise end where they do."""
     import numpy
 
@@ -191,7 +192,7 @@ def _seeded(info: Any, dtype: torch.dtype) -> list[Any]:
     numpy.random.seed(_SEED)
     made: list[Any] = []
     try:
-        for sample in info.sample_inputs("cpu", dtype):
+        for sample in info.sample_inputs(device, dtype):
             made.append(sample)
     except Exception:
         if not made:
