@@ -125,12 +125,17 @@ def flat(result: Any) -> list[torch.Tensor]:
     return [result] if isinstance(result, torch.Tensor) else list(result)
 
 
+def _alike(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a == b) | (a.isnan() & b.isnan())
+
+
 def assert_right(
     function: Callable[..., Any], inputs: Sequence[torch.Tensor], results: Sequence[torch.Tensor]
 ) -> None:
     """Hold results to torch: layout, NaN, infinities and ints are eager's; floats as near to float64 as eager is.
 
-    Floats may be twice as far from the float64 result as eager's furthest, plus four units in the last place.
+    NaN and infinities may be the float64 result's, too: what eager's vectors make of them depends on the CPU
+    (GELU of infinity in float32 is NaN with AVX-512). Floats may be twice as far from the float64 result as eager's furthest, plus four units in the last place.
     """
     eager = flat(function(*inputs))
     wide = [x.double() if x.is_floating_point() else x for x in inputs]
@@ -141,12 +146,12 @@ def assert_right(
         if not got.is_floating_point():
             assert torch.equal(got, same), f"{int((got != same).sum())} of {got.numel()} differ"
             continue
-        assert torch.equal(got.isnan(), same.isnan()), "NaN in other places"
-        infinite = same.isinf() | got.isinf()
-        assert torch.equal(got[infinite], same[infinite]), "infinities in other places"
         if best.dtype is not torch.float64:  # a function that casts has no float64 result
             best = same.double()
-        finite = ~(infinite | got.isnan() | best.isnan() | best.isinf())
+        finite = got.isfinite() & same.isfinite()
+        right = _alike(got, same) | _alike(got, best.to(got.dtype))
+        assert bool((finite | right).all()), "NaN or infinities in other places"
+        finite &= best.isfinite()
         ours, theirs = ((value.double() - best)[finite].abs() for value in (got, same))
         if not ours.numel():
             continue
