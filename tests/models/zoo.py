@@ -12,8 +12,9 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -333,11 +334,41 @@ def measure(names: list[str], tiny: bool, forms: list[tuple[bool, str]]) -> Iter
 
 
 def passes(row: Mapping[str, Any]) -> bool:
-    """Whether a row holds what issue 3 asks: whole, and as near to float32 eager as it has to be."""
+    """Whether the model is in one engine whole, and as near to float32 eager as it has to be."""
     if not row.get("whole"):
         return False
     eager = row["eager_error"]
     return bool(row["error"] <= (1e-5 if eager is None else 1.25 * eager))
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row of the table in docs/models.md."""
+    head = f"| {row['model']} | {row['shapes']} | {row['precision']} | "
+    if "failed" in row:
+        return f"{head}FAILED {row['failed']} |"
+    eager = "" if row["eager_error"] is None else f"{row['eager_error']:.2e}"
+    return (
+        f"{head}{'yes' if passes(row) else '**no**'} | {row['engines']} | {row['ops']} | {row['layers']} | "
+        f"{row['engine_mib']} | {row['error']:.2e} | {eager} |"
+    )
+
+
+HEAD = """\
+| model | shapes | precision | holds | engines | ops | layers | engine MiB | error | eager's error |
+|---|---|---|---|---|---|---|---|---|---|"""
+
+
+def write(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put the rows into docs/models.md, in the order of the models and forms."""
+    order = [(n, s, p) for n in ARCHITECTURES for s in ("static", "dynamic") for p in DTYPES]
+    rows = sorted(rows, key=lambda row: order.index((row["model"], row["shapes"], row["precision"])))
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(before + "\n".join([BEGIN, HEAD, *map(line, rows), END]) + after)
 
 
 def main() -> None:
@@ -347,31 +378,26 @@ def main() -> None:
     parser.add_argument("--precision", choices=tuple(DTYPES), action="append")
     parser.add_argument("--shapes", choices=("static", "dynamic"), action="append")
     parser.add_argument("--json", help="write the rows to this file too")
+    parser.add_argument("--read", nargs="+", metavar="JSON", help="measure nothing: rows that --json wrote")
+    parser.add_argument("--write", action="store_true", help=f"put the rows into {PAGE.name}")
     given = parser.parse_args()
     torch.set_num_threads(1)
     forms = [
         (s == "dynamic", p) for s in given.shapes or ("static", "dynamic") for p in given.precision or DTYPES
     ]
-    rows = []
-    columns = "model, shapes, precision, holds, engines, ops, layers, engine MiB, error, eager's error, s"
-    print(f"| {columns.replace(', ', ' | ')} |")
-    print("|---" * len(columns.split(", ")) + "|")
-    for row in measure(given.names or list(ARCHITECTURES), given.tiny, forms):
-        rows.append(row)
-        head = f"| {row['model']} | {row['shapes']} | {row['precision']} | "
-        if "failed" in row:
-            print(head + f"FAILED {row['failed']} |", flush=True)
-            continue
-        eager = "" if row["eager_error"] is None else f"{row['eager_error']:.2e}"
-        print(
-            head + f"{'yes' if passes(row) else 'NO'} | {row['engines']} | {row['ops']} | {row['layers']} | "
-            f"{row['engine_mib']} | {row['error']:.2e} | {eager} | {row['seconds']} |",
-            *(f"\n  left in torch: {op}: {why}" for op, why in row.get("left", {}).items()),
-            flush=True,
-        )
+    rows: list[Mapping[str, Any]] = [
+        row for name in given.read or () for row in json.loads(Path(name).read_text())
+    ]
+    print(HEAD)
+    for row in rows or measure(given.names or list(ARCHITECTURES), given.tiny, forms):
+        if not given.read:
+            rows.append(row)
+        left = (f"\n  left in torch: {op}: {why}" for op, why in row.get("left", {}).items())
+        print(line(row), *left, flush=True)
         if given.json:
-            with open(given.json, "w") as file:
-                json.dump(rows, file, indent=1)
+            Path(given.json).write_text(json.dumps(rows, indent=1))
+    if given.write:
+        write(rows)
 
 
 if __name__ == "__main__":
