@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch.fx.graph import _PyTreeInfo
 
 from trtcore.runtime.calling import FlatCodeGen
+from trtcore.runtime.direct import DirectForward
 from trtcore.runtime.engine import keep_plans_plain, plans_of
 from trtcore.runtime.input_check import InputCheck
 
@@ -26,6 +27,7 @@ class CompiledModule(torch.fx.GraphModule):
     """
 
     report: Report | None = None
+    _direct: ClassVar[DirectForward]
     _input_check: InputCheck | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -34,7 +36,14 @@ class CompiledModule(torch.fx.GraphModule):
         if check is None or _watched(self):
             return super().__call__(*args, **kwargs)
         check(self, args, kwargs)
-        return self.forward(*args, **kwargs)
+        return self._direct.of(self)(self, *args, **kwargs)
+
+    def recompile(self) -> Any:
+        """Generate the code anew after a change of the graph, as any GraphModule does."""
+        code = super().recompile()
+        kind = type(self)  # fx makes a class per module, for its forward
+        kind._direct = DirectForward(kind.forward, self._code)
+        return code
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
         for plan in plans_of(self).values():

@@ -37,9 +37,10 @@ _library.define(
 )
 
 
-def _execute(
+def execute(
     inputs: list[torch.Tensor], sizes: list[int], plan: torch.Tensor, manifest: str
 ) -> list[torch.Tensor]:
+    """The op's kernel, for every device."""
     engine: Engine = (_engines or _import_engines()).resolve(manifest, plan)
     if torch.is_grad_enabled():
         if any(tensor.requires_grad for tensor in inputs):
@@ -169,7 +170,7 @@ torch.library.register_fake("trtcore::restride", _fake_restride, lib=_library)
 restride = torch.ops.trtcore.restride.default
 """``restride(Tensor x, SymInt[] stride) -> Tensor``: a copy with these strides, for torch ops that read them."""
 
-_library.impl("execute_engine", _execute, "CompositeExplicitAutograd")
+_library.impl("execute_engine", execute, "CompositeExplicitAutograd")
 # No autograd kernel of our own: without this line torch would mark the outputs as requiring grad.
 _library.impl("execute_engine", torch.library.fallthrough_kernel, "Autograd")
 torch.library.register_fake(NAME, _fake, lib=_library)

@@ -1,0 +1,178 @@
+"""Calls that hand tensors to engines directly: the same as by way of the op, which whoever watches ops still sees."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.testing._internal.logging_tensor import LoggingTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import trtcore
+from trtcore.errors import InputError
+from trtcore.runtime import direct
+
+OP = torch.ops.trtcore.execute_engine.default
+
+
+class TwoSegments(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return torch.relu(torch.erf(x @ self.weight) + 0.5)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return TwoSegments().eval()
+
+
+@pytest.fixture(scope="module")
+def module(model):
+    made = trtcore.compile(
+        model,
+        (torch.randn(3, 4),),
+        runtime="reference",
+        torch_executed_ops={"aten.erf.default"},
+        min_block_size=1,
+    )
+    made(torch.randn(3, 4))
+    return made
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 4)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What goes by way of the op while it is called from the generated code."""
+    seen = []
+
+    def op(*args):
+        seen.append(args[3])
+        return OP(*args)
+
+    monkeypatch.setattr(direct, "execute_engine", op)
+    return seen
+
+
+def test_plain_tensors_do_not_go_through_the_dispatcher(module, model, x, monkeypatch):
+    ran = []
+    monkeypatch.setattr(direct, "execute_engine", None)
+    engine_run = direct.execute
+    monkeypatch.setattr(direct, "execute", lambda *args: ran.append(args[3]) or engine_run(*args))
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), model(x))
+        torch.testing.assert_close(module(x=x), model(x))
+    assert len(ran) == 4
+
+
+class Ops(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Functions(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [Ops, Functions])
+def test_modes_see_the_op(module, x, mode):
+    want = module(x)
+    with mode() as watching:
+        assert torch.equal(module(x), want)
+    assert watching.seen.count(OP) == 2
+
+
+def test_profilers_see_the_op(module, x):
+    with torch.autograd.profiler.profile() as profile:
+        module(x)
+    assert sum(event.name == "trtcore::execute_engine" for event in profile.function_events) == 2
+
+
+def test_traces_see_the_op(module, x):
+    assert sum(node.target is OP for node in make_fx(module)(x).graph.nodes) == 2
+    exported = torch.export.export(module, (x,))
+    assert sum(node.target is OP for node in exported.graph.nodes) == 2
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), module(x))
+
+
+def test_fake_tensors_stay_fake(module, x):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        inside = module(torch.empty(3, 4))
+    assert inside.fake_mode is mode
+    assert module(mode.from_tensor(x)).fake_mode is mode
+    assert module(x.to("meta")).is_meta
+
+
+def test_tensors_that_the_dispatcher_unwraps_go_through_it(module, x, calls):
+    want = module(x)
+    assert not calls
+    assert torch.equal(module(torch.nn.Parameter(x, requires_grad=False)), want)
+    assert len(calls) == 1  # what the first engine gives is a plain tensor again
+    negative = torch.complex(torch.zeros_like(x), -x).conj().imag
+    assert negative.is_neg()
+    assert torch.equal(module(negative), want)
+    assert len(calls) == 2
+    assert isinstance(module(LoggingTensor(x)), LoggingTensor)
+    assert len(calls) == 4
+
+
+def test_vmap_is_the_ops_matter(module, x):
+    with pytest.raises(RuntimeError, match="Batching rule not implemented for trtcore::execute_engine"):
+        torch.vmap(module)(x[None])
+
+
+def test_a_changed_graph_or_forward_is_what_runs(module, x):
+    want, changed = module(x), copy.deepcopy(module)
+    assert torch.equal(changed(x), want)
+    output = changed.graph.output_node()
+    with changed.graph.inserting_before(output):
+        output.args = ((changed.graph.call_function(torch.neg, (output.args[0][0],)),),)
+    changed.recompile()
+    assert torch.equal(changed(x), -want)
+    changed.forward = lambda x: x
+    assert changed(x) is x
+    del changed.forward
+    type(changed).forward = lambda self, x: [x]
+    assert changed(x) == [x]
+    assert torch.equal(module(x), want)
+
+
+def test_copies_and_pickles(module, x):
+    want = module(x)
+    for copied in (copy.copy(module), copy.deepcopy(module)):
+        assert torch.equal(copied(x), want)
+    saved = io.BytesIO()
+    torch.save(module, saved)
+    saved.seek(0)
+    assert torch.equal(torch.load(saved, weights_only=False)(x), want)
+
+
+def test_a_right_call_makes_no_wrong_one_pass(module, x):
+    for _ in range(2):
+        module(x)
+        for wrong in (x.double(), x[:2], (x, x), x[None]):
+            with pytest.raises(InputError):
+                module(*wrong) if isinstance(wrong, tuple) else module(wrong)
