@@ -72,6 +72,23 @@ def test_pieces_take_the_place_of_the_op(dynamic: bool) -> None:
             assert tuple(node.meta["val"].shape)[1] == 4
 
 
+def test_results_of_one_trace_stay_apart_in_the_next() -> None:
+    """Both silus are pasted from one trace, and have one FakeTensor."""
+
+    class Both(torch.nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            silu = torch.nn.functional.silu
+            return torch.copysign(silu(x), silu(y))
+
+    x, y = torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 3.0])
+    table = {aten.silu.default: silu, aten.copysign.Tensor: lambda a, b: a.abs() * b.sign()}
+    with scoped_registry():
+        declare(aten.mul.Tensor, aten.sigmoid.default, aten.abs.default, aten.sign.default)
+        module = lowered(Both(), context(table), x, y)
+    assert aten.copysign.Tensor not in targets(module)
+    torch.testing.assert_close(module(x, y)[0], Both()(x, y))
+
+
 def test_what_a_converter_takes_stays_whole() -> None:
     with scoped_registry():
         declare(aten.mul.Tensor, aten.sigmoid.default, aten.silu.default)

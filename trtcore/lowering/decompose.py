@@ -163,7 +163,7 @@ class _Decomposer:
             shape_env = getattr(self.fake_mode, "shape_env", None)
             if shape_env is not None:  # what it decides on a size must hold for every size
                 stack.enter_context(undecided_sizes(shape_env))
-            values = [leaf.meta["val"] for leaf in leaves]
+            values = _apart([leaf.meta["val"] for leaf in leaves])
             traced = make_fx(run, _allow_non_fake_inputs=True)(*values)
             if any(mutates(piece) for piece in traced.graph.nodes):
                 pure = dispatch_functionalize(_without_writes(run))
@@ -217,6 +217,22 @@ def _without_writes(function: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return run
+
+
+def _apart(values: list[Any]) -> list[Any]:
+    """The values, with no tensor twice: the results of one trace that is pasted often are one FakeTensor, and what is
+    given twice would be traced as one argument.
+    """
+    seen: set[int] = set()
+    apart = []
+    for value in values:
+        if isinstance(value, torch.Tensor) and id(value) in seen:
+            value = torch.empty_strided(
+                value.shape, value.stride(), dtype=value.dtype, device=value.device
+            ).requires_grad_(value.requires_grad)
+        seen.add(id(value))
+        apart.append(value)
+    return apart
 
 
 def _plain(value: Any) -> Any:

@@ -41,7 +41,7 @@ def program_of(function: Callable[..., Any], *inputs: torch.Tensor) -> Program:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     # One example given twice would be traced as one input.
-    inputs = tuple(torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in inputs)
+    inputs = tuple(map(_alike, inputs))
     with torch.no_grad():
         traced = make_fx(lambda *args: _flat(function(*args)), tracing_mode="fake", pre_dispatch=True)(
             *inputs
@@ -56,6 +56,13 @@ def program_of(function: Callable[..., Any], *inputs: torch.Tensor) -> Program:
 
 def _flat(result: Any) -> Any:
     return tuple(result) if isinstance(result, (list, tuple)) else (result,)
+
+
+def _alike(x: Any) -> Any:
+    """Another tensor of the same shape, strides and dtype."""
+    if not isinstance(x, torch.Tensor):
+        return x
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
 
 
 def known(node: Node) -> bool:
@@ -101,6 +108,7 @@ def decomposed(node: Node) -> Graph | None:
 
     try:
         with mode or nullcontext(), enable_python_dispatcher(), torch.no_grad():
+            values = list(map(_alike, values))  # nodes pasted from one trace share their values
             graph = trace(call)
             if any(one.op == "call_function" and _writes(one) for one in graph.nodes):
                 graph = trace(torch.func.functionalize(call, remove="mutations_and_views"))

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 from trtcore_plugins.codegen import plan
 from trtcore_plugins.codegen.source import scalars
-from trtcore_plugins.codegen.trace import program_of
+from trtcore_plugins.codegen.trace import decomposed, program_of
 
 REDUCING = (
     "max_values_indices",
@@ -141,3 +141,12 @@ def test_strides(name: str, layout: str) -> None:
         inputs.append(torch.randn(inputs[0].shape))
     program = program_of(case.function, *inputs)
     assert_right(case.function, inputs, plan.run(program, inputs, interpret=True, poisoned=True))
+
+
+def test_arguments_with_one_fake_tensor_are_two_arguments():
+    graph = torch.fx.Graph()
+    x, y = graph.placeholder("x"), graph.placeholder("y")
+    x.meta["val"] = y.meta["val"] = torch.empty(4, 5)
+    pieces = decomposed(graph.call_function(torch.ops.aten.mse_loss.default, (x, y)))
+    assert pieces is not None
+    assert all(node.users for node in pieces.find_nodes(op="placeholder"))
