@@ -15,6 +15,7 @@ import torch
 
 from trtcore_converters.cumulative import SCANS
 from trtcore_converters.decompositions_indexing import TABLE as INDEXING
+from trtcore_converters.decompositions_prims import table as prims
 from trtcore_converters.decompositions_recurrent import TABLE as RECURRENT
 from trtcore_converters.decompositions_spatial import TABLE as SPATIAL
 from trtcore_converters.order import ORDER
@@ -43,7 +44,7 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     """Op to function, for functional ops."""
     from torch._decomp import core_aten_decompositions, decomposition_table
 
-    table: dict[Any, Callable[..., Any]] = {}
+    table: dict[Any, Callable[..., Any]] = dict(prims())
     for source in (decomposition_table, core_aten_decompositions()):
         table.update({op: function for op, function in source.items() if _wanted(op)})
     for ours in (SPECIAL, SCANS, ORDER, INDEXING, RECURRENT, SPATIAL):

@@ -23,6 +23,18 @@ def test_ours():
     assert_converts(run, (torch.tensor([[0.0, -0.0, 1.0]]), torch.tensor([[0.0, -2.0, -1.0]])))
 
 
+def test_distances_of_batches_of_different_rank():
+    def run(a, b):
+        return (torch.cdist(a, b), torch.cdist(b, a, 1.0), torch.cdist(a, b[None, None], float("inf")))
+
+    ranges = {0: {0: (1, 2, 4), 2: (2, 3, 6)}, 1: {0: (2, 5, 9)}}
+    assert_converts(run, (torch.randn(2, 3, 3, 4), torch.randn(5, 4)), dynamic=ranges)
+    assert_converts(run, (torch.randn(2, 1, 3, 4), torch.randn(7, 5, 4)))
+    deep = torch.randn(1, 1, 1, 1, 1, 1, 3, 4)
+    assert_converts(torch.cdist, (deep[0], torch.randn(5, 4)))
+    assert_refuses(torch.cdist, (deep, torch.randn(5, 4)), "at most 8 dims, and this has 9")
+
+
 def test_buckets():
     def run(x, edges):
         return torch.bucketize(x, edges), torch.bucketize(x, edges, right=True, out_int32=True)

@@ -221,7 +221,7 @@ def _functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) ->
     """Torch's functionalisation of the whole graph; keeps every node's stack trace and module stack.
 
     It would take composite ops apart. Those that have a converter stay whole: a stand-in without a
-    decomposition is traced in their place.
+    decomposition is traced in their place. It takes no views but ATen's: others are decomposed, if a pack knows how.
     """
     from torch.fx import traceback as fx_traceback
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -232,9 +232,14 @@ def _functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) ->
     fed = [*placeholders, *attributes.values()]
 
     kept = {node.target: _stand_in(node.target) for node in nodes if _stays_whole(node, ctx)}
+    apart = {
+        node.target: ctx.registry.decompositions[node.target] for node in nodes if _foreign_view(node, ctx)
+    }
 
     def run(*values: Any) -> Any:
-        interpreter = _FedInterpreter(graph_module, dict(zip(attributes, values[len(placeholders) :])), kept)
+        interpreter = _FedInterpreter(
+            graph_module, dict(zip(attributes, values[len(placeholders) :])), {**kept, **apart}
+        )
         return interpreter.run(*values[: len(placeholders)])
 
     # Outside the fake mode an op without tensors (arange) would turn a symbolic size into today's int.
@@ -278,6 +283,17 @@ def _stays_whole(node: Node, ctx: CompileContext) -> bool:
         return False
     taken = {_storage(source) for source in node.all_input_nodes} - {None}
     return _storage(node) not in taken  # some say that they return something new, and do not
+
+
+def _foreign_view(node: Node, ctx: CompileContext) -> bool:
+    """An op that is not ATen's, aliases its arguments and has a decomposition."""
+    op = node.target
+    return (
+        isinstance(op, torch._ops.OpOverload)
+        and op.namespace != "aten"
+        and any(value.alias_info is not None for value in op._schema.returns)
+        and op in ctx.registry.decompositions
+    )
 
 
 def _storage(node: Node) -> int | None:

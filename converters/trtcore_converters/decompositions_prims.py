@@ -1,0 +1,75 @@
+"""Torch's primitive operators (``prims``), which decompositions end in: each becomes the ATen ops that run it.
+
+torch keeps, with each of them, the function of ATen ops that runs it (``impl_aten``). Ours are for those of which that
+function writes into memory of its own, or does not take the arguments that the op has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+
+def _convert_element_type(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return x.to(dtype)
+
+
+def _collapse(x: torch.Tensor, start: int, end: int) -> torch.Tensor:
+    """The dims from `start` to `end`, which is one of them, as one."""
+    return x.flatten(start, end) if x.dim() else x.reshape(1)
+
+
+def _reduced(
+    reduce: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    dims: Sequence[int],
+    *,
+    output_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Of the dtype of `x` if no other is asked for; nothing is reduced along no dims, where ATen takes all."""
+    source = x.to(output_dtype or x.dtype)
+    return reduce(source, list(dims)) if dims else source
+
+
+def _sum(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
+    return torch.sum(x, dims, dtype=x.dtype)
+
+
+def _prod(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
+    for dim in sorted(dims, reverse=True):
+        x = torch.prod(x, dim, dtype=x.dtype)
+    return x
+
+
+def _var(
+    x: torch.Tensor,
+    dims: Sequence[int],
+    correction: float | None = 1,
+    *,
+    output_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    return torch.var(x, dims, correction=correction)
+
+
+def table() -> Mapping[Any, Callable[..., Any]]:
+    """Op to function."""
+    import torch._prims as prims
+
+    found = {
+        op: op.impl_aten
+        for op in vars(prims).values()
+        if isinstance(op, torch._ops.OpOverload) and op.namespace == "prims"
+    }
+    return {
+        **found,
+        prims.convert_element_type: _convert_element_type,
+        prims.collapse: _collapse,
+        prims.sum: partial(_reduced, _sum),
+        prims.prod: partial(_reduced, _prod),
+        prims.amax: partial(_reduced, torch.amax),
+        prims.amin: partial(_reduced, torch.amin),
+        prims.var: _var,
+    }
