@@ -41,6 +41,7 @@ FORMAT = 1
 _EXTRA = "trtcore.json"
 _MAX_MEMBERS = 1_000_000
 _MAX_JSON = 1 << 30
+_CHUNK = 16 << 20
 
 # What an archive of ours holds, below its one root folder. Anything else (custom objects, pickled tensors,
 # compiled code) is refused.
@@ -376,7 +377,7 @@ def _restore(
         module = assemble(program, graph_module, None if report is None else Report.from_json(report))
         check = _check_from_json(module._input_check, extra.get("check"))
     except TrtcoreError as error:
-        if isinstance(error, (ArtifactError, BackendUnavailableError)):
+        if isinstance(error, BackendUnavailableError):
             raise
         raise ArtifactError(f"{source}: {error.message}", advice=error.advice) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -442,6 +443,7 @@ def _vet(source: Path, file: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             _vet_examples(source, archive, members)
             model = _json_member(source, archive, members["models/model.json"])
             extra = _json_member(source, archive, members[f"extra/{_EXTRA}"])
+            _vet_sums(archive)
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
         raise ArtifactError(
             f"{source} is truncated, damaged, or not a module that trtcore saved: {error}"
@@ -601,6 +603,15 @@ def _vet_examples(source: Path, archive: zipfile.ZipFile, members: Mapping[str, 
         raise ArtifactError(
             f"{source}: its example inputs hold more than plain data ({error}); it was not opened"
         ) from None
+
+
+def _vet_sums(archive: zipfile.ZipFile) -> None:
+    """Read every member, which raises BadZipFile where one is not what was written: torch looks at no checksum, and a
+    changed byte in a weight or a plan would be a wrong number."""
+    for info in archive.infolist():
+        with archive.open(info) as member:
+            while member.read(_CHUNK):
+                pass
 
 
 def _json_member(source: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> dict[str, Any]:

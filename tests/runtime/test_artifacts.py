@@ -260,6 +260,27 @@ def test_damaged_parts(saved, tmp_path, changes):
         trtcore.load(rewrite(saved, tmp_path / "bad.pt2", changes))
 
 
+def test_a_changed_byte_of_an_engine_or_a_weight(saved, tmp_path):
+    content = saved.read_bytes()
+    with zipfile.ZipFile(saved) as archive:
+        sizes = {info: info.file_size for info in archive.infolist() if "/constants/tensor_" in info.filename}
+    assert sizes
+    for info, size in sizes.items():
+        changed = bytearray(content)
+        changed[info.header_offset + 200 + size // 2] ^= 1
+        (tmp_path / "changed.pt2").write_bytes(changed)
+        with pytest.raises(ArtifactError, match=rf"changed\.pt2 is truncated, damaged.*{info.filename}"):
+            trtcore.load(tmp_path / "changed.pt2")
+
+
+def test_a_damaged_report_is_told_with_the_file(saved, tmp_path):
+    extra = json.loads(member(saved, "extra/trtcore.json"))
+    extra["report"] = "no report"
+    bad = rewrite(saved, tmp_path / "bad.pt2", {"extra/trtcore.json": json.dumps(extra)})
+    with pytest.raises(ArtifactError, match=r"bad\.pt2: this is not a trtcore report"):
+        trtcore.load(bad)
+
+
 def test_a_tampered_check_or_engine(saved, tmp_path):
     extra = json.loads(member(saved, "extra/trtcore.json"))
     extra["check"]["guards"] = [["evil", "__import__('os').getcwd()"]]
