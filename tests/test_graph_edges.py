@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 import trtcore
 from trtcore import Input
-from trtcore.errors import ExportError
+from trtcore.errors import ExportError, InputError
 
 pytestmark = pytest.mark.usefixtures("trt_backend")
 
@@ -818,6 +818,37 @@ def test_as_strided_reads_a_transposed_output_of_varying_shape():
 
     compiled = strided(ROWS, forward, *ROWS_OF)
     assert "as_strided" in " ".join(node.op for node in compiled.report.in_torch)
+
+
+@pytest.mark.parametrize("in_torch", [set(), {"aten.as_strided"}])
+def test_inputs_whose_memory_is_looked_into_must_be_laid_out_as_captured(in_torch, tmp_path):
+    x, batch = torch.randn(2, 3, 4, 5), torch.randn(4, 3, 4, 5)
+    turned = x.to(memory_format=torch.channels_last)
+    wrong = r"x must have the strides \(60, 20, 5, 1\), got \(60, 1, 15, 3\)(.|\n)*as_strided"
+    model = model_of(lambda self, x: torch.relu(x).as_strided((10,), (1,)))
+    compiled = trtcore.compile(model, [x], runtime="reference", min_block_size=1, torch_executed_ops=in_torch)
+    trtcore.save(compiled, tmp_path / "model.pt2")
+    for module in (compiled, trtcore.load(tmp_path / "model.pt2")):
+        for right in (x, batch[1:3]):
+            same(module(right), model(right))
+        with pytest.raises(InputError, match=wrong):
+            module(turned)
+        same(module(x), model(x))
+    compiled = trtcore.compile(
+        model, [turned], runtime="reference", min_block_size=1, torch_executed_ops=in_torch
+    )
+    same(compiled(turned), model(turned))
+    with pytest.raises(InputError, match="must have the strides"):
+        compiled(x)
+
+
+def test_places_counted_from_the_storages_start():
+    x, batch = torch.randn(2, 3), torch.randn(4, 3)
+    model = model_of(lambda self, x: x.as_strided((2,), (1,), 1) + 1)
+    compiled = trtcore.compile(model, [x], runtime="reference", min_block_size=1)
+    same(compiled(x), model(x))
+    with pytest.raises(InputError, match=r"from place 0 of its storage, got .* from place 3"):
+        compiled(batch[1:3])
 
 
 def test_as_strided_reads_what_the_engine_transposed_and_changed():

@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore.errors import ArtifactError, BackendUnavailableError, ExportError, SettingsError, TrtcoreError
 from trtcore.graphs import attribute, set_attribute
+from trtcore.runtime.expressions import parse
 from trtcore.runtime.manifest import EngineManifest
 from trtcore.runtime.op import execute_engine
 
@@ -639,9 +640,9 @@ def _check_to_json(check: InputCheck | None) -> Any:
     for leaf in check.leaves:
         if isinstance(leaf, _Tensor):
             dims = [[d.index, d.symbol, d.scale, d.offset, d.min, d.max] for d in leaf.linear]
-            leaves.append(
-                ["tensor", leaf.name, [list(f) for f in leaf.fixed], dims, [list(d) for d in leaf.derived]]
-            )
+            layout = [] if leaf.stride is None else [[list(leaf.stride), leaf.storage_offset]]
+            fixed, derived = [list(f) for f in leaf.fixed], [list(d) for d in leaf.derived]
+            leaves.append(["tensor", leaf.name, fixed, dims, derived, *layout])
         elif isinstance(leaf, _Number):
             leaves.append(["number", leaf.name, leaf.symbol, leaf.min, leaf.max])
         else:
@@ -664,7 +665,7 @@ def _check_from_json(check: InputCheck | None, saved: Any) -> InputCheck | None:
     leaves: list[Any] = []
     for leaf, (kind, name, *rest) in zip(check.leaves, saved["leaves"]):
         if kind == "tensor" and isinstance(leaf, _Tensor):
-            fixed, linear, derived = rest
+            fixed, linear, derived, *layout = rest
             leaves.append(
                 replace(
                     leaf,
@@ -672,6 +673,7 @@ def _check_from_json(check: InputCheck | None, saved: Any) -> InputCheck | None:
                     fixed=tuple((int(i), int(n)) for i, n in fixed),
                     linear=tuple(_LinearDim(int(i), str(s), *map(int, rest)) for i, s, *rest in linear),
                     derived=tuple((int(i), str(text)) for i, text in derived),
+                    **_layout_from_json(leaf.rank, layout),
                 )
             )
         elif kind == "number" and isinstance(leaf, _Number):
@@ -697,6 +699,19 @@ def _check_from_json(check: InputCheck | None, saved: Any) -> InputCheck | None:
     return replace(
         check, leaves=tuple(leaves), guards=guards, model_name=str(saved["model_name"]), profiles=profiles
     )
+
+
+def _layout_from_json(rank: int, saved: Sequence[Any]) -> dict[str, Any]:
+    """The layout that an input must have, if any."""
+    if not saved:
+        return {"stride": None, "storage_offset": None}
+    ((stride, offset),) = saved
+    texts = [str(text) for text in (*stride, *([] if offset is None else [offset]))]
+    for text in texts:
+        parse(text)
+    if len(stride) != rank:
+        raise ArtifactError(f"the saved strides {stride!r} are not those of {rank} dimensions")
+    return {"stride": tuple(texts[:rank]), "storage_offset": None if offset is None else texts[-1]}
 
 
 def _check_profile_names(leaves: Sequence[Any], profiles: Sequence[Any]) -> None:

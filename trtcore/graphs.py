@@ -88,6 +88,23 @@ def looks_into_memory(node: Node) -> bool:
     )
 
 
+def seen_in_memory(graph: torch.fx.Graph) -> tuple[set[Node], bool]:
+    """The placeholders whose layout a node that looks into memory may see, and whether one counts from the storage's
+    start. Ops hand the layout of their arguments on to results, so all that such a node depends on counts."""
+    found: set[Node] = set()
+    absolute = False
+    for node in graph.nodes:
+        if looks_into_memory(node):
+            found.add(node)
+            names = [argument.name for argument in node.target._schema.arguments]
+            given = dict(zip(names, node.args)) | node.kwargs
+            absolute = absolute or given.get("storage_offset") is not None
+    for node in reversed(graph.nodes):
+        if node in found:
+            found.update(node.all_input_nodes)
+    return {node for node in found if node.op == "placeholder"}, absolute
+
+
 def reads_strides(node: Node) -> bool:
     """Whether what a node computes may depend on its arguments' strides: by its schema, or as nobody knows better."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):

@@ -54,6 +54,9 @@ class InputSpec:
         kind: "tensor"; "constant", a plain value that was fixed at capture; "symint", an int that may vary.
         dtype, device, shape: of a tensor; shape holds ints and sympy expressions over the program's symbols.
         value: of a constant; for a symint its sympy expression.
+        stride: of a tensor whose layout decides what the program computes, because it looks into memory as
+            ``as_strided`` does; ints and expressions as in `shape`. None where any layout does.
+        storage_offset: likewise, where the program counts from the start of the storage.
     """
 
     name: str
@@ -63,6 +66,8 @@ class InputSpec:
     shape: tuple[sympy.Expr | int, ...] | None = None
     device: torch.device | None = None
     value: Any = None
+    stride: tuple[sympy.Expr | int, ...] | None = None
+    storage_offset: sympy.Expr | int | None = None
 
 
 @dataclass(frozen=True)

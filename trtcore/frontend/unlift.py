@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from trtcore.errors import ExportError, InputError
 from trtcore.frontend.guards import input_sources, parse_guards
 from trtcore.frontend.program import InputSpec, Program
 from trtcore.frontend.ranges import Asked, InputRange, symbol_ranges
+from trtcore.graphs import seen_in_memory
 from trtcore.inputs import (
     Input,
     InputTree,
@@ -73,6 +75,7 @@ def program_from_exported(
     names = [input_name(path, arg_names) for path in paths]
     placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
     specs = tuple(map(_input_spec, names, placeholders))
+    specs = _with_layouts(specs, placeholders, graph_module.graph)
     ranges: Sequence[InputRange | None] = [None] * len(specs)
     if given is not None:
         profile_count(given.leaves, names)  # raises where Inputs disagree
@@ -283,6 +286,26 @@ def _input_spec(name: str, placeholder: Node) -> InputSpec:
     if type(value) in (torch.SymFloat, torch.SymBool):
         raise ExportError(f"input {name} is a dynamic {type(value).__name__}, which is not supported")
     return InputSpec(name, placeholder.name, "constant", value=value)
+
+
+def _with_layouts(
+    specs: tuple[InputSpec, ...], placeholders: Sequence[Node], graph: Graph
+) -> tuple[InputSpec, ...]:
+    """The specs with the layout of the inputs whose memory the program looks into."""
+    seen, absolute = seen_in_memory(graph)
+
+    def with_layout(spec: InputSpec, placeholder: Node) -> InputSpec:
+        value: Any = placeholder.meta.get("val")
+        if (
+            placeholder not in seen
+            or not isinstance(value, torch.Tensor)
+            or value.layout is not torch.strided
+        ):
+            return spec
+        offset = expression_of(value.storage_offset()) if absolute else None
+        return replace(spec, stride=tuple(map(expression_of, value.stride())), storage_offset=offset)
+
+    return tuple(map(with_layout, specs, placeholders))
 
 
 def _given_inputs(

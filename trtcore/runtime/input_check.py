@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
-from trtcore.errors import InputError
+from trtcore.errors import ArtifactError, InputError
 from trtcore.frontend.guards import Guard
 from trtcore.frontend.program import profile_ranges
 from trtcore.inputs import describe, structure_text
@@ -44,6 +44,9 @@ class _Tensor:
     fixed: tuple[tuple[int, int], ...]
     linear: tuple[_LinearDim, ...]
     derived: tuple[tuple[int, str], ...]
+    stride: tuple[str, ...] | None = None
+    """Expressions; None where any layout does."""
+    storage_offset: str | None = None
 
     @cached_property
     def static(self) -> tuple[int, ...] | None:
@@ -102,7 +105,7 @@ class InputCheck:
     @cached_property
     def _tensors_only(self) -> bool:
         """Whether dtypes, shapes and devices say everything about a call."""
-        return self._flat and all(type(leaf) is _Tensor for leaf in self.leaves)
+        return self._flat and all(type(leaf) is _Tensor and leaf.stride is None for leaf in self.leaves)
 
     @classmethod
     def of_program(cls, program: Program) -> InputCheck:
@@ -145,8 +148,11 @@ class InputCheck:
                 _check_number(allowed, leaf, sizes)
         if self.profiles:
             self._check_profiles(leaves, sizes)
+        values_of = {symbol: value for symbol, (value, *_) in sizes.items()}
+        for allowed, leaf in zip(self.leaves, leaves):
+            if type(allowed) is _Tensor and allowed.stride is not None:
+                _check_layout(allowed, leaf, values_of)
         if derived:
-            values_of = {symbol: value for symbol, (value, *_) in sizes.items()}
             for tensor, index, text, size in derived:
                 _check_derived(tensor, index, text, size, values_of)
         if self.guards:
@@ -294,9 +300,12 @@ def _leaf(spec: InputSpec, symbols: Mapping[str, SymbolRange]) -> _Leaf:
             linear.append(_LinearDim(index, name, scale, offset, low, high))
         else:
             derived.append((index, to_text(dim)))
+    layout = None if spec.stride is None else tuple(map(to_text, spec.stride))
+    start = None if spec.storage_offset is None else to_text(spec.storage_offset)
     return _Tensor(
-        spec.name, spec.dtype, len(spec.shape), str(spec.device), tuple(fixed), tuple(linear), tuple(derived)
-    )
+        spec.name, spec.dtype, len(spec.shape), str(spec.device), tuple(fixed), tuple(linear), tuple(derived),
+        layout, start,
+    )  # fmt: skip
 
 
 def _useful_guards(program: Program) -> tuple[Guard, ...]:
@@ -413,6 +422,29 @@ def _check_derived(allowed: _Tensor, index: int, text: str, size: int, values: M
             f"input {allowed.name} must have size {expected} at dimension {index} for these sizes of the "
             f"other inputs, got {size}"
         )
+
+
+def _check_layout(allowed: _Tensor, leaf: torch.Tensor, values: Mapping[str, int]) -> None:
+    """The strides, and the place in the storage, that the program was captured with: it reads memory by them."""
+    assert allowed.stride is not None
+    if type(leaf) not in (torch.Tensor, torch.nn.Parameter) or leaf.is_meta:
+        return
+    try:
+        wanted = tuple(evaluate(step, values) for step in allowed.stride)
+        offset = None if allowed.storage_offset is None else evaluate(allowed.storage_offset, values)
+    except ArtifactError:  # of a size that no input shows
+        return
+    same = all(n == 1 or a == b for n, a, b in zip(leaf.shape, leaf.stride(), wanted)) or not leaf.numel()
+    if same and offset in (None, leaf.storage_offset()):
+        return
+    start = "" if offset is None else f" from place {offset} of its storage"
+    got = "" if offset is None else f" from place {leaf.storage_offset()}"
+    raise InputError(
+        f"input {allowed.name} must have the strides {wanted}{start}, got {tuple(leaf.stride())}{got}: the model looks "
+        "into the memory of what is computed from it (as_strided)",
+        advice="pass a tensor laid out like the one the model was captured with; "
+        f"{allowed.name}.clone(memory_format=torch.contiguous_format) is, if that one was contiguous",
+    )
 
 
 def _check_constant(allowed: _Constant, leaf: Any) -> None:
