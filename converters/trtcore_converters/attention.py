@@ -31,6 +31,15 @@ _alive: WeakKeyDictionary[ConversionContext, dict[Any, Any]] = WeakKeyDictionary
 _LAYER = Requires(features=("layer:add_attention_v2:decomposable",))
 
 
+KERNELS = (
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+)
+"""What torch takes ``scaled_dot_product_attention`` apart into; the pass `attention_kernels` puts it together again."""
+
+
 def _inference(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     given = node_arguments(node)
     if given.get("dropout_p"):
@@ -185,6 +194,23 @@ def _rows_alive(ctx: ConversionContext, mask: Any) -> Any:
 
 def _allowed(mask: torch.Tensor) -> torch.Tensor:
     return mask if mask.dtype == torch.bool else mask != -math.inf
+
+
+# ---- torch's kernels ---------------------------------------------------------------------------------------
+
+
+def _more_than_attention(node: fx.Node, ctx: CompileContext) -> Reject:
+    return Reject(
+        "of this kernel an engine gives the attention alone, not its logsumexp or random state, and under a causal "
+        "mask only for as many queries as keys; call torch.nn.functional.scaled_dot_product_attention"
+    )
+
+
+@converter(
+    KERNELS, name="kernel_refused", capability_validator=_more_than_attention, supports_dynamic_shapes=True
+)
+def _kernel(ctx: ConversionContext, *args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("a refused op is never converted")
 
 
 # ---- composed ----------------------------------------------------------------------------------------------

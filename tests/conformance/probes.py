@@ -310,6 +310,7 @@ REFUSALS: tuple[Refusal, ...] = (
     )),
     Refusal("a range of {} to {} does not fit into int8", (Documents("IQuantizeLayer", "Clamping is in the range [-128, 127]"),)),
     Refusal("a scale that is not a positive number", (Differs("quantize by a scale that is not a positive number"),)),
+    Refusal("of this kernel an engine gives the attention alone", (Lacks("IAttention", "logsumexp"), Lacks("IAttention", "random"))),
     # attention: the layer, behind which the composed converter stands
     Refusal("settings.decompose_attention is set", (_SDPA,)),
     Refusal("the shapes of query, key and value are unknown", (_SDPA, *_UNBUILDABLE)),

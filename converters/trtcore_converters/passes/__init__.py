@@ -10,6 +10,7 @@ from trtcore_converters.passes.cleanup import remove_assertions, remove_noops
 from trtcore_converters.passes.convolution import fold_batch_norm, fold_padding
 from trtcore_converters.passes.factors import attention_factors
 from trtcore_converters.passes.folding import constant_folding, scalar_constants
+from trtcore_converters.passes.kernels import attention_kernels
 from trtcore_converters.passes.linear import fuse_linear
 from trtcore_converters.passes.norms import recover_rms_norm
 from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
@@ -24,6 +25,7 @@ _IN_ORDER = (
     ("truncate_double", truncate_double),
     ("strided_views", strided_views),
     ("remove_noops", remove_noops),
+    ("attention_kernels", attention_kernels),
     ("common_subexpressions", common_subexpressions),
     ("constant_folding", constant_folding),
     ("scalar_constants", scalar_constants),
