@@ -360,6 +360,15 @@ def load(path: str | os.PathLike[str], *, runtime: str = "auto", packs: str = "c
     return _restore(source, exported, extra, runtime)
 
 
+def is_saved_module(path: str | os.PathLike[str]) -> bool:
+    """Whether `save` wrote a file, to go by the names of its members; `load` says whether it can be used."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(f"/extra/{_EXTRA}") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def _restore(
     source: Path, exported: ExportedProgram, extra: Mapping[str, Any], runtime: str
 ) -> CompiledModule:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+import trtcore
 from trtcore.cli.app import main
 from trtcore.report import REFERENCE_NOTE, Report
 
@@ -122,6 +123,37 @@ def test_run_of_an_exported_program_needs_no_input(trtcore_cli: Callable[..., Re
     assert result.exit_code == 0, result.output
     assert "float32[3]" in result.stdout
     assert "relative error" in result.stdout
+
+
+def test_run_of_an_exported_program_without_example_inputs_draws_them(
+    trtcore_cli: Callable[..., Result],
+) -> None:
+    batch = torch.export.Dim("batch", min=2, max=8)
+    program = torch.export.export(torch.nn.Sigmoid(), (torch.zeros(4, 3),), dynamic_shapes=({0: batch},))
+    program._example_inputs = None
+    torch.export.save(program, "sigmoid.pt2")
+    result = trtcore_cli("run", "sigmoid.pt2", "--set", "min_block_size=1", "--json")
+    assert result.exit_code == 0, result.output
+    (output,) = json.loads(result.stdout)["outputs"]
+    assert output["relative_error"] < 1e-5
+    assert output["min"] != output["max"]
+
+
+def test_a_compiled_file_that_cannot_be_loaded_says_why(
+    trtcore_cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is no model to compile again."""
+    done = trtcore_cli(
+        "compile", "nets.py:Net", "--input", "3x4", "--set", "min_block_size=1", "-o", "net.pt2"
+    )
+    assert done.exit_code == 0, done.output
+    again = trtcore_cli("explain", "net.pt2")
+    assert again.exit_code == 1
+    assert "is compiled already" in again.stderr
+    monkeypatch.setattr(trtcore.artifacts, "FORMAT", 99)
+    result = trtcore_cli("run", "net.pt2")
+    assert result.exit_code == 1
+    assert "has format 1; this trtcore reads format 99" in result.stderr
 
 
 @pytest.mark.parametrize(

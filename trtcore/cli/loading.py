@@ -50,6 +50,8 @@ def load_model(spec: str) -> Any:
 def _load_file(path: Path) -> Any:
     import torch
 
+    from trtcore.artifacts import is_saved_module
+
     if not path.exists():
         raise InputError(f"there is no file {str(path)!r}", advice=f"a model is {FORMS}")
     if path.suffix != ".pt2":
@@ -61,6 +63,11 @@ def _load_file(path: Path) -> Any:
         raise InputError(
             f"{str(path)!r} is no .pt2 file, or a truncated one",
             advice="write it again, with trtcore.save, trtcore compile -o or torch.export.save",
+        )
+    if is_saved_module(path):
+        raise InputError(
+            f"{str(path)!r} is compiled already",
+            advice=f"run it with: trtcore run {path}; or give the model that it was made of",
         )
     try:
         return torch.export.load(path)

@@ -13,13 +13,14 @@ import click
 from trtcore.cli.inputs import GRAMMAR, InputType, parse_settings, split_inputs
 from trtcore.cli.loading import load_model
 from trtcore.cli.progress import show_progress
-from trtcore.errors import ArtifactError, InputError
+from trtcore.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
     from trtcore.inputs import Input
     from trtcore.report import Report
+    from trtcore.runtime.module import CompiledModule
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -115,8 +116,9 @@ def compile_(
 def run(model: str, inputs: Parsed, settings: tuple[str, ...], as_json: bool, repeat: int, seed: int) -> None:
     """Run MODEL, a file that `trtcore compile` wrote or a model that is compiled first.
 
-    Inputs are random (integers are 0 or 1), at the opt shape. A model that is compiled here is also run
-    in eager, and the difference is printed.
+    Inputs are random (integers are 0 or 1), at the opt shape; without --input, an exported .pt2 is run on
+    the example inputs in it, if it has some. A model that is compiled here is also run in eager, and the
+    difference is printed.
     """
     import torch
 
@@ -133,7 +135,7 @@ def run(model: str, inputs: Parsed, settings: tuple[str, ...], as_json: bool, re
         raise InputError(
             "--set has no effect on a compiled model", advice="compile it again with the settings"
         )
-    args, kwargs = _example_call(model, compiled if eager is None else eager, inputs, seed)
+    args, kwargs = _example_call(compiled, eager, inputs, seed)
     with torch.no_grad():
         outputs, seconds = _timed(compiled, args, kwargs, repeat)
         reference = None if eager is None else _eager(eager)(*args, **kwargs)
@@ -160,15 +162,14 @@ def _arguments(inputs: Parsed) -> dict[str, Any]:
 
 
 def _example_call(
-    name: str, model: Any, inputs: Parsed, seed: int
+    compiled: CompiledModule, eager: Any, inputs: Parsed, seed: int
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Arguments of one call: random values for ``--input``, else what the ExportedProgram or artifact holds."""
+    """Arguments of one call: random ones for ``--input``, else the ExportedProgram's own, else random ones."""
     import torch
     from torch.utils import _pytree as pytree
 
     from trtcore.artifacts import example_inputs
     from trtcore.inputs import Input
-    from trtcore.runtime.module import CompiledModule
 
     positional, named = split_inputs(inputs)
     if positional or named:
@@ -178,29 +179,26 @@ def _example_call(
             for i, (key, value) in enumerate(named.items())
         }
         return args, kwargs
-    if isinstance(model, CompiledModule):
-        zeros = example_inputs(model)
-        found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(
-            torch.Tensor,
-            lambda zero: Input(zero.shape, dtype=zero.dtype, device=zero.device).example_tensor(seed=seed),
-            zeros,
-        )
-        return found
-    if isinstance(model, torch.export.ExportedProgram) and model.example_inputs:
-        return model.example_inputs[0], model.example_inputs[1] or {}
-    raise InputError(f"{name} holds no example inputs", advice="give --input for each input")
+    if isinstance(eager, torch.export.ExportedProgram) and eager.example_inputs:
+        return eager.example_inputs[0], eager.example_inputs[1] or {}
+    found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(
+        torch.Tensor,
+        lambda zero: Input(zero.shape, dtype=zero.dtype, device=zero.device).example_tensor(seed=seed),
+        example_inputs(compiled),
+    )
+    return found
 
 
-def _load_artifact(name: str) -> Any:
-    """The compiled module if the name is a file that `trtcore.save` wrote, else None."""
+def _load_artifact(name: str) -> CompiledModule | None:
+    """The compiled module if the name is a file that `trtcore.save` wrote, else None.
+
+    Raises:
+        ArtifactError: it is such a file, and cannot be loaded here.
+    """
     import trtcore
+    from trtcore.artifacts import is_saved_module
 
-    if not (name.endswith(".pt2") and Path(name).is_file()):
-        return None
-    try:
-        return trtcore.load(name)
-    except ArtifactError:
-        return None
+    return trtcore.load(name) if is_saved_module(name) else None
 
 
 # -- running ------------------------------------------------------------------------------------------
