@@ -17,7 +17,7 @@ def test_it_loads_and_says_what_it_is_made_of():
     backend = RtxBackend()
     available = backend.availability()
     assert available.ok, available.reason
-    names = {name.lower().replace("_", "-") for name, _ in available.distributions}
+    names = {name.lower().replace("_", "-") for name, _ in backend.distributions()}
     assert "tensorrt-rtx-cu13-bindings" in names
     assert backend.version == Version(backend.trt.__version__)
     assert backend.trt is rtx.load()  # idempotent

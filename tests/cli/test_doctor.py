@@ -31,6 +31,7 @@ def test_json(trt_backend: Backend) -> None:
     assert backends[trt_backend.name]["usable"]
     assert backends[trt_backend.name]["chosen"]
     assert backends[trt_backend.name]["version"] == str(trt_backend.version)
+    assert any("bindings" in name for name, _ in backends[trt_backend.name]["distributions"])
 
 
 def test_text_names_backend_runtime_and_cache(trt_backend: Backend) -> None:
@@ -41,6 +42,17 @@ def test_text_names_backend_runtime_and_cache(trt_backend: Backend) -> None:
     assert "cache" in result.stdout
     for backend in ("tensorrt", "tensorrt_rtx"):
         assert backend in result.stdout
+
+
+def test_unreadable_metadata_hides_no_backend(trt_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(self: Backend) -> None:
+        raise OSError("unreadable")
+
+    monkeypatch.setattr(type(trt_backend), "distributions", unreadable)
+    data = json.loads(CliRunner().invoke(main, ["doctor", "--json", "--quick"]).stdout)
+    (backend,) = [one for one in data["backends"] if one["name"] == trt_backend.name]
+    assert backend["usable"]
+    assert backend["distributions"] == []
 
 
 def test_an_unusable_backend_comes_with_its_command(trt_backend: Backend) -> None:

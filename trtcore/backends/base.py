@@ -85,13 +85,11 @@ class Availability:
         ok: they load.
         reason: why they do not ("" when ok).
         fix: the command that makes them ("" when ok).
-        distributions: (name, version) of the installed distributions that make up the backend.
     """
 
     ok: bool
     reason: str = ""
     fix: str = ""
-    distributions: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
         return self.ok
@@ -138,7 +136,10 @@ class Backend(ABC):
 
     @abstractmethod
     def distributions(self) -> tuple[tuple[str, str], ...]:
-        """(name, version) of every installed distribution that the backend may be made of. Loads nothing."""
+        """(name, version) of every installed distribution that the backend may be made of. Loads nothing.
+
+        It reads the metadata of everything that is installed: for `trtcore doctor`, and not for each compile.
+        """
 
     @property
     def trt(self) -> Any:
@@ -157,16 +158,12 @@ class Backend(ABC):
     def availability(self) -> Availability:
         """Whether the bindings load here, else why not and the command that helps. Never raises."""
         try:
-            found = self.distributions()
-        except Exception:  # unreadable metadata must not hide the load's own answer
-            found = ()
-        try:
             _ = self.trt
         except BackendUnavailableError as error:
-            return Availability(False, error.message, error.advice or "", found)
+            return Availability(False, error.message, error.advice or "")
         except Exception as error:
-            return Availability(False, f"loading {self.name} raised {error!r}", "", found)
-        return Availability(True, distributions=found)
+            return Availability(False, f"loading {self.name} raised {error!r}")
+        return Availability(True)
 
     # -- data types ------------------------------------------------------------------------------------
 

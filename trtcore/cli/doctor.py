@@ -183,7 +183,7 @@ def _backend(backend: Backend, chosen: bool, *, probe: bool) -> BackendCheck:
             False,
             reason=available.reason,
             fix=available.fix,
-            distributions=available.distributions,
+            distributions=_distributions(backend),
         )
     native = backend.native_runtime()
     features: dict[str, tuple[bool, str]] = {}
@@ -197,13 +197,20 @@ def _backend(backend: Backend, chosen: bool, *, probe: bool) -> BackendCheck:
         backend.name,
         True,
         version=str(backend.version),
-        distributions=available.distributions,
+        distributions=_distributions(backend),
         chosen=chosen,
         native=native.ok,
         native_reason=native.message,
         target=target.name,
         features=features,
     )
+
+
+def _distributions(backend: Backend) -> tuple[tuple[str, str], ...]:
+    try:
+        return backend.distributions()
+    except Exception:  # somebody's unreadable metadata must not hide whether the backend loads
+        return ()
 
 
 @contextmanager
