@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -87,13 +88,18 @@ class _SizeDecisionError(RuntimeError):
 def undecided_sizes(shape_env: Any) -> Iterator[None]:
     """Within this, a question whose answer depends on a symbolic size raises, and does not make the size a constant.
 
-    torch has it as ``ShapeEnv.error_on_new_guards`` since 2.12; for 2.11 the same is done here.
+    torch has it as ``ShapeEnv.error_on_new_guards`` since 2.12; for 2.11 the same is done here. What torch itself asks
+    with a default for undecided answers (is this tensor of size n - 1 contiguous, were n 2?) gets the default.
     """
-    own = getattr(shape_env, "error_on_new_guards", None)
-    if own is not None:
-        with own():
-            yield
-        return
+    from torch.fx.experimental import _config
+
+    raising = getattr(shape_env, "error_on_new_guards", None) or partial(_raising, shape_env)
+    with _config.patch(backed_size_oblivious=True), raising():  # type: ignore[attr-defined]
+        yield
+
+
+@contextmanager
+def _raising(shape_env: Any) -> Iterator[None]:
     original = shape_env.evaluate_sym_node
 
     def evaluate(sym_node: Any, *args: Any, **kwargs: Any) -> Any:

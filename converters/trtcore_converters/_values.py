@@ -110,6 +110,14 @@ def most(size: Any) -> int | None:
     return int(upper) if upper.is_Integer else None
 
 
+def least(size: Any) -> int:
+    """The smallest value of a traced size; 0 where that is not known. Adds no guard."""
+    if not isinstance(size, torch.SymInt):
+        return int(size)
+    lower = size.node.shape_env.bound_sympy(size.node.expr).lower
+    return max(int(lower), 0) if lower.is_Integer else 0
+
+
 def broadcast_dims(ctx: ConversionContext, tensors: Sequence[Any]) -> list[Any]:
     """The dims of the tensors broadcast against each other."""
     rank = max(ctx.rank(tensor) for tensor in tensors)

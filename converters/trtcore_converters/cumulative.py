@@ -9,7 +9,7 @@ import torch
 
 from trtcore.pack import ConversionContext, Requires, converter
 from trtcore_converters._checks import numeric
-from trtcore_converters._values import LOW_PRECISION, output_dtype
+from trtcore_converters._values import LOW_PRECISION, most, output_dtype
 
 aten = torch.ops.aten
 
@@ -44,13 +44,33 @@ def _scanned(parts: Pair, dim: int, combine: Callable[[Pair, Pair], Pair]) -> Pa
         return parts
     length = parts[0].shape[dim]
     if not isinstance(length, int):
-        raise ValueError("TensorRT's cumulative layer only sums, and the length of the dim varies")
+        return _scanned_by_place(parts, dim, combine)
     step = 1
     while step < length:
         earlier = tuple(part.narrow(dim, 0, length - step) for part in parts)
         later = tuple(part.narrow(dim, step, length - step) for part in parts)
         joined = combine(earlier, later)
         parts = tuple(torch.cat([part.narrow(dim, 0, step), new], dim) for part, new in zip(parts, joined))
+        step *= 2
+    return parts
+
+
+def _scanned_by_place(parts: Pair, dim: int, combine: Callable[[Pair, Pair], Pair]) -> Pair:
+    """The same along a dim whose length varies: as many steps as the longest needs, and what is earlier is gathered."""
+    length = parts[0].shape[dim]
+    longest = most(length)
+    if longest is None:
+        raise ValueError(
+            "TensorRT's cumulative layer only sums, and the length of the dim has no upper bound"
+        )
+    places = torch.arange(length, device=parts[0].device)
+    shape = [1] * parts[0].dim()
+    shape[dim] = length
+    step = 1
+    while step < longest:
+        earlier = tuple(part.index_select(dim, (places - step).clamp(min=0)) for part in parts)
+        alone = (places < step).reshape(shape)
+        parts = tuple(torch.where(alone, part, new) for part, new in zip(parts, combine(earlier, parts)))
         step *= 2
     return parts
 

@@ -18,6 +18,7 @@ from trtcore_converters.decompositions_indexing import TABLE as INDEXING
 from trtcore_converters.decompositions_prims import table as prims
 from trtcore_converters.decompositions_recurrent import TABLE as RECURRENT
 from trtcore_converters.decompositions_spatial import TABLE as SPATIAL
+from trtcore_converters.decompositions_varying import TABLE as VARYING
 from trtcore_converters.order import ORDER
 from trtcore_converters.special import SPECIAL, float_of
 
@@ -47,7 +48,7 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = dict(prims())
     for source in (decomposition_table, core_aten_decompositions()):
         table.update({op: function for op, function in source.items() if _wanted(op)})
-    for ours in (SPECIAL, SCANS, ORDER, INDEXING, RECURRENT, SPATIAL):
+    for ours in (SPECIAL, SCANS, ORDER, INDEXING, RECURRENT, SPATIAL, VARYING):
         table.update(ours)
     table.update(CUSTOM)
     return table

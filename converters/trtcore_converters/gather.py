@@ -272,7 +272,7 @@ def pdist(ctx: ConversionContext, x: Any, p: float = 2.0) -> Any:
 
 
 @converter(
-    aten.nonzero.default,
+    [aten.nonzero.default, aten.argwhere.default],
     capability_validator=movable,
     supports_dynamic_shapes=True,
     requires_output_allocator=True,

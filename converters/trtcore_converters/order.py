@@ -32,7 +32,12 @@ def _kthvalue(
 
 def _median_dim(x: torch.Tensor, dim: int, keepdim: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """The lower of the elements in the middle, and an index of it."""
-    return _kthvalue(x, ((_length(x, dim)) + 1) // 2, dim, keepdim)
+    if not x.dim():
+        return _ordered(x, dim)
+    values, indices = _ordered(x, dim)
+    middle = torch.full((1,), (x.shape[dim] - 1) // 2, dtype=torch.int64, device=x.device)
+    values, indices = values.index_select(dim, middle), indices.index_select(dim, middle)
+    return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
 
 
 def _median(x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trtcore.testing import assert_converts, assert_refuses
+from trtcore.testing import assert_converts
 
 
 @pytest.fixture
@@ -48,7 +48,3 @@ def test_histogram(x):
 def test_scans(x):
     assert_converts(lambda x: (x.cumprod(1), x.logcumsumexp(0), *x.cummax(1), *x.cummin(-1)), (x / 5,))
     assert_converts(lambda i: (i.cumprod(0), *i.cummax(0)), (torch.tensor([2, 2, -1, 3, 3, 7, 0]),))
-
-
-def test_a_scan_of_varying_length_is_refused(x):
-    assert_refuses(lambda x: x.cumprod(0), (x / 5,), "length of the dim varies", dynamic={0: {0: (2, 4, 8)}})
