@@ -195,10 +195,57 @@ def _reflected(place: torch.Tensor, low: float, span: float) -> torch.Tensor:
     return torch.where(odd == 0, rest + low, span - rest + low)
 
 
+# ---- pooling with drawn windows ----------------------------------------------------------------------------
+
+
+def _fractional_max_pool(dims: int) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Max pooling over `dims` dims whose windows begin where given samples in [0, 1), of shape (N, C, dims), put them.
+
+    The samples are for width and height, but for depth, height and width.
+    """
+
+    def pool(
+        x: torch.Tensor, kernel: Sequence[int], out: Sequence[int], samples: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if x.dtype != torch.float32:
+            raise NotImplementedError("in 16 bits torch's windows begin elsewhere on a GPU than on a CPU")
+        batched = x if x.dim() == dims + 2 else x.unsqueeze(0)
+        sizes = batched.shape[2:]
+        if not all(isinstance(size, int) for size in sizes):
+            raise NotImplementedError("the size varies from call to call")
+        order = (1, 0) if dims == 2 else (0, 1, 2)
+        places: Any = 0
+        for dim, (size, k, count) in enumerate(zip(sizes, kernel, out)):
+            taps = _starts(samples[:, :, order[dim]], size, k, count).unsqueeze(-1) + torch.arange(k)
+            shape = [1] * (2 * dims)
+            shape[dim], shape[dims + dim] = count, k
+            places = places * size + taps.reshape(*taps.shape[:2], *shape)
+        places = places.reshape(*places.shape[:2], math.prod(out), math.prod(kernel))
+        windows = batched.flatten(2).gather(2, places.flatten(2)).reshape(places.shape)
+        values, which = windows.max(-1, keepdim=True)
+        shape = [*x.shape[: x.dim() - dims], *out]
+        return values.reshape(shape), places.gather(-1, which).reshape(shape)
+
+    return pool
+
+
+def _starts(sample: torch.Tensor, size: int, kernel: int, count: int) -> torch.Tensor:
+    """Where `count` windows of `kernel` elements begin along a dim, (N, C, count); the last one ends with the dim."""
+    last = torch.full_like(sample, size - kernel, dtype=torch.int64).unsqueeze(-1)
+    if count == 1:
+        return last
+    stride = float(torch.tensor(float(size - kernel)) / torch.tensor(float(count - 1)))
+    sample = sample.unsqueeze(-1)
+    moved = (torch.arange(count - 1, dtype=torch.float32) + sample) * stride
+    return torch.cat([moved.to(torch.int64) - (sample * stride).to(torch.int64), last], -1)
+
+
 TABLE: Mapping[Any, Callable[..., Any]] = {
     aten.convolution.default: _convolution,
     aten.avg_pool2d.default: _average_of(2),
     aten.avg_pool3d.default: _average_of(3),
     aten.grid_sampler_3d.default: _grid_sampler_3d,
+    aten.fractional_max_pool2d.default: _fractional_max_pool(2),
+    aten.fractional_max_pool3d.default: _fractional_max_pool(3),
 }
 """Op to function."""

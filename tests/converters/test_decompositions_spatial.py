@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trtcore.testing import assert_converts
+from trtcore.testing import assert_converts, assert_refuses
 
 F = torch.nn.functional
 
@@ -47,3 +47,27 @@ def test_volumes(padding_mode):
     assert_converts(
         run, values, dtypes=(torch.float32, torch.bfloat16) if padding_mode == "zeros" else (torch.float32,)
     )
+
+
+def test_pooling_with_drawn_windows():
+    def run(x, flat, deep):
+        aten = torch.ops.aten
+        return (
+            *aten.fractional_max_pool2d(x[:, :, 0], [2, 3], [3, 4], flat),
+            *aten.fractional_max_pool2d(x[0, :, 0], [2, 2], [1, 5], flat[:1]),
+            *aten.fractional_max_pool3d(x, [2, 2, 3], [3, 4, 2], deep),
+        )
+
+    values = (torch.randn(2, 3, 5, 9, 11), torch.rand(2, 3, 2), torch.rand(2, 3, 3))
+    assert_converts(run, values)
+    half = [x.half() for x in values]
+    assert_refuses(
+        lambda x, s: torch.ops.aten.fractional_max_pool2d(x[:, :, 0], [2, 2], [3, 4], s), half[:2], "16 bits"
+    )
+
+
+def test_pooling_with_random_windows_draws_them_in_torch():
+    def run(x):
+        return F.fractional_max_pool2d(x, 2, (3, 4))
+
+    assert_refuses(run, (torch.ones(1, 2, 8, 8),), "generator")
