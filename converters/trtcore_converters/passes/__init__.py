@@ -15,6 +15,7 @@ from trtcore_converters.passes.linear import fuse_linear
 from trtcore_converters.passes.norms import recover_rms_norm
 from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
 from trtcore_converters.passes.rotary import recover_rotary
+from trtcore_converters.passes.sizes import symbolic_floats
 from trtcore_converters.passes.statistics import running_statistics
 from trtcore_converters.passes.subexpressions import common_subexpressions
 from trtcore_converters.passes.tables import pad_tied_tables
@@ -54,6 +55,12 @@ PASSES = (
         "remove_decomposed_assertions",
         remove_assertions,
         after=("decompose",),
+        before=("eliminate_dead_code",),
+    ),
+    LoweringPass(
+        "symbolic_floats",
+        symbolic_floats,
+        after=("remove_decomposed_assertions",),
         before=("eliminate_dead_code",),
     ),
 )

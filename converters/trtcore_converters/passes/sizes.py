@@ -1,0 +1,118 @@
+"""Numbers that are computed from sizes, as ``x * n**0.5``: a symbolic float is no tensor, and engines take tensors."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from trtcore.pack import CompileContext, insert_call, node_arguments
+from trtcore_converters.passes._graph import tensor_of
+
+aten = torch.ops.aten
+
+_WITH_TENSORS: dict[Any, Any] = {
+    **{
+        op: op for op in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.where.self)
+    },
+    aten.pow.Tensor_Scalar: aten.pow.Tensor_Tensor,
+    aten.where.ScalarOther: aten.where.self,
+    aten.where.ScalarSelf: aten.where.self,
+    aten.masked_fill.Scalar: aten.masked_fill.Tensor,
+    aten.clamp.default: aten.clamp.Tensor,
+    aten.clamp_min.default: aten.clamp_min.Tensor,
+    aten.clamp_max.default: aten.clamp_max.Tensor,
+    **{getattr(aten, name).Scalar: getattr(aten, name).Tensor for name in ("add", "sub", "mul", "div")},
+    **{
+        getattr(aten, name).Scalar: getattr(aten, name).Tensor
+        for name in ("eq", "ne", "lt", "le", "gt", "ge")
+    },
+}
+"""Ops with numbers -> the same that takes a 0-d tensor for each of them."""
+
+_MADE = frozenset({aten.full.default, aten.scalar_tensor.default})
+
+_OF_NUMBERS: dict[Any, Any] = {
+    operator.add: aten.add.Tensor,
+    operator.sub: aten.sub.Tensor,
+    operator.mul: aten.mul.Tensor,
+    operator.truediv: aten.div.Tensor,
+    operator.pow: aten.pow.Tensor_Tensor,
+    operator.neg: aten.neg.default,
+    torch._sym_sqrt: aten.sqrt.default,  # type: ignore[attr-defined]
+}
+
+
+def symbolic_floats(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
+    """Compute numbers that come from sizes as 0-d float32 tensors, for ops that take these as they take numbers.
+
+    torch computes such numbers in float64 and rounds them for the op: the last digit of float32 may differ.
+    """
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function" or tensor_of(node) is None or not _symbolic(node):
+            continue
+        if node.target in _WITH_TENSORS and _weak(node):
+            _with_tensors(node)
+        elif node.target in _MADE:
+            _made(node)
+
+
+def _symbolic(node: fx.Node) -> bool:
+    return any(isinstance(source.meta.get("val"), torch.SymFloat) for source in node.all_input_nodes)
+
+
+def _weak(node: fx.Node) -> bool:
+    """Whether no tensor without dims could take its dtype from the new one, where a number lets it keep its own."""
+    found = (tensor_of(source) for source in node.all_input_nodes)
+    return all(x is None or x.dim() or x.dtype not in _OTHER_FLOATS for x in found)
+
+
+_OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
+
+
+def _with_tensors(node: fx.Node) -> None:
+    given = dict(node_arguments(node))
+    if given.pop("alpha", 1) != 1:
+        return
+    device = node.meta["val"].device
+    parts = [_operand(value, node, device) for value in given.values()]
+    if any(part is None and value is not None for part, value in zip(parts, given.values())):
+        return
+    node.target = _WITH_TENSORS[node.target]
+    node.args, node.kwargs = tuple(parts), {}
+
+
+def _operand(value: Any, before: fx.Node, device: torch.device) -> fx.Node | None:
+    tensor = value is None or (isinstance(value, fx.Node) and tensor_of(value) is not None)
+    return value if tensor else _tensor(value, before, device)
+
+
+def _made(node: fx.Node) -> None:
+    """A tensor that is full of the number."""
+    traced = node.meta["val"]
+    given = node_arguments(node)
+    value = _tensor(given.get("fill_value", given.get("s")), node, traced.device)
+    if value is None:
+        return
+    full = insert_call(node, aten.to.dtype, (value, traced.dtype))
+    if traced.dim():
+        full = insert_call(node, aten.expand.default, (full, given["size"]))
+    node.replace_all_uses_with(full)
+    node.graph.erase_node(node)
+
+
+def _tensor(value: Any, before: fx.Node, device: torch.device) -> fx.Node | None:
+    """A number, or what computes one, as a 0-d float32 tensor; None for what is not in `_OF_NUMBERS`."""
+    if isinstance(value, fx.Node) and value.target is torch.sym_float:
+        return _tensor(value.args[0], before, device)
+    if isinstance(value, fx.Node) and not isinstance(value.meta.get("val"), torch.SymInt):
+        op = _OF_NUMBERS.get(value.target)
+        parts = [_tensor(part, before, device) for part in value.args] if op is not None else [None]
+        if op is None or None in parts:
+            return None
+        return insert_call(before, op, parts)
+    return insert_call(
+        before, aten.scalar_tensor.default, (value,), {"dtype": torch.float32, "device": device}
+    )

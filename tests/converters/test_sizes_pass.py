@@ -1,0 +1,61 @@
+"""Numbers computed from sizes that vary run in engines."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+import trtcore
+from trtcore.testing import assert_converts
+
+DYNAMIC = {0: {0: (2, 4, 9)}}
+
+
+def test_arithmetic_on_sizes():
+    def run(x):
+        n = x.shape[0]
+        return (
+            x * n**0.5, x / (n * 0.3), x + 1.5 * n, x - n / 2, x * torch.sym_sqrt(n + 1), x ** (n / 4), x.clamp(max=n / 3.0),
+            x.clamp(n / 8.0, n / 2.0), torch.where(x > n / 9, x, n / 2), torch.full((3,), n / 2), x.masked_fill(x > 1, n / 5),
+            torch.full((2, n), n / 4, dtype=torch.float16), (x > 0) * (n / 2), x.long() * (n / 2), torch.scalar_tensor(-(n / 2)),
+        )  # fmt: skip
+
+    assert_converts(
+        run, (torch.rand(4, 3) * 2,), dynamic=DYNAMIC, dtypes=(torch.float32, torch.float16, torch.bfloat16)
+    )
+
+
+def test_in_decompositions():
+    def run(x):
+        y = F.interpolate(x[None, None], scale_factor=1.5, mode="bicubic", recompute_scale_factor=False)
+        return y, x.quantile(0.3, 0), torch.linspace(0, x.shape[0], 5)
+
+    assert_converts(run, (torch.randn(4, 3),), dynamic=DYNAMIC)
+
+
+def test_a_number_that_would_decide_the_dtype_stays():
+    """A half without dims times a Python number is a half; times a float32 tensor without dims it were a float32."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.sum() * (x.shape[0] / 3)
+
+    x = trtcore.Input(min_shape=(2,), opt_shape=(4,), max_shape=(9,), dtype=torch.float16)
+    compiled = trtcore.compile(Model(), [x], min_block_size=1, runtime="reference")
+    value = torch.ones(5, dtype=torch.float16)
+    assert compiled(value).dtype == torch.float16
+    torch.testing.assert_close(compiled(value), Model()(value))
+    (left,) = compiled.report.in_torch
+    assert left.reason == "takes a symbolic float"
+
+
+def test_it_can_be_turned_off():
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (x.shape[0] / 3)
+
+    x = trtcore.Input(min_shape=(2,), opt_shape=(4,), max_shape=(9,))
+    assert trtcore.explain(Model(), [x], min_block_size=1).fully_converted
+    assert not trtcore.explain(
+        Model(), [x], min_block_size=1, disabled_passes={"symbolic_floats"}
+    ).fully_converted
