@@ -76,6 +76,26 @@ def _repeat_interleave(
     return wide.reshape(*shape[:dim], shape[dim] * repeats, *shape[dim + 1 :])
 
 
+def _numbers_repeated(repeats: torch.Tensor, *, output_size: int | None = None) -> torch.Tensor:
+    """Number i as often as `repeats` says: how many of the running sums a place has passed."""
+    if output_size is None:
+        raise ValueError("the length of its result depends on data; output_size gives it")
+    ends = repeats.reshape(-1).to(torch.int64).cumsum(0)
+    places = torch.arange(output_size, device=repeats.device).unsqueeze(1)
+    return (places >= ends).sum(1).to(repeats.dtype)
+
+
+def _repeat_interleave_by(
+    x: torch.Tensor, repeats: torch.Tensor, dim: int | None = None, *, output_size: int | None = None
+) -> torch.Tensor:
+    """Every slice as often as `repeats` says; the model gives the length of the result."""
+    if dim is None or x.dim() == 0:
+        x, dim = x.reshape(-1), 0
+    counts = repeats.reshape(-1)
+    counts = counts.expand(x.shape[dim]) if counts.shape[0] == 1 else counts
+    return x.index_select(dim, _numbers_repeated(counts, output_size=output_size))
+
+
 def _cosine_similarity(a: torch.Tensor, b: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
     """The sum of the products of vectors scaled to length one; shorter ones than `eps` are divided by `eps`."""
     dtype = torch.promote_types(a.dtype, b.dtype)
@@ -151,6 +171,8 @@ TABLE: Mapping[Any, Callable[..., Any]] = {
     aten.nonzero_static.default: _nonzero_static,
     aten.diagonal_scatter.default: _diagonal_scatter,
     aten.repeat_interleave.self_int: _repeat_interleave,
+    aten.repeat_interleave.self_Tensor: _repeat_interleave_by,
+    aten.repeat_interleave.Tensor: _numbers_repeated,
     aten.cosine_similarity.default: _cosine_similarity,
     aten.put.default: _put,
     aten.take.default: _take,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trtcore.testing import assert_converts
+from trtcore.testing import assert_converts, assert_refuses
 
 aten = torch.ops.aten
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -67,6 +67,21 @@ def test_repetition_and_counting():
 
     assert_converts(run, (torch.randn(3, 4),))
     assert_converts(lambda x: x.repeat_interleave(3, 0), (torch.randn(3, 4),), dynamic={0: {0: (2, 3, 5)}})
+
+
+def test_repetition_by_counts():
+    counts = torch.tensor([2, 0, 3])
+
+    def run(x, counts):
+        return (
+            x.repeat_interleave(counts, 0, output_size=5), x[0].repeat_interleave(counts[:1] + 1, output_size=12),
+            torch.repeat_interleave(counts, output_size=5),
+        )  # fmt: skip
+
+    assert_converts(run, (torch.randn(3, 4), counts), dtypes=(torch.float32, torch.float16))
+    assert_refuses(
+        lambda x, n: x.repeat_interleave(n, 0), (torch.randn(3, 4), counts), "output_size gives it"
+    )
 
 
 def test_cosine_similarity():
