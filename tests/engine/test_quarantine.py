@@ -91,6 +91,14 @@ def test_a_culprit_without_a_name_is_found_by_building_it_alone() -> None:
     assert len(module.report.engines) == 2
 
 
+def test_an_error_that_is_asked_for_names_the_culprit_that_tensorrt_does_not() -> None:
+    converter(aten.erfinv.default)(strided_and_dilated)
+    with pytest.raises(EngineBuildError, match="refuses it built alone") as caught:
+        compiled(lambda x: torch.erfinv(x.relu() * 0.5).exp(), pass_through_build_failures=True)
+    for part in ("aten.erfinv.default", "test_quarantine.py", "Deconv", "torch_executed_ops"):
+        assert part in str(caught.value)
+
+
 def test_two_different_culprits() -> None:
     converter(aten.erfinv.default)(strided_and_dilated)
     converter(aten.sinc.default)(non_zero_point)
@@ -141,6 +149,30 @@ def test_a_culprit_among_many_kinds_is_found_by_halving(builds: list[str]) -> No
     assert len(module.report.engines) == 2
 
 
+def test_a_culprit_of_twenty_shapes(builds: list[str]) -> None:
+    """More than may be tried one by one: where halving finds one, the other shapes of its op are tried too."""
+
+    def refused(ctx: Any, x: Any) -> Any:
+        rows = ctx.shape(x)[0]
+        layer = ctx.net.add_deconvolution_nd(
+            ctx.reshape(x, [1, 1, rows, 8]), 1, (3, 3), ctx.weights(torch.ones(1, 1, 3, 3)), ctx.trt.Weights()
+        )
+        layer.stride_nd, layer.dilation_nd = (2, 2), (2, 2)
+        return ctx.reshape(ctx.slice(ctx.output(layer), [0, 0, 0, 0], [1, 1, rows, 8]), [rows, 8])
+
+    def forward(x: Tensor) -> Tensor:
+        x = x.reshape(16, 8)
+        for _ in range(20):
+            x = torch.erfinv(torch.cat([x, x[:1]]).tanh() * 0.5)
+        return x
+
+    converter(aten.erfinv.default)(refused)
+    module = compiled(forward)
+    assert {item.op for item in module.report.quarantined} == {"aten.erfinv.default"}
+    assert len(quarantined(module)) == 20
+    assert builds.count("trial") <= 48
+
+
 class _Combination:
     """A workshop that refuses networks with both of two kinds of nodes, as TensorRT does for some fusions."""
 
@@ -161,6 +193,31 @@ class _Combination:
 
     def close(self) -> None:
         pass
+
+
+def test_a_converter_that_crashes_for_every_shape_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash costs a new process, so that after three nobody asks again."""
+    crashes: list[str] = []
+
+    class Crashing(isolation._Here):
+        def convert(self, segment: Any, *rest: Any) -> Any:
+            for node in segment.nodes:
+                if node.target is aten.erf.default:
+                    crashes.append(node.name)
+                    raise isolation.ConverterCrash("its process was killed", node=node.name)
+            return super().convert(segment, *rest)
+
+    def forward(x: Tensor) -> Tensor:
+        for _ in range(6):
+            x = torch.erf(torch.cat([x, x[:1]]))
+        return x
+
+    monkeypatch.setattr("trtcore.engine.segments.workshop", Crashing)
+    module = compiled(forward)
+    assert len(crashes) == 3
+    reasons = [item.reason for item in module.report.quarantined]
+    assert len(reasons) == 6
+    assert sum("crashed for 3 other nodes" in reason for reason in reasons) == 3
 
 
 def test_nodes_that_fail_only_together(monkeypatch: pytest.MonkeyPatch) -> None:

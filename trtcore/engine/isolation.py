@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from trtcore.registry import Selection
 
 
+class ConverterCrash(NodeConversionError):
+    """A converter that took the build process down."""
+
+
 class Workshop(Protocol):
     """Converts and builds segments."""
 
@@ -120,7 +124,7 @@ class _ChildProcess:
         (node,) = nodes
         chosen = selections[self.node].chosen
         assert chosen is not None
-        raise NodeConversionError(
+        raise ConverterCrash(
             f"the converter {chosen.name} of {op_name(node.target)} crashed: its process {how}",
             node=self.node,
             where=describe(node),

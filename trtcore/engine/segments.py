@@ -15,7 +15,7 @@ from torch.fx import Node
 from trtcore.context import CompileContext
 from trtcore.conversion.interpret import ConvertedSegment, NodeConversionError
 from trtcore.engine.artifact import EngineArtifact
-from trtcore.engine.isolation import workshop
+from trtcore.engine.isolation import ConverterCrash, workshop
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError, UnsupportedOperatorError
 from trtcore.graphs import is_getitem, mutates
 from trtcore.lowering.rewrite import BOUNDARY
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # What TensorRT calls many layers compiled as one: the names in it are only the first and the last of them.
 _FUSED = re.compile(r"\{ForeignNode\[.*?\]\}")
+_MAX_CRASHES = 3
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class _Builder:
         self.built: dict[Any, BuiltEngine] = {}
         self.trial_builds = 0
         self.blamed: set[Any] = set()
+        self.crashed: list[Converter | None] = []
         self._order: dict[Node, int] = {}
         self.workshop = workshop(ctx)
 
@@ -155,7 +157,7 @@ class _Builder:
             self.built[segment.key] = self._build(converted, number, len(found.segments))
         except EngineBuildError as error:
             if self._is_fatal():
-                raise self._located(error, converted) from error
+                raise self._located(error, segment, found, converted) from error
             self._quarantine_build_failure(segment, found, converted, error)
             return False
         return True
@@ -170,9 +172,11 @@ class _Builder:
                 raise
             for one in (error, *error.others):
                 self._quarantine_alike(segment, found, one.node, one.message, one.tensorrt)
+            if isinstance(error, ConverterCrash):
+                self._count_crash(error.node, found)
         except (ConversionError, EngineBuildError) as error:  # the network as a whole
             if self._is_fatal():
-                raise
+                raise self._located(error, segment, found, None) from error
             self._quarantine_build_failure(segment, found, None, error)
         return None
 
@@ -243,6 +247,22 @@ class _Builder:
             if node.name == name or _signature(node) == wanted:
                 self._quarantine(node, found, reason, said)
 
+    def _count_crash(self, name: str, found: Partition) -> None:
+        """Each crash costs a new process: after some, a converter is not tried for further nodes."""
+        chosen = found.selections[name].chosen
+        self.crashed.append(chosen)
+        times = sum(one is chosen for one in self.crashed)
+        if times < _MAX_CRASHES or chosen is None:
+            return
+        reason = (
+            f"the converter {chosen.name} crashed for {times} other nodes, and was not tried for this one"
+        )
+        for segment in found.segments:
+            for node in segment.nodes:
+                selection = found.selections.get(node.name)
+                if selection is not None and selection.chosen is chosen:
+                    self._quarantine(node, found, reason, ())
+
     def _quarantine(
         self, node: Node, found: Partition, reason: str, said: Sequence[str], builds: int = 0
     ) -> None:
@@ -272,17 +292,7 @@ class _Builder:
         converted: ConvertedSegment | None,
         error: EngineBuildError | ConversionError,
     ) -> None:
-        """Find whose fault a refused build is: by layer name, by building suspects alone, by building beginnings."""
-        self.trial_builds = 0
-        culprits = self._named_in(error, converted) if converted is not None else set()
-        how = "TensorRT names its layer"
-        if not culprits:
-            culprits, how = self._alone(segment, found), "TensorRT refuses it built alone"
-        if not culprits:
-            culprits, how = (
-                self._last_straw(segment, found),
-                "TensorRT builds the segment up to it, not with it",
-            )
+        culprits, how = self._culprits(segment, found, converted, error)
         for node in segment.nodes:
             if node.name in culprits:
                 reason = f"{error.message} ({how})"
@@ -296,6 +306,19 @@ class _Builder:
                     f"max_quarantine_builds={self._limit()}"
                 )
                 self._quarantine(node, found, reason, error.tensorrt, self.trial_builds)
+
+    def _culprits(
+        self, segment: Segment, found: Partition, converted: ConvertedSegment | None, error: TrtcoreError
+    ) -> tuple[set[str], str]:
+        """Whose fault a refused build is: by layer name, by building suspects alone, by building beginnings; and by
+        which of these. Empty where no node can be blamed within the limit.
+        """
+        self.trial_builds = 0
+        if converted is not None and (named := self._named_in(error, converted)):
+            return named, "TensorRT names its layer"
+        if alone := self._alone(segment, found):
+            return alone, "TensorRT refuses it built alone"
+        return self._last_straw(segment, found), "TensorRT builds the segment up to it, not with it"
 
     def _limit(self) -> int:
         return int(self.ctx.settings.max_quarantine_builds)
@@ -330,7 +353,7 @@ class _Builder:
         """The last node of a beginning of the segment that is refused, where without that node it is built.
 
         Halving finds one in log2(n) builds, be it at fault alone or together with earlier ones. Its likes are
-        blamed with it if it is refused alone too, or the second time.
+        blamed with it if it is refused alone too, or the second time; and if alone, other shapes of its op that are.
         """
         nodes = [node for node in segment.nodes if not is_getitem(node)]
         good, bad = 0, len(nodes)
@@ -344,11 +367,23 @@ class _Builder:
                 bad = middle
         culprit = nodes[good]
         signature = _signature(culprit)
-        spread = signature in self.blamed
-        if not spread and self.trial_builds < self._limit():
-            spread = not self._builds([culprit], found)
+        spread = {signature} if signature in self.blamed else set()
         self.blamed.add(signature)
-        return {node.name for node in nodes if node is culprit or (spread and _signature(node) == signature)}
+        if not spread and self.trial_builds < self._limit() and not self._builds([culprit], found):
+            spread = {signature} | self._refused_shapes(culprit, nodes, found)
+        return {node.name for node in nodes if node is culprit or _signature(node) in spread}
+
+    def _refused_shapes(self, culprit: Node, nodes: Sequence[Node], found: Partition) -> set[Any]:
+        """The signatures of the culprit's op that are refused alone like it, as far as the limit goes."""
+        others = {_signature(node): node for node in nodes if node.target is culprit.target}
+        del others[_signature(culprit)]
+        refused = set()
+        for signature, node in others.items():
+            if self.trial_builds >= self._limit():
+                break
+            if not self._builds([node], found):
+                refused.add(signature)
+        return refused
 
     def _builds(self, nodes: Sequence[Node], found: Partition) -> bool:
         self.trial_builds += 1
@@ -381,23 +416,30 @@ class _Builder:
             self._order = {node: i for i, node in enumerate(self.program.graph_module.graph.nodes)}
         return self._order
 
-    def _located(self, error: EngineBuildError, converted: ConvertedSegment) -> EngineBuildError:
-        """The error with the place in the user's model, where TensorRT's message names a layer."""
-        named = self._named_in(error, converted)
-        nodes = [node for node in converted.segment.nodes if node.name in named]
+    def _located(
+        self,
+        error: EngineBuildError | ConversionError,
+        segment: Segment,
+        found: Partition,
+        converted: ConvertedSegment | None,
+    ) -> EngineBuildError | ConversionError:
+        """The error with the place in the user's model, where a node can be blamed."""
+        culprits, how = self._culprits(segment, found, converted, error)
+        nodes = [node for node in segment.nodes if node.name in culprits]
         if not nodes:
             return error
         chosen = self.memo.select(nodes[0]).chosen
-        return EngineBuildError(
-            error.message,
+        layers = [] if converted is None else [
+            f"{layer.type} {layer.name}"
+            for layer in converted.snapshot.layers
+            if converted.node_of_layer.get(layer.name) == nodes[0].name
+        ]  # fmt: skip
+        return type(error)(
+            f"{error.message} ({how})",
             where=describe(nodes[0]),
             pack=str(chosen.pack) if chosen and chosen.pack else error.pack,
             tensorrt=error.tensorrt,
-            layers=[
-                f"{layer.type} {layer.name}"
-                for layer in converted.snapshot.layers
-                if converted.node_of_layer.get(layer.name) == nodes[0].name
-            ],
+            layers=layers,
             advice=error.advice
             or f"leave it to torch with torch_executed_ops={{{op_name(nodes[0].target)!r}}}",
         )
