@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.logging_tensor import LoggingTensor
@@ -144,6 +145,26 @@ def test_vmap_is_the_ops_matter(module, x):
         torch.vmap(module)(x[None])
 
 
+def test_who_differentiates_is_told_instead_of_zeros(module, x):
+    exported = torch.export.export(module, (x,)).module()
+    for called in (module, exported):
+        with pytest.raises(InputError, match="engines are for inference only"):
+            torch.func.grad(lambda a: called(a).sum())(x)  # noqa: B023
+        with pytest.raises(InputError, match="differentiate the model itself"):
+            torch.func.jvp(called, (x,), (x,))
+        with forward_ad.dual_level():
+            with pytest.raises(InputError, match="forward mode"):
+                called(forward_ad.make_dual(x, x))
+            assert torch.equal(called(x), module(x))
+
+    def of_detached(a):
+        with torch.no_grad():
+            weight = module(a)
+        return (a * weight).sum()
+
+    torch.testing.assert_close(torch.func.grad(of_detached)(x), module(x))
+
+
 def test_a_changed_graph_or_forward_is_what_runs(module, x):
     want, changed = module(x), copy.deepcopy(module)
     assert torch.equal(changed(x), want)
@@ -173,6 +194,6 @@ def test_copies_and_pickles(module, x):
 def test_a_right_call_makes_no_wrong_one_pass(module, x):
     for _ in range(2):
         module(x)
-        for wrong in (x.double(), x[:2], (x, x), x[None]):
+        for wrong in (x.double(), x[:2], x.to_sparse(), (x, x), x[None]):
             with pytest.raises(InputError):
                 module(*wrong) if isinstance(wrong, tuple) else module(wrong)

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.fx.graph_module import _forward_from_src
 
 from trtcore.runtime.op import execute, execute_engine
@@ -67,12 +68,13 @@ def _own_forward(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def ops_are_watched() -> bool:
-    """Whether a mode, a functorch transform or a profiler is on, which work by seeing ops."""
+    """Whether a mode, a functorch transform, forward-mode AD or a profiler is on, which work by seeing ops."""
     return bool(
         torch._C._len_torch_function_stack()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.autograd._profiler_enabled()
+        or forward_ad._current_level >= 0
     )
 
 

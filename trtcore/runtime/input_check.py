@@ -104,7 +104,7 @@ class InputCheck:
 
     @cached_property
     def _tensors_only(self) -> bool:
-        """Whether dtypes, shapes and devices say everything about a call."""
+        """Whether dtypes, shapes, devices and layouts say everything about a call."""
         return self._flat and all(type(leaf) is _Tensor and leaf.stride is None for leaf in self.leaves)
 
     @classmethod
@@ -127,7 +127,8 @@ class InputCheck:
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return
-        seen = _signature(args) if self._tensors_only and not kwargs else None
+        known = self._tensors_only and not kwargs and not torch._C._get_tracing_state()
+        seen = _signature(args) if known else None
         if seen is not None and seen == self._accepted[0]:
             return
         self._check(args, kwargs)
@@ -237,12 +238,12 @@ class InputCheck:
 
 
 def _signature(args: tuple[Any, ...]) -> list[Any] | None:
-    """dtype, shape and device of every argument; None where one is no plain tensor."""
+    """dtype, shape, device and layout of every argument; None where one is no plain tensor."""
     found: list[Any] = []
     for arg in args:
         if type(arg) is not torch.Tensor:
             return None
-        found += (arg.dtype, arg.shape, arg.device)
+        found += (arg.dtype, arg.shape, arg.device, arg.layout)
     return found
 
 
@@ -349,6 +350,11 @@ def _check_tensor(
         raise InputError(
             f"input {allowed.name} must be {allowed.dtype}, got {leaf.dtype}",
             advice=f"convert it ({allowed.name}.to({allowed.dtype})) or compile for {leaf.dtype}",
+        )
+    if leaf.layout is not torch.strided:
+        raise InputError(
+            f"input {allowed.name} must be a dense tensor, got one of the layout {leaf.layout}",
+            advice=f"convert it: {allowed.name}.to_dense()",
         )
     shape = leaf.shape
     if len(shape) != allowed.rank:

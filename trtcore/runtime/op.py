@@ -9,7 +9,8 @@ A hybrid graph calls it like any other op, so that graph exports, serialises, an
 - The fake implementation computes output shapes from the manifest's expressions, so they stay symbolic.
 - Outputs are new contiguous tensors on the inputs' device: never a view of an input or of one another.
 - Inference only: outputs do not require grad. An input that requires grad under grad mode gives one
-  `UserWarning` per process, because a ``backward()`` would find no gradient here.
+  `UserWarning` per process, because a ``backward()`` would find no gradient here. torch.func's transforms and forward
+  mode, which would find zeros, are errors.
 
 Importing this module registers the op; it loads no TensorRT.
 """
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd import forward_ad
 
 from trtcore.errors import InputError
 from trtcore.runtime.manifest import EngineManifest
@@ -75,6 +77,30 @@ def _warn_no_gradient() -> None:
 
 
 _warned = False
+
+
+def _without_autograd(
+    inputs: list[torch.Tensor], sizes: list[int], plan: torch.Tensor, manifest: str
+) -> list[torch.Tensor]:
+    """The kernel above: outputs do not require grad, and whoever would take their derivatives for zeros is told.
+
+    Raises:
+        InputError: torch.func.grad, jvp or the like differentiates an input, or forward mode does.
+    """
+    graded, dual = torch.is_grad_enabled(), forward_ad._current_level >= 0
+    for tensor in inputs:
+        if (graded and torch._C._functorch.is_gradtrackingtensor(tensor)) or (dual and _is_dual(tensor)):
+            raise InputError(
+                "an input of a compiled engine is being differentiated (torch.func.grad, vjp, jvp, forward mode), "
+                "but engines are for inference only",
+                advice="differentiate the model itself, and compile it for inference",
+            )
+    with torch._C._AutoDispatchBelowAutograd():
+        return execute_engine(inputs, sizes, plan, manifest)  # type: ignore[no-any-return]
+
+
+def _is_dual(tensor: torch.Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def _fake(
@@ -171,8 +197,7 @@ restride = torch.ops.trtcore.restride.default
 """``restride(Tensor x, SymInt[] stride) -> Tensor``: a copy with these strides, for torch ops that read them."""
 
 _library.impl("execute_engine", execute, "CompositeExplicitAutograd")
-# No autograd kernel of our own: without this line torch would mark the outputs as requiring grad.
-_library.impl("execute_engine", torch.library.fallthrough_kernel, "Autograd")
+_library.impl("execute_engine", _without_autograd, "Autograd")
 torch.library.register_fake(NAME, _fake, lib=_library)
 
 execute_engine = torch.ops.trtcore.execute_engine.default
