@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,40 +84,58 @@ NAN_SKIPPED = frozenset(
 )
 
 
-def _within_rounding(sample: OpSample, expected: Any, actual: Any) -> str | None:
-    """In float16 and bfloat16 an op of several layers is rounded after each of them, where torch rounds once.
+MARGIN = 2.0
+"""Over all samples ours is at most 1.5 times as far from float64 as eager and a rounding; attention in bfloat16 1.8 times."""
 
-    So the result may be that of arguments which are off by a rounding each: four times as far from the exact one (in
-    float64) as the farthest of some such arguments makes it, and two roundings of its own.
+
+def _as_near_as_eager(sample: OpSample, expected: Any, actual: Any) -> str | None:
+    """ "" where ours is no further from the op in float64 than `MARGIN` times what eager is off and a rounding.
+
+    Both are measured at the element that is furthest off, against the largest element: an op of several layers is rounded
+    after each of them, where torch rounds once, so that an element near 0 has the rounding of the larger ones it is the
+    sum of.
     """
-    if sample.dtype not in (torch.float16, torch.bfloat16) or sample.kwargs.get("dropout_p"):
-        return None
-    ulp = torch.finfo(sample.dtype).eps
-    generator = torch.Generator().manual_seed(0)
+    return "" if _near(_exact(sample), _leaves(expected), _leaves(actual)) else None
 
-    def evaluate(size: float) -> list[torch.Tensor]:
-        def moved(leaf: Any) -> Any:
-            if not isinstance(leaf, torch.Tensor) or not leaf.is_floating_point():
-                return leaf
-            nudge = torch.rand(leaf.shape, generator=generator, dtype=torch.float64) * 2 - 1
-            return leaf.double() * (1 + size * nudge.to(leaf.device))
 
-        args, kwargs = pytree.tree_map(moved, (sample.args, dict(sample.kwargs)))
-        return [leaf for leaf in pytree.tree_leaves(sample.function(*args, **kwargs)) if leaf is not None]
-
-    exact = evaluate(0.0)
-    trials = [evaluate(ulp) for _ in range(8)]
-    wants, gots = (
-        [leaf for leaf in pytree.tree_leaves(tree) if leaf is not None] for tree in (expected, actual)
+def _near(exact: list[Any], wants: list[Any], gots: list[Any]) -> bool:
+    return len(exact) == len(wants) == len(gots) and all(
+        _kind_of(want) == _kind_of(got) and _near_one(right, want, got)
+        for right, want, got in zip(exact, wants, gots)
     )
-    for number, (want, got, right) in enumerate(zip(wants, gots, exact)):
-        if (want.dtype, want.shape) != (got.dtype, got.shape):
-            return f"{got.dtype} {list(got.shape)}, eager's is {want.dtype} {list(want.shape)}"
-        spread = torch.stack([(trial[number] - right).abs() for trial in trials]).amax(0)
-        far = (got.double() - right).abs() > 4 * spread + 2 * ulp * right.abs()
-        if bool((far & (got.double() - want.double() != 0)).any()):
-            return f"{int(far.sum())} elements are further off than roundings of the arguments explain"
-    return ""
+
+
+def _near_one(exact: torch.Tensor, want: torch.Tensor, got: torch.Tensor) -> bool:
+    finite = want.isfinite()
+    if not want.is_floating_point() or not bool(exact[finite].isfinite().all()):
+        return False
+    if not torch.equal(want[~finite].nan_to_num(), got[~finite].nan_to_num()) or not bool(
+        got[finite].isfinite().all()
+    ):
+        return False
+    if not bool(finite.any()):
+        return True
+    right = exact[finite]
+    off, found = (float((x[finite].double() - right).abs().max()) for x in (want, got))
+    return found <= MARGIN * (off + torch.finfo(want.dtype).eps * float(right.abs().max()))
+
+
+def _kind_of(value: torch.Tensor) -> tuple[torch.dtype, torch.Size]:
+    return value.dtype, value.shape
+
+
+def _exact(sample: OpSample) -> list[Any]:
+    """The sample in float64."""
+    wide = _mapped(sample, lambda leaf: leaf.double() if leaf.is_floating_point() else leaf)
+    return _leaves(wide.run())
+
+
+def _mapped(sample: OpSample, function: Callable[[torch.Tensor], torch.Tensor]) -> OpSample:
+    return sample.with_tensors([function(tensor) for tensor in sample.tensors])
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if leaf is not None]
 
 
 def _sizes(sample: OpSample, expected: Any, actual: Any) -> str | None:
@@ -124,28 +143,28 @@ def _sizes(sample: OpSample, expected: Any, actual: Any) -> str | None:
     return "" if tuple(expected) == tuple(actual) else f"{tuple(actual)}, eager's is {tuple(expected)}"
 
 
+def _in_16_bits(sample: OpSample, expected: Any, actual: Any) -> str | None:
+    """`_as_near_as_eager` in float16 and bfloat16; in float32 the operator's own tolerance holds."""
+    return _as_near_as_eager(sample, expected, actual) if sample.dtype in _LOW else None
+
+
+_LOW = (torch.float16, torch.bfloat16)
+
+
 def _attention(sample: OpSample, expected: Any, actual: Any) -> str | None:
-    """Dropout draws random numbers, and the samples seed them themselves: dtype and shape count."""
+    """TensorRT's attention layer does not scale: the query is, and rounded, before it; so eager is measured with such a query.
+
+    Dropout draws random numbers, and the samples seed them themselves: dtype and shape count.
+    """
     if sample.kwargs.get("dropout_p"):
         return _kind(sample, expected, actual)
-    return _within_rounding(sample, expected, actual)
-
-
-def _projected_attention(sample: OpSample, expected: Any, actual: Any) -> str | None:
-    """Scores in the thousands, as the samples have them, lose in float32 the digits that softmax makes factors of.
-
-    Rounding a score of 2**13 moves it by up to 2**-11, and its weight by that share, whatever kernels eager's products
-    ran on; so much is let pass.
-    """
-    if sample.dtype != torch.float32:
-        return _within_rounding(sample, expected, actual)
-    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(actual))
-    same = all(
-        want.shape == got.shape and want.dtype == got.dtype and torch.allclose(got, want, 2**-11, 1e-5, True)
-        for want, got in pairs
-        if want is not None
-    )
-    return "" if same else None
+    if sample.dtype not in _LOW:
+        return None
+    query, *rest = sample.args
+    scale = sample.kwargs.get("scale") or query.shape[-1] ** -0.5
+    rounded = (query.detach().float() * scale).to(query.dtype)
+    eager = replace(sample, args=(rounded, *rest), kwargs={**sample.kwargs, "scale": 1.0}).run()
+    return "" if _near(_exact(sample), _leaves(eager), _leaves(actual)) else None
 
 
 ROUNDED = (
@@ -153,12 +172,12 @@ ROUNDED = (
     "nn.functional.conv2d", "nn.functional.conv3d", "nn.functional.conv_transpose1d", "nn.functional.conv_transpose2d",
     "nn.functional.conv_transpose3d", "nn.functional.nll_loss", "nn.functional.cross_entropy",
 )  # fmt: skip
-"""Operators of several layers, see `_within_rounding`."""
+"""Operators of several layers, see `_as_near_as_eager`."""
 
 RULES: dict[str, Callable[[OpSample, Any, Any], str | None]] = {
-    **dict.fromkeys(ROUNDED, _within_rounding),
+    **dict.fromkeys(ROUNDED, _in_16_bits),
     "nn.functional.scaled_dot_product_attention": _attention,
-    "nn.functional.multi_head_attention_forward": _projected_attention,
+    "nn.functional.multi_head_attention_forward": _as_near_as_eager,
     "broadcast_shapes": _sizes,
     **dict.fromkeys(UNDEFINED, _kind),
     **dict.fromkeys(NAN_SKIPPED, _without_nan),
