@@ -147,7 +147,8 @@ def _histc(x: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> 
         low, high = flat.amin(0, keepdim=True), flat.amax(0, keepdim=True)
     single = low == high
     low, high = torch.where(single, low - 1, low), torch.where(single, high + 1, high)
-    place = torch.clamp(torch.floor((flat - low) * (bins / (high - low))), max=bins - 1)
+    # In torch's order, which decides where an element on an edge goes.
+    place = torch.clamp(torch.floor((flat - low) * bins / (high - low)), max=bins - 1)
     inside = (flat >= low) & (flat <= high)
     hits = (place.unsqueeze(-1) == torch.arange(bins, dtype=torch.float32)) & inside.unsqueeze(-1)
     return hits.sum(0).to(x.dtype)

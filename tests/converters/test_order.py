@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from trtcore.testing import assert_converts
+from trtcore_converters.order import ORDER
 
 
 @pytest.fixture
@@ -43,6 +44,24 @@ def test_mode_takes_the_smallest_of_the_most_frequent():
 
 def test_histogram(x):
     assert_converts(lambda x: (torch.histc(x, 5), torch.histc(x, 4, -3, 6)), (x,))
+
+
+def test_histogram_of_elements_on_edges():
+    x = torch.arange(-30, 31) / 10
+
+    def run(x):
+        return tuple(torch.histc(x, bins) for bins in (6, 12, 20, 30, 60))
+
+    assert_converts(run, (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_histogram_of_lower_precision_is_exact(dtype):
+    x = torch.arange(50).to(dtype)
+    for bins in (7, 14, 28, 35):
+        assert torch.equal(
+            ORDER[torch.ops.aten.histc.default](x, bins).double(), torch.histc(x.double(), bins)
+        )
 
 
 def test_scans(x):
