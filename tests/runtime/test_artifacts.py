@@ -124,17 +124,21 @@ def test_another_process(compiled, saved, tmp_path):
     assert torch.equal(torch.load(tmp_path / "out.pt"), compiled(*args, **kwargs)["out"])
 
 
-def test_plain_torch_export_load(compiled, saved):
+def test_plain_torch_export(compiled, saved, tmp_path):
+    """torch.export.load of what trtcore.save wrote, and of what torch.export.save did, in another process."""
+    x, extra = torch.ones(5, 8), {"bias": torch.ones(8), "scale": 2}
+    exported = torch.export.export(compiled, (x,), {"extra": extra})
+    torch.export.save(exported, tmp_path / "plain.pt2")
     code = (
         "import sys, torch, trtcore.runtime.op\n"
-        "print(torch.export.load(sys.argv[1]).module()(torch.ones(5, 8), extra={'bias': torch.ones(8),"
-        " 'scale': 2})['out'].sum().item())\n"
+        "for path in sys.argv[1:]:\n"
+        "    module = torch.export.load(path).module()\n"
+        "    print(module(torch.ones(5, 8), extra={'bias': torch.ones(8), 'scale': 2})['out'].sum().item())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(saved)], check=True, capture_output=True, text=True
-    )
-    want = compiled(torch.ones(5, 8), extra={"bias": torch.ones(8), "scale": 2})["out"].sum().item()
-    assert float(done.stdout) == pytest.approx(want, rel=1e-6)
+    command = [sys.executable, "-c", code, str(tmp_path / "plain.pt2"), str(saved)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    want = compiled(x, extra=extra)["out"].sum().item()
+    assert [float(line) for line in done.stdout.split()] == pytest.approx([want, want], rel=1e-6)
 
 
 def test_runtimes(saved):

@@ -263,10 +263,11 @@ class TestRefused:
 
 
 class TestTracing:
-    def test_export_again(self):
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_export_again(self, strict):
         module = compiled(nn.Linear(4, 4), dynamic((1, 4), (2, 4), (8, 4)))
         batch = torch.export.Dim("batch", min=1, max=8)
-        ep = torch.export.export(module, (torch.ones(3, 4),), dynamic_shapes=({0: batch},))
+        ep = torch.export.export(module, (torch.ones(3, 4),), dynamic_shapes=({0: batch},), strict=strict)
         torch.testing.assert_close(ep.module()(torch.ones(5, 4)), module(torch.ones(5, 4)))
 
     def test_torch_compile_takes_it_whole(self):

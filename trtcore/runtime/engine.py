@@ -10,8 +10,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch.fx import Node
@@ -122,7 +124,8 @@ def _read(
         raise ArtifactError(
             f"{manifest.name} is not in this process any more, and its plan tensor is not a saved engine "
             f"({error.message})",
-            advice="keep the compiled module alive, or save it with trtcore.save and load that",
+            advice="keep the compiled module alive, or save it with trtcore.save and load that; or use "
+            "torch.export.export with strict=False, whose programs hold their engines",
         ) from None
     return artifact.manifest, artifact.plan, artifact.snapshot
 
@@ -137,6 +140,53 @@ def plans_of(module: torch.fx.GraphModule) -> dict[str, torch.Tensor]:
     return {target: attribute(module, target) for target in sorted(targets)}
 
 
+class PlanHolder(torch.nn.Module):
+    """Holds the plan of one engine of a compiled module, as a plain attribute.
+
+    torch.export, where it traces the module, is given the engine as a saved one, so that what ``torch.export.save``
+    writes runs in another process: there only the plan tensor says what the network was.
+    """
+
+    @property
+    def plan(self) -> torch.Tensor:
+        plan: torch.Tensor = self.__dict__["plan"]
+        if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
+            return _portable(plan)
+        return plan
+
+    @plan.setter
+    def plan(self, plan: torch.Tensor) -> None:
+        self.__dict__["plan"] = plan
+
+
+_saved: Any = WeakTensorKeyDictionary()  # plan tensor -> weak reference to its saved form
+
+
+def _portable(plan: torch.Tensor) -> torch.Tensor:
+    """The saved engine of this plan; the plan itself where it is one, or where no engine knows it."""
+    made = _saved[plan]() if plan in _saved else None
+    if made is None:
+        with ThreadPoolExecutor(
+            1
+        ) as clean:  # a thread without the modes of the trace, which would see every step
+            made = clean.submit(_save_plan, plan).result()
+        _saved[plan] = weakref.ref(made)
+    return cast("torch.Tensor", made)
+
+
+def _save_plan(plan: torch.Tensor) -> torch.Tensor:
+    from trtcore.engine.artifact import EngineArtifact
+
+    engines = _holders.get(plan)
+    if not engines:
+        return plan
+    with suppress(ArtifactError):
+        EngineArtifact.from_tensor(plan)
+        return plan
+    engine: Engine = next(iter(engines.values()))
+    return engine.artifact.to_tensor()
+
+
 def keep_plans_plain(module: torch.fx.GraphModule) -> None:
     """Turn the plans from buffers, which GraphModule makes of tensors, into plain attributes.
 
@@ -147,6 +197,8 @@ def keep_plans_plain(module: torch.fx.GraphModule) -> None:
         owner = module.get_submodule(path)
         owner._buffers.pop(last, None)
         owner._non_persistent_buffers_set.discard(last)
+        if last == "plan" and type(owner) is torch.nn.Module:
+            owner.__class__ = PlanHolder
         setattr(owner, last, plan)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,10 +47,13 @@ class _Tensor:
     """Expressions; None where any layout does."""
     storage_offset: str | None = None
 
-    @cached_property
-    def static(self) -> tuple[int, ...] | None:
-        """Its shape, where no dimension may vary."""
-        return None if self.linear or self.derived else tuple(size for _, size in sorted(self.fixed))
+    static: tuple[int, ...] | None = field(init=False, repr=False, compare=False)
+    """Its shape, where no dimension may vary. Dynamo traces fields, and no cached properties."""
+
+    def __post_init__(self) -> None:
+        varies = self.linear or self.derived
+        static = None if varies else tuple(size for _, size in sorted(self.fixed))
+        object.__setattr__(self, "static", static)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class InputCheck:
     Checks the arguments' names and number, the structure, then per tensor dtype, rank and sizes, sizes that
     must agree between inputs, that one optimisation profile takes them together where there are several, that inputs
     which shared a device still do, and that constants are unchanged.
-    While torch.compile traces, nothing is checked; with symbolic sizes (torch.export), sizes are not.
+    While Dynamo traces (torch.compile, torch.export with strict=True), nothing is checked; with symbolic sizes
+    (torch.export), sizes are not.
 
     Holds plain data only, so it pickles and copies.
     """
@@ -102,10 +105,12 @@ class InputCheck:
     _accepted: list[Any] = field(default_factory=lambda: [None], repr=False, compare=False)
     """The signature of the latest call that was right: the next one mostly has it too."""
 
-    @cached_property
-    def _tensors_only(self) -> bool:
-        """Whether dtypes, shapes, devices and layouts say everything about a call."""
-        return self._flat and all(type(leaf) is _Tensor and leaf.stride is None for leaf in self.leaves)
+    _tensors_only: bool = field(init=False, repr=False, compare=False)
+    """Whether dtypes, shapes, devices and layouts say everything about a call."""
+
+    def __post_init__(self) -> None:
+        plain = all(type(leaf) is _Tensor and leaf.stride is None for leaf in self.leaves)
+        object.__setattr__(self, "_tensors_only", self._flat and plain)
 
     @classmethod
     def of_program(cls, program: Program) -> InputCheck:
@@ -125,14 +130,14 @@ class InputCheck:
         )
 
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+            if not torch.compiler.is_dynamo_compiling():
+                self._check(args, kwargs)
             return
-        known = self._tensors_only and not kwargs and not torch._C._get_tracing_state()
-        seen = _signature(args) if known else None
-        if seen is not None and seen == self._accepted[0]:
-            return
-        self._check(args, kwargs)
-        self._accepted[0] = seen
+        seen = _signature(args) if self._tensors_only and not kwargs else None
+        if seen is None or seen != self._accepted[0]:
+            self._check(args, kwargs)
+            self._accepted[0] = seen
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = self._bind(args, kwargs)
