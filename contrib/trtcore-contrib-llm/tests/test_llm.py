@@ -143,17 +143,27 @@ class Experts(nn.Module):
 
 
 @pytest.mark.parametrize(("tokens", "count"), [(7, 4), (1, 8), (2, 16)])
-def test_mixture_of_experts(assert_converts: Any, trt_backend: Any, tokens: int, count: int) -> None:
-    """Composed where the backend refuses TensorRT's layer, and the report says in whose words."""
+def test_mixture_of_experts(assert_converts: Any, tokens: int, count: int) -> None:
+    """Composed, whatever the backend has: the layer stands behind, for a pin to take."""
     proof = assert_converts(Experts(count), (torch.randn(tokens, 8),))
     (node,) = [node for node in proof.report.converted if "mixture" in node.op]
-    target = trt_backend.default_target(trtcore.CompilationSettings())
+    verdicts = [(one.converter, one.verdict) for one in node.candidates]
+    assert verdicts == [("moe_composed", "chosen"), ("moe_layer", "shadowed")]
+
+
+def test_a_pin_asks_for_the_layer(trt_backend: Any) -> None:
+    """Where the backend refuses it, the report has TensorRT's words, and the composed one takes the op."""
+    pins = {"trtcore_llm.mixture_of_experts.default": "trtcore-contrib-llm:llm:moe_layer"}
+    report = trtcore.explain(Experts(4), [torch.randn(7, 8)], min_block_size=1, pins=pins)
+    (node,) = [node for node in report.converted if "mixture" in node.op]
     layer = node.candidates[0]
     assert layer.converter == "moe_layer"
-    if not trt_backend.can("layer:add_moe", target):
+    if trt_backend.can("layer:add_moe", trt_backend.default_target(trtcore.CompilationSettings())):
+        assert layer.verdict == "chosen"
+    else:
         assert layer.verdict == "rejected"
         assert "needs layer:add_moe" in layer.reason
-        assert chosen(proof.report, node.op) == "moe_composed"
+        assert chosen(report, node.op) == "moe_composed"
 
 
 def test_mixture_of_experts_with_a_varying_number_of_tokens(assert_converts: Any) -> None:
@@ -289,7 +299,9 @@ def one_engine(compiled: Any) -> None:
     assert report.fully_converted, report
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["the pack's ops", "plain torch"])
+@pytest.mark.parametrize(
+    "packed", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["the pack's ops", "plain torch"]
+)
 @torch.no_grad()
 def test_64_tokens_equal_plain_eager(packed: bool) -> None:
     """Written in the pack's ops, or in plain torch, in which the pass finds the attention."""
@@ -310,16 +322,17 @@ def test_64_tokens_equal_plain_eager(packed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "mask",
+    ("mask", "found"),
     [
-        lambda position: torch.arange(LENGTH) < position[:, None],
-        lambda position: torch.arange(LENGTH) + 1 <= position[:, None],
-        lambda position: torch.arange(LENGTH) <= (position + 1)[:, None],
+        (lambda position: torch.arange(LENGTH) <= position[:, None], True),
+        (lambda position: torch.arange(LENGTH) < position[:, None], False),
+        (lambda position: torch.arange(LENGTH) + 1 <= position[:, None], False),
+        (lambda position: torch.arange(LENGTH) <= (position + 1)[:, None], False),
     ],
 )
 @torch.no_grad()
-def test_another_mask_is_no_cached_attention(mask: Any) -> None:
-    class Other(nn.Module):
+def test_attention_in_plain_torch_is_found_by_its_mask(mask: Any, found: bool) -> None:
+    class Plain(nn.Module):
         def forward(self, q: Tensor, k: Tensor, keys: Tensor, position: Tensor) -> Tensor:
             keys = keys.index_copy(2, position, k)
             return nn.functional.scaled_dot_product_attention(q, keys, keys, attn_mask=mask(position))
@@ -330,9 +343,10 @@ def test_another_mask_is_no_cached_attention(mask: Any) -> None:
         torch.randn(1, 2, LENGTH, 8),
         torch.tensor([5]),
     ]
-    compiled = trtcore.compile(Other(), inputs, min_block_size=1, runtime="reference")
-    assert "trtcore_llm.cached_attention.default" not in {node.op for node in compiled.report.nodes}
-    torch.testing.assert_close(compiled(*inputs), Other()(*inputs), rtol=1e-4, atol=1e-5)
+    compiled = trtcore.compile(Plain(), inputs, min_block_size=1, runtime="reference")
+    ops = {node.op for node in compiled.report.nodes}
+    assert ("trtcore_llm.cached_attention.default" in ops) == found
+    torch.testing.assert_close(compiled(*inputs), Plain()(*inputs), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Mixture of experts: TensorRT's layer where the backend has it, else products."""
+"""Mixture of experts: products, or TensorRT's layer where a pin asks for it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def _known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 
 @converter(
     moe_op,
+    priority=Priority.FALLBACK
+    - 1,  # behind `moe_composed`: its numbers have not been compared with a real TensorRT's
     capability_validator=_known,
     supports_dynamic_shapes=True,
     requires=Requires(layers=frozenset({"add_moe"})),
@@ -42,7 +44,7 @@ def _known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 def moe_layer(
     ctx: ConversionContext, x: Any, experts: Any, scores: Any, gate: Any, up: Any, down: Any
 ) -> Any:
-    """TensorRT's MoE layer, on a batch of one."""
+    """TensorRT's MoE layer, on a batch of one; only where it is pinned or given at the call site."""
     x = ctx.tensor(x)
     tokens, size = ctx.dims_of(x)
     chosen = ctx.dim(experts, 1)
