@@ -634,6 +634,7 @@ def test_a_hundred_segments() -> None:
     assert names == [f"engine_{i}" for i in range(100)]
 
 
+@pytest.mark.slow
 def test_a_hundred_segments_by_settings() -> None:
     compiled = check(
         chain(200), *batches(1, 3, 8), inputs=[dynamic()], torch_executed_ops={"aten.sin"}, engines=100

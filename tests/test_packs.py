@@ -316,34 +316,48 @@ def test_a_compile_that_disables_a_loaded_pack_leaves_other_compiles_alone(site:
     assert len(build_registry(CompilationSettings()).candidates(RELU)) == 1
 
 
+def test_only_built_in_packs_where_the_environment_says_so(site: Site, monkeypatch: Any) -> None:
+    site.add("acme")
+    monkeypatch.delenv("TRTCORE_DISABLE_PACKS")
+    monkeypatch.setenv("TRTCORE_PACK_AUTOLOAD", "builtin")
+    found = {pack.info.id: pack.info for pack in load_packs()}
+    assert "TRTCORE_PACK_AUTOLOAD=builtin" in found["acme:acme"].error
+    assert (found["acme:acme"].status, found["trtcore:backends"].status) == ("disabled", "loaded")
+    assert "acme_module" not in sys.modules
+
+
 def test_disabling_what_is_not_installed_warns_with_the_nearest_name(site: Site) -> None:
     site.add("acme-tools", name="fast")
     with pytest.warns(PackWarning, match="disabled_packs names 'acme-tool'.*did you mean acme-tools"):
         load_packs(disabled=["acme-tool"])
 
 
-def test_blocking_in_a_fresh_process(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("setting", "acme", "trtcore", "imported"),
+    [
+        ({"TRTCORE_PACK_AUTOLOAD": "0"}, "disabled", "disabled", set()),
+        ({"TRTCORE_DISABLE_PACKS": "trtcore"}, "loaded", "disabled", {"acme_module"}),
+        pytest.param(
+            {"TRTCORE_PACK_AUTOLOAD": "builtin"}, "disabled", "loaded", {"trtcore_converters", "trtcore.backends"},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_blocking_in_a_fresh_process(
+    site: Site, setting: dict[str, str], acme: str, trtcore: str, imported: set[str]
+) -> None:
     site.add("acme")
     code = """
         import json, sys
         import trtcore.packs as packs
         found = {p.info.id: p.info.status for p in packs.load_packs()}
-        theirs = ("acme", "trtcore_converters", "trtcore.backends")
-        print(json.dumps([found, sorted(m for m in sys.modules if m.startswith(theirs))]))
+        print(json.dumps([found, list(sys.modules)]))
     """
-    run = site.run(code, TRTCORE_PACK_AUTOLOAD="0")
+    run = site.run(code, **setting)
     assert run.returncode == 0, run.stderr
     found, modules = json.loads(run.stdout)
-    assert found["acme:acme"] == found["trtcore:aten"] == "disabled"
-    assert modules == []
-    run = site.run(code, TRTCORE_PACK_AUTOLOAD="builtin")
-    found, modules = json.loads(run.stdout)
-    assert (found["acme:acme"], found["trtcore:backends"]) == ("disabled", "loaded")
-    assert "acme_module" not in modules
-    run = site.run(code, TRTCORE_DISABLE_PACKS="trtcore")
-    found, modules = json.loads(run.stdout)
-    assert (found["acme:acme"], found["trtcore:backends"]) == ("loaded", "disabled")
-    assert modules == ["acme_module"]
+    assert (found["acme:acme"], found["trtcore:aten"], found["trtcore:backends"]) == (acme, trtcore, trtcore)
+    assert imported == {"acme_module", "trtcore_converters", "trtcore.backends"} & set(modules)
 
 
 # Versions -----------------------------------------------------------------------------------------------

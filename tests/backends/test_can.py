@@ -271,9 +271,9 @@ def test_processes_share_a_file(tmp_path):
         "for i in range(5): s.get(f'{sys.argv[2]}-{i}', lambda: Capability(True))"
     )
     path = tmp_path / "a.json"
-    running = [subprocess.Popen([sys.executable, "-c", code, str(path), str(n)]) for n in range(3)]
-    assert [process.wait() for process in running] == [0, 0, 0]
-    assert len(json.loads(path.read_text())["answers"]) == 15
+    running = [subprocess.Popen([sys.executable, "-c", code, str(path), str(n)]) for n in range(2)]
+    assert [process.wait() for process in running] == [0, 0]
+    assert len(json.loads(path.read_text())["answers"]) == 10
 
 
 def test_the_cache_folder(monkeypatch, tmp_path):

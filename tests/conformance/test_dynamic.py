@@ -19,7 +19,7 @@ import run
 
 from trtcore.testing.opinfo import OpSample
 
-SLICE = 45
+SLICE = 80
 
 
 @pytest.mark.parametrize("op", list(families.family_of())[::SLICE])

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 import venv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,19 +142,39 @@ def build_wheels(folder: Path) -> list[Path]:
         return list(pool.map(build, projects))
 
 
-@pytest.fixture(scope="module")
-def environments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Environment, Environment]:
-    """Two environments with the same packs, installed in opposite orders; made once for all workers of a run."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "contrib"
+def once(folder: Path, make: Callable[[], object]) -> None:
+    """Call `make`, which fills the folder, in one of a run's workers; the others wait for it."""
     with FileLock(f"{folder}.lock"):
         if not (folder / "made").exists():
-            wheels = build_wheels(folder)
-            orders = {"forward": wheels, "backward": wheels[::-1]}
-            with ThreadPoolExecutor(2) as pool:
-                list(pool.map(lambda item: Environment.make(folder / item[0], item[1]), orders.items()))
+            make()
             (folder / "made").touch()
-    return Environment(folder / "forward"), Environment(folder / "backward")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheels; made once for all workers of a run, as the environments below."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "contrib"
+    once(folder, lambda: build_wheels(folder))
+    return folder
+
+
+def environment_of(made: Path, name: str, order: int) -> Environment:
+    wheels = sorted(made.glob("wheels/*/*.whl"))[::order]
+    once(made / name, lambda: Environment.make(made / name, wheels))
+    return Environment(made / name)
+
+
+@pytest.fixture(scope="module")
+def environment(made: Path) -> Environment:
+    """Where all packs are installed."""
+    return environment_of(made, "forward", 1)
+
+
+@pytest.fixture(scope="module")
+def reversed_environment(made: Path) -> Environment:
+    """Where they were installed in the opposite order."""
+    return environment_of(made, "backward", -1)
 
 
 def test_every_project_in_contrib_is_a_pack() -> None:
@@ -171,10 +191,9 @@ def test_every_project_in_contrib_is_a_pack() -> None:
 
 @pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_the_packs_own_tests_pass_where_they_are_installed(
-    environments: tuple[Environment, Environment], tmp_path: Path, which: str
+    environment: Environment, tmp_path: Path, which: str
 ) -> None:
     """Without the checkout on the path, and beside packs that are broken, too new, or tied."""
-    environment, _ = environments
     for project in CONTRIB:
         shutil.copytree(project / "tests", tmp_path / project.name)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow: longer tests\n")
@@ -221,19 +240,22 @@ ANSWERS = """
 """
 
 
+def asked(environment: Environment) -> dict[str, Any]:
+    """What an environment says of its packs, and of a compile."""
+    printed = environment.run("-c", textwrap.dedent(ANSWERS)).stdout.splitlines()[-1]
+    found: dict[str, Any] = json.loads(environment.without_folder(printed))
+    return found
+
+
 @pytest.fixture(scope="module")
-def answers(environments: tuple[Environment, Environment]) -> list[dict[str, Any]]:
-    """What each environment says of its packs, and of a compile."""
-    code = textwrap.dedent(ANSWERS)
-    return [
-        json.loads(one.without_folder(one.run("-c", code).stdout.splitlines()[-1])) for one in environments
-    ]
+def answers(environment: Environment) -> dict[str, Any]:
+    return asked(environment)
 
 
 def test_the_others_work_on_beside_a_broken_pack_and_one_for_another_trtcore(
-    answers: list[dict[str, Any]],
+    answers: dict[str, Any],
 ) -> None:
-    told, winners = answers[0]["warnings"], answers[0]["winners"]
+    told, winners = answers["warnings"], answers["winners"]
     (broken,) = [text for text in told if "trtcore-broken:trtcore_broken 3.1" in text]
     assert "a_module_that_nobody_has" in broken
     (late,) = [text for text in told if "trtcore-late:trtcore_late 9.0" in text]
@@ -244,21 +266,24 @@ def test_the_others_work_on_beside_a_broken_pack_and_one_for_another_trtcore(
     assert winners["aten.logaddexp.default"] == "acme-logaddexp:acme_logaddexp 1.0"
 
 
-def test_the_order_of_installation_changes_nothing(answers: list[dict[str, Any]]) -> None:
-    for part in ("packs", "candidates", "passes", "ties", "winners", "warnings"):
-        assert answers[0][part] == answers[1][part], part
-    (tie,) = [tie for tie in answers[0]["ties"] if "aten.logaddexp.default" in tie]
+def test_a_tie_is_reported_with_the_winner(answers: dict[str, Any]) -> None:
+    (tie,) = [tie for tie in answers["ties"] if "aten.logaddexp.default" in tie]
     assert "acme-logaddexp:acme_logaddexp goes before zeta-logaddexp:zeta_logaddexp only by its name" in tie
 
 
-def test_trtcore_packs_lists_them_all(
-    environments: tuple[Environment, Environment], answers: list[dict[str, Any]]
+@pytest.mark.slow  # tests/test_same_everywhere.py asks it of folders on the path
+def test_the_order_of_installation_changes_nothing(
+    answers: dict[str, Any], reversed_environment: Environment
 ) -> None:
-    there = environments[1]
-    listed = json.loads(
-        there.without_folder(check(there.python.with_name("trtcore"), "packs", "--json").stdout)
-    )["packs"]
-    for pack, same in zip(listed, answers[0]["packs"], strict=True):
+    others = asked(reversed_environment)
+    for part in ("packs", "candidates", "passes", "ties", "winners", "warnings"):
+        assert answers[part] == others[part], part
+
+
+def test_trtcore_packs_lists_them_all(environment: Environment, answers: dict[str, Any]) -> None:
+    printed = check(environment.python.with_name("trtcore"), "packs", "--json").stdout
+    listed = json.loads(environment.without_folder(printed))["packs"]
+    for pack, same in zip(listed, answers["packs"], strict=True):
         for one in (pack, same):
             one["gives"].pop(
                 "decompositions", None

@@ -105,6 +105,7 @@ def test_dynamic_shapes_and_all_kinds_of_constants() -> None:
     assert module.report.fully_converted
 
 
+@pytest.mark.slow
 def test_a_saved_module_and_its_reload(tmp_path: Any) -> None:
     model = Block().eval()
     module = compiled(model, [X])
@@ -117,8 +118,8 @@ def test_a_saved_module_and_its_reload(tmp_path: Any) -> None:
     ("body", "how"),
     [
         (bad.segfaults, "SIGSEGV"),
-        (bad.aborts, "SIGABRT"),
-        (bad.exits, "exit code 3"),
+        pytest.param(bad.aborts, "SIGABRT", marks=pytest.mark.slow),
+        pytest.param(bad.exits, "exit code 3", marks=pytest.mark.slow),
         (bad.raises, "KeyError"),
     ],
     ids=["segfault", "abort", "exit", "exception"],
@@ -133,6 +134,7 @@ def test_a_crashing_converter_is_quarantined(body: Callable[..., Any], how: str)
     assert len(module.report.engines) == 2
 
 
+@pytest.mark.slow
 def test_a_crashing_converter_is_an_error_when_asked() -> None:
     converter(aten.special_bessel_j0.default)(bad.segfaults)
     with pytest.raises(ConversionError, match="SIGSEGV") as caught:
@@ -150,6 +152,7 @@ def test_a_crash_of_tensorrt_is_quarantined() -> None:
     assert "SIGSEGV" in module.report.quarantined[0].reason
 
 
+@pytest.mark.slow
 def test_a_crash_of_tensorrt_is_an_error_when_asked() -> None:
     converter(aten.special_bessel_j0.default)(bad.crashes_the_builder)
     with pytest.raises(EngineBuildError, match=r"TensorRT crashed.*SIGSEGV"):

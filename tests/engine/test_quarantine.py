@@ -106,7 +106,11 @@ def test_two_different_culprits() -> None:
     assert quarantined(module) == ["erfinv", "sinc"]
 
 
-@pytest.mark.parametrize("body", [strided_and_dilated, non_zero_point], ids=["nameless", "named"])
+@pytest.mark.parametrize(
+    "body",
+    [strided_and_dilated, pytest.param(non_zero_point, marks=pytest.mark.slow)],
+    ids=["nameless", "named"],
+)
 def test_a_culprit_fifty_times(body: Any, builds: list[str]) -> None:
     def forward(x: Tensor) -> Tensor:
         for _ in range(50):

@@ -350,7 +350,7 @@ def gpt2():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("make", [bert, gpt2])
+@pytest.mark.parametrize("make", [pytest.param(bert, marks=pytest.mark.slow), gpt2])
 def test_a_transformer_with_dynamic_batch_and_length(make):
     pytest.importorskip("transformers")
     model = make().eval()

@@ -24,7 +24,7 @@ def test_kept_graphs():
     assert not wrong(results), "\n".join(map(str, wrong(results)))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.randoms(use_true_random=False), min_size=1, max_size=4))
 def test_random_graphs(sources):
     results = check([generate(source) for source in sources])

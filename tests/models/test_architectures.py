@@ -17,7 +17,12 @@ import zoo
 pytest.importorskip("transformers")
 
 FORMS = [(dynamic, precision) for dynamic in (False, True) for precision in zoo.DTYPES]
-FAST = [(False, "fp32"), (True, "fp32"), (True, "fp16"), (False, "bf16")]
+TINY = [
+    (False, "fp32"),
+    pytest.param((True, "fp32"), marks=pytest.mark.slow),
+    (True, "fp16"),
+    (False, "bf16"),
+]
 
 
 def label(form: object) -> str:
@@ -29,7 +34,7 @@ def tiny_model(name: str) -> torch.nn.Module:
     return zoo.ARCHITECTURES[name].build(True)
 
 
-@pytest.mark.parametrize("form", FAST, ids=label)
+@pytest.mark.parametrize("form", TINY, ids=label)
 @pytest.mark.parametrize("name", zoo.ARCHITECTURES)
 def test_tiny(name: str, form: tuple[bool, str]) -> None:
     check(zoo.ARCHITECTURES[name], tiny_model(name), *form, tiny=True)

@@ -171,7 +171,7 @@ def test_prompt_and_decode_with_one_engine() -> None:
         torch.testing.assert_close(generate(compiled, prompt, count), want, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_low_precision_step(dtype: torch.dtype) -> None:
     """Fed with float32 eager's tokens, no further from its logits than eager in 16 bits (and a quarter)."""

@@ -1,7 +1,7 @@
 """Kernels on a machine without a GPU: Triton's interpreter.
 
 Triton decides when it is imported whether it interprets, so a process does one or the other. Tests marked
-``interpreter`` are left out of an ordinary run and run by `test_interpreted.py`, a process per file.
+``interpreter`` are left out of an ordinary run and run by `test_interpreted.py`, in a process of their own.
 One by hand: ``TRITON_INTERPRET=1 pytest -m interpreter tests/plugins/test_declare.py -k name``.
 """
 

@@ -57,6 +57,7 @@ def test_programs_are_data() -> None:
         assert (again, again.name, again.text) == (program, program.name, program.text), name
 
 
+@pytest.mark.slow
 def test_names_are_the_same_in_every_process() -> None:
     code = (
         "import torch; from trtcore_plugins.codegen.trace import program_of; "
