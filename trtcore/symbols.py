@@ -94,8 +94,14 @@ def undecided_sizes(shape_env: Any) -> Iterator[None]:
     from torch.fx.experimental import _config
 
     raising = getattr(shape_env, "error_on_new_guards", None) or partial(_raising, shape_env)
-    with _config.patch(backed_size_oblivious=True), raising():  # type: ignore[attr-defined]
-        yield
+    # Not by `_config.patch`, which makes a class and a context variable each time: it is asked for every node.
+    before = _config.backed_size_oblivious
+    _config.backed_size_oblivious = True
+    try:
+        with raising():
+            yield
+    finally:
+        _config.backed_size_oblivious = before
 
 
 @contextmanager
