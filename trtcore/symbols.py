@@ -7,6 +7,7 @@ never read back from an engine's output.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,7 +60,8 @@ def bounds(dim: Any, ranges: Mapping[str, SymbolRange]) -> tuple[int, int, int]:
     """``(min, opt, max)`` of a dim over the ranges of its symbols.
 
     min and max are interval bounds, which is exact for the sums, products and divisions of sizes that
-    shapes are made of; opt is the value at every symbol's opt.
+    shapes are made of. Where a divisor's interval has 0 in it they would be infinite: then they are the least and
+    the largest value at the symbols' min, opt and max. opt is the value at every symbol's opt.
     """
     expression = expression_of(dim)
     if isinstance(expression, int):
@@ -72,7 +74,22 @@ def bounds(dim: Any, ranges: Mapping[str, SymbolRange]) -> tuple[int, int, int]:
     used = {symbol: ranges[symbol.name] for symbol in expression.free_symbols}
     interval = bound_sympy(expression, {s: ValueRanges(r.min, r.max) for s, r in used.items()})
     opt = expression.xreplace({s: sympy.Integer(r.opt) for s, r in used.items()})
-    return max(int(interval.lower), 0), int(opt), int(interval.upper)
+    low, high = interval.lower, interval.upper
+    if not (low.is_Integer and high.is_Integer):
+        at_corners = _at_corners(expression, used)
+        low, high = min(at_corners), max(at_corners)
+    return max(int(low), 0), int(opt), int(high)
+
+
+_MOST_CORNERS = 729
+
+
+def _at_corners(expression: sympy.Expr, ranges: Mapping[sympy.Symbol, SymbolRange]) -> list[int]:
+    """Its values with the symbols at their min, opt and max in every combination (of six symbols at most)."""
+    ends = [dict.fromkeys((r.min, r.opt, r.max)) for r in ranges.values()]
+    corners = itertools.islice(itertools.product(*ends), _MOST_CORNERS)
+    values = (expression.xreplace(dict(zip(ranges, map(sympy.Integer, corner)))) for corner in corners)
+    return [int(value) for value in values if value.is_Integer]
 
 
 def is_symbolic(value: Any) -> bool:

@@ -1,0 +1,25 @@
+"""Ranges of size expressions."""
+
+from __future__ import annotations
+
+import sympy
+from torch.utils._sympy.functions import FloorDiv, Mod
+
+from trtcore.frontend.program import SymbolRange
+from trtcore.symbols import bounds
+
+N, M = sympy.symbols("n m", integer=True, positive=True)
+RANGES = {"n": SymbolRange("n", 2, 5, 9), "m": SymbolRange("m", 1, 4, 16)}
+
+
+def test_of_sums_products_and_divisions():
+    assert bounds(7, RANGES) == (7, 7, 7)
+    assert bounds(N, RANGES) == (2, 5, 9)
+    assert bounds(2 * N * M + 1, RANGES) == (5, 41, 289)
+    assert bounds(FloorDiv(N, 2), RANGES) == (1, 2, 4)
+
+
+def test_of_a_division_whose_divisor_could_be_zero_by_its_interval():
+    """m rounded up to fours, over how many fours there are: its interval has 0 in it, its values do not."""
+    rounded = M + Mod(4 - Mod(M, 4), 4)
+    assert bounds(FloorDiv(N * rounded, FloorDiv(rounded, FloorDiv(rounded, 4))), RANGES)[1:] == (5, 36)
