@@ -54,11 +54,12 @@ def test_gallery(name, form):
 
 
 def assert_no_worse(name: str, form: str) -> None:
-    """Compile it anew: as few engines, as large a share, as near to eager as recorded."""
+    """Compile it anew: as few engines, as large a share or as few ops left, as near to eager as recorded."""
     entry, known = gallery.GALLERY[name], RECORD[name, form]
     row = gallery.run(entry, gallery.build(entry), form)
     assert not row.failed, row.failed
     assert row.engines <= known.engines, (row, known)
-    assert row.share >= known.share, (row, known)
+    fewer = row.ops - row.converted <= known.ops - known.converted  # a pass that saves ops lowers the share
+    assert fewer or row.share >= known.share, (row, known)
     assert row.error <= ERROR, row
     assert set(row.left) <= set(known.left), (row.left, known.left)
