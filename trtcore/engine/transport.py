@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from trtcore.contributions import Converter
+from trtcore.contributions import Converter, Scope
 from trtcore.errors import SettingsError, TrtcoreError
 from trtcore.graphs import attribute, set_attribute
 from trtcore.partition.segment import Segment
@@ -74,6 +74,7 @@ class _Size:
 @dataclass(frozen=True)
 class _Op:
     name: str
+    schema: str
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def pack_segment(
 def _node_data(node: Node) -> _NodeData:
     target: Any = node.target
     if isinstance(target, torch._ops.OpOverload):
-        target = _Op(str(target))
+        target = _Op(str(target), str(target._schema))
     elif isinstance(target, Pattern):
         target = _PatternName(target.__name__)  # the other process finds it by its converter
     stack = node.meta.get("nn_module_stack") or {}
@@ -258,7 +259,7 @@ def _spec(value: Any) -> Any:
 
 
 def _reference(one: Converter, node: Node) -> ConverterReference:
-    if one.pack is not None and one.pack.value:  # an installed pack: loaded over there too
+    if one.pack is not None and one.scope is not Scope.PROCESS:  # an installed pack: loaded over there too
         return ConverterReference(one.name, one.pack.distribution, one.pack.name, one.order)
     function = one.implementation
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
@@ -274,6 +275,27 @@ def _reference(one: Converter, node: Node) -> ConverterReference:
             "build_isolation='thread'",
         )
     return ConverterReference(one.name, module=str(module), function=name)
+
+
+def define_ops(parcel: Parcel) -> bool:
+    """Register the parcel's ops that nothing here has registered, by their schemas; True if there were any.
+
+    Converters ask an op for its arguments alone. Modules of converters come first: they may bring the op itself.
+    """
+    for reference in parcel.converters.values():
+        if reference.module:
+            importlib.import_module(reference.module)
+    targets = {node.target for node in parcel.nodes if isinstance(node.target, _Op)}
+    missing = [target for target in targets if not _exists(target.name)]
+    for target in missing:
+        namespace, _, schema = target.schema.partition("::")
+        library = torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
+        library.define(schema)  # type: ignore[no-untyped-call]
+        _defined.append(library)
+    return bool(missing)
+
+
+_defined: list[torch.library.Library] = []  # what a library defined goes with it
 
 
 def unpack_segment(
@@ -321,13 +343,14 @@ def _restored(value: Any, made: Mapping[str, Node]) -> Any:
 
 def _op(name: str) -> Any:
     namespace, packet, overload = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+
+
+def _exists(name: str) -> bool:
     try:
-        return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+        return _op(name) is not None
     except AttributeError:
-        raise SettingsError(
-            f"build_isolation='process': the build process does not know the op {name}",
-            advice="define it in a module that its converter's module imports",
-        ) from None
+        return False
 
 
 class _Values:

@@ -12,6 +12,7 @@ import pickle
 import signal
 import struct
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -59,9 +60,12 @@ class _Worker:
 
     def convert(self, parcel: Parcel, path: str, places: list[tuple[int, int]], made: str) -> dict[str, Any]:
         from trtcore.conversion.interpret import convert_segment
-        from trtcore.engine.transport import mapped, pack_snapshot, unpack_segment
+        from trtcore.engine.transport import define_ops, mapped, pack_snapshot, unpack_segment
+        from trtcore.packs import build_registry
 
         self.converted = None
+        if define_ops(parcel):  # converters by the ops' names waited for them
+            self.ctx = replace(self.ctx, registry=build_registry(self.ctx.settings))
         with open(path, "rb") as file:
             storages = mapped(file, places)
         segment, selections = unpack_segment(parcel, storages, self.ctx.registry)

@@ -75,6 +75,13 @@ def test_roi_align(
     assert node.candidates[0].pack == PACK
 
 
+def test_the_build_process_needs_no_torchvision(assert_converts: Any) -> None:
+    """The op goes there as its schema; the pack's converter, which has it by name, is found there."""
+    inputs = (torch.randn(2, 3, 9, 7, generator=generator(1)), *regions(6, 2, 9.0))
+    proof = assert_converts(RoiAlign(1.0, (3, 3), 2, False), inputs, settings={"build_isolation": "process"})
+    assert any(node.op == "torchvision.roi_align.default" for node in proof.report.converted)
+
+
 def test_roi_align_with_all_sizes_dynamic(assert_converts: Any) -> None:
     image = torch.randn(2, 3, 9, 7, generator=generator(1))
     dynamic = {0: {0: (2, 2, 3), 2: (5, 9, 11), 3: (4, 7, 8)}, 1: {0: (3, 6, 8)}, 2: {0: (3, 6, 8)}}
