@@ -19,7 +19,7 @@ from trtcore.pack import (
     node_arguments,
 )
 from trtcore_converters._checks import val
-from trtcore_converters._values import compute_dtype
+from trtcore_converters._values import LOW_PRECISION, compute_dtype
 from trtcore_converters.creation import positions
 from trtcore_converters.softmax import softmax_along
 
@@ -78,9 +78,59 @@ def _fits_layer(node: fx.Node, ctx: CompileContext) -> bool | Reject:
         return Reject("the attention layer takes a known number of heads")
     if not given.get("enable_gqa") and key.shape[1] != 1 and not _same(query.shape[1], key.shape[1]):
         return Reject("the attention layer does not broadcast heads, but for one key for all")
+    if query.dtype == torch.float32 and any(_widened(given[name]) for name in ("query", "key", "value")):
+        return Reject("the attention layer takes no float32 that was widened from 16 bits")
     if mask is not None:
         return _fits_mask(mask, query)
     return True
+
+
+_MOVERS = frozenset(
+    f"aten.{name}"
+    for name in (
+        *(
+            "view",
+            "_unsafe_view",
+            "reshape",
+            "flatten",
+            "unflatten",
+            "squeeze",
+            "unsqueeze",
+            "clone",
+            "contiguous",
+        ),
+        *(
+            "transpose",
+            "permute",
+            "t",
+            "expand",
+            "repeat",
+            "repeat_interleave",
+            "slice",
+            "select",
+            "cat",
+            "stack",
+        ),
+    )
+)
+
+
+def _widened(node: Any) -> bool:
+    """Whether a tensor is a change of dtype from 16 bits, or elements of one: TensorRT-RTX 1.7.1 moves the cast into
+    the products of the layer, and crashes or finds no kernel.
+    """
+    queue, seen = [node], set()
+    while queue:
+        node = queue.pop()
+        if not isinstance(node, fx.Node) or node in seen or node.op != "call_function":
+            continue
+        seen.add(node)
+        sources = [val(source) for source in node.all_input_nodes]
+        if any(isinstance(x, torch.Tensor) and x.dtype in LOW_PRECISION for x in sources):
+            return True
+        if str(getattr(node.target, "overloadpacket", "")) in _MOVERS:
+            queue.extend(node.all_input_nodes)
+    return False
 
 
 def _fits_mask(mask: torch.Tensor, query: torch.Tensor) -> bool | Reject:

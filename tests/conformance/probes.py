@@ -166,11 +166,14 @@ def _quantize(dtype: str, to: str, scale: Any = 1.0, zero_point: int = 0) -> Cal
 
 def _attention(
     query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], dtype: str = "float32",
-    mask: tuple[int, ...] = (), mask_dtype: str = "float32",
+    mask: tuple[int, ...] = (), mask_dtype: str = "float32", widened: bool = False,
 ) -> Callable[[Net], Any]:  # fmt: skip
     def make(n: Net) -> Any:
+        inputs = [n.input(dtype, *shape) for shape in (query, key, value)]
+        if widened:  # (of the key it crashes)
+            inputs[2] = n.add_cast(n.input("float16", *value), n.trt.float32).get_output(0)
         layer = n.add_attention_v2(
-            *(n.input(dtype, *shape) for shape in (query, key, value)),
+            *inputs,
             n.member("AttentionNormalizationOp.SOFTMAX"), n.member("CausalMaskKind.NONE"),
         )  # fmt: skip
         layer.decomposable = True
@@ -328,6 +331,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("does not broadcast heads", (
         _SDPA, Says(_attention((2, 3, 4, 8), *[_HEADS] * 2), "must be divisible by key/value number of heads"),
     )),
+    Refusal("no float32 that was widened", (_SDPA, Says(_attention(*[_HEADS] * 3, widened=True), "def_tactic_desc"))),
     Refusal("takes masks of at most four dims", (_SDPA, Says(_attention(*[_HEADS] * 3, mask=(1, 1, 1, 4, 4)), "mask must be a 4D tensor"))),
     Refusal("the mask is neither bool nor", (
         _SDPA, Says(_attention(*[_HEADS] * 3, dtype="float16", mask=(1, 1, 4, 4)), "differs from input 1's element type"),

@@ -200,3 +200,17 @@ def test_refusals():
         return sdpa(q, k, v, dropout_p=0.5) * 0
 
     assert_refuses(dropping, qkv(), "random")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_float32_that_was_widened(dtype):
+    """TensorRT-RTX 1.7.1 crashes on it in its attention layer: the composed converter takes it."""
+
+    def run(q, k, v):
+        wide = [x.float() for x in (q, k, v)]
+        moved = k.transpose(1, 2).contiguous().float().transpose(1, 2)
+        return torch.cat([sdpa(*wide).to(dtype), sdpa(wide[0], moved, wide[2], scale=1.0).to(dtype)])
+
+    proof = assert_converts(run, qkv(), dtypes=(dtype,))
+    names = {node.converter.split()[0] for node in proof.report.nodes if "attention" in node.op}
+    assert names == {"attention_composed"}
