@@ -8,6 +8,7 @@ from trtcore_converters.passes.attention import group_heads, recover_attention
 from trtcore_converters.passes.autocast import autocast
 from trtcore_converters.passes.cleanup import remove_assertions, remove_noops
 from trtcore_converters.passes.convolution import fold_batch_norm, fold_padding
+from trtcore_converters.passes.decomposed import recover_decomposed_attention
 from trtcore_converters.passes.factors import attention_factors
 from trtcore_converters.passes.folding import constant_folding, scalar_constants
 from trtcore_converters.passes.kernels import attention_kernels
@@ -35,6 +36,7 @@ _IN_ORDER = (
     ("fuse_linear", fuse_linear),
     ("recover_rms_norm", recover_rms_norm),
     ("recover_rotary", recover_rotary),
+    ("recover_decomposed_attention", recover_decomposed_attention),
     ("recover_attention", recover_attention),
     ("simplify_views", simplify_views),
     ("group_heads", group_heads),
