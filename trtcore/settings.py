@@ -645,7 +645,8 @@ class CompilationSettings:
         "thread",
         _choice("thread", "process"),
         """Where segments are converted and built: "thread" (a thread with a large stack), or "process": a crash
-        of TensorRT or of a converter is then an error with a reason. Converters must be in installed packs, or at the top of modules.""",
+        of TensorRT or of a converter is then an error with a reason. Converters must be in installed packs, or at the
+        top of modules.""",
     )
 
     def __post_init__(self) -> None:
