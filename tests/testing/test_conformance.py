@@ -78,6 +78,33 @@ def test_a_converter_that_is_wrong_at_other_sizes_only_fails() -> None:
             assert_converts(lambda x: x.mean(0), (torch.randn(4, 3),), dynamic={0: {0: (2, 4, 8)}})
 
 
+def test_a_network_that_other_sizes_do_not_fit_fails_with_its_converter() -> None:
+    """One that reshapes to the example's sizes: nothing that TensorRT could notice before the engine runs."""
+
+    def absolute(ctx: Any, x: Any) -> Any:
+        return ctx.reshape(ctx.unary(x, "ABS"), [4, 3])
+
+    with scoped_registry():
+        converter(aten.abs.default, supports_dynamic_shapes=True, priority=10_000)(absolute)
+        with pytest.raises(
+            AssertionError, match=r"(?s)L2 failed.*raised.*abs\.default by absolute of process"
+        ):
+            assert_converts(torch.abs, (torch.randn(4, 3),), dynamic={0: {0: (2, 4, 8)}})
+
+
+def test_a_turn_of_an_integer_dtype_leaves_weights_alone() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([1.5, -2.5]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.weight
+
+    proof = assert_converts(Table(), (torch.tensor([3.0, 4.0]),), dtypes=[torch.int32])
+    assert proof.relative_error < 1e-6
+
+
 def test_a_raising_converter_fails_and_is_named() -> None:
     def broken(ctx: Any, x: Any) -> Any:
         raise ValueError("not today")
