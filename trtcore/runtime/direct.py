@@ -16,7 +16,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.fx.graph_module import _forward_from_src
 
-from trtcore.runtime.op import execute, execute_engine
+from trtcore.runtime.op import are_plain, execute, execute_engine
 
 _OP_CALL = re.compile(r"^(\s*\w+(?: : [^=\n]+)? = )torch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()", re.MULTILINE)
 
@@ -82,9 +82,8 @@ def call_engine(
     inputs: list[torch.Tensor], sizes: list[int], plan: torch.Tensor, manifest: str
 ) -> list[torch.Tensor]:
     """`execute_engine` for plain tensors; the op itself for what the dispatcher would unwrap or materialise."""
-    for tensor in inputs:
-        if type(tensor) is not torch.Tensor or tensor.is_neg() or tensor.is_meta:
-            return execute_engine(inputs, sizes, plan, manifest)  # type: ignore[no-any-return]
-    if torch.compiler.is_compiling():  # a frame that Dynamo found by itself
+    if (
+        not are_plain(inputs) or torch.compiler.is_compiling()
+    ):  # the latter in a frame that Dynamo found by itself
         return execute_engine(inputs, sizes, plan, manifest)  # type: ignore[no-any-return]
     return execute(inputs, sizes, plan, manifest)
