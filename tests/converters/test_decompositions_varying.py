@@ -80,7 +80,9 @@ def test_medians():
     assert_converts(run, (torch.randn(3, 5),), dynamic={0: {1: (1, 5, 8)}})
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str
+)
 def test_adaptive_pooling(dtype):
     def run(x):
         return (
