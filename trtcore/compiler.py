@@ -137,7 +137,14 @@ def _assemble(lowered: Program, built: BuiltPartition, ctx: CompileContext) -> t
         return torch.fx.GraphModule(lowered.graph_module, lowered.graph_module.graph)
     for artifact in artifacts.values():
         register_engine(artifact)
-    return assemble_hybrid(lowered.graph_module, built.partition, artifacts, _symbol_values(lowered))
+    return assemble_hybrid(
+        lowered.graph_module,
+        built.partition,
+        artifacts,
+        _symbol_values(lowered),
+        output_strides=lowered.in_spec
+        is None,  # Dynamo takes the traced strides of a graph's outputs for granted
+    )
 
 
 def _symbol_values(program: Program) -> dict[str, Any]:

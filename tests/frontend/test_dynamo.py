@@ -145,3 +145,24 @@ def test_writes_through_views_count_as_mutation():
         traced = torch.fx.experimental.proxy_tensor.make_fx(function, pre_dispatch=True)(*fakes)
     placeholders = traced.graph.find_nodes(op="placeholder")
     assert aliases.mutated_placeholders(traced) == set(placeholders[:2])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_outputs_have_the_strides_that_were_traced(dynamic):
+    """Dynamo answers stride() and lets view() pass by the traced strides; what the graph gives must have them."""
+    conv = nn.Conv2d(3, 6, 3, padding=1).to(memory_format=torch.channels_last)
+
+    def forward(x):
+        y, turned = torch.relu(conv(x)), x.transpose(0, 3) + 1
+        torch._dynamo.graph_break()
+        return y, turned, y.permute(0, 2, 3, 1).view(x.shape[0], -1), y.stride()
+
+    compiled = torch.compile(forward, backend="trtcore", dynamic=dynamic, options={"min_block_size": 1})
+    for batch in (2, 3):
+        x = torch.randn(batch, 3, 4, 5).to(memory_format=torch.channels_last)
+        found, expected = compiled(x), forward(x)
+        assert found[3] == expected[3]
+        for a, b in zip(found[:3], expected[:3]):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+            assert a.stride() == b.stride()

@@ -21,6 +21,8 @@ def assemble_hybrid(
     partition: Partition,
     engines: Mapping[str, EngineArtifact],
     symbols: Mapping[str, Any],
+    *,
+    output_strides: bool = False,
 ) -> GraphModule:
     """Put engines and torch nodes together.
 
@@ -28,12 +30,14 @@ def assemble_hybrid(
         lowered: the lowered graph; its placeholders and outputs become the hybrid's.
         engines: by segment name.
         symbols: name -> SymInt, for the FakeTensors of size nodes.
+        output_strides: whether outputs must have the strides of the trace. Else they are contiguous where an engine
+            makes them, whatever they are in the model.
 
     Returns:
         A GraphModule with plain codegen. It holds the attributes that torch nodes use and one plan per engine,
         as plain (not buffer) uint8 tensors ``engine_0.plan``: ``.to(device)`` does not move them.
     """
-    return _Assembler(lowered, partition, engines, symbols).run()
+    return _Assembler(lowered, partition, engines, symbols, output_strides).run()
 
 
 class _Assembler:
@@ -43,6 +47,7 @@ class _Assembler:
         partition: Partition,
         engines: Mapping[str, EngineArtifact],
         symbols: Mapping[str, Any],
+        output_strides: bool,
     ) -> None:
         self.lowered, self.partition, self.engines, self.symbols = lowered, partition, engines, symbols
         self.graph = Graph()
@@ -50,7 +55,10 @@ class _Assembler:
         self.env: dict[Node, Any] = {}
         self.sizes: SizeMaterialiser
         self.inside = {node for segment in partition.segments for node in segment.nodes}
-        self.strides_matter = any(isinstance(unit, Node) and reads_strides(unit) for unit in partition.order)
+        self.output_strides = output_strides
+        self.strides_matter = output_strides or any(
+            isinstance(unit, Node) and reads_strides(unit) for unit in partition.order
+        )
 
     def run(self) -> GraphModule:
         placeholders = []
@@ -115,7 +123,8 @@ class _Assembler:
     def _laid_out(self, node: Node, item: Node) -> Node:
         """An engine's output, which is contiguous, with the strides that it has in the model, where torch reads it."""
         value = node.meta["val"]
-        if all(user in self.inside or user.op == "output" for user in node.users):
+        outside = [user for user in node.users if user not in self.inside]
+        if all(user.op == "output" and not self.output_strides for user in outside):
             return item
         strides = tuple(expression_of(stride) for stride in value.stride())
         shape = [expression_of(dim) for dim in value.shape]
