@@ -17,8 +17,13 @@ os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 30))
 
+import hypothesis
 import pytest
 import torch
+
+# A deadline is a timed assertion: on a busy machine it fails by itself.
+hypothesis.settings.register_profile("trtcore", deadline=None)
+hypothesis.settings.load_profile("trtcore")
 
 _cache: str | None = None
 
