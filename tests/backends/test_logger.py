@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from trtcore.backends.builders import make_builder
 from trtcore.backends.logger import CollectingLogger, is_noise, make_logger
 from trtcore.backends.rtx import load
 
@@ -38,7 +39,7 @@ def test_it_is_a_tensorrt_logger_that_keeps_lines(trt):
 
 def test_a_builder_reports_to_its_own_logger(trt):
     first, second = make_logger(trt), make_logger(trt)
-    builders = [trt.Builder(logger) for logger in (first, second)]
+    builders = [make_builder(trt, logger) for logger in (first, second)]
     marks = first.mark(), second.mark()
     builders[
         1
@@ -70,7 +71,7 @@ def test_real_messages_stay(text):
 def test_a_real_refusal_without_its_noise(trt):
     """What TensorRT itself logs here: the refusal, then cudaError 35."""
     logger = make_logger(trt)
-    config = trt.Builder(logger).create_builder_config()
+    config = make_builder(trt, logger).create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.NONE, 0)
     assert len(logger.errors()) == 1

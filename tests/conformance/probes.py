@@ -395,7 +395,7 @@ WORKED_AROUND: tuple[tuple[str, Says], ...] = (
 def said(make: Callable[[Net], Any], backend: Any) -> str | None:
     """What TensorRT says on refusing the network; None when it builds it."""
     trt, logger = backend.trt, backend.make_logger()
-    builder = trt.Builder(logger)
+    builder = backend.make_builder(logger)
     network = backend.create_network(builder)
     raised = ""
     try:

@@ -18,7 +18,7 @@ class Made:
         trt = backend.trt
         self.backend = backend
         self.logger = backend.make_logger()
-        self.builder = trt.Builder(self.logger)
+        self.builder = backend.make_builder(self.logger)
         self.network = backend.create_network(self.builder)
         if build is not None:
             build(trt, self.network)

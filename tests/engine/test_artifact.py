@@ -46,7 +46,7 @@ def snapshot():
     """A matmul with a tied weight (used twice), a bias in half, a bool constant and a bf16 one."""
     backend = RtxBackend()
     trt = backend.trt
-    builder = trt.Builder(backend.make_logger())
+    builder = backend.make_builder(backend.make_logger())
     network = backend.create_network(builder)
     weight, half = torch.arange(16.0).reshape(4, 4), torch.ones(4, dtype=torch.float16)
     brain, mask = torch.full((4,), 1.5, dtype=torch.bfloat16), torch.tensor([True, False, True, True])

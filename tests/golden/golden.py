@@ -16,6 +16,7 @@ import numpy as np
 import replay
 import torch
 
+from trtcore.backends.builders import make_builder
 from trtcore.backends.rtx import load
 from trtcore.conversion.snapshot import NetworkSnapshot, take_snapshot
 
@@ -107,7 +108,7 @@ def _builder() -> tuple[Any, Any]:
             pass
 
     logger = Quiet()
-    return trt.Builder(logger), logger
+    return make_builder(trt, logger), logger
 
 
 @functools.cache

@@ -26,7 +26,7 @@ class Network:
     def __init__(self) -> None:
         self.trt = BACKEND.trt
         self.logger = BACKEND.make_logger()
-        self.builder = self.trt.Builder(self.logger)
+        self.builder = BACKEND.make_builder(self.logger)
         self.net = self.builder.create_network(
             1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from trtcore.backends.builders import make_builder
 from trtcore.backends.rtx import load
 from trtcore.conversion.snapshot import NetworkSnapshot, take_snapshot
 from trtcore.runtime.reference import compile_snapshot
@@ -37,7 +38,7 @@ class Messages(trt.ILogger):
 
 
 messages = Messages()
-_builder = trt.Builder(messages)
+_builder = make_builder(trt, messages)
 
 
 class Network:

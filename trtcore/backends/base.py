@@ -205,6 +205,12 @@ class Backend(ABC):
 
         return make_logger(self.trt)
 
+    def make_builder(self, logger: CollectingLogger) -> Any:
+        """A new `trt.Builder` that reports to the logger; `trtcore.backends.builders` says why it is made here."""
+        from trtcore.backends.builders import make_builder
+
+        return make_builder(self.trt, logger)
+
     def create_network(self, builder: Any) -> Any:
         """A new strongly typed `trt.INetworkDefinition`: its dtypes are the graph's."""
         flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)

@@ -110,7 +110,7 @@ def _run(backend: Backend, target: Target, dtype: str, run: Probe, is_layer: boo
 
 def _ask(backend: Backend, target: Target, dtype: str, run: Probe, is_layer: bool) -> Capability:
     logger = backend.make_logger()
-    builder = backend.trt.Builder(logger)
+    builder = backend.make_builder(logger)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -118,7 +118,7 @@ class _Interpreter:
         self.backend = ctx.backend
         self.trt: Any = self.backend.trt
         self.logger = self.backend.make_logger()
-        self.builder = self.trt.Builder(self.logger)
+        self.builder = self.backend.make_builder(self.logger)
         flags = 0
         if hasattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
             flags = 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
