@@ -60,15 +60,20 @@ def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_several_segments_in_one_child(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
+    """With TensorRT's progress for observers here, and the weights of the model itself."""
     from trtcore.engine.isolation import _ChildProcess
 
     started: list[Any] = []
     start = _ChildProcess._start
     monkeypatch.setattr(_ChildProcess, "_start", lambda self: (started.append(self), start(self)))
+    seen: list[Any] = []
     model = Block().eval()
-    module = compiled(model, [X], X)
+    module = compiled(model, [X], X, observers=[seen.append])
     assert len(module.report.engines) == 2
     assert len(started) == 1
+    steps = [event for event in seen if event.stage == "build" and event.status == "progress"]
+    assert steps
+    assert {"segment", "phase", "step", "steps"} <= set(steps[0].data)
     assert not list(temporary.glob("trtcore-*"))
     assert all(engine.layers and engine.engine_bytes for engine in module.report.engines)
     # The snapshots hold the model's own weight, not a copy.
@@ -181,6 +186,7 @@ def test_a_converter_that_cannot_be_sent_is_refused() -> None:
     assert "module" in str(caught.value)
 
 
+@pytest.mark.slow  # test_transport.py looks at what is sent of it
 def test_a_call_site_converter_of_a_module() -> None:
     with pytest.raises(ConversionError, match="no such table"):
         compiled(
@@ -205,14 +211,6 @@ def test_a_script_without_a_main_guard() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "start\n"
-
-
-def test_progress_reaches_observers() -> None:
-    seen: list[Any] = []
-    trtcore.compile(Block().eval(), [X], min_block_size=1, build_isolation="process", observers=[seen.append])
-    steps = [event for event in seen if event.stage == "build" and event.status == "progress"]
-    assert steps
-    assert {"segment", "phase", "step", "steps"} <= set(steps[0].data)
 
 
 def test_ctrl_c_ends_the_child(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
