@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from trtcore.errors import InputError
 from trtcore.frontend.export import program_from_exported, trace
@@ -27,6 +28,19 @@ def test_scripted_and_traced_modules(how):
     torch.testing.assert_close(program.graph_module(x)[0], model(x))
     assert program.inputs[0].name == "x"
     assert program.inputs[0].shape == (2, 4)
+
+
+class Several(nn.Module):
+    def forward(self, x) -> tuple[torch.Tensor, tuple[torch.Tensor, list[torch.Tensor]]]:
+        return x + 1, (x * 2, [x - 1, x])
+
+
+@pytest.mark.parametrize("how", ["trace", "script"])
+def test_results_come_in_the_containers_of_the_script(how):
+    x = torch.randn(2, 4)
+    script = torch.jit.trace(Several(), x, strict=False) if how == "trace" else torch.jit.script(Several())
+    out = trace(script, (x,)).call_spec.out_spec
+    assert out == pytree.tree_structure(script(x))
 
 
 def test_dynamic_inputs_are_refused():

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError, InputError
 from trtcore.inputs import Input, collect_inputs, flatten_inputs
@@ -57,4 +58,17 @@ def trace_script(
     signature = ep.module_call_graph[0].signature
     if signature is not None:
         signature.forward_arg_names = [*names[: len(args)], *kwargs]
+        (returned,) = forward.schema.returns
+        numbered = pytree.tree_unflatten(range(signature.out_spec.num_leaves), signature.out_spec)
+        signature.out_spec = pytree.tree_structure(_as_declared(numbered, returned.type))
     return ep
+
+
+def _as_declared(value: Any, declared: Any) -> Any:
+    """A result in the tuples and lists that its TorchScript type names; the converter makes lists of all of them."""
+    kind = declared.kind()
+    if kind == "TupleType" and isinstance(value, (list, tuple)):
+        return tuple(map(_as_declared, value, declared.elements()))
+    if kind == "ListType" and isinstance(value, (list, tuple)):
+        return [_as_declared(item, declared.getElementType()) for item in value]
+    return value
