@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sympy
-from torch.utils._sympy.functions import FloorDiv, Mod
+from torch.utils._sympy.functions import FloatTrueDiv, FloorDiv, Mod, ToFloat, TruncToInt
 
 from trtcore.frontend.program import SymbolRange
-from trtcore.symbols import bounds
+from trtcore.symbols import bounds, is_integral
 
 N, M = sympy.symbols("n m", integer=True, positive=True)
 RANGES = {"n": SymbolRange("n", 2, 5, 9), "m": SymbolRange("m", 1, 4, 16)}
@@ -23,3 +23,10 @@ def test_of_a_division_whose_divisor_could_be_zero_by_its_interval():
     """m rounded up to fours, over how many fours there are: its interval has 0 in it, its values do not."""
     rounded = M + Mod(4 - Mod(M, 4), 4)
     assert bounds(FloorDiv(N * rounded, FloorDiv(rounded, FloorDiv(rounded, 4))), RANGES)[1:] == (5, 36)
+
+
+def test_sizes_of_whole_numbers():
+    assert is_integral(3)
+    assert is_integral(FloorDiv(N * M + 1, 2) + Mod(N, 4) - N**2)
+    assert not is_integral(TruncToInt(0.6 * N))
+    assert not is_integral(TruncToInt(FloatTrueDiv(ToFloat(N), 3.0)))

@@ -92,6 +92,15 @@ def _at_corners(expression: sympy.Expr, ranges: Mapping[sympy.Symbol, SymbolRang
     return [int(value) for value in values if value.is_Integer]
 
 
+def is_integral(dim: Any) -> bool:
+    """Whether a size is computed from whole numbers alone, and not as ``int(n * 0.6)``."""
+    expression = expression_of(dim)
+    return isinstance(expression, int) or all(
+        part.is_Integer or part.is_Symbol or (part.args and getattr(part, "is_integer", False))
+        for part in sympy.preorder_traversal(expression)
+    )
+
+
 def is_symbolic(value: Any) -> bool:
     """True for a SymInt, SymFloat or SymBool."""
     return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))

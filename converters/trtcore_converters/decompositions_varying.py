@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import sympy
 import torch
 
 from trtcore_converters._values import LOW_PRECISION, least
@@ -89,6 +90,8 @@ def _spatial(x: torch.Tensor, output_size: Any, dims: int) -> list[tuple[int, An
     """(dim, wanted size) of the dims that are pooled, from the last to the first."""
     wanted = list(output_size) if isinstance(output_size, (list, tuple)) else [output_size]
     wanted = wanted * dims if len(wanted) == 1 else wanted
+    if any(isinstance(size, torch.SymInt) and size.node.expr.has(sympy.Float) for size in wanted):
+        raise ValueError("the size to pool to is computed in floating point")
     pairs = zip(range(x.dim() - dims, x.dim()), wanted)
     return [(dim, size) for dim, size in pairs if size is not None][::-1]
 

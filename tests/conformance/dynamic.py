@@ -41,7 +41,7 @@ from trtcore.dynamo import trace  # noqa: E402
 from trtcore.errors import ExportError, InputError  # noqa: E402
 from trtcore.graphs import is_random  # noqa: E402
 from trtcore.testing.conformance import resampled, usable_backend  # noqa: E402
-from trtcore.testing.opinfo import DTYPES, OpSample, check, chosen, difference, samples  # noqa: E402
+from trtcore.testing.opinfo import DTYPES, OpSample, check, chosen, difference, operators, samples  # noqa: E402
 
 GROUP = 6
 KEY = ("op", "variant", "dtype", "index", "sizes", "graph")
@@ -195,6 +195,8 @@ def _input(tensor: torch.Tensor, ranges: Mapping[int, tuple[int, int, int]]) -> 
 
 @functools.lru_cache(maxsize=1)
 def _samples(op: str) -> tuple[OpSample, ...]:
+    if not any(name == op for name, _ in operators()):
+        return ()  # another torch has it
     for dtype in PREFERRED:
         if found := tuple(samples(op, dtype)):
             return found

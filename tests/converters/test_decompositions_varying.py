@@ -107,3 +107,11 @@ def test_adaptive_pooling_to_the_size_of_another_input():
         run, (torch.randn(1, 2, 6, 8), torch.randn(1, 1, 3, 5)),
         dynamic={0: {2: (2, 6, 11)}, 1: {2: (1, 3, 4), 3: (2, 5, 9)}},
     )  # fmt: skip
+
+
+def test_sizes_that_are_computed_in_floating_point():
+    x, dynamic = torch.randn(1, 2, 6, 8), {0: {2: (4, 6, 11), 3: (4, 8, 13)}}
+    assert_refuses(
+        lambda x: F.interpolate(x, scale_factor=0.6, mode="area"), (x,), "in floating point", dynamic=dynamic
+    )
+    assert_converts(lambda x: F.interpolate(x, scale_factor=1.6, mode="bilinear") + 1, (x,), dynamic=dynamic)

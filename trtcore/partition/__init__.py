@@ -34,7 +34,7 @@ from trtcore.partition.segment import Segment, extract
 from trtcore.provenance import SOURCES, describe
 from trtcore.registry import Selection
 from trtcore.selection import SelectionMemo
-from trtcore.symbols import bounds, free_symbols
+from trtcore.symbols import bounds, expression_of, free_symbols, is_integral
 
 __all__ = ["Partition", "Partitioner", "Segment", "Supported", "partition"]
 
@@ -216,6 +216,8 @@ def _objection(node: Node, program: Program) -> str:
                     return f"a tensor has {len(dims)} dims, and TensorRT takes at most {MAX_RANK}"
             elif isinstance(item, torch.SymInt):
                 dims = [item]
+                if not is_integral(item):
+                    return f"takes the size {expression_of(item)}, which is computed in floating point"
             elif isinstance(item, (torch.SymFloat, torch.SymBool)):
                 return f"takes a symbolic {'float' if isinstance(item, torch.SymFloat) else 'bool'}"
             else:
