@@ -324,6 +324,18 @@ def test_attention(run):
     assert found == {"scaled_dot_product_attention": 1}
 
 
+def test_attention_with_casts_of_decompositions():
+    cast = torch.ops.prims.convert_element_type.default
+
+    def run(q, k, v):
+        weights = torch.softmax(cast(q @ k.mT, torch.float32), -1)
+        return (cast(weights, torch.float16) @ v,)
+
+    inputs = heads(2, 4, 6, 8, dtype=torch.float16)
+    found = after(("plain_casts", "recover_attention"), run, *inputs, rtol=1e-2, atol=1e-2)
+    assert found["scaled_dot_product_attention"] == 1
+
+
 def test_attention_of_three_dims():
     found = after("recover_attention", Weights(ATTENTIONS["finite mask"], **masks()), *heads(4, 6, 8))
     assert found["scaled_dot_product_attention"] == 1

@@ -6,7 +6,7 @@ from __future__ import annotations
 from trtcore.pack import LoweringPass
 from trtcore_converters.passes.attention import group_heads, recover_attention
 from trtcore_converters.passes.autocast import autocast
-from trtcore_converters.passes.cleanup import remove_assertions, remove_noops
+from trtcore_converters.passes.cleanup import plain_casts, remove_assertions, remove_noops
 from trtcore_converters.passes.convolution import fold_batch_norm, fold_padding
 from trtcore_converters.passes.decomposed import recover_decomposed_attention
 from trtcore_converters.passes.factors import attention_factors
@@ -24,6 +24,7 @@ from trtcore_converters.passes.views import simplify_views, strided_views
 
 _IN_ORDER = (
     ("remove_assertions", remove_assertions),
+    ("plain_casts", plain_casts),
     ("truncate_double", truncate_double),
     ("strided_views", strided_views),
     ("remove_noops", remove_noops),

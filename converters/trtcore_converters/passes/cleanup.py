@@ -1,4 +1,4 @@
-"""What an engine has no use for: assertions, and nodes that hand on their input."""
+"""What an engine has no use for: assertions, casts of another name, and nodes that hand on their input."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, node_arguments
-from trtcore_converters.passes._graph import keeps, unchanged, written
+from trtcore.pack import CompileContext, insert_call, node_arguments
+from trtcore_converters.passes._graph import calls, in_torch, keeps, replace, unchanged, written
 
 aten = torch.ops.aten
 
@@ -32,6 +32,14 @@ def remove_assertions(graph_module: fx.GraphModule, ctx: CompileContext) -> None
     for node in reversed(graph_module.graph.nodes):
         if node.op == "call_function" and node.target in _ASSERTIONS and not node.users:
             graph_module.graph.erase_node(node)
+
+
+def plain_casts(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
+    """``prims.convert_element_type``, which decompositions leave, as the cast that other passes look for."""
+    for node in calls(graph_module, (torch.ops.prims.convert_element_type.default,)):
+        if not in_torch(ctx, (node,)):
+            source, dtype = node_arguments(node).values()
+            replace(node, insert_call(node, aten._to_copy.default, (source,), {"dtype": dtype}))
 
 
 # Ops that are the identity wherever they change neither dtype, shape, strides nor device.
