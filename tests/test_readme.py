@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+import trtcore
 from trtcore.cli.app import COMMANDS, main
 from trtcore.pack import scoped_registry
 
@@ -18,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 @pytest.mark.usefixtures("trt_backend")
 def test_python_examples_run_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     namespace: dict[str, object] = {}
     with scoped_registry():
         for block in blocks:
@@ -27,6 +29,20 @@ def test_python_examples_run_in_order(capsys: pytest.CaptureFixture[str]) -> Non
     assert "in 1 engine, 0 in torch" in printed
     compiled, model, x = namespace["compiled"], namespace["model"], namespace["x"]
     assert (compiled(x) - model(x)).abs().max() < 1e-5  # type: ignore[operator]
+
+
+@pytest.mark.usefixtures("trt_backend")
+def test_the_report_of_an_op_in_torch_is_what_is_printed() -> None:
+    (block,) = (
+        block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class Edges" in block
+    )
+    namespace: dict[str, Any] = {}
+    exec(compile(block, "edges.py", "exec"), namespace)
+    image = trtcore.Input(min_shape=(1, 1, 64, 64), opt_shape=(8, 1, 64, 64), max_shape=(32, 1, 64, 64))
+    printed = str(trtcore.explain(namespace["Edges"](), [image], min_block_size=1))
+    for line in printed.splitlines():
+        if not re.match(r"  (backend|runtime|time|peak memory|dynamic|trtcore:)", line):
+            assert re.sub(r"\bs\d+\b", "s40", line).rstrip() in README, line
 
 
 def test_the_table_names_every_command() -> None:

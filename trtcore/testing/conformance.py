@@ -261,6 +261,9 @@ class _Function(torch.nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Function:
+        return _Function(self.function)  # some callables, as torch.library's, cannot be copied
+
 
 def _as_module(module: torch.nn.Module | Callable[..., Any], dtype: torch.dtype | None) -> torch.nn.Module:
     """A copy in eval mode, its floating point weights of `dtype`."""
