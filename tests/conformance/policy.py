@@ -170,7 +170,7 @@ def _attention(sample: OpSample, expected: Any, actual: Any) -> str | None:
 ROUNDED = (
     "addmm", "addmv", "addr", "baddbmm", "addbmm", "nn.functional.linear", "nn.functional.bilinear", "nn.functional.conv1d",
     "nn.functional.conv2d", "nn.functional.conv3d", "nn.functional.conv_transpose1d", "nn.functional.conv_transpose2d",
-    "nn.functional.conv_transpose3d", "nn.functional.nll_loss", "nn.functional.cross_entropy",
+    "nn.functional.conv_transpose3d", "nn.functional.nll_loss", "nn.functional.cross_entropy", "nn.functional.linear_cross_entropy",
 )  # fmt: skip
 """Operators of several layers, see `_as_near_as_eager`."""
 
