@@ -118,6 +118,13 @@ def least(size: Any) -> int:
     return max(int(lower), 0) if lower.is_Integer else 0
 
 
+def along(values: torch.Tensor, dim: int, rank: int) -> torch.Tensor:
+    """One-dimensional values as a tensor of `rank` dims, of which all but `dim` are one."""
+    shape = [1] * rank
+    shape[dim] = values.shape[0]
+    return values.reshape(shape)
+
+
 def broadcast_dims(ctx: ConversionContext, tensors: Sequence[Any]) -> list[Any]:
     """The dims of the tensors broadcast against each other."""
     rank = max(ctx.rank(tensor) for tensor in tensors)

@@ -9,7 +9,7 @@ import torch
 
 from trtcore.pack import ConversionContext, Requires, converter
 from trtcore_converters._checks import numeric
-from trtcore_converters._values import LOW_PRECISION, most, output_dtype
+from trtcore_converters._values import LOW_PRECISION, along, most, output_dtype
 
 aten = torch.ops.aten
 
@@ -64,12 +64,10 @@ def _scanned_by_place(parts: Pair, dim: int, combine: Callable[[Pair, Pair], Pai
             "TensorRT's cumulative layer only sums, and the length of the dim has no upper bound"
         )
     places = torch.arange(length, device=parts[0].device)
-    shape = [1] * parts[0].dim()
-    shape[dim] = length
     step = 1
     while step < longest:
         earlier = tuple(part.index_select(dim, (places - step).clamp(min=0)) for part in parts)
-        alone = (places < step).reshape(shape)
+        alone = along(places < step, dim, parts[0].dim())
         parts = tuple(torch.where(alone, part, new) for part, new in zip(parts, combine(earlier, parts)))
         step *= 2
     return parts
@@ -98,9 +96,7 @@ def _running(better: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Ca
     def compute(x: torch.Tensor, dim: int) -> Pair:
         if not x.dim():
             return x.clone(), torch.zeros_like(x, dtype=torch.int64)
-        shape = [1] * x.dim()
-        shape[dim] = x.shape[dim]
-        indices = torch.arange(x.shape[dim], device=x.device).reshape(shape).expand(x.shape)
+        indices = along(torch.arange(x.shape[dim], device=x.device), dim, x.dim()).expand(x.shape)
         return _scanned((x, indices), dim, pick)
 
     return compute

@@ -12,7 +12,7 @@ from typing import Any
 import sympy
 import torch
 
-from trtcore_converters._values import LOW_PRECISION, least
+from trtcore_converters._values import LOW_PRECISION, along, least
 
 aten = torch.ops.aten
 
@@ -62,10 +62,8 @@ def _slice_scatter(
     inside = (number >= 0) & (number < count)
     if step != 1:
         inside &= number * step == distance
-    shape = [1] * x.dim()
-    shape[dim] = x.shape[dim]
     taken = src.index_select(dim, number.clamp(min=0).clamp(max=count - 1))
-    return torch.where(inside.reshape(shape), taken, x)
+    return torch.where(along(inside, dim, x.dim()), taken, x)
 
 
 # ---- adaptive pooling --------------------------------------------------------------------------------------

@@ -19,25 +19,32 @@ def _ordered(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.sort(x, dim=dim) if x.dim() else (x, torch.zeros_like(x, dtype=torch.int64))
 
 
+def _picked(
+    x: torch.Tensor, dim: int, keepdim: bool, pick: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `pick` takes along `dim` of the sorted values, one element, and its index."""
+    values, indices = _ordered(x, dim)
+    if not x.dim():
+        return values, indices
+    values, indices = pick(values), pick(indices)
+    return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
+
+
 def _kthvalue(
     x: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k-th smallest element, k counted from 1, and an index of it."""
-    values, indices = _ordered(x, dim)
-    if not x.dim():
-        return values, indices
-    values, indices = values.narrow(dim, k - 1, 1), indices.narrow(dim, k - 1, 1)
-    return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
+    return _picked(x, dim, keepdim, lambda part: part.narrow(dim, k - 1, 1))
 
 
 def _median_dim(x: torch.Tensor, dim: int, keepdim: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """The lower of the elements in the middle, and an index of it."""
-    if not x.dim():
-        return _ordered(x, dim)
-    values, indices = _ordered(x, dim)
-    middle = torch.full((1,), (x.shape[dim] - 1) // 2, dtype=torch.int64, device=x.device)
-    values, indices = values.index_select(dim, middle), indices.index_select(dim, middle)
-    return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
+    """The lower of the elements in the middle, and an index of it; the length of the dim may vary."""
+
+    def middle(part: torch.Tensor) -> torch.Tensor:
+        place = torch.full((1,), (x.shape[dim] - 1) // 2, dtype=torch.int64, device=x.device)
+        return part.index_select(dim, place)
+
+    return _picked(x, dim, keepdim, middle)
 
 
 def _median(x: torch.Tensor) -> torch.Tensor:
@@ -75,10 +82,6 @@ def _mode(x: torch.Tensor, dim: int = -1, keepdim: bool = False) -> tuple[torch.
         indices.gather(-1, first).movedim(-1, dim),
     )
     return (value, index) if keepdim else (value.squeeze(dim), index.squeeze(dim))
-
-
-def _length(x: torch.Tensor, dim: int) -> Any:
-    return x.shape[dim] if x.dim() else 1
 
 
 # ---- quantiles ---------------------------------------------------------------------------------------------

@@ -119,10 +119,7 @@ class _Interpreter:
         self.trt: Any = self.backend.trt
         self.logger = self.backend.make_logger()
         self.builder = self.backend.make_builder(self.logger)
-        flags = 0
-        if hasattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
-            flags = 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        self.network: Any = self.builder.create_network(flags)
+        self.network = self.backend.create_network(self.builder)
         self.network.name = segment.name
         self.store = WeightStore(self.backend)
         self.ctx = ConversionContext(ctx, self.network, self.store)
