@@ -17,11 +17,11 @@ PACKS = (ROOT / "converters", ROOT / "plugins", ROOT / "contrib")
 OPEN_TO_PACKS = {"trtcore", "trtcore.pack", "trtcore.testing"}
 # How exported graphs spell "the size of that dim" and "write this back": plumbing, not operators to convert.
 PLUMBING = {
-    "trtcore/symbols.py": {"sym_size"},
+    "trtcore/ir/symbols.py": {"sym_size"},
     "trtcore/lowering/functionalize.py": {"copy_"},
     "trtcore/frontend/unlift.py": {"copy_"},
 }
-REFERENCE = "trtcore/runtime/reference/"  # torch code, and free to use torch
+REFERENCE = "plugins/trtcore_reference/"  # torch code, and free to use torch
 LAZY = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "triton")
 
 
@@ -136,7 +136,7 @@ def test_the_core_names_no_aten_op() -> None:
         ("from trtcore_converters import unary", 1),
         ("def f():\n    import trtcore_plugins.triton", 1),
         ("import importlib\nimportlib.import_module('trtcore_converters.pack')", 1),
-        ("from trtcore.packs import load_packs", 0),
+        ("from trtcore.packs.loading import load_packs", 0),
         ("'trtcore_converters'", 0),
     ],
 )
@@ -151,11 +151,11 @@ def test_the_scan_of_the_core_sees(code: str, breaches: int) -> None:
         ("import trtcore\nfrom trtcore import Input, pack, testing", 0),
         ("from trtcore.testing import assert_converts", 0),
         ("from . import unary\nfrom .unary import relu\nimport trtcore_converters.unary", 0),
-        ("from trtcore.registry import Converter", 1),
-        ("from trtcore import registry", 1),
+        ("from trtcore.packs.registry import Converter", 1),
+        ("from trtcore.packs import registry", 1),
         ("import trtcore.conversion.context", 1),
         ("from trtcore.testing.conformance import x", 1),
-        ("if TYPE_CHECKING:\n    from trtcore.backends.base import Backend", 1),
+        ("if TYPE_CHECKING:\n    from trtcore.backend.base import Backend", 1),
         ("import trtcore_plugins", 1),
     ],
 )
@@ -218,11 +218,11 @@ def test_import_trtcore_loads_nothing_heavy() -> None:
 def test_no_module_of_the_core_loads_a_tensorrt_or_a_pack() -> None:
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources(CORE)]
     names = [name.removesuffix(".__init__") for name in names]
-    names.remove("trtcore.backends.pack")  # a pack itself
+    names.remove("trtcore_backends.pack")  # a pack itself
     modules = loaded_by("\n".join(f"import {name}" for name in names), after="import torch")
     assert set(names) <= modules
     assert {top(name) for name in modules} & {*LAZY, "trtcore_converters", "trtcore_plugins"} == set()
-    assert "trtcore.backends.pack" not in modules
+    assert "trtcore_backends.pack" not in modules
 
 
 def test_every_public_name_exists() -> None:

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import trtcore
-from trtcore.contributions import find_target, resolve_target
 from trtcore.errors import PackError
 from trtcore.pack import Priority, converter, converters_in, hookimpl, scoped_registry
-from trtcore.packs import build_registry, describe_packs, register_pack
-from trtcore.registry import ConverterRegistry
+from trtcore.packs.declare import find_target, resolve_target
+from trtcore.packs.loading import build_registry, describe_packs, register_pack
+from trtcore.packs.registry import ConverterRegistry
 from trtcore.settings import CompilationSettings
 from trtcore.testing import assert_converts
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import InputError
-from trtcore.inputs import Input, collect_inputs, describe_structure, flatten_inputs, structure_text
+from trtcore.ir.inputs import Input, collect_inputs, describe_structure, flatten_inputs, structure_text
 
 sizes = st.integers(0, 64)
 triples = st.tuples(sizes, sizes, sizes).map(lambda t: tuple(sorted(t)))

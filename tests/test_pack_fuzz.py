@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import trtcore
-from trtcore import packs
 from trtcore.errors import ConversionError, PackError, TrtcoreError
 from trtcore.pack import Converter, LoweringPass, Pattern, Reject, hookimpl, scoped_registry
-from trtcore.packs import PackWarning, register_pack
+from trtcore.packs import loading as packs
+from trtcore.packs.loading import PackWarning, register_pack
 
 aten = torch.ops.aten
 pytestmark = pytest.mark.usefixtures("trt_backend")

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from trtcore import packs
 from trtcore.context import CompileContext, Event
 from trtcore.errors import PackError, SettingsError
-from trtcore.hookspecs import hookimpl
-from trtcore.packs import (
+from trtcore.packs import loading as packs
+from trtcore.packs.hookspecs import hookimpl
+from trtcore.packs.loading import (
     PackWarning,
     build_registry,
     describe_packs,
@@ -29,7 +29,7 @@ from trtcore.packs import (
     process_converters,
     register_pack,
 )
-from trtcore.registry import Converter, Scope, converter, converters_in, scoped_registry
+from trtcore.packs.registry import Converter, Scope, converter, converters_in, scoped_registry
 from trtcore.settings import CompilationSettings
 
 RELU = torch.ops.aten.relu.default
@@ -240,7 +240,7 @@ def test_threads_share_one_load(site: Site) -> None:
 
 
 def test_a_pack_that_loads_packs_while_it_is_imported(site: Site) -> None:
-    site.add("acme", "import trtcore.packs\ntrtcore.packs.load_packs()\n" + textwrap.dedent(GOOD))
+    site.add("acme", "import trtcore.packs.loading\ntrtcore.packs.load_packs()\n" + textwrap.dedent(GOOD))
     site.add("zeta")
     assert {key: p.info.status for key, p in load().items()} == {"acme:acme": "loaded", "zeta:zeta": "loaded"}
 
@@ -338,7 +338,7 @@ def test_disabling_what_is_not_installed_warns_with_the_nearest_name(site: Site)
         ({"TRTCORE_PACK_AUTOLOAD": "0"}, "disabled", "disabled", set()),
         ({"TRTCORE_DISABLE_PACKS": "trtcore"}, "loaded", "disabled", {"acme_module"}),
         pytest.param(
-            {"TRTCORE_PACK_AUTOLOAD": "builtin"}, "disabled", "loaded", {"trtcore_converters", "trtcore.backends"},
+            {"TRTCORE_PACK_AUTOLOAD": "builtin"}, "disabled", "loaded", {"trtcore_converters", "trtcore_backends"},
             marks=pytest.mark.slow,
         ),
     ],
@@ -349,7 +349,7 @@ def test_blocking_in_a_fresh_process(
     site.add("acme")
     code = """
         import json, sys
-        import trtcore.packs as packs
+        import trtcore.packs.loading as packs
         found = {p.info.id: p.info.status for p in packs.load_packs()}
         print(json.dumps([found, list(sys.modules)]))
     """
@@ -357,7 +357,7 @@ def test_blocking_in_a_fresh_process(
     assert run.returncode == 0, run.stderr
     found, modules = json.loads(run.stdout)
     assert (found["acme:acme"], found["trtcore:aten"], found["trtcore:backends"]) == (acme, trtcore, trtcore)
-    assert imported == {"acme_module", "trtcore_converters", "trtcore.backends"} & set(modules)
+    assert imported == {"acme_module", "trtcore_converters", "trtcore_backends"} & set(modules)
 
 
 # Versions -----------------------------------------------------------------------------------------------

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trtcore import packs
-from trtcore.contributions import LoweringPass, PackInfo, Scope
 from trtcore.errors import PackError
 from trtcore.lowering import CORE_PASSES, ordered_passes
-from trtcore.packs import LoadedPack, PackWarning
-from trtcore.pass_order import CORE, order, told
-from trtcore.registry import ConverterRegistry
+from trtcore.packs import loading as packs
+from trtcore.packs.declare import LoweringPass, PackInfo, Scope
+from trtcore.packs.loading import LoadedPack, PackWarning
+from trtcore.packs.pass_order import CORE, order, told
+from trtcore.packs.registry import ConverterRegistry
 
 
 def a_pass(name: str, *, distribution: str = "acme", **wishes: Any) -> LoweringPass:

@@ -18,10 +18,10 @@ from torch import fx
 from torch._subclasses import FakeTensorMode
 
 from trtcore.context import CompileContext
-from trtcore.contributions import PROCESS
 from trtcore.errors import ConversionError, PackError, SettingsError
-from trtcore.packs import LoadedPack, PackWarning, forget_packs
-from trtcore.registry import (
+from trtcore.packs.declare import PROCESS
+from trtcore.packs.loading import LoadedPack, PackWarning, forget_packs
+from trtcore.packs.registry import (
     Converter,
     ConverterRegistry,
     LoweringPass,

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from trtcore.errors import ArtifactError
-from trtcore.report import (
+from trtcore.report.data import (
     REFERENCE_NOTE,
     CandidateReport,
     NodeReport,

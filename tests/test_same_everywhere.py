@@ -59,8 +59,8 @@ TOLD = """
     warnings.simplefilter("ignore")
     from trtcore.context import CompileContext
     from trtcore.lowering import ordered_passes
-    from trtcore.packs import build_registry
-    from trtcore.registry import target_name
+    from trtcore.packs.loading import build_registry
+    from trtcore.packs.registry import target_name
     from trtcore.settings import CompilationSettings
 
     settings = CompilationSettings(pins={"aten.mul.Tensor": "pack-2:pack_2"})

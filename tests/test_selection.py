@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import trtcore
-from trtcore.registry import ConverterRegistry
-from trtcore.selection import SelectionMemo
+from trtcore.packs.registry import ConverterRegistry
+from trtcore.packs.selection import SelectionMemo
 
 pytestmark = pytest.mark.usefixtures("trt_backend")
 

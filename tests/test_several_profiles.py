@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import trtcore
+from trtcore.artifact.manifest import EngineManifest
 from trtcore.engine import build
 from trtcore.errors import ArtifactError, ExportError, InputError
 from trtcore.runtime import optimization_profile
 from trtcore.runtime.engine import plans_of, resolve
-from trtcore.runtime.manifest import EngineManifest
 from trtcore.runtime.op import execute_engine
 
 ONE = ((1, 4), (1, 4), (1, 4))

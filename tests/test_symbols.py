@@ -5,8 +5,8 @@ from __future__ import annotations
 import sympy
 from torch.utils._sympy.functions import FloatTrueDiv, FloorDiv, Mod, ToFloat, TruncToInt
 
-from trtcore.frontend.program import SymbolRange
-from trtcore.symbols import bounds, is_integral
+from trtcore.ir.program import SymbolRange
+from trtcore.ir.symbols import bounds, is_integral
 
 N, M = sympy.symbols("n m", integer=True, positive=True)
 RANGES = {"n": SymbolRange("n", 2, 5, 9), "m": SymbolRange("m", 1, 4, 16)}

@@ -15,29 +15,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import trtcore.runtime.op as _op  # noqa: F401  (registers the op)
-
-__version__ = "0.1.0"
+from trtcore._version import __version__
 
 if TYPE_CHECKING:
     from trtcore import dynamo, errors, runtime
     from trtcore.api import compile, explain
-    from trtcore.artifacts import load, save
+    from trtcore.archive import load, save
     from trtcore.errors import TrtcoreError
-    from trtcore.inputs import Input
-    from trtcore.registry import scoped_registry
-    from trtcore.report import Report
+    from trtcore.ir.inputs import Input
+    from trtcore.packs.registry import scoped_registry
+    from trtcore.report.data import Report
     from trtcore.settings import CompilationSettings
 
 _HOMES = {
     "compile": "trtcore.api",
     "explain": "trtcore.api",
-    "save": "trtcore.artifacts",
-    "load": "trtcore.artifacts",
-    "Input": "trtcore.inputs",
+    "save": "trtcore.archive",
+    "load": "trtcore.archive",
+    "Input": "trtcore.ir.inputs",
     "CompilationSettings": "trtcore.settings",
-    "Report": "trtcore.report",
+    "Report": "trtcore.report.data",
     "TrtcoreError": "trtcore.errors",
-    "scoped_registry": "trtcore.registry",
+    "scoped_registry": "trtcore.packs.registry",
 }
 _MODULES = ("dynamo", "errors", "pack", "runtime", "testing")
 

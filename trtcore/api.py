@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from trtcore.context import Observer
-    from trtcore.report import Report
+    from trtcore.report.data import Report
 
 _IRS = ("dynamo", "default", "torch_compile", "fx", "ts", "torchscript")
 
@@ -102,7 +102,7 @@ def _refuse_ranges(*inputs: Any) -> None:
     """torch.compile learns shapes from the calls: a range that nobody would look at is an error."""
     from torch.utils import _pytree as pytree
 
-    from trtcore.inputs import Input
+    from trtcore.ir.inputs import Input
 
     if any(isinstance(leaf, Input) and leaf.is_dynamic for leaf in pytree.tree_leaves(inputs)):
         raise InputError(

@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trtcore.backends.base import Backend, resolve_backend
+from trtcore.assembly import assemble_hybrid
+from trtcore.backend.base import Backend, resolve_backend
 from trtcore.context import CompileContext, Observer
-from trtcore.engine.segments import BuiltPartition, build_segments, refuse_partial
+from trtcore.engine.quarantine import BuiltPartition, build_segments, refuse_partial
 from trtcore.errors import BackendUnavailableError, SettingsError, UnsupportedOperatorError
-from trtcore.frontend.program import Program
-from trtcore.graphs import mutates
+from trtcore.ir.graphs import mutates
+from trtcore.ir.program import Program
+from trtcore.ir.provenance import describe
 from trtcore.lowering import lower
-from trtcore.packs import build_registry
+from trtcore.packs.loading import build_registry
+from trtcore.packs.selection import SelectionMemo
 from trtcore.partition import Partition, partition
-from trtcore.provenance import describe
-from trtcore.reporting import make_report
+from trtcore.report.collect import make_report
 from trtcore.runtime.engine import choose_runtime, register_engine
-from trtcore.runtime.hybrid import assemble_hybrid
 from trtcore.runtime.module import CompiledModule, assemble
-from trtcore.selection import SelectionMemo
 from trtcore.settings import CompilationSettings
 
 if TYPE_CHECKING:
-    from trtcore.report import Report
+    from trtcore.report.data import Report
 
 
 def compile_program(

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trtcore.backends.base import Backend, Target
-    from trtcore.registry import ConverterRegistry
+    from trtcore.backend.base import Backend, Target
+    from trtcore.packs.registry import ConverterRegistry
     from trtcore.settings import CompilationSettings
 
 Observer = Callable[["Event"], None]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from trtcore.context import Observer
-    from trtcore.frontend.dynamo import GraphReport
-    from trtcore.report import Report
+    from trtcore.jit.backend import GraphReport
+    from trtcore.report.data import Report
     from trtcore.runtime.module import CompiledModule
 
 __all__ = ["compile", "convert_exported_program_to_serialized_trt_engine", "explain", "reports", "trace"]
@@ -122,7 +122,7 @@ def reports() -> tuple[GraphReport, ...]:
 
     The latest 1,000 are kept; ``torch._dynamo.reset()`` forgets them.
     """
-    from trtcore.frontend.dynamo import reports as made
+    from trtcore.jit.backend import reports as made
 
     return made()
 

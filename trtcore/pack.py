@@ -1,7 +1,7 @@
 """The one door for people who write packs: everything a pack may use, and nothing else.
 
 Names load when they are first used, so that importing this module loads neither torch nor a TensorRT.
-The extension points themselves are in `trtcore.hookspecs`.
+The extension points themselves are in `trtcore.packs.hookspecs`.
 
 Example:
     >>> import torch
@@ -18,18 +18,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trtcore.backends.base import Backend, Capability, Target
+    from trtcore.artifact.snapshot import LayerSnapshot, NetworkSnapshot, TensorInfo
+    from trtcore.backend.base import (
+        Availability,
+        Backend,
+        Capability,
+        Target,
+        current_device,
+        host_platform,
+        no_gpu_reason,
+    )
     from trtcore.context import CompileContext, Event
-    from trtcore.contributions import register_kernel_plugin
     from trtcore.conversion.context import ConversionContext
-    from trtcore.errors import ConversionError, PackError, SettingsError
-    from trtcore.hookspecs import hookimpl
+    from trtcore.errors import (
+        BackendUnavailableError,
+        ConversionError,
+        InputError,
+        PackError,
+        SettingsError,
+        TrtcoreError,
+    )
+    from trtcore.ir.provenance import module_path
+    from trtcore.ir.schema import node_arguments
     from trtcore.lowering.decompose import REASON
     from trtcore.lowering.rewrite import BOUNDARY, fake_result, insert_call, insert_constant
-    from trtcore.partition import Partitioner
-    from trtcore.patterns import Pattern, pattern_converter
-    from trtcore.provenance import module_path
-    from trtcore.registry import (
+    from trtcore.packs.declare import Runtime, register_kernel_plugin
+    from trtcore.packs.hookspecs import hookimpl
+    from trtcore.packs.loading import register_pack
+    from trtcore.packs.patterns import Pattern, pattern_converter
+    from trtcore.packs.registry import (
         Converter,
         KernelPlugin,
         LoweringPass,
@@ -41,55 +58,88 @@ if TYPE_CHECKING:
         forced_to_torch,
         scoped_registry,
     )
-    from trtcore.schema import node_arguments
+    from trtcore.partition import Partitioner
+    from trtcore.paths import atomic_write, cache_directory
 
 __all__ = [
     "BOUNDARY",
     "REASON",
+    "Availability",
     "Backend",
+    "BackendUnavailableError",
     "Capability",
     "CompileContext",
     "ConversionContext",
     "ConversionError",
     "Converter",
     "Event",
+    "InputError",
     "KernelPlugin",
+    "LayerSnapshot",
     "LoweringPass",
+    "NetworkSnapshot",
     "PackError",
     "Partitioner",
     "Pattern",
     "Priority",
     "Reject",
     "Requires",
+    "Runtime",
     "SettingsError",
     "Target",
+    "TensorInfo",
+    "TrtcoreError",
+    "atomic_write",
+    "cache_directory",
     "converter",
     "converters_in",
+    "current_device",
     "fake_result",
     "forced_to_torch",
     "hookimpl",
+    "host_platform",
     "insert_call",
     "insert_constant",
     "module_path",
+    "no_gpu_reason",
     "node_arguments",
     "pattern_converter",
     "register_kernel_plugin",
+    "register_pack",
     "scoped_registry",
 ]
 
 _HOMES = {
-    "trtcore.backends.base": ("Backend", "Capability", "Target"),
+    "trtcore.artifact.snapshot": ("LayerSnapshot", "NetworkSnapshot", "TensorInfo"),
+    "trtcore.backend.base": (
+        "Availability",
+        "Backend",
+        "Capability",
+        "Target",
+        "current_device",
+        "host_platform",
+        "no_gpu_reason",
+    ),
+    "trtcore.paths": ("atomic_write", "cache_directory"),
     "trtcore.context": ("CompileContext", "Event"),
-    "trtcore.contributions": ("register_kernel_plugin",),
+    "trtcore.packs.declare": ("Runtime", "register_kernel_plugin"),
     "trtcore.conversion.context": ("ConversionContext",),
-    "trtcore.errors": ("ConversionError", "PackError", "SettingsError"),
-    "trtcore.hookspecs": ("hookimpl",),
+    "trtcore.errors": (
+        "BackendUnavailableError",
+        "ConversionError",
+        "InputError",
+        "PackError",
+        "SettingsError",
+        "TrtcoreError",
+    ),
+    "trtcore.packs.hookspecs": ("hookimpl",),
+    "trtcore.packs.loading": ("register_pack",),
     "trtcore.lowering.decompose": ("REASON",),
     "trtcore.lowering.rewrite": ("BOUNDARY", "fake_result", "insert_call", "insert_constant"),
     "trtcore.partition": ("Partitioner",),
-    "trtcore.patterns": ("Pattern", "pattern_converter"),
-    "trtcore.provenance": ("module_path",),
-    "trtcore.registry": (
+    "trtcore.packs.patterns": ("Pattern", "pattern_converter"),
+    "trtcore.ir.provenance": ("module_path",),
+    "trtcore.packs.registry": (
         "Converter",
         "KernelPlugin",
         "LoweringPass",
@@ -101,7 +151,7 @@ _HOMES = {
         "forced_to_torch",
         "scoped_registry",
     ),
-    "trtcore.schema": ("node_arguments",),
+    "trtcore.ir.schema": ("node_arguments",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

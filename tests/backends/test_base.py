@@ -7,13 +7,13 @@ import copy
 import pytest
 import torch
 
-from trtcore.backends import base
-from trtcore.backends.base import Availability, Backend, Capability, Target, host_platform, resolve_backend
-from trtcore.backends.pack import backends
-from trtcore.backends.rtx import RtxBackend
-from trtcore.backends.tensorrt import TensorRTBackend
+from trtcore.backend.base import Availability, Backend, Capability, Target, host_platform, resolve_backend
 from trtcore.errors import BackendUnavailableError, ConversionError, SettingsError
 from trtcore.settings import CompilationSettings
+from trtcore_backends import base
+from trtcore_backends.pack import backends
+from trtcore_backends.tensorrt import TensorRTBackend
+from trtcore_backends.tensorrt_rtx import RtxBackend
 
 
 class Fake(Backend):

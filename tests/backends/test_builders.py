@@ -7,7 +7,7 @@ import sys
 import textwrap
 import weakref
 
-from trtcore.backends import builders
+from trtcore_backends import builders
 
 SCRIPT = """
     import gc, sys, threading

@@ -11,10 +11,10 @@ import threading
 import pytest
 import torch
 
-from trtcore.backends.base import Capability, Target
-from trtcore.backends.probes import _DTYPES, _FLAGS, _LAYERS, PROBES
-from trtcore.backends.rtx import RtxBackend, load
-from trtcore.backends.store import CapabilityStore, cache_directory
+from trtcore.backend.base import Capability, Target
+from trtcore_backends.probes import _DTYPES, _FLAGS, _LAYERS, PROBES
+from trtcore_backends.store import CapabilityStore, cache_directory
+from trtcore_backends.tensorrt_rtx import RtxBackend, load
 
 ANY, ADA, AMPERE = Target(), Target((8, 9)), Target((8, 6))
 
@@ -165,7 +165,7 @@ def test_a_layer_newer_than_the_probes_is_there_by_its_name(fresh, monkeypatch):
 
 def test_answers_are_kept(fresh, tmp_path, monkeypatch):
     asked = []
-    from trtcore.backends import probes
+    from trtcore_backends import probes
 
     real = probes.probe
     monkeypatch.setattr(probes, "probe", lambda *args: asked.append(args[1]) or real(*args))
@@ -204,7 +204,7 @@ def test_each_target_has_a_file(fresh, tmp_path):
     ],
 )
 def test_a_damaged_file_is_rebuilt_with_a_warning(fresh, tmp_path, damage):
-    from trtcore.backends.probes import revision
+    from trtcore_backends.probes import revision
 
     fresh.can("layer:add_unary", ANY)
     (file,) = files(tmp_path)
@@ -265,8 +265,8 @@ def test_threads_share_a_store(tmp_path):
 
 def test_processes_share_a_file(tmp_path):
     code = (
-        "import sys; from trtcore.backends.store import CapabilityStore; "
-        "from trtcore.backends.base import Capability; from pathlib import Path\n"
+        "import sys; from trtcore_backends.store import CapabilityStore; "
+        "from trtcore.backend.base import Capability; from pathlib import Path\n"
         "s = CapabilityStore(Path(sys.argv[1]), 'r')\n"
         "for i in range(5): s.get(f'{sys.argv[2]}-{i}', lambda: Capability(True))"
     )

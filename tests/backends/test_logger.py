@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from trtcore.backends.builders import make_builder
-from trtcore.backends.logger import CollectingLogger, is_noise, make_logger
-from trtcore.backends.rtx import load
+from trtcore.backend.builders import make_builder
+from trtcore.backend.logger import CollectingLogger, is_noise, make_logger
+from trtcore_backends.tensorrt_rtx import load
 
 CUDA_35 = (
     "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In catchCudaError at "
@@ -85,7 +85,7 @@ def test_verbose_on_request(trt):
 
 
 def test_lines_are_bounded_and_marks_stay_true(trt, monkeypatch):
-    monkeypatch.setattr("trtcore.backends.logger._KEPT_LINES", 10)
+    monkeypatch.setattr("trtcore.backend.logger._KEPT_LINES", 10)
     logger = make_logger(trt)
     for number in range(25):
         logger.log(trt.ILogger.ERROR, str(number))

@@ -8,9 +8,9 @@ import sys
 import pytest
 from packaging.version import Version
 
-from trtcore.backends import rtx
-from trtcore.backends.rtx import RtxBackend
 from trtcore.errors import BackendUnavailableError
+from trtcore_backends import rtx
+from trtcore_backends.tensorrt_rtx import RtxBackend
 
 
 def test_it_loads_and_says_what_it_is_made_of():
@@ -30,7 +30,7 @@ def test_compute_capabilities_are_those_of_the_bindings():
 
 def test_making_a_backend_loads_nothing():
     code = (
-        "import sys; from trtcore.backends.pack import backends; backends(); "
+        "import sys; from trtcore_backends.pack import backends; backends(); "
         "print([m for m in sys.modules if m.startswith(('tensorrt', 'onnxruntime'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -41,7 +41,7 @@ def test_without_the_bindings():
     """A None in sys.modules is a module that is not installed."""
     code = (
         "import sys; sys.modules['tensorrt_rtx'] = sys.modules['tensorrt_rtx_bindings'] = None\n"
-        "from trtcore.backends.rtx import RtxBackend\n"
+        "from trtcore_backends.tensorrt_rtx import RtxBackend\n"
         "a = RtxBackend().availability(); print(a.ok, a.reason, a.fix)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from trtcore.backends.base import Target
-from trtcore.backends.tensorrt import TensorRTBackend
+from trtcore.backend.base import Target
 from trtcore.errors import BackendUnavailableError, SettingsError
+from trtcore_backends.tensorrt import TensorRTBackend
 
 
 @pytest.fixture

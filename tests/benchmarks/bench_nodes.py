@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule
 
 from trtcore.compiler import make_context
-from trtcore.conversion.interpret import convert_segment
-from trtcore.frontend.program import InputSpec, Program
+from trtcore.conversion.interpreter import convert_segment
+from trtcore.ir.program import InputSpec, Program
 from trtcore.lowering import lower
 from trtcore.partition import partition
 from trtcore.settings import CompilationSettings

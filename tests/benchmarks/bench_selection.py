@@ -18,8 +18,8 @@ from packaging.version import Version
 from torch import fx
 
 from trtcore.context import CompileContext
-from trtcore.packs import LoadedPack
-from trtcore.registry import Converter, ConverterRegistry, PackInfo, Requires
+from trtcore.packs.loading import LoadedPack
+from trtcore.packs.registry import Converter, ConverterRegistry, PackInfo, Requires
 from trtcore.settings import CompilationSettings
 
 SIZES = ((50, 5), (5000, 50))  # converters, packs

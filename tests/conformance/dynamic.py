@@ -39,7 +39,7 @@ from torch.utils import _pytree as pytree  # noqa: E402
 import trtcore  # noqa: E402
 from trtcore.dynamo import trace  # noqa: E402
 from trtcore.errors import ExportError, InputError  # noqa: E402
-from trtcore.graphs import is_random  # noqa: E402
+from trtcore.ir.graphs import is_random  # noqa: E402
 from trtcore.testing.conformance import resampled, usable_backend  # noqa: E402
 from trtcore.testing.opinfo import DTYPES, OpSample, check, chosen, difference, operators, samples  # noqa: E402
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trtcore.packs import build_registry
+from trtcore.packs.loading import build_registry
 from trtcore.settings import CompilationSettings
 from trtcore.testing import assert_converts, assert_refuses
 from trtcore_converters.refusals import REFUSED

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import probes
 
-from trtcore.packs import build_registry
+from trtcore.packs.loading import build_registry
 from trtcore.settings import CompilationSettings
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from trtcore.packs import build_registry
+from trtcore.packs.loading import build_registry
 from trtcore.settings import CompilationSettings
 from trtcore.testing.opinfo import check, samples
 

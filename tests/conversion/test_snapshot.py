@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "runtime"))
 from reference_networks import Network, messages, trt
 
-from trtcore.conversion.snapshot import LAYER_CLASSES, NetworkSnapshot, take_snapshot
+from trtcore.artifact.snapshot import LAYER_CLASSES, NetworkSnapshot, take_snapshot
 from trtcore.errors import ArtifactError, ConversionError
 
 

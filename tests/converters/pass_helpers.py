@@ -12,7 +12,7 @@ import torch
 import trtcore
 from trtcore.compiler import make_context
 from trtcore.frontend.export import program_from_exported
-from trtcore.graphs import attribute
+from trtcore.ir.graphs import attribute
 from trtcore.runtime.engine import resolve
 from trtcore.runtime.op import execute_engine
 from trtcore.settings import CompilationSettings

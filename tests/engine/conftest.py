@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine_networks import Made
 
-from trtcore.backends.rtx import RtxBackend
+from trtcore_backends.tensorrt_rtx import RtxBackend
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trtcore.backends.base import Target
+from trtcore.backend.base import Target
 from trtcore.engine.config import make_config
 from trtcore.settings import CompilationSettings
 

@@ -15,11 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trtcore.backends.rtx import RtxBackend
-from trtcore.conversion.snapshot import take_snapshot
-from trtcore.engine.artifact import EngineArtifact
+from trtcore.artifact.engine_file import EngineArtifact
+from trtcore.artifact.manifest import EngineManifest, TensorBinding
+from trtcore.artifact.snapshot import take_snapshot
 from trtcore.errors import ArtifactError
-from trtcore.runtime.manifest import EngineManifest, TensorBinding
+from trtcore_backends.tensorrt_rtx import RtxBackend
 
 
 def make_manifest(**changes) -> EngineManifest:

@@ -226,7 +226,7 @@ DEEP = """
 import sys
 sys.path.insert(0, {here!r})
 from engine_networks import Made, chain
-from trtcore.backends.rtx import RtxBackend
+from trtcore_backends.tensorrt_rtx import RtxBackend
 from trtcore.engine.build import build_plan
 made = Made(RtxBackend(), build=chain(4000))
 print(build_plan(made.backend, made.builder, made.network, made.config(), made.logger).numel())

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from trtcore.backends.base import Target
+from trtcore.backend.base import Target
 from trtcore.engine.build import build_plan
 from trtcore.engine.config import _APPLY, _NEEDS, check_settings
 from trtcore.errors import SettingsError

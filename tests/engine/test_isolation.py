@@ -61,7 +61,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_several_segments_in_one_child(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
     """With TensorRT's progress for observers here, and the weights of the model itself."""
-    from trtcore.engine.isolation import _ChildProcess
+    from trtcore.engine.builders import _ChildProcess
 
     started: list[Any] = []
     start = _ChildProcess._start
@@ -77,8 +77,8 @@ def test_several_segments_in_one_child(monkeypatch: pytest.MonkeyPatch, temporar
     assert not list(temporary.glob("trtcore-*"))
     assert all(engine.layers and engine.engine_bytes for engine in module.report.engines)
     # The snapshots hold the model's own weight, not a copy.
+    from trtcore.artifact.manifest import EngineManifest
     from trtcore.runtime.engine import get_engine
-    from trtcore.runtime.manifest import EngineManifest
 
     for node in module.graph.nodes:
         if node.name.startswith("engine_") and "execute_engine" in str(node.target):
@@ -214,7 +214,7 @@ def test_a_script_without_a_main_guard() -> None:
 
 
 def test_ctrl_c_ends_the_child(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
-    from trtcore.engine.isolation import _ChildProcess
+    from trtcore.engine.builders import _ChildProcess
 
     children: list[Any] = []
     real = _ChildProcess.convert

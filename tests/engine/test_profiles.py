@@ -7,10 +7,10 @@ import pytest
 import torch
 from engine_networks import Made
 
+from trtcore.artifact.manifest import SizeBinding, TensorBinding
 from trtcore.engine.build import build_plan
 from trtcore.engine.config import add_profiles
 from trtcore.errors import EngineBuildError, InputError
-from trtcore.runtime.manifest import SizeBinding, TensorBinding
 
 EIGHT = np.array([8], dtype=np.int64)
 

@@ -216,7 +216,7 @@ def test_a_converter_that_crashes_for_every_shape_is_given_up(monkeypatch: pytes
             x = torch.erf(torch.cat([x, x[:1]]))
         return x
 
-    monkeypatch.setattr("trtcore.engine.segments.workshop", Crashing)
+    monkeypatch.setattr("trtcore.engine.quarantine.workshop", Crashing)
     module = compiled(forward)
     assert len(crashes) == 3
     reasons = [item.reason for item in module.report.quarantined]
@@ -226,7 +226,7 @@ def test_a_converter_that_crashes_for_every_shape_is_given_up(monkeypatch: pytes
 
 def test_nodes_that_fail_only_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "trtcore.engine.segments.workshop", lambda ctx: _Combination(ctx, "aten.cos.", "aten.erf.")
+        "trtcore.engine.quarantine.workshop", lambda ctx: _Combination(ctx, "aten.cos.", "aten.erf.")
     )
     module = compiled(lambda x: torch.erf(torch.tanh(torch.cos(torch.sin(x)) + 1)).exp())
     (item,) = module.report.quarantined
@@ -248,7 +248,7 @@ def test_combinations_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
             x = torch.erf(torch.cos(x))
         return x
 
-    monkeypatch.setattr("trtcore.engine.segments.workshop", workshop)
+    monkeypatch.setattr("trtcore.engine.quarantine.workshop", workshop)
     module = compiled(forward)
     assert {item.op for item in module.report.quarantined} == {"aten.erf.default"}
     assert made[0].refused < 25
@@ -265,7 +265,7 @@ def test_the_limit_gives_the_whole_segment_to_torch(limit: int, builds: list[str
 
 def test_a_fused_name_blames_nobody() -> None:
     """TensorRT names a fusion by its first and last layers, which need not be at fault."""
-    from trtcore.engine.segments import _FUSED
+    from trtcore.engine.quarantine import _FUSED
 
     text = "could not find any implementation for node {ForeignNode[m/aten.add/add...m/aten.mul/mul_3]}."
     assert "aten" not in _FUSED.sub("", text)
@@ -358,8 +358,8 @@ def test_what_fails_behind_a_failed_node_and_in_other_segments_is_found_with_it(
 
 
 def test_the_errors_of_several_nodes_travel_between_processes():
-    from trtcore.conversion.interpret import NodeConversionError
-    from trtcore.engine.transport import pack_error, raise_error
+    from trtcore.conversion.interpreter import NodeConversionError
+    from trtcore.engine.request import pack_error, raise_error
 
     other = NodeConversionError("second", node="b", tensorrt=("said",))
     with pytest.raises(NodeConversionError) as caught:

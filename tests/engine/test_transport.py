@@ -8,9 +8,9 @@ import crashing_converters as bad
 import pytest
 import torch
 
-from trtcore.contributions import Converter, PackInfo, Scope
 from trtcore.engine import transport
 from trtcore.errors import SettingsError
+from trtcore.packs.declare import Converter, PackInfo, Scope
 
 relu = torch.ops.aten.relu.default
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trtcore.frontend import aliases
+from trtcore.jit import aliases
 
 
 class Model(nn.Module):

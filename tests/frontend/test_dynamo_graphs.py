@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import trtcore
-from trtcore.frontend.dynamo import reports
+from trtcore.jit.backend import reports
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_no_import_of_trtcore_is_needed():
         "fast = torch.compile(model, backend='trtcore', options={'min_block_size': 1})\n"
         "x = torch.randn(2, 3)\n"
         "assert torch.allclose(fast(x), model(x), atol=1e-4)\n"
-        "print(len(sys.modules['trtcore.frontend.dynamo'].reports()))\n"
+        "print(len(sys.modules['trtcore.jit.backend'].reports()))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from trtcore.frontend.dynamo import reports
-from trtcore.frontend.watch import WeightWatch
+from trtcore.jit.backend import reports
+from trtcore.jit.weights import WeightWatch
 
 OPTIONS = {"min_block_size": 1}
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from trtcore.errors import ExportError, InputError
 from trtcore.frontend.export import program_from_exported, trace
-from trtcore.inputs import Input
+from trtcore.ir.inputs import Input
 
 
 def dynamic(low, opt, high, dtype=torch.float32, **kwargs):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtcore.frontend.guards import parse_guards
+from trtcore.ir.guards import parse_guards
 
 SOURCES = {"['x']": 0, "['y']['k']": 1}
 

@@ -9,7 +9,7 @@ from torch.export import Dim, export
 
 from trtcore.errors import InputError
 from trtcore.frontend.export import program_from_exported, trace
-from trtcore.inputs import Input
+from trtcore.ir.inputs import Input
 
 
 class Model(nn.Module):

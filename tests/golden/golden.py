@@ -16,9 +16,9 @@ import numpy as np
 import replay
 import torch
 
-from trtcore.backends.builders import make_builder
-from trtcore.backends.rtx import load
-from trtcore.conversion.snapshot import NetworkSnapshot, take_snapshot
+from trtcore.backend.builders import make_builder
+from trtcore_backends.tensorrt_rtx import load
+from trtcore.artifact.snapshot import NetworkSnapshot, take_snapshot
 
 FOLDER = pathlib.Path(__file__).parent
 CASES, TENSORS = replay.load(FOLDER)

@@ -8,9 +8,9 @@ import golden
 import pytest
 import torch
 
-from trtcore.conversion.snapshot import NetworkSnapshot
-from trtcore.runtime.reference import compile_snapshot
-from trtcore.runtime.reference.region import _host_tensors
+from trtcore.artifact.snapshot import NetworkSnapshot
+from trtcore_reference import compile_snapshot
+from trtcore_reference.region import _host_tensors
 
 NAMES = [case["name"] for case in golden.CASES]
 

@@ -15,7 +15,7 @@ import golden
 import pytest
 import torch
 
-from trtcore.runtime.reference import EVALUATORS, compile_snapshot, elementwise, image, indexing, reduction, shape
+from trtcore_reference import EVALUATORS, compile_snapshot, elementwise, image, indexing, reduction, shape
 
 
 def _swap(key: str, *pairs: tuple[Any, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:

@@ -22,7 +22,7 @@ import torch
 import zoo
 
 import trtcore
-from trtcore.runtime.reference.staging import Constants
+from trtcore_reference.staging import Constants
 
 pytest.importorskip("transformers")
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("full_precision")]

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.export import Dim, export
 
-from trtcore.backends.base import Target
-from trtcore.backends.rtx import RtxBackend
+from trtcore.backend.base import Target
 from trtcore.context import CompileContext
 from trtcore.frontend.export import program_from_exported
 from trtcore.lowering.decompose import REASON, decompose
 from trtcore.pack import Reject, converter, scoped_registry
-from trtcore.packs import process_converters
-from trtcore.registry import ConverterRegistry
+from trtcore.packs.loading import process_converters
+from trtcore.packs.registry import ConverterRegistry
 from trtcore.settings import CompilationSettings
+from trtcore_backends.tensorrt_rtx import RtxBackend
 
 aten = torch.ops.aten
 

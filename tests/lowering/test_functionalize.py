@@ -10,9 +10,9 @@ from torch.export import Dim, export
 
 from trtcore.context import CompileContext
 from trtcore.frontend.export import program_from_exported
-from trtcore.graphs import is_copy_into, mutates
+from trtcore.ir.graphs import is_copy_into, mutates
 from trtcore.lowering.functionalize import functionalize
-from trtcore.registry import ConverterRegistry
+from trtcore.packs.registry import ConverterRegistry
 from trtcore.settings import CompilationSettings
 
 NOTHING = CompileContext(CompilationSettings(), ConverterRegistry.build())

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import trtcore
-from trtcore import packs
 from trtcore.compiler import make_context
 from trtcore.errors import PackError
 from trtcore.frontend.export import program_from_exported, trace
 from trtcore.lowering import lower
 from trtcore.lowering.match import is_pattern, unfuse
 from trtcore.pack import Pattern, Reject, converter, node_arguments, pattern_converter, scoped_registry
-from trtcore.packs import PackWarning
+from trtcore.packs import loading as packs
+from trtcore.packs.loading import PackWarning
 from trtcore.settings import CompilationSettings
 from trtcore.testing import assert_converts
 

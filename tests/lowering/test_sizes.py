@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import trtcore
-from trtcore.contributions import LoweringPass
 from trtcore.errors import PackError
 from trtcore.pack import hookimpl, scoped_registry
-from trtcore.packs import register_pack
+from trtcore.packs.declare import LoweringPass
+from trtcore.packs.loading import register_pack
 
 
 class Counts(torch.nn.Module):

@@ -273,7 +273,7 @@ def run(arch: Architecture, model: torch.nn.Module, dynamic: bool, precision: st
 
 def snapshots(compiled: Any) -> list[Any]:
     """The network of every engine of a compiled module."""
-    from trtcore.graphs import attribute
+    from trtcore.ir.graphs import attribute
     from trtcore.runtime.engine import resolve
     from trtcore.runtime.op import execute_engine
 

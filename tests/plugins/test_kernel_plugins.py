@@ -9,6 +9,7 @@ import torch
 
 import trtcore
 from trtcore import Report
+from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import BackendUnavailableError
 from trtcore.pack import (
     ConversionError,
@@ -18,7 +19,6 @@ from trtcore.pack import (
     register_kernel_plugin,
     scoped_registry,
 )
-from trtcore.runtime.manifest import EngineManifest
 from trtcore.runtime.native.bindings import register_plugins
 from trtcore.testing import assert_refuses, usable_backend
 from trtcore_plugins import custom_op, generate_converter, generate_plugin

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from trtcore.backends.rtx import RtxBackend
-from trtcore.conversion.snapshot import take_snapshot
-from trtcore.engine.artifact import EngineArtifact
-from trtcore.runtime.manifest import EngineManifest, SizeBinding, TensorBinding
+from trtcore.artifact.engine_file import EngineArtifact
+from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
+from trtcore.artifact.snapshot import take_snapshot
+from trtcore_backends.tensorrt_rtx import RtxBackend
 
 BACKEND = RtxBackend()
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from trtcore.backends.builders import make_builder
-from trtcore.backends.rtx import load
-from trtcore.conversion.snapshot import NetworkSnapshot, take_snapshot
-from trtcore.runtime.reference import compile_snapshot
+from trtcore.artifact.snapshot import NetworkSnapshot, take_snapshot
+from trtcore.backend.builders import make_builder
+from trtcore_backends.tensorrt_rtx import load
+from trtcore_reference import compile_snapshot
 
 trt = load()
 

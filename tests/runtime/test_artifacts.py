@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import trtcore
+from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, BackendUnavailableError, InputError, SettingsError
 from trtcore.runtime import op
 from trtcore.runtime.engine import plans_of
-from trtcore.runtime.manifest import EngineManifest
 
 
 class Model(torch.nn.Module):

@@ -12,8 +12,9 @@ from engines import BACKEND, ROWS, X, add_one, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trtcore.backends.base import Capability, Target, host_platform
-from trtcore.engine.artifact import EngineArtifact
+from trtcore.artifact.engine_file import EngineArtifact
+from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
+from trtcore.backend.base import Capability, Target, host_platform
 from trtcore.errors import (
     ArtifactError,
     BackendUnavailableError,
@@ -23,7 +24,6 @@ from trtcore.errors import (
 )
 from trtcore.runtime import op
 from trtcore.runtime.engine import Engine, choose_runtime, get_engine, register_engine, with_runtime
-from trtcore.runtime.manifest import EngineManifest, SizeBinding, TensorBinding
 
 
 def engine_of(artifact: EngineArtifact) -> Engine:

@@ -16,7 +16,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy import functions as tsf
 
 from trtcore.errors import ArtifactError
-from trtcore.runtime.expressions import evaluate, parse, symbols_of, to_text
+from trtcore.ir.expressions import evaluate, parse, symbols_of, to_text
 
 S0, S1 = sympy.symbols("s0 s1", integer=True, positive=True)
 
@@ -204,7 +204,7 @@ def test_what_cannot_be_written_is_named():
 def test_the_text_is_the_same_in_every_process():
     code = (
         "import sympy; from torch.utils._sympy import functions as f;"
-        "from trtcore.runtime.expressions import to_text;"
+        "from trtcore.ir.expressions import to_text;"
         "a, b, c = sympy.symbols('s10 s2 s77', integer=True, positive=True);"
         "print(to_text(f.Max(a, b + 1, c * 2) + f.Min(a, c, b) + a * b * c + c))"
     )

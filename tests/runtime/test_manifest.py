@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.errors import ArtifactError
-from trtcore.runtime.manifest import EngineManifest, SizeBinding, TensorBinding
 
 
 def manifest(**changes):

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore.errors import InputError
 from trtcore.frontend.export import program_from_exported, trace
-from trtcore.inputs import Input
+from trtcore.ir.inputs import Input
 from trtcore.runtime.module import CompiledModule, assemble
 
 

@@ -18,12 +18,12 @@ import pytest
 import torch
 from engines import BACKEND, ROWS, X, add_one, make
 
+from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.errors import ArtifactError, BackendUnavailableError, ConversionError, InputError
-from trtcore.runtime.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.runtime.native.bindings import IOTensor, NativeError, TensorRT, connect
 from trtcore.runtime.native.logic import NativeEngine, choose_profile, make_binding_plan
 from trtcore.runtime.profiles import optimization_profile
-from trtcore.runtime.reference import compile_snapshot
+from trtcore_reference import compile_snapshot
 
 ALIGNMENT = 64  # what torch's CPU allocator gives
 

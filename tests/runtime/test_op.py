@@ -14,11 +14,11 @@ import torch
 from engines import ROWS, X, add_one, make
 from torch.export import Dim
 
-from trtcore.engine.segments import _device_without_inputs
+from trtcore.artifact.manifest import SizeBinding, TensorBinding
+from trtcore.engine.quarantine import _device_without_inputs
 from trtcore.errors import ArtifactError, InputError
 from trtcore.runtime import op
 from trtcore.runtime.engine import get_engine, register_engine
-from trtcore.runtime.manifest import SizeBinding, TensorBinding
 from trtcore.runtime.op import output_device
 
 
@@ -227,7 +227,7 @@ def test_the_engine_dies_with_its_plan_and_survives_in_copies():
 
 
 def get_engine_id(module):
-    from trtcore.runtime.manifest import EngineManifest
+    from trtcore.artifact.manifest import EngineManifest
 
     return EngineManifest.from_json(module.manifest).id
 

@@ -12,7 +12,7 @@ from reference_networks import Network, run, trt
 from torch.testing import assert_close
 
 from trtcore.errors import InputError
-from trtcore.runtime.reference import compile_snapshot
+from trtcore_reference import compile_snapshot
 
 SUM, PROD = trt.ElementWiseOperation.SUM, trt.ElementWiseOperation.PROD
 

@@ -11,7 +11,7 @@ from reference_networks import Network, run, trt
 from torch.testing import assert_close
 
 from trtcore.errors import ConversionError, InputError
-from trtcore.runtime.reference import EVALUATORS, compile_snapshot
+from trtcore_reference import EVALUATORS, compile_snapshot
 
 INF, NAN = math.inf, math.nan
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from trtcore.backends.base import Backend
+from trtcore.backend.base import Backend
 from trtcore.pack import converter, scoped_registry
 from trtcore.testing import assert_converts, assert_refuses
 from trtcore.testing.conformance import _calls, resampled

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from trtcore import packs
 from trtcore.pack import Converter, Reject, hookimpl, scoped_registry
-from trtcore.packs import register_pack
+from trtcore.packs import loading as packs
+from trtcore.packs.loading import register_pack
 from trtcore.testing import (
     Example,
     PackConformance,
@@ -144,7 +144,7 @@ BAD: dict[str, tuple[list[Converter], str, str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-@pytest.mark.filterwarnings("ignore::trtcore.packs.PackWarning")
+@pytest.mark.filterwarnings("ignore::trtcore.packs.loading.PackWarning")
 def test_a_bad_pack_fails(kind: str) -> None:
     converters, test, said = BAD[kind]
     install(*converters)

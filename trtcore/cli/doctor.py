@@ -21,7 +21,7 @@ from trtcore.errors import TrtcoreError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from trtcore.backends.base import Backend
+    from trtcore.backend.base import Backend
 
 _VERDICTS = {"failed": "could not be loaded", "incompatible": "does not fit this version of trtcore"}
 _DISTRIBUTIONS = ("trtcore", "torch", "triton", "numpy", "safetensors", "pluggy", "transformers")
@@ -104,8 +104,8 @@ def examine(*, probe: bool = True) -> Checkup:
     Args:
         probe: ask each usable backend for every feature it knows (small builds; cached).
     """
-    from trtcore.backends.base import no_gpu_reason
-    from trtcore.packs import build_registry
+    from trtcore.backend.base import no_gpu_reason
+    from trtcore.packs.loading import build_registry
     from trtcore.settings import CompilationSettings
 
     problems: list[Problem] = []
@@ -163,7 +163,7 @@ def _gpus() -> tuple[str, ...]:
 def _backends(
     backends: Sequence[Backend], problems: list[Problem], *, probe: bool
 ) -> tuple[BackendCheck, ...]:
-    from trtcore.backends.base import resolve_backend
+    from trtcore.backend.base import resolve_backend
 
     chosen = None
     try:
@@ -229,7 +229,7 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _cache(problems: list[Problem]) -> tuple[Path, bool]:
-    from trtcore.backends.store import cache_directory
+    from trtcore.paths import cache_directory
 
     folder = cache_directory()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())

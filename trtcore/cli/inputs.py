@@ -24,7 +24,7 @@ from trtcore.errors import InputError, SettingsError
 if TYPE_CHECKING:
     import torch
 
-    from trtcore.inputs import Input
+    from trtcore.ir.inputs import Input
 
 GRAMMAR = "[NAME=]SHAPE[:DTYPE][@MIN,OPT,MAX]..."
 EXAMPLE = "?x128:int64@1x128,8x128,32x128"
@@ -44,7 +44,7 @@ def parse_input(text: str) -> tuple[str | None, Input]:
     Raises:
         InputError: the text does not follow the grammar, or its shapes contradict each other.
     """
-    from trtcore.inputs import Input
+    from trtcore.ir.inputs import Input
 
     match = _INPUT.match(text.strip())
     if match is None:

@@ -50,7 +50,7 @@ def load_model(spec: str) -> Any:
 def _load_file(path: Path) -> Any:
     import torch
 
-    from trtcore.artifacts import is_saved_module
+    from trtcore.archive import is_saved_module
 
     if not path.exists():
         raise InputError(f"there is no file {str(path)!r}", advice=f"a model is {FORMS}")

@@ -18,8 +18,8 @@ from trtcore.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from trtcore.inputs import Input
-    from trtcore.report import Report
+    from trtcore.ir.inputs import Input
+    from trtcore.report.data import Report
     from trtcore.runtime.module import CompiledModule
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -168,8 +168,8 @@ def _example_call(
     import torch
     from torch.utils import _pytree as pytree
 
-    from trtcore.artifacts import example_inputs
-    from trtcore.inputs import Input
+    from trtcore.archive import example_inputs
+    from trtcore.ir.inputs import Input
 
     positional, named = split_inputs(inputs)
     if positional or named:
@@ -196,7 +196,7 @@ def _load_artifact(name: str) -> CompiledModule | None:
         ArtifactError: it is such a file, and cannot be loaded here.
     """
     import trtcore
-    from trtcore.artifacts import is_saved_module
+    from trtcore.archive import is_saved_module
 
     return trtcore.load(name) if is_saved_module(name) else None
 
@@ -277,7 +277,7 @@ def _describe_output(path: str, value: torch.Tensor, reference: Any) -> dict[str
 
 
 def _print_run(result: Mapping[str, Any]) -> None:
-    from trtcore.report import format_seconds
+    from trtcore.report.data import format_seconds
 
     if result["note"]:
         click.echo(result["note"])
@@ -321,6 +321,6 @@ def _print_report(report: Report, as_json: bool, *, verbose: bool = False) -> No
 
 
 def _size(path: Path) -> str:
-    from trtcore.report import format_bytes
+    from trtcore.report.data import format_bytes
 
     return format_bytes(path.stat().st_size)

@@ -13,6 +13,7 @@ from string import Template
 
 import click
 
+from trtcore._version import __version__
 from trtcore.errors import InputError, PackError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -105,9 +106,7 @@ def _module(name: str) -> str:
 
 def _versions() -> str:
     """The range of trtcore versions that a pack written today fits: those of this minor version."""
-    import trtcore
-
-    major, minor = trtcore.__version__.split(".")[:2]
+    major, minor = __version__.split(".")[:2]
     after = f"{major}.{int(minor) + 1}" if major == "0" else f"{int(major) + 1}"
     return f">={major}.{minor},<{after}"
 

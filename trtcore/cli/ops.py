@@ -25,7 +25,7 @@ def ops(op: str | None, as_json: bool, core: bool, samples: bool) -> None:
     OP is aten.gelu, aten.gelu.default or torchvision::nms. Whether a candidate takes a node of a model is also up to
     its validator: see `trtcore explain`.
     """
-    from trtcore.coverage import describe_op, describe_ops
+    from trtcore.packs.coverage import describe_op, describe_ops
 
     if samples:
         _samples(op, as_json)
@@ -48,7 +48,7 @@ _MARK = {True: "yes", False: ""}
 
 
 def _print_table(described: Sequence[Mapping[str, Any]]) -> None:
-    from trtcore.report import format_table
+    from trtcore.report.data import format_table
 
     columns = ("op", "by", "pack", "converters", "dynamic", "core ATen")
     rows = [
@@ -101,7 +101,7 @@ def _facts(one: Mapping[str, Any]) -> list[str]:
 
 def _samples(op: str | None, as_json: bool) -> None:
     """The conformance tables that come with the ATen pack; with `op` (an operator or an overload) its rows alone."""
-    from trtcore.report import format_table
+    from trtcore.report.data import format_table
     from trtcore.testing.tables import load_tables
 
     tables = load_tables()

@@ -15,7 +15,7 @@ import click
 @click.option("--no-import", is_flag=True, help="Metadata only: import no pack.")
 def packs(as_json: bool, no_import: bool) -> None:
     """List the installed packs: status, version, what each gives, and what of it another shadows."""
-    from trtcore.packs import describe_packs
+    from trtcore.packs.loading import describe_packs
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a failed pack's warning says what its row says
@@ -27,7 +27,7 @@ def packs(as_json: bool, no_import: bool) -> None:
 
 
 def _print(described: Sequence[Mapping[str, Any]]) -> None:
-    from trtcore.report import format_table
+    from trtcore.report.data import format_table
 
     if not described:
         click.echo("no pack is installed: pip install trtcore brings the built-in ones")

@@ -24,7 +24,7 @@ from trtcore.errors import ConversionError
 if TYPE_CHECKING:
     import sympy
 
-    from trtcore.backends.base import Backend, Target
+    from trtcore.backend.base import Backend, Target
     from trtcore.context import CompileContext
     from trtcore.settings import CompilationSettings
 
@@ -536,7 +536,7 @@ class ConversionContext:
 
     def symbolic(self, expression: sympy.Expr | int) -> Dim:
         """A shape expression as an int or an int64 ITensor of shape (1,)."""
-        from trtcore.conversion.symbolic import build_expression
+        from trtcore.conversion.shape_tensors import build_expression
 
         return build_expression(self, expression, self._expressions)
 

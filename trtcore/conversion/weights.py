@@ -15,7 +15,7 @@ import torch
 from trtcore.errors import ConversionError
 
 if TYPE_CHECKING:
-    from trtcore.backends.base import Backend
+    from trtcore.backend.base import Backend
 
 
 class WeightStore:

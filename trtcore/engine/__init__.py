@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trtcore.engine.artifact import EngineArtifact
+    from trtcore.artifact.engine_file import EngineArtifact
     from trtcore.engine.build import build_plan
     from trtcore.engine.config import add_profiles, check_settings, make_config
 

@@ -18,10 +18,10 @@ from trtcore.errors import EngineBuildError
 if TYPE_CHECKING:
     from io import FileIO
 
-    from trtcore.backends.base import Backend
-    from trtcore.backends.logger import CollectingLogger
+    from trtcore.backend.base import Backend
+    from trtcore.backend.logger import CollectingLogger
     from trtcore.context import CompileContext
-    from trtcore.conversion.interpret import ConvertedSegment
+    from trtcore.conversion.interpreter import ConvertedSegment
 
 Progress = Callable[[str, int, int], Any]
 """``progress(phase, step, steps)``: TensorRT finished `step` (from 0) of `steps` of a phase. It runs on

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from trtcore.errors import EngineBuildError, InputError, SettingsError
 
 if TYPE_CHECKING:
-    from trtcore.backends.base import Backend, Target
-    from trtcore.backends.logger import CollectingLogger
-    from trtcore.runtime.manifest import SizeBinding, TensorBinding
+    from trtcore.artifact.manifest import SizeBinding, TensorBinding
+    from trtcore.backend.base import Backend, Target
+    from trtcore.backend.logger import CollectingLogger
     from trtcore.settings import CompilationSettings
 
 _DLA_POOLS = {

@@ -1,7 +1,7 @@
 """The process that converts and builds when ``build_isolation="process"``: ``python -m trtcore.engine.worker``.
 
 It reads pickled requests from its standard input and answers on its standard output, until the input ends. Both
-ends are this module and `trtcore.engine.isolation`, of one installation.
+ends are this module and `trtcore.engine.builders`, of one installation.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from trtcore.conversion.interpret import ConvertedSegment
-    from trtcore.engine.transport import Parcel
+    from trtcore.conversion.interpreter import ConvertedSegment
+    from trtcore.engine.request import Parcel
 
 _HEAD = struct.Struct("<Q")
 
@@ -49,7 +49,7 @@ class _Worker:
         import torch
 
         from trtcore.context import CompileContext
-        from trtcore.packs import build_registry
+        from trtcore.packs.loading import build_registry
 
         torch.set_num_threads(threads)
         if device is not None:
@@ -59,9 +59,9 @@ class _Worker:
         self.ctx = CompileContext(settings, registry, found, target)
 
     def convert(self, parcel: Parcel, path: str, places: list[tuple[int, int]], made: str) -> dict[str, Any]:
-        from trtcore.conversion.interpret import convert_segment
-        from trtcore.engine.transport import define_ops, mapped, pack_snapshot, unpack_segment
-        from trtcore.packs import build_registry
+        from trtcore.conversion.interpreter import convert_segment
+        from trtcore.engine.request import define_ops, mapped, pack_snapshot, unpack_segment
+        from trtcore.packs.loading import build_registry
 
         self.converted = None
         if define_ops(parcel):  # converters by the ops' names waited for them
@@ -92,7 +92,7 @@ class _Worker:
         send(self.answers, message)
 
     def answer(self, request: tuple[str, tuple[Any, ...]]) -> None:
-        from trtcore.engine.transport import pack_error
+        from trtcore.engine.request import pack_error
 
         name, arguments = request
         try:

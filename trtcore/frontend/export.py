@@ -3,7 +3,7 @@
 Every dynamic dimension gets its own symbol, and torch.export finds which of them the model needs to be equal
 or related. What torch assumes without saying is checked here: it traces with sizes of at least 2, so sizes of
 0 and 1 are only promised after the captured graph has been compared with the model at them
-(`trtcore.frontend.corners`).
+(`trtcore.frontend.range_check`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import torch
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from trtcore.errors import ExportError, InputError, TrtcoreError
-from trtcore.frontend.corners import check_corners
-from trtcore.frontend.ties import find_ties, tie_hook
+from trtcore.frontend.equal_dims import find_ties, tie_hook
+from trtcore.frontend.range_check import check_corners
 from trtcore.frontend.unlift import program_from_exported
-from trtcore.graphs import TRACING
-from trtcore.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs, profile_count
+from trtcore.ir.graphs import TRACING
+from trtcore.ir.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs, profile_count
 
 __all__ = ["program_from_exported", "trace"]
 

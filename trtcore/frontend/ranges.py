@@ -12,8 +12,8 @@ from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from trtcore.errors import InputError
-from trtcore.frontend.program import InputSpec, SymbolRange
-from trtcore.symbols import solve_linear
+from trtcore.ir.program import InputSpec, SymbolRange
+from trtcore.ir.symbols import solve_linear
 
 Asked = tuple[int | None, int, int | None]
 

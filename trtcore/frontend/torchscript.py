@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError, InputError
-from trtcore.inputs import Input, collect_inputs, flatten_inputs
+from trtcore.ir.inputs import Input, collect_inputs, flatten_inputs
 
 
 def trace_script(

@@ -19,11 +19,10 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError, InputError
-from trtcore.frontend.guards import input_sources, parse_guards
-from trtcore.frontend.program import InputSpec, Program
 from trtcore.frontend.ranges import Asked, InputRange, symbol_ranges
-from trtcore.graphs import seen_in_memory
-from trtcore.inputs import (
+from trtcore.ir.graphs import seen_in_memory
+from trtcore.ir.guards import input_sources, parse_guards
+from trtcore.ir.inputs import (
     Input,
     InputTree,
     collect_inputs,
@@ -34,7 +33,8 @@ from trtcore.inputs import (
     leaf_paths,
     profile_count,
 )
-from trtcore.symbols import expression_of
+from trtcore.ir.program import InputSpec, Program
+from trtcore.ir.symbols import expression_of
 
 _LIFTED_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _MUTATION_KINDS = (

@@ -20,15 +20,15 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from trtcore.context import CompileContext
 from trtcore.errors import InputError, PackError, SettingsError, TrtcoreError
-from trtcore.frontend.program import Program
+from trtcore.ir.program import Program
+from trtcore.ir.symbols import expression_of
 from trtcore.lowering.decompose import decompose
 from trtcore.lowering.functionalize import functionalize
 from trtcore.lowering.match import match_patterns
-from trtcore.packs import pack_failure
-from trtcore.pass_order import order, told
-from trtcore.registry import LoweringPass, Scope
-from trtcore.selection import SelectionMemo
-from trtcore.symbols import expression_of
+from trtcore.packs.loading import pack_failure
+from trtcore.packs.pass_order import order, told
+from trtcore.packs.registry import LoweringPass, Scope
+from trtcore.packs.selection import SelectionMemo
 
 __all__ = ["CORE_PASSES", "lower", "ordered_passes"]
 
@@ -92,7 +92,7 @@ def ordered_passes(
 ) -> list[LoweringPass]:
     """The core's and the packs' passes in order: what ``before``/``after`` ask, else as contributed.
 
-    Where they ask for opposite things the pack that comes first is heard (`trtcore.pass_order`).
+    Where they ask for opposite things the pack that comes first is heard (`trtcore.packs.pass_order`).
 
     Raises:
         PackError: they do, and TRTCORE_STRICT_PACKS is set; the message names passes and packs.

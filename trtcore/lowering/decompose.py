@@ -20,10 +20,10 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
-from trtcore.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
-from trtcore.provenance import op_name
-from trtcore.selection import SelectionMemo
-from trtcore.symbols import expression_of, is_size_decision, undecided_sizes
+from trtcore.ir.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
+from trtcore.ir.provenance import op_name
+from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
+from trtcore.packs.selection import SelectionMemo
 
 REASON = "trtcore_reason"
 """Key in node.meta: why a node runs in torch, in the words that the report shows: its decomposition could not be used,

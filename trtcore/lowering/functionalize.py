@@ -19,7 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError
-from trtcore.graphs import (
+from trtcore.ir.graphs import (
     TRACING,
     attribute,
     fake_mode_of,

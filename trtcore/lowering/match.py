@@ -17,12 +17,12 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
-from trtcore.graphs import is_size, mutates
-from trtcore.patterns import Pattern
-from trtcore.provenance import SOURCES, Source, op_name, source_line
-from trtcore.registry import Candidate, Converter
-from trtcore.schema import normalise_arguments
-from trtcore.symbols import SizeMaterialiser, expression_of
+from trtcore.ir.graphs import is_size, mutates
+from trtcore.ir.provenance import SOURCES, Source, op_name, source_line
+from trtcore.ir.schema import normalise_arguments
+from trtcore.ir.symbols import SizeMaterialiser, expression_of
+from trtcore.packs.patterns import Pattern
+from trtcore.packs.registry import Candidate, Converter
 
 OBJECTIONS = "trtcore_patterns"
 """Key in node.meta: candidates for patterns that end in this node and did not take it."""
@@ -84,7 +84,7 @@ class _Shape:
 
 def _shape(pattern: Pattern, ctx: CompileContext, lower: Lower) -> _Shape | None:
     """The pattern as the model's graph would hold it; None, with a warning, where it cannot be traced or lowered."""
-    from trtcore.packs import pack_failure
+    from trtcore.packs.loading import pack_failure
 
     (first, *_) = ctx.registry.candidates(pattern)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from trtcore.graphs import fake_mode_of
+from trtcore.ir.graphs import fake_mode_of
 
 BOUNDARY = "trtcore_boundary"
 """Key in node.meta: the node changes the dtype of an input or a result, and runs in torch on purpose."""

@@ -16,8 +16,7 @@ from torch.fx import GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError, PackError, SettingsError
-from trtcore.frontend.program import Program
-from trtcore.graphs import (
+from trtcore.ir.graphs import (
     attribute,
     is_copy_into,
     is_getitem,
@@ -27,14 +26,15 @@ from trtcore.graphs import (
     mutates,
     viewed,
 )
+from trtcore.ir.program import Program
+from trtcore.ir.provenance import SOURCES, describe
+from trtcore.ir.symbols import bounds, expression_of, free_symbols, is_integral
 from trtcore.lowering.decompose import REASON, decompose
 from trtcore.lowering.match import OBJECTIONS, is_pattern, unfuse
+from trtcore.packs.registry import Selection
+from trtcore.packs.selection import SelectionMemo
 from trtcore.partition.levels import group_by_levels
 from trtcore.partition.segment import Segment, extract
-from trtcore.provenance import SOURCES, describe
-from trtcore.registry import Selection
-from trtcore.selection import SelectionMemo
-from trtcore.symbols import bounds, expression_of, free_symbols, is_integral
 
 __all__ = ["Partition", "Partitioner", "Segment", "Supported", "partition"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from trtcore.graphs import is_getitem, is_random, is_size
+from trtcore.ir.graphs import is_getitem, is_random, is_size
 
 
 def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[list[Node]]:

@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
-from trtcore.graphs import attribute, is_size, set_attribute
+from trtcore.ir.graphs import attribute, is_size, set_attribute
 
 
 @dataclass(frozen=True)

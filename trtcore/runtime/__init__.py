@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
     from trtcore.runtime.engine import Engine, choose_runtime, get_engine, register_engine
-    from trtcore.runtime.manifest import EngineManifest, SizeBinding, TensorBinding
     from trtcore.runtime.op import execute_engine
     from trtcore.runtime.profiles import optimization_profile
 

@@ -19,16 +19,16 @@ import torch
 from torch.fx import Node
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.errors import ArtifactError, BackendUnavailableError, ConversionError, InputError, SettingsError
-from trtcore.graphs import attribute
-from trtcore.runtime.manifest import EngineManifest, SizeBinding, TensorBinding
+from trtcore.ir.graphs import attribute
 from trtcore.runtime.op import check_structure, execute_engine, output_device
 from trtcore.runtime.profiles import chosen_profile
 
 if TYPE_CHECKING:
-    from trtcore.backends.base import Backend, Target
-    from trtcore.conversion.snapshot import NetworkSnapshot
-    from trtcore.engine.artifact import EngineArtifact
+    from trtcore.artifact.engine_file import EngineArtifact
+    from trtcore.artifact.snapshot import NetworkSnapshot
+    from trtcore.backend.base import Backend, Target
     from trtcore.settings import CompilationSettings
 
 _table: weakref.WeakValueDictionary[tuple[str, str], Engine] = weakref.WeakValueDictionary()
@@ -114,7 +114,7 @@ def _load(manifest: EngineManifest, plan: torch.Tensor) -> Engine:
 def _read(
     manifest: EngineManifest, plan: torch.Tensor
 ) -> tuple[EngineManifest, torch.Tensor, NetworkSnapshot | None]:
-    from trtcore.engine.artifact import EngineArtifact
+    from trtcore.artifact.engine_file import EngineArtifact
 
     try:
         artifact = EngineArtifact.from_tensor(plan)
@@ -175,7 +175,7 @@ def _portable(plan: torch.Tensor) -> torch.Tensor:
 
 
 def _save_plan(plan: torch.Tensor) -> torch.Tensor:
-    from trtcore.engine.artifact import EngineArtifact
+    from trtcore.artifact.engine_file import EngineArtifact
 
     engines = _holders.get(plan)
     if not engines:
@@ -244,7 +244,7 @@ def _native_obstacle(backend: Backend | None, target: Target | None) -> str:
     if not able.ok:
         return able.message
     if target is not None:
-        from trtcore.backends.base import host_platform
+        from trtcore.backend.base import host_platform
 
         if target.platform != host_platform():
             return f"the engines are for {target.platform}"
@@ -300,7 +300,7 @@ class Engine:
     @property
     def artifact(self) -> EngineArtifact:
         """Plan, manifest and snapshot, for saving."""
-        from trtcore.engine.artifact import EngineArtifact
+        from trtcore.artifact.engine_file import EngineArtifact
 
         return EngineArtifact(plan=self.plan, manifest=self.manifest, snapshot=self.snapshot)
 
@@ -427,9 +427,15 @@ def _reference(manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSn
             f"{manifest.name} was saved without its network (reference=False), so only TensorRT can run it",
             advice="save it with reference=True, or run it natively on a supported GPU",
         )
-    from trtcore.runtime.reference import compile_snapshot
+    from trtcore.packs.loading import find_runtime
 
-    module = compile_snapshot(snapshot)
+    runtime = find_runtime(manifest.runtime)
+    if runtime is None:
+        raise BackendUnavailableError(
+            f"{manifest.name} runs on the {manifest.runtime} runtime, and no loaded pack contributes it",
+            advice="enable the pack that does (`trtcore packs` lists them)",
+        )
+    module = runtime.open(snapshot)
 
     def run(inputs: list[torch.Tensor], sizes: list[int], values: dict[str, int]) -> list[torch.Tensor]:
         arguments = inputs + [torch.tensor([size], dtype=torch.int64) for size in sizes]

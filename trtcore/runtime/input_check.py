@@ -10,14 +10,14 @@ import torch
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ArtifactError, InputError
-from trtcore.frontend.guards import Guard
-from trtcore.frontend.program import profile_ranges
-from trtcore.inputs import describe, structure_text
-from trtcore.runtime.expressions import evaluate, to_text
-from trtcore.symbols import expression_of, solve_linear
+from trtcore.ir.expressions import evaluate, to_text
+from trtcore.ir.guards import Guard
+from trtcore.ir.inputs import describe, structure_text
+from trtcore.ir.program import profile_ranges
+from trtcore.ir.symbols import expression_of, solve_linear
 
 if TYPE_CHECKING:
-    from trtcore.frontend.program import InputSpec, Program, SymbolRange
+    from trtcore.ir.program import InputSpec, Program, SymbolRange
 
 
 @dataclass(frozen=True)

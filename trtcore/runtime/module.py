@@ -13,8 +13,8 @@ from trtcore.runtime.engine import keep_plans_plain, plans_of
 from trtcore.runtime.input_check import InputCheck
 
 if TYPE_CHECKING:
-    from trtcore.frontend.program import Program
-    from trtcore.report import Report
+    from trtcore.ir.program import Program
+    from trtcore.report.data import Report
 
 
 class CompiledModule(torch.fx.GraphModule):

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd import forward_ad
 
+from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import InputError
-from trtcore.runtime.manifest import EngineManifest
 
 if TYPE_CHECKING:
     from trtcore.runtime.engine import Engine

@@ -14,12 +14,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError, UnsupportedOperatorError
-from trtcore.graphs import attribute
-from trtcore.inputs import Input
+from trtcore.ir.graphs import attribute
+from trtcore.ir.inputs import Input
 
 if TYPE_CHECKING:
-    from trtcore.backends.base import Backend
-    from trtcore.report import Report
+    from trtcore.backend.base import Backend
+    from trtcore.report.data import Report
 
 Dynamic = Mapping["int | str", Mapping[int, "tuple[int, int, int]"]]
 """Input (position or keyword) -> dimension -> (min, opt, max)."""
@@ -98,8 +98,8 @@ def usable_backend() -> Backend:
     Raises:
         BackendUnavailableError: there is none; the message has every reason and pip command.
     """
-    from trtcore.backends.base import resolve_backend
-    from trtcore.packs import build_registry
+    from trtcore.backend.base import resolve_backend
+    from trtcore.packs.loading import build_registry
     from trtcore.settings import CompilationSettings
 
     return resolve_backend("auto", build_registry(CompilationSettings()).backends)

@@ -38,11 +38,11 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import TrtcoreError
-from trtcore.frontend.program import InputSpec, Program
-from trtcore.graphs import TRACING, attribute, is_random, set_attribute
+from trtcore.ir.graphs import TRACING, attribute, is_random, set_attribute
+from trtcore.ir.program import InputSpec, Program
 
 if TYPE_CHECKING:
-    from trtcore.report import Report
+    from trtcore.report.data import Report
 
 __all__ = [
     "DTYPES", "OpSample", "SampleResult", "check", "chosen", "difference", "operators", "samples", "tolerance",

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from trtcore.contributions import Converter, PackInfo, Reject, target_name
-from trtcore.packs import IN_PROCESS, LoadedPack, _means, load_packs
-from trtcore.registry import ConverterRegistry
+from trtcore.packs.declare import Converter, PackInfo, Reject, target_name
+from trtcore.packs.loading import IN_PROCESS, LoadedPack, _means, load_packs
+from trtcore.packs.registry import ConverterRegistry
 from trtcore.testing.conformance import (
     Dynamic,
     _as_module,
@@ -35,7 +35,7 @@ from trtcore.testing.conformance import (
 
 if TYPE_CHECKING:
     from trtcore.context import CompileContext
-    from trtcore.report import Report
+    from trtcore.report.data import Report
 
 __all__ = ["Example", "PackConformance"]
 

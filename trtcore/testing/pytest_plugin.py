@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trtcore.backends.base import Backend
+    from trtcore.backend.base import Backend
     from trtcore.testing import ConversionProof
 
 

@@ -127,7 +127,7 @@ class trtcore_without:
         self.ops = ops
 
     def __enter__(self) -> None:
-        from trtcore import registry
+        from trtcore.packs import registry
 
         self.select = registry.ConverterRegistry.select
 
@@ -139,7 +139,7 @@ class trtcore_without:
         registry.ConverterRegistry.select = select  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
-        from trtcore import registry
+        from trtcore.packs import registry
 
         registry.ConverterRegistry.select = self.select  # type: ignore[method-assign]
 

@@ -37,8 +37,8 @@ def active_bindings() -> Any:
 
 
 def _default_bindings() -> Any:
-    from trtcore.backends.base import resolve_backend
-    from trtcore.packs import build_registry
+    from trtcore.backend.base import resolve_backend
+    from trtcore.packs.loading import build_registry
     from trtcore.settings import CompilationSettings
 
     return resolve_backend("auto", build_registry(CompilationSettings()).backends).trt

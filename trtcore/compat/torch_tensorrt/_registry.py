@@ -11,8 +11,8 @@ import torch
 from torch import fx
 
 from trtcore.compat.torch_tensorrt._bindings import bindings
-from trtcore.contributions import Priority, Reject, converter
-from trtcore.schema import parameters_of
+from trtcore.ir.schema import parameters_of
+from trtcore.packs.declare import Priority, Reject, converter
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

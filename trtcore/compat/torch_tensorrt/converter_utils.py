@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from trtcore.compat.torch_tensorrt._bindings import TRTTensor
-from trtcore.contributions import target_name
 from trtcore.errors import ConversionError
+from trtcore.packs.declare import target_name
 
 __all__ = [
     "args_bounds_check",

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
+from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import BackendUnavailableError, TrtcoreError
-from trtcore.runtime.manifest import EngineManifest
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ def register_plugins(manifest: EngineManifest, backend: Any) -> None:
     Raises:
         BackendUnavailableError: one is not known in this process.
     """
-    from trtcore.packs import kernel_plugins
+    from trtcore.packs.loading import kernel_plugins
 
     for record in manifest.plugins:
         if record["deployable"]:
@@ -325,7 +325,7 @@ def register_plugins(manifest: EngineManifest, backend: Any) -> None:
 
 
 def _backend(manifest: EngineManifest) -> Any:
-    from trtcore.packs import load_packs
+    from trtcore.packs.loading import load_packs
 
     backends = [backend for pack in load_packs() for backend in pack.backends]
     for backend in backends:

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, ConversionError, InputError
-from trtcore.runtime.manifest import EngineManifest
 from trtcore.runtime.native.bindings import Connection, IOTensor
 from trtcore.runtime.op import output_device
 from trtcore.runtime.profiles import chosen_profile

@@ -1,0 +1,1 @@
+"""What every TensorRT flavour is to the compiler; the flavours themselves are packs."""

@@ -1,0 +1,474 @@
+"""Conversion: the nodes of one segment, in order, each by its converter, into one TensorRT network."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch.fx import Node
+
+from trtcore.artifact.manifest import Profile, SizeBinding, SymbolSource, TensorBinding
+from trtcore.artifact.snapshot import LAYER_CLASSES, NetworkSnapshot, take_snapshot
+from trtcore.conversion.context import ConversionContext
+from trtcore.conversion.weights import WeightStore
+from trtcore.errors import ConversionError, TrtcoreError
+from trtcore.ir.expressions import to_text
+from trtcore.ir.graphs import attribute, is_size
+from trtcore.ir.program import profile_ranges
+from trtcore.ir.provenance import code_line, describe, module_path, op_name, source_line
+from trtcore.ir.schema import parameters_of
+from trtcore.ir.symbols import bounds, expression_of, free_symbols, solve_linear
+from trtcore.packs.registry import node_arguments
+from trtcore.partition.segment import Segment
+
+if TYPE_CHECKING:
+    from trtcore.context import CompileContext
+    from trtcore.ir.program import SymbolRange
+    from trtcore.packs.registry import Converter, Selection
+
+_NAME_LIMIT = 4000  # TensorRT drops names and metadata of 4096 characters and more
+
+
+class NodeConversionError(ConversionError):
+    """A ConversionError that knows its node, so that the node can be quarantined.
+
+    Attributes:
+        node: the fx node's name in the lowered graph.
+        others: the errors of further nodes of the segment.
+    """
+
+    def __init__(
+        self, message: str, *, node: str, others: Sequence[NodeConversionError] = (), **parts: Any
+    ) -> None:
+        super().__init__(message, **parts)
+        self.node = node
+        self.others = tuple(others)
+
+
+@dataclass
+class ConvertedSegment:
+    """A network that TensorRT has accepted layer by layer, with what is needed to build and to call it.
+
+    Attributes:
+        network, builder, logger: TensorRT's objects; alive until the build has ended. None where another process
+            has them.
+        store: the weights behind the network; None there too.
+        inputs, sizes, outputs: bindings in network order (inputs, then sizes).
+        symbols: how to solve each symbol from a call's inputs and sizes.
+        size_symbols: the symbols that must be passed as sizes, in the order of `sizes`.
+        snapshot: the network, read back.
+        num_layers: of the network.
+        layers: number of layers per fx node name.
+        node_of_layer: fx node name by layer name.
+    """
+
+    segment: Segment
+    network: Any
+    builder: Any
+    logger: Any
+    store: WeightStore | None
+    inputs: tuple[TensorBinding, ...]
+    sizes: tuple[SizeBinding, ...]
+    outputs: tuple[TensorBinding, ...]
+    symbols: Mapping[str, SymbolSource]
+    snapshot: NetworkSnapshot
+    num_layers: int
+    layers: dict[str, int] = field(default_factory=dict)
+    node_of_layer: dict[str, str] = field(default_factory=dict)
+
+
+def convert_segment(
+    segment: Segment,
+    ctx: CompileContext,
+    selections: Mapping[str, Selection],
+    ranges: Mapping[str, SymbolRange],
+    before_node: Callable[[str], object] | None = None,
+) -> ConvertedSegment:
+    """Run every node's converter.
+
+    Args:
+        selections: by node name; every call_function node of the segment but getitem has a chosen converter.
+        ranges: of the symbols in the segment's shapes.
+        before_node: told the name of each node whose converter is about to run, and "" after the last.
+
+    Raises:
+        NodeConversionError: a converter raised, returned nonsense, or added a layer that TensorRT refuses. The nodes
+            behind it are converted all the same, on inputs in the place of its results, so that one error has all.
+    """
+    return _Interpreter(segment, ctx, selections, ranges, before_node).run()
+
+
+class _Interpreter:
+    def __init__(
+        self,
+        segment: Segment,
+        ctx: CompileContext,
+        selections: Mapping[str, Selection],
+        ranges: Mapping[str, SymbolRange],
+        before_node: Callable[[str], object] | None,
+    ) -> None:
+        assert ctx.backend is not None
+        self.before_node = before_node
+        self.segment, self.compile_context, self.selections, self.ranges = segment, ctx, selections, ranges
+        self.profiles = profile_ranges(ranges)
+        self.backend = ctx.backend
+        self.trt: Any = self.backend.trt
+        self.logger = self.backend.make_logger()
+        self.builder = self.backend.make_builder(self.logger)
+        self.network = self.backend.create_network(self.builder)
+        self.network.name = segment.name
+        self.store = WeightStore(self.backend)
+        self.ctx = ConversionContext(ctx, self.network, self.store)
+        self.ctx._inliner = self._inline
+        self.env: dict[Node, Any] = {}
+        self.inputs: list[TensorBinding] = []
+        self.sizes: list[SizeBinding] = []
+        self.symbols: dict[str, SymbolSource] = {}
+        self.layers: dict[str, int] = {}
+        self.node_of_layer: dict[str, str] = {}
+        self._names: set[str] = set()
+        self.failures: list[NodeConversionError] = []
+
+    def run(self) -> ConvertedSegment:
+        graph = self.segment.graph_module.graph
+        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        for node in placeholders:
+            if not is_size(node):
+                self._add_input(node)
+        self._add_sizes([node for node in placeholders if is_size(node)])
+        outputs: tuple[TensorBinding, ...] = ()
+        for node in graph.nodes:
+            if node.op == "placeholder" and is_size(node):
+                self.env[node] = _Symbolic(expression_of(node.meta["val"]))
+            elif node.op == "get_attr":
+                self.env[node] = attribute(self.segment.graph_module, str(node.target))
+            elif node.op == "call_function":
+                self.env[node] = self._convert(node)
+            elif node.op == "output" and not self.failures:
+                outputs = self._mark_outputs(node)
+        if self.failures:
+            self._raise_failures()
+        if self.before_node is not None:
+            self.before_node("")
+        snapshot = take_snapshot(self.trt, self.network, self.store.of_layer)
+        return ConvertedSegment(
+            self.segment, self.network, self.builder, self.logger, self.store, tuple(self.inputs), tuple(self.sizes),
+            outputs, dict(self.symbols), snapshot, self.network.num_layers, self.layers, self.node_of_layer,
+        )  # fmt: skip
+
+    # ---- inputs -----------------------------------------------------------------------------------
+
+    def _add_input(self, node: Node) -> None:
+        value: torch.Tensor = node.meta["val"]
+        dims = [expression_of(dim) for dim in value.shape]
+        static = tuple(dim if isinstance(dim, int) else -1 for dim in dims)
+        tensor = self.network.add_input(node.name, self.backend.trt_dtype(value.dtype), static)
+        if tensor is None:
+            raise ConversionError(
+                f"TensorRT refused the input {node.name} of shape {static} and {value.dtype}",
+                tensorrt=self.logger.since(0),
+            )
+        self.env[node] = tensor
+        profiles = [_profile(dims, ranges) for ranges in self.profiles] if -1 in static else []
+        index = len(self.inputs)
+        shape = tuple(dim if isinstance(dim, int) else to_text(dim) for dim in dims)
+        self.inputs.append(TensorBinding.of_profiles(node.name, value.dtype, shape, profiles))
+        for axis, dim in enumerate(dims):
+            found = solve_linear(dim)
+            if found is not None:
+                name, scale, offset = found
+                self.symbols.setdefault(name, ("input", index, axis, scale, offset))
+                self.ctx.bind_symbol(name, self._symbol_of_input(tensor, axis, scale, offset))
+
+    def _symbol_of_input(self, tensor: Any, axis: int, scale: int, offset: int) -> Callable[[], Any]:
+        def make() -> Any:
+            value = self.ctx.dim(tensor, axis)
+            if offset:
+                value = self.ctx.dim_op(value, offset, "SUB")
+            return self.ctx.dim_op(value, scale, "FLOOR_DIV") if scale != 1 else value
+
+        return make
+
+    def _add_sizes(self, nodes: Sequence[Node]) -> None:
+        """Symbols that no tensor input's shape gives become int64 shape tensors of shape (1,)."""
+        used = free_symbols(node.meta["val"] for node in nodes if isinstance(node.meta["val"], torch.SymInt))
+        for output in self.segment.outputs:
+            value = output.meta.get("val")
+            if isinstance(value, torch.Tensor):
+                used.extend(free_symbols(value.shape))
+        for name in dict.fromkeys(used):
+            if name in self.symbols:
+                continue
+            known = self.ranges[name]
+            tensor = self.network.add_input(f"size_{name}", self.trt.DataType.INT64, (1,))
+            self.symbols[name] = ("size", len(self.sizes))
+            self.sizes.append(
+                SizeBinding(f"size_{name}", name, known.min, known.opt, known.max, known.profiles)
+            )
+            self.ctx.bind_symbol(name, lambda tensor=tensor: tensor)  # type: ignore[misc]
+
+    # ---- nodes ------------------------------------------------------------------------------------
+
+    def _convert(self, node: Node) -> Any:
+        if node.target is operator.getitem:
+            source, index = node.args
+            assert isinstance(source, Node)
+            return self.env[source][index]
+        converter = self.selections[node.name].chosen
+        assert converter is not None, f"{node.name} has no converter"
+        mark, first = self.logger.mark(), self.network.num_layers
+        self.ctx.node = node
+        if self.before_node is not None:
+            self.before_node(node.name)
+        try:
+            arguments = self._arguments(node)
+            result = _call(converter, self.ctx, arguments, node.target)
+            self._bind_weights(first)
+            self._check_layers(first)
+            result = self._check_result(node, result)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also SystemExit: a converter must not end a compile
+            failure = self._failure(node, converter, error, mark, first)
+            failure.__cause__ = error
+            self.failures.append(failure)
+            self.store.settle()
+            return self._stand_in(node)
+        self._name_layers(node, first)
+        return result
+
+    def _stand_in(self, node: Node) -> Any:
+        """Network inputs in the place of what a failed node would have given.
+
+        They are what the nodes behind it get when it runs in torch, so that what fails on them fails then too. This
+        network is not built.
+        """
+        value = node.meta.get("val")
+        if isinstance(value, (list, tuple)):
+            return [self._input_like(f"{node.name}_{index}", item) for index, item in enumerate(value)]
+        return self._input_like(node.name, value)
+
+    def _input_like(self, name: str, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return None
+        dims = [expression_of(dim) for dim in value.shape]
+        static = tuple(dim if isinstance(dim, int) else -1 for dim in dims)
+        try:
+            tensor = self.network.add_input(f"{name} (failed)", self.backend.trt_dtype(value.dtype), static)
+        except TrtcoreError:
+            tensor = None
+        if tensor is None:
+            self._raise_failures()
+        self.ctx.know(tensor, dims)
+        return tensor
+
+    def _raise_failures(self) -> NoReturn:
+        first, *others = self.failures
+        first.others = tuple(others)
+        raise first
+
+    def _inline(self, graph_module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+        """A subgraph's nodes, inside the converter of the node that was given it; see `ConversionContext.inline`."""
+        given, outer = iter(inputs), self.ctx.node
+        result: Any = None
+        for node in graph_module.graph.nodes:
+            if node.op == "placeholder":
+                self.env[node] = next(given)
+            elif node.op == "get_attr":
+                self.env[node] = attribute(graph_module, str(node.target))
+            elif node.op == "output":
+                result = torch.fx.map_arg(node.args[0], self.env.__getitem__)
+            elif node.target is operator.getitem:
+                self.env[node] = self.env[node.args[0]][node.args[1]]
+            else:
+                self.ctx.node = node
+                self.env[node] = self._inlined(node)
+        self.ctx.node = outer
+        return result
+
+    def _inlined(self, node: Node) -> Any:
+        selection = self.compile_context.registry.select(node, self.compile_context)
+        if selection.chosen is None:
+            raise ConversionError(f"in its subgraph, {describe(node)}: {selection.reason}")
+        result = _call(selection.chosen, self.ctx, self._arguments(node), node.target)
+        return self._check_result(node, result)
+
+    def _arguments(self, node: Node) -> dict[str, Any]:
+        def value_of(item: Any) -> Any:
+            if isinstance(item, Node):
+                value = self.env[item]
+                return self.ctx.symbolic(value.expression) if isinstance(value, _Symbolic) else value
+            if isinstance(item, (list, tuple)):
+                return type(item)(value_of(part) for part in item)
+            return item
+
+        return {name: value_of(value) for name, value in node_arguments(node).items()}
+
+    def _bind_weights(self, first: int) -> None:
+        for index in range(first, self.network.num_layers):
+            layer = self.network.get_layer(index)
+            type_name = self.trt.ILayer.type.fget(layer).name  # some layer classes shadow `type`
+            if type_name in WeightStore.ROLES:
+                layer.__class__ = getattr(self.trt, LAYER_CLASSES[type_name])
+                self.store.bind(index, layer, type_name)
+        self.store.settle()
+
+    def _check_layers(self, first: int) -> None:
+        """TensorRT's type and shape errors appear only when an output's shape is read."""
+        for index in range(first, self.network.num_layers):
+            layer = self.network.get_layer(index)
+            for output in range(layer.num_outputs):
+                tensor = layer.get_output(output)
+                if tensor is not None:
+                    _ = tensor.shape, tensor.dtype
+
+    def _check_result(self, node: Node, result: Any) -> Any:
+        expected = node.meta.get("val")
+        if isinstance(expected, (list, tuple)):
+            if not isinstance(result, (list, tuple)) or len(result) != len(expected):
+                raise ConversionError(
+                    f"the op returns {len(expected)} values, its converter returned {_what(result)}"
+                )
+            used = {user.args[1] for user in node.users if user.target is operator.getitem}
+            return [
+                self._check_tensor(f"output {i}", want, got) if got is not None or i in used else None
+                for i, (want, got) in enumerate(zip(expected, result))
+            ]
+        return self._check_tensor("the output", expected, result)
+
+    def _check_tensor(self, which: str, expected: Any, got: Any) -> Any:
+        if isinstance(got, torch.Tensor):
+            got = self.ctx.constant(got)
+        if not self.ctx.is_tensor(got):
+            raise ConversionError(f"the converter returned {_what(got)} for {which}, not a trt.ITensor")
+        if not isinstance(expected, torch.Tensor):
+            return got
+        dtype, shape = self.ctx.dtype(got), self.ctx.shape(got)
+        if dtype != expected.dtype:
+            raise ConversionError(f"the converter made {which} {dtype}, the op gives {expected.dtype}")
+        traced = [expression_of(dim) for dim in expected.shape]
+        wanted = tuple(dim if isinstance(dim, int) else -1 for dim in traced)
+        if len(shape) != len(wanted) or any(a != b for a, b in zip(shape, wanted) if a != -1 and b != -1):
+            raise ConversionError(f"the converter made {which} of shape {shape}, the op gives {wanted}")
+        self.ctx.know(got, traced)
+        return got
+
+    def _failure(
+        self, node: Node, converter: Converter, error: BaseException, mark: int, first: int
+    ) -> NodeConversionError:
+        said = (
+            error.tensorrt if isinstance(error, TrtcoreError) and error.tensorrt else self.logger.since(mark)
+        )
+        what = error.message if isinstance(error, TrtcoreError) else f"{type(error).__name__}: {error}"
+        code = code_line(converter.implementation, error)
+        return NodeConversionError(
+            f"the converter {converter.name} of {op_name(node.target)} failed: {what}",
+            node=node.name,
+            where=describe(node),
+            pack=converter.source_version,
+            code=code,
+            tensorrt=said,
+            layers=[self._layer_text(index) for index in range(first, self.network.num_layers)],
+            advice=(error.advice if isinstance(error, TrtcoreError) and error.advice else None)
+            or f"correct it{f' at {code}' if code else ''}; until then leave the op to torch with "
+            "torch_executed_ops, or choose another converter with pins or converters=",
+        )
+
+    def _layer_text(self, index: int) -> str:
+        """``ELEMENTWISE -> float32[2, 3]``; "refused" where TensorRT gives no shape."""
+        layer = self.network.get_layer(index)
+        results = []
+        for output in range(layer.num_outputs):
+            tensor = layer.get_output(output)
+            try:
+                results.append(f"{tensor.dtype.name.lower()}{list(tensor.shape)}")
+            except Exception:  # what is wrong with it stands in TensorRT's own lines
+                results.append("refused")
+        return f"{self.trt.ILayer.type.fget(layer).name} -> {', '.join(results)}"
+
+    def _name_layers(self, node: Node, first: int) -> None:
+        last = self.network.num_layers
+        self.layers[node.name] = last - first
+        path = module_path(node) or "model"
+        base = f"{path}/{op_name(node.target)}/{node.name}"[:_NAME_LIMIT]
+        metadata = json.dumps({"node": node.name, "module": path, "source": source_line(node)})
+        for index in range(first, last):
+            layer = self.network.get_layer(index)
+            name = base if last - first == 1 else f"{base}/{index - first}"
+            while name in self._names:
+                name += "'"
+            self._names.add(name)
+            layer.name = name
+            if hasattr(layer, "metadata"):
+                layer.metadata = metadata if len(metadata) < _NAME_LIMIT else node.name[:_NAME_LIMIT]
+            self.node_of_layer[name] = node.name
+
+    # ---- outputs ----------------------------------------------------------------------------------
+
+    def _mark_outputs(self, node: Node) -> tuple[TensorBinding, ...]:
+        bindings: list[TensorBinding] = []
+        taken = {
+            self.env[source] for source in self.env if source.op == "placeholder" and not is_size(source)
+        }
+        for source in node.args[0]:  # type: ignore[union-attr]
+            assert isinstance(source, Node)
+            tensor = self.env[source]
+            first = self.network.num_layers
+            if tensor in taken or not _made_by_layer(tensor):
+                tensor = self.ctx.output(self.network.add_identity(tensor))
+                self._name_layers(source, first)
+            taken.add(tensor)
+            value: torch.Tensor = source.meta["val"]
+            name = source.name if source.name not in {b.name for b in self.inputs} else f"{source.name}_out"
+            tensor.name = name
+            self.network.mark_output(tensor)
+            shape = tuple(
+                d if isinstance(d := expression_of(dim), int) else to_text(d) for dim in value.shape
+            )
+            bindings.append(TensorBinding(name, value.dtype, shape, None))
+        return tuple(bindings)
+
+
+def _profile(dims: Sequence[Any], ranges: Mapping[str, SymbolRange]) -> Profile:
+    """A shape at (min, opt, max) of the symbols' ranges."""
+    rows = [bounds(dim, ranges) for dim in dims]
+    low, opt, high = (tuple(row[index] for row in rows) for index in range(3))
+    return low, opt, high
+
+
+@dataclass(frozen=True)
+class _Symbolic:
+    expression: Any
+
+
+def _call(converter: Converter, ctx: ConversionContext, arguments: dict[str, Any], target: Any) -> Any:
+    """Call a converter as the op is called: positional arguments, keyword-only ones by name."""
+    parameters = parameters_of(target)
+    if parameters is None:  # no signature: positional arguments are named by their numbers
+        by_name = {name for name in arguments if not name.isdigit()}
+    else:
+        by_name = {parameter.name for parameter in parameters if parameter.keyword_only}
+    positional = [value for name, value in arguments.items() if name not in by_name]
+    keywords = {name: value for name, value in arguments.items() if name in by_name}
+    try:
+        return converter.implementation(ctx, *positional, **keywords)
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:  # raised inside of it
+            raise
+        names = [name for name in arguments if name not in by_name]
+        call = ", ".join(["ctx", *names, *(f"{name}=" for name in keywords)])
+        raise ConversionError(f"{error}: it is called as the op, with ({call})") from error
+
+
+def _made_by_layer(tensor: Any) -> bool:
+    return not tensor.is_network_input
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{type(value).__name__} {value!r}"[:120]

@@ -1,0 +1,1 @@
+"""Facts about captured graphs: nodes, symbols, schemas, guards, what a Program is. Imports no stage."""

@@ -1,0 +1,184 @@
+"""Filling the Report from what the stages returned."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import Node
+
+from trtcore._version import __version__
+from trtcore.context import CompileContext
+from trtcore.ir.graphs import is_getitem, mutates
+from trtcore.ir.program import profile_ranges
+from trtcore.ir.provenance import op_name
+from trtcore.packs.registry import Selection
+from trtcore.partition import Partition, Segment
+from trtcore.report.data import (
+    NodeReport,
+    PackReport,
+    PluginReport,
+    Report,
+    SegmentReport,
+    StageTiming,
+    peak_memory,
+    value_text,
+)
+
+if TYPE_CHECKING:
+    from trtcore.engine.quarantine import BuiltPartition
+    from trtcore.ir.program import Program, SymbolRange
+
+
+def make_report(
+    kind: str,
+    program: Program,
+    found: Partition,
+    ctx: CompileContext,
+    times: Mapping[str, float],
+    built: BuiltPartition | None,
+    runtime: str,
+    runtime_reason: str,
+) -> Report:
+    """The report of a compile, a dry run or an explain."""
+    segments, where = _segments(found, built)
+    nodes = _nodes(program, found, where)
+    backend = ctx.backend
+    settings = ctx.settings
+    profiles = profile_ranges(program.symbols)
+    return Report(
+        kind=kind,
+        model=program.model_name,
+        nodes=nodes,
+        segments=segments,
+        stages=tuple(StageTiming(name, seconds) for name, seconds in times.items()),
+        quarantined=built.quarantined if built is not None else (),
+        packs=_packs(ctx, nodes),
+        plugins=_plugins(ctx, found, nodes),
+        backend=backend.name if backend else None,
+        backend_version=str(backend.version) if backend else "",
+        no_backend_reason=ctx.no_backend_reason,
+        target=ctx.target.name if ctx.target else "",
+        runtime=runtime,
+        runtime_reason=runtime_reason,
+        symbols=_ranges(program.symbols),
+        profiles=tuple(map(_ranges, profiles)) if len(profiles) > 1 else (),
+        settings={name: getattr(settings, name) for name in sorted(settings.explicit)},
+        ties=tuple(str(tie) for tie in ctx.registry.ties),
+        peak_memory_bytes=peak_memory(),
+        trtcore_version=__version__,
+        torch_version=torch.__version__,
+    )
+
+
+def _ranges(symbols: Mapping[str, SymbolRange]) -> dict[str, tuple[int, int, int]]:
+    return {name: (r.min, r.opt, r.max) for name, r in symbols.items()}
+
+
+def _segments(
+    found: Partition, built: BuiltPartition | None
+) -> tuple[tuple[SegmentReport, ...], dict[str, str]]:
+    """Every part in execution order, and the part that each node ended in."""
+    parts: list[SegmentReport] = []
+    where: dict[str, str] = {}
+    run: list[Node] = []
+
+    def close() -> None:
+        if run:
+            name = f"torch_{sum(part.kind == 'torch' for part in parts)}"
+            for node in run:
+                where.setdefault(node.name, name)  # a copy of what an engine computes too counts there
+            parts.append(SegmentReport(name, "torch", ops=_count(run)))
+            run.clear()
+
+    for unit in found.order:
+        if isinstance(unit, Node):
+            run.append(unit)
+            continue
+        close()
+        where.update(dict.fromkeys((node.name for node in unit.nodes), unit.name))
+        parts.append(_engine(unit, built))
+    close()
+    return tuple(parts), where
+
+
+def _count(nodes: Sequence[Node]) -> int:
+    """Ops among nodes, as the report lists them: a pattern is one."""
+    return sum(1 for node in nodes if not is_getitem(node))
+
+
+def _engine(segment: Segment, built: BuiltPartition | None) -> SegmentReport:
+    report = SegmentReport(
+        segment.name,
+        "tensorrt",
+        ops=_count(segment.nodes),
+        inputs=tuple(value_text(node) for node in segment.inputs),
+        outputs=tuple(value_text(node) for node in segment.outputs),
+    )
+    engine = built.engines.get(segment.name) if built is not None else None
+    if engine is None:
+        return report
+    size = engine.artifact.plan.numel() if engine.artifact is not None else None
+    return dataclasses.replace(report, layers=engine.layers, engine_bytes=size, build_seconds=engine.seconds)
+
+
+def _nodes(program: Program, found: Partition, where: Mapping[str, str]) -> tuple[NodeReport, ...]:
+    engines = {segment.name for segment in found.segments}
+    small = set(found.small)
+    reports = []
+    for node in program.graph_module.graph.nodes:
+        if node.op != "call_function" or is_getitem(node) or node.name not in where:
+            continue
+        reason = found.torch_reasons.get(node.name, "")
+        if not reason and where[node.name] not in engines:
+            reason = "cheap, and needed in torch only"
+        lost = ""
+        if node.name in small:
+            lost = "min_block_size"
+        elif reason.startswith("quarantined:"):
+            lost = "quarantine"
+        elif mutates(node):
+            lost = "write_back"
+        reports.append(
+            NodeReport.from_selection(
+                node,
+                found.selections.get(node.name) or Selection(op_name(node.target)),
+                segment=where[node.name],
+                in_engine=where[node.name] in engines,
+                reason=reason,
+                lost_to=lost,
+            )
+        )
+    return tuple(reports)
+
+
+def _packs(ctx: CompileContext, nodes: tuple[NodeReport, ...]) -> tuple[PackReport, ...]:
+    used: dict[str, int] = {}
+    for node in nodes:
+        if node.in_engine:
+            used[node.pack] = used.get(node.pack, 0) + 1
+    return tuple(
+        PackReport(pack.id, pack.version, pack.status, pack.error or "", used.get(str(pack), 0))
+        for pack in ctx.registry.packs
+    )
+
+
+def _plugins(
+    ctx: CompileContext, found: Partition, nodes: tuple[NodeReport, ...]
+) -> tuple[PluginReport, ...]:
+    """The kernel plugins of the model's ops: those in engines, and those that the backend has no layers for."""
+    placed: dict[tuple[str, str, bool], list[int]] = {}
+    without = ctx.backend is not None and not ctx.backend.has_plugins
+    for node in nodes:
+        selection = found.selections.get(node.name)
+        chosen = selection.chosen if selection is not None else None
+        for candidate in selection.candidates if selection is not None else ():
+            one = candidate.converter
+            taken = node.in_engine and one is chosen
+            lacking = not node.in_engine and chosen is None and without and one.requires.plugins
+            if one.plugin is not None and (taken or lacking):
+                key = (one.plugin.name, one.source_version, one.plugin.deployable)
+                placed.setdefault(key, [0, 0])[0 if taken else 1] += 1
+    return tuple(PluginReport(*key, *counts) for key, counts in placed.items())
