@@ -556,7 +556,8 @@ def test_tied_parameters_are_in_the_plan_once() -> None:
     weight = 1000 * 256 * 4
     assert weight <= engine.engine_bytes < 1.5 * weight
     from trtcore.artifact.manifest import EngineManifest
-    from trtcore.runtime.engine import get_engine, plans_of
+    from trtcore.runtime.engine import get_engine
+    from trtcore.runtime.plans import plans_of
 
     assert len(plans_of(compiled)) == 1
     manifests = [node.args[3] for node in compiled.graph.nodes if node.name == "engine_0"]

@@ -158,7 +158,8 @@ def _export(
 
 def _portable(module: CompiledModule, reference: bool) -> GraphModule:
     """A copy of the graph, without hooks, with containers for plans. Weights are shared."""
-    from trtcore.runtime.engine import keep_plans_plain, resolve
+    from trtcore.runtime.engine import resolve
+    from trtcore.runtime.plans import keep_plans_plain
 
     root = torch.nn.Module()
     graph = torch.fx.Graph()
@@ -172,8 +173,8 @@ def _portable(module: CompiledModule, reference: bool) -> GraphModule:
         if node.op != "call_function" or node.target is not execute_engine:
             continue
         manifest, target = EngineManifest.from_json(node.args[3]), str(node.args[2].target)
-        artifact = replace(resolve(node.args[3], attribute(module, target)).artifact, manifest=manifest)
-        set_attribute(root, target, artifact.to_tensor(reference=reference))
+        artifact = resolve(node.args[3], attribute(module, target)).artifact.with_manifest(manifest)
+        set_attribute(root, target, artifact.container if reference else artifact.to_tensor(reference=False))
         plans.add(target)
     for node in module.graph.nodes:
         if node.op == "get_attr" and node.target not in plans:
@@ -407,9 +408,9 @@ def _restore_engine(module: GraphModule, node: Node, runtime: str) -> None:
     plan = attribute(module, str(plan_node.target))
     artifact = EngineArtifact.from_tensor(plan)
     manifest = EngineManifest.from_json(text)
-    if with_runtime(artifact.manifest, manifest.runtime) != manifest:
+    if not artifact.manifest.is_of(manifest):
         raise ArtifactError(f"{manifest.name}: the engine in the file is not the one that the program calls")
-    chosen = _choose(manifest, artifact.snapshot is not None, runtime)
+    chosen = _choose(manifest, artifact.has_snapshot, runtime)
     node.args = (*node.args[:3], with_runtime(manifest, chosen).to_json())
 
 

@@ -34,7 +34,7 @@ def assemble_hybrid(
             makes them, whatever they are in the model.
 
     Returns:
-        A GraphModule with plain codegen. It holds the attributes that torch nodes use and one plan per engine,
+        A GraphModule with plain codegen. It holds the attributes that torch nodes use and the file of each engine,
         as plain (not buffer) uint8 tensors ``engine_0.plan``: ``.to(device)`` does not move them.
     """
     return _Assembler(lowered, partition, engines, symbols, output_strides).run()
@@ -103,9 +103,9 @@ class _Assembler:
     def _call_engine(self, segment: Segment) -> None:
         artifact = self.engines[segment.name]
         plan_target = f"{segment.name}.plan"
-        set_attribute(self.root, plan_target, artifact.plan)
+        set_attribute(self.root, plan_target, artifact.container)
         plan = self.graph.get_attr(plan_target)
-        plan.meta["val"] = artifact.plan
+        plan.meta["val"] = artifact.container
         inputs = [self.lookup(source) for source in segment.inputs]
         sizes = [self.sizes.make(self.symbols[binding.symbol]) for binding in artifact.manifest.sizes]
         call = self.graph.create_node(

@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from trtcore.packs.selection import SelectionMemo
 
 if TYPE_CHECKING:
     from trtcore.backend.base import Backend, Target
@@ -47,6 +50,11 @@ class CompileContext:
     target: Target | None = None
     observers: tuple[Observer, ...] = ()
     no_backend_reason: str = ""
+
+    @cached_property
+    def selections(self) -> SelectionMemo:
+        """The selections of this compile: what one stage has asked, the next need not ask again."""
+        return SelectionMemo(self)
 
     def emit(self, stage: str, status: str, seconds: float | None = None, **data: Any) -> None:
         """Tell every observer. An observer's exception other than KeyboardInterrupt never stops a compile."""

@@ -8,6 +8,7 @@ is the text for a person.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class TrtcoreError(Exception):
@@ -43,6 +44,10 @@ class TrtcoreError(Exception):
         self.layers = tuple(layers)
         self.advice = advice
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross processes with all their parts."""
+        return _rebuilt, (type(self), self.args, dict(self.__dict__))
+
     def __str__(self) -> str:
         lines = [self.message]
         if self.where:
@@ -55,6 +60,13 @@ class TrtcoreError(Exception):
         if self.advice:
             lines.append(f"  what to do: {self.advice}")
         return "\n".join(lines)
+
+
+def _rebuilt(kind: type[TrtcoreError], args: tuple[Any, ...], parts: dict[str, Any]) -> TrtcoreError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(parts)
+    return error
 
 
 class SettingsError(TrtcoreError, ValueError):

@@ -19,7 +19,7 @@ import trtcore
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, BackendUnavailableError, InputError, SettingsError
 from trtcore.runtime import op
-from trtcore.runtime.engine import plans_of
+from trtcore.runtime.plans import plans_of
 
 
 class Model(torch.nn.Module):

@@ -23,11 +23,12 @@ from trtcore.errors import (
     SettingsError,
 )
 from trtcore.runtime import op
-from trtcore.runtime.engine import Engine, choose_runtime, get_engine, register_engine, with_runtime
+from trtcore.runtime.choose import choose_runtime
+from trtcore.runtime.engine import Engine, get_engine, register_engine, with_runtime
 
 
 def engine_of(artifact: EngineArtifact) -> Engine:
-    return Engine(artifact.manifest, artifact.plan, artifact.snapshot)
+    return Engine(artifact)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_what_the_program_does_not_promise_is_an_error():
         ((2, 4, 1), torch.float32, "promises"),
     ]:
         manifest = replace(artifact.manifest, outputs=(TensorBinding("out", dtype, shape),))
-        engine = Engine(manifest, artifact.plan, artifact.snapshot)
+        engine = Engine(artifact.with_manifest(manifest))
         with pytest.raises(ConversionError, match=words):
             engine.run([torch.randn(2, 4)])
 
@@ -145,7 +146,7 @@ def test_data_dependent_shapes_are_read_from_the_output():
         outputs=(TensorBinding("out", torch.float32, ("u0", 4)),),
         symbols={**artifact.manifest.symbols, "u0": ("output", 0, 0)},
     )
-    assert Engine(manifest, artifact.plan, artifact.snapshot).run([torch.randn(3, 4)])[0].shape == (3, 4)
+    assert Engine(artifact.with_manifest(manifest)).run([torch.randn(3, 4)])[0].shape == (3, 4)
 
 
 # ---- the table ----------------------------------------------------------------------------------------
@@ -266,7 +267,7 @@ def test_a_native_engine_where_it_cannot_run_says_why_and_what_to_do():
 
 def test_a_backend_nobody_contributes():
     artifact = add_one(runtime="native")
-    engine = Engine(replace(artifact.manifest, backend="tensorrt_fast"), artifact.plan, None)
+    engine = Engine(EngineArtifact(artifact.plan, replace(artifact.manifest, backend="tensorrt_fast")))
     with pytest.raises(BackendUnavailableError, match="'tensorrt_fast'"):
         engine.run([torch.randn(2, 4)])
 

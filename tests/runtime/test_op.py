@@ -15,7 +15,7 @@ from engines import ROWS, X, add_one, make
 from torch.export import Dim
 
 from trtcore.artifact.manifest import SizeBinding, TensorBinding
-from trtcore.engine.quarantine import _device_without_inputs
+from trtcore.engine.build import _device_without_inputs
 from trtcore.errors import ArtifactError, InputError
 from trtcore.runtime import op
 from trtcore.runtime.engine import get_engine, register_engine

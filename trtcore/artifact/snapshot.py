@@ -85,6 +85,14 @@ class NetworkSnapshot:
     outputs: tuple[int, ...]
     name: str = ""
 
+    def constants(self) -> dict[str, torch.Tensor]:
+        """The constants' storages by key, as `to_json` gives them."""
+        storages = _Storages()
+        for layer in self.layers:
+            for tensor in layer.constants.values():
+                storages.add(tensor)
+        return storages.tensors()
+
     def to_json(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Return (structure, tensors): JSON-ready data, and the constants' storages by key.
 

@@ -40,6 +40,7 @@ class WeightStore:
         self._held: dict[tuple[Any, ...], torch.Tensor] = {}
         self._by_address: dict[int, torch.Tensor] = {}
         self._originals: list[torch.Tensor] = []
+        self._copied: dict[int, torch.Tensor] = {}
         self._pending: list[torch.Tensor] = []
         self._of_layer: dict[tuple[int, str], torch.Tensor] = {}
 
@@ -56,9 +57,15 @@ class WeightStore:
             held = tensor.detach().to("cpu").contiguous()
             self._held[key] = held
             self._originals.append(tensor)  # a freed storage could be reused under the same key
+            if held.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr():
+                self._copied[held.untyped_storage().data_ptr()] = tensor
             if held.numel():
                 self._by_address.setdefault(held.data_ptr(), held)
         return held
+
+    def original_of(self, held: torch.Tensor) -> torch.Tensor | None:
+        """The tensor that was copied to the host, or made contiguous, on the storage of `held`; None if none was."""
+        return self._copied.get(held.untyped_storage().data_ptr())
 
     def weights(self, tensor: torch.Tensor) -> Any:
         """Return ``trt.Weights`` that point into a storage held here."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +12,8 @@ import sympy
 import torch
 from torch.utils import _pytree as pytree
 
+from trtcore.errors import ArtifactError
+from trtcore.ir.expressions import parse_condition, to_text
 from trtcore.ir.guards import Guard
 
 InputKind = Literal["tensor", "constant", "symint"]
@@ -87,6 +91,7 @@ class Program:
         symbols: range of every size symbol that occurs in `inputs`, by name.
         guards: conditions on input sizes that the graph relies on, beyond `symbols` and `inputs`.
         model_name: class of the model where it is known, for names and messages.
+        quarantined: nodes that must run in torch although a converter would take them -> why.
     """
 
     graph_module: torch.fx.GraphModule
@@ -97,3 +102,24 @@ class Program:
     symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
     model_name: str = "model"
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The guards over the program's symbols, as `trtcore.ir.expressions.parse_condition` reads them.
+
+        A guard that has no such form is held by the check of the module's inputs alone.
+        """
+        found = []
+        for guard in self.guards:
+            text = _SIZE.sub(lambda size: self._dim(int(size[1]), int(size[2])), guard.expression)
+            with suppress(ArtifactError):
+                found.append(parse_condition(text).text)
+        return tuple(found)
+
+    def _dim(self, index: int, dim: int) -> str:
+        size = (self.inputs[index].shape or ())[dim]
+        return str(size) if isinstance(size, int) else f"({to_text(size)})"
+
+
+_SIZE = re.compile(r"size\((\d+), (\d+)\)")

@@ -24,13 +24,13 @@ from trtcore.ir.program import Program
 from trtcore.ir.symbols import expression_of
 from trtcore.lowering.decompose import decompose
 from trtcore.lowering.functionalize import functionalize
-from trtcore.lowering.match import match_patterns
+from trtcore.lowering.match import match_patterns, unfuse
 from trtcore.packs.loading import pack_failure
 from trtcore.packs.pass_order import order, told
 from trtcore.packs.registry import LoweringPass, Scope
 from trtcore.packs.selection import SelectionMemo
 
-__all__ = ["CORE_PASSES", "lower", "ordered_passes"]
+__all__ = ["CORE_PASSES", "lower", "ordered_passes", "restore_patterns"]
 
 
 def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = None) -> Program:
@@ -52,6 +52,19 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
         graph_module = _run(lowering_pass, graph_module, ctx)
         _refuse_fixed_sizes(dynamic, lowering_pass)
     graph_module.graph.lint()
+    return replace(program, graph_module=graph_module)
+
+
+def restore_patterns(program: Program, names: Sequence[str], ctx: CompileContext) -> Program:
+    """Put the ops back that these nodes stand for, and offer each to its own converters.
+
+    Args:
+        names: of nodes whose targets are patterns.
+    """
+    graph_module = program.graph_module
+    by_name = {node.name: node for node in graph_module.graph.nodes}
+    for name in names:
+        decompose(graph_module, ctx, unfuse(graph_module.graph, by_name[name]))
     return replace(program, graph_module=graph_module)
 
 

@@ -29,8 +29,8 @@ from trtcore.ir.graphs import (
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import SOURCES, describe
 from trtcore.ir.symbols import bounds, expression_of, free_symbols, is_integral
-from trtcore.lowering.decompose import REASON, decompose
-from trtcore.lowering.match import OBJECTIONS, is_pattern, unfuse
+from trtcore.lowering.decompose import REASON
+from trtcore.lowering.match import OBJECTIONS, is_pattern
 from trtcore.packs.registry import Selection
 from trtcore.packs.selection import SelectionMemo
 from trtcore.partition.levels import group_by_levels
@@ -64,6 +64,7 @@ class Partition:
         small: names of the nodes that had a converter and went to torch with a segment below min_block_size.
         selections: by node name.
         constants: get_attr nodes that no node writes to.
+        patterns_in_torch: names of nodes that stand for several ops and would run in torch.
     """
 
     segments: tuple[Segment, ...]
@@ -72,46 +73,31 @@ class Partition:
     small: tuple[str, ...]
     selections: Mapping[str, Selection]
     constants: frozenset[Node] = field(default_factory=frozenset)
+    patterns_in_torch: tuple[str, ...] = ()
 
 
-def partition(
-    program: Program,
-    ctx: CompileContext,
-    memo: SelectionMemo | None = None,
-    quarantined: Mapping[str, str] | None = None,
-) -> Partition:
-    """Decide for every node of the lowered graph and cut the segments out.
+def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None = None) -> Partition:
+    """Decide for every node of the lowered graph and cut the segments out. The program does not change.
 
     Args:
+        program: `quarantined` names nodes that stay in torch although a converter would take them.
         memo: of this compile, with what lowering has already asked.
-        quarantined: node name -> why it must stay in torch although a converter would take it.
+
+    Returns:
+        the partition. Where it has `patterns_in_torch`, their ops must be restored and the program partitioned again: a
+        pattern never runs in torch.
 
     Raises:
         PackError: a partitioner's groups overlap, take unsupported nodes, or depend on each other in a cycle.
     """
     memo = memo or SelectionMemo(ctx)
-    while True:
-        found = _partition(program, ctx, memo, quarantined)
-        left = [
-            node
-            for node in program.graph_module.graph.nodes
-            if is_pattern(node) and node.name in found.torch_reasons
-        ]
-        if not left:
-            return found
-        for node in left:  # a pattern never runs in torch: its ops go on alone
-            decompose(program.graph_module, ctx, unfuse(program.graph_module.graph, node))
-
-
-def _partition(
-    program: Program, ctx: CompileContext, memo: SelectionMemo, quarantined: Mapping[str, str] | None
-) -> Partition:
+    quarantined = program.quarantined
     graph = program.graph_module.graph
     written = {node.args[0] for node in graph.nodes if mutates(node)}
     selections: dict[str, Selection] = {}
     reasons: dict[str, str] = {}
     supported: dict[Node, bool] = {}
-    looked_at = _memory_in_torch(graph, memo, quarantined or {})
+    looked_at = _memory_in_torch(graph, memo, quarantined)
     for node in graph.nodes:
         if node.op != "call_function" or is_size(node):
             continue
@@ -125,7 +111,7 @@ def _partition(
             continue
         selection = selections[node.name] = _with_patterns(node, memo.select(node))
         reason = (
-            (quarantined or {}).get(node.name)
+            quarantined.get(node.name)
             or _unconverted(node, selection)
             or looked_at.get(node)
             or _objection(node, program)
@@ -149,6 +135,7 @@ def _partition(
     return Partition(
         tuple(unit for unit in order if isinstance(unit, Segment)), tuple(order), reasons,
         tuple(node.name for node in small), selections, constants,
+        tuple(node.name for node in graph.nodes if is_pattern(node) and node.name in reasons),
     )  # fmt: skip
 
 

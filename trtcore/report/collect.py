@@ -13,13 +13,14 @@ from trtcore._version import __version__
 from trtcore.context import CompileContext
 from trtcore.ir.graphs import is_getitem, mutates
 from trtcore.ir.program import profile_ranges
-from trtcore.ir.provenance import op_name
+from trtcore.ir.provenance import module_path, op_name, source_line
 from trtcore.packs.registry import Selection
 from trtcore.partition import Partition, Segment
 from trtcore.report.data import (
     NodeReport,
     PackReport,
     PluginReport,
+    QuarantineReport,
     Report,
     SegmentReport,
     StageTiming,
@@ -28,7 +29,8 @@ from trtcore.report.data import (
 )
 
 if TYPE_CHECKING:
-    from trtcore.engine.quarantine import BuiltPartition
+    from trtcore.engine.builds import BuiltEngine
+    from trtcore.engine.quarantine import Quarantined
     from trtcore.ir.program import Program, SymbolRange
 
 
@@ -38,12 +40,13 @@ def make_report(
     found: Partition,
     ctx: CompileContext,
     times: Mapping[str, float],
-    built: BuiltPartition | None,
+    engines: Mapping[str, BuiltEngine] | None,
+    quarantined: Sequence[Quarantined],
     runtime: str,
     runtime_reason: str,
 ) -> Report:
     """The report of a compile, a dry run or an explain."""
-    segments, where = _segments(found, built)
+    segments, where = _segments(found, engines)
     nodes = _nodes(program, found, where)
     backend = ctx.backend
     settings = ctx.settings
@@ -54,7 +57,7 @@ def make_report(
         nodes=nodes,
         segments=segments,
         stages=tuple(StageTiming(name, seconds) for name, seconds in times.items()),
-        quarantined=built.quarantined if built is not None else (),
+        quarantined=tuple(_quarantined(one, found) for one in quarantined),
         packs=_packs(ctx, nodes),
         plugins=_plugins(ctx, found, nodes),
         backend=backend.name if backend else None,
@@ -73,12 +76,28 @@ def make_report(
     )
 
 
+def _quarantined(one: Quarantined, found: Partition) -> QuarantineReport:
+    selection = found.selections.get(one.node.name)
+    chosen = selection.chosen if selection is not None else None
+    return QuarantineReport(
+        node=one.node.name,
+        op=op_name(one.node.target),
+        reason=one.reason,
+        converter=chosen.name if chosen else "",
+        pack=chosen.source_version if chosen else "",
+        tensorrt=one.tensorrt,
+        module_path=module_path(one.node),
+        source=source_line(one.node),
+        builds=one.builds,
+    )
+
+
 def _ranges(symbols: Mapping[str, SymbolRange]) -> dict[str, tuple[int, int, int]]:
     return {name: (r.min, r.opt, r.max) for name, r in symbols.items()}
 
 
 def _segments(
-    found: Partition, built: BuiltPartition | None
+    found: Partition, engines: Mapping[str, BuiltEngine] | None
 ) -> tuple[tuple[SegmentReport, ...], dict[str, str]]:
     """Every part in execution order, and the part that each node ended in."""
     parts: list[SegmentReport] = []
@@ -99,7 +118,7 @@ def _segments(
             continue
         close()
         where.update(dict.fromkeys((node.name for node in unit.nodes), unit.name))
-        parts.append(_engine(unit, built))
+        parts.append(_engine(unit, engines))
     close()
     return tuple(parts), where
 
@@ -109,7 +128,7 @@ def _count(nodes: Sequence[Node]) -> int:
     return sum(1 for node in nodes if not is_getitem(node))
 
 
-def _engine(segment: Segment, built: BuiltPartition | None) -> SegmentReport:
+def _engine(segment: Segment, engines: Mapping[str, BuiltEngine] | None) -> SegmentReport:
     report = SegmentReport(
         segment.name,
         "tensorrt",
@@ -117,7 +136,7 @@ def _engine(segment: Segment, built: BuiltPartition | None) -> SegmentReport:
         inputs=tuple(value_text(node) for node in segment.inputs),
         outputs=tuple(value_text(node) for node in segment.outputs),
     )
-    engine = built.engines.get(segment.name) if built is not None else None
+    engine = engines.get(segment.name) if engines is not None else None
     if engine is None:
         return report
     size = engine.artifact.plan.numel() if engine.artifact is not None else None

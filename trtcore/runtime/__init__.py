@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
-    from trtcore.runtime.engine import Engine, choose_runtime, get_engine, register_engine
+    from trtcore.runtime.choose import choose_runtime
+    from trtcore.runtime.engine import Engine, get_engine, register_engine
     from trtcore.runtime.op import execute_engine
     from trtcore.runtime.profiles import optimization_profile
 
 _HOMES = {
-    "Engine": "engine",
-    "EngineManifest": "manifest",
-    "SizeBinding": "manifest",
-    "TensorBinding": "manifest",
-    "choose_runtime": "engine",
-    "execute_engine": "op",
-    "get_engine": "engine",
-    "optimization_profile": "profiles",
-    "register_engine": "engine",
+    "Engine": "runtime.engine",
+    "EngineManifest": "artifact.manifest",
+    "SizeBinding": "artifact.manifest",
+    "TensorBinding": "artifact.manifest",
+    "choose_runtime": "runtime.choose",
+    "execute_engine": "runtime.op",
+    "get_engine": "runtime.engine",
+    "optimization_profile": "runtime.profiles",
+    "register_engine": "runtime.engine",
 }
 
 __all__ = [
@@ -42,6 +43,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'trtcore.runtime' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"trtcore.runtime.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"trtcore.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

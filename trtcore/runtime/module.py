@@ -9,8 +9,8 @@ from torch.fx.graph import _PyTreeInfo
 
 from trtcore.runtime.calling import FlatCodeGen
 from trtcore.runtime.direct import DirectForward
-from trtcore.runtime.engine import keep_plans_plain, plans_of
 from trtcore.runtime.input_check import InputCheck
+from trtcore.runtime.plans import keep_plans_plain, plans_of
 
 if TYPE_CHECKING:
     from trtcore.ir.program import Program

@@ -17,8 +17,8 @@ import torch
 
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, ConversionError, InputError
+from trtcore.runtime.checks import output_device
 from trtcore.runtime.native.bindings import Connection, IOTensor
-from trtcore.runtime.op import output_device
 from trtcore.runtime.profiles import chosen_profile
 
 # TensorRT wants memory aligned as cudaMalloc aligns it; torch's tensors are, views of them may not be.

@@ -143,7 +143,7 @@ def test_dtypes_that_safetensors_has_no_name_for(artifact):
         def to_json(self):
             return {"x": 1}, self.tensors
 
-    from trtcore.engine import artifact as module
+    from trtcore.artifact import engine_file as module
 
     data = EngineArtifact(artifact.plan, artifact.manifest, Holder()).to_tensor()
     metadata, tensors = module._parse(data)
