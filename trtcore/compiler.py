@@ -55,7 +55,7 @@ def compile_program(
     """
     ctx, times = make_context(settings, observers), dict(timings or {})
     with ctx.stage("lowering", times):
-        lowered = lower(program, ctx, ctx.selections)
+        lowered = lower(program.with_weight_names(), ctx, ctx.selections)
     runtime, why = _runtime(ctx)
     with engine_builds(ctx, times, runtime) as build:
         lowered, parts = _partition(lowered, ctx, times)
@@ -76,7 +76,7 @@ def explain_program(
     """Lower and partition a program and say what would happen. No network is made, no engine built."""
     ctx, times = make_context(settings), dict(timings or {})
     with ctx.stage("lowering", times):
-        lowered = lower(program, ctx, ctx.selections)
+        lowered = lower(program.with_weight_names(), ctx, ctx.selections)
     lowered, parts = _partition(lowered, ctx, times)
     return make_report("explain", lowered, parts, ctx, times, None, (), *_runtime(ctx))
 
@@ -90,7 +90,7 @@ def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
     ctx, times = make_context(settings), dict[str, float]()
     if ctx.backend is None:
         raise BackendUnavailableError(f"no engine can be built: {ctx.no_backend_reason}")
-    lowered = lower(program, ctx, ctx.selections)
+    lowered = lower(program.with_weight_names(), ctx, ctx.selections)
     with engine_builds(ctx, times, "native") as build:
         lowered, parts = _partition(lowered, ctx, times)
         _refuse_other_than_one(parts)

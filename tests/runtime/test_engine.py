@@ -168,13 +168,13 @@ def test_the_op_refuses_a_manifest_that_is_not_the_engines():
     register_engine(artifact)
     lie = replace(artifact.manifest, outputs=(TensorBinding("out", torch.float32, (2, 4)),))
     with pytest.raises(ArtifactError, match="not the one of engine"):
-        op.execute_engine([torch.randn(2, 4)], [], artifact.plan, lie.to_json())
+        op.execute_engine([torch.randn(2, 4)], [], artifact.container, lie.to_json())
 
 
 def test_nothing_keeps_an_engine_but_its_plan():
     artifact = add_one()
     id = register_engine(artifact)
-    op.execute_engine([torch.randn(2, 4)], [], artifact.plan, artifact.manifest.to_json())
+    op.execute_engine([torch.randn(2, 4)], [], artifact.container, artifact.manifest.to_json())
     assert get_engine(id) is not None
     del artifact
     assert get_engine(id) is None  # at once, without the garbage collector
@@ -282,7 +282,7 @@ def test_threads():
         generator = torch.Generator().manual_seed(seed)
         for _ in range(30):
             x = torch.randn(1 + seed % 8, 4, generator=generator)
-            (y,) = op.execute_engine([x], [], artifact.plan, text)
+            (y,) = op.execute_engine([x], [], artifact.container, text)
             if not torch.equal(y, torch.relu(x + 1)):
                 failures.append(seed)
 

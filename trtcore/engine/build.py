@@ -230,22 +230,25 @@ def _manifest(
         trtcore_version=__version__,
         torch_version=torch.__version__,
         conditions=tuple(c for c in request.conditions if known.issuperset(parse_condition(c).symbols)),
-        weights=_weight_records(segment, conversion, live),
+        weights=_weight_records(request, segment, conversion, live),
     )
 
 
-def _weight_records(segment: Segment, conversion: Conversion, live: LiveNetwork) -> tuple[WeightRecord, ...]:
+def _weight_records(
+    request: EngineRequest, segment: Segment, conversion: Conversion, live: LiveNetwork
+) -> tuple[WeightRecord, ...]:
     """Where each constant of the network comes from: by the storage that it is on, or that it was copied from."""
     names: dict[int, str] = {}
     for node in segment.graph_module.graph.nodes:
         if node.op == "get_attr":
             value = attribute(segment.graph_module, str(node.target))
             if isinstance(value, torch.Tensor) and value.numel():
-                names.setdefault(value.untyped_storage().data_ptr(), str(node.target))
+                name = request.weight_names.get(str(node.target), str(node.target))
+                names.setdefault(value.untyped_storage().data_ptr(), name)
     records = []
     for key, tensor in conversion.snapshot.constants().items():
         address = tensor.untyped_storage().data_ptr()
-        if address in names:
+        if names.get(address):
             records.append(WeightRecord(key, names[address], ("memory", int(tensor.storage_offset()))))
             continue
         original = live.store.original_of(tensor)

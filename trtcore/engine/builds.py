@@ -118,7 +118,7 @@ class EngineBuilds:
         requests = [
             (segment, request_of(
                 segment, parts.selections, lowered.symbols, self.ctx, conditions=lowered.conditions,
-                runtime=self.runtime,
+                runtime=self.runtime, weight_names=lowered.weight_names,
             ))
             for segment in parts.segments
             if segment.key not in self._built

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -309,6 +310,7 @@ class EngineRequest:
         ranges: of the symbols in the segment's shapes.
         conditions: on the symbols, that the captured graph relies on (`trtcore.ir.expressions.parse_condition`).
         runtime: what the manifest says will execute the engine; not part of the key.
+        weight_names: the model's name of each weight, by the get_attr nodes' targets; not part of the key.
     """
 
     def __init__(
@@ -322,6 +324,7 @@ class EngineRequest:
         ranges: Mapping[str, SymbolRange],
         conditions: Sequence[str] = (),
         runtime: str = "reference",
+        weight_names: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.settings = settings
@@ -331,6 +334,7 @@ class EngineRequest:
         self.ranges = dict(ranges)
         self.conditions = tuple(conditions)
         self.runtime = runtime
+        self.weight_names = dict(weight_names)
         self._graph = graph
 
     def __repr__(self) -> str:
@@ -340,7 +344,7 @@ class EngineRequest:
         request = self if isinstance(self._graph, RequestData) else self.detached()
         return EngineRequest, (
             request.name, request._graph, request.settings, request.backend, request.backend_version, request.target,
-            request.ranges, request.conditions, request.runtime,
+            request.ranges, request.conditions, request.runtime, request.weight_names,
         )  # fmt: skip
 
     @property
@@ -396,7 +400,7 @@ class EngineRequest:
         settings = portable_settings(self.settings)
         return EngineRequest(
             self.name, data, settings, self.backend, self.backend_version, self.target, self.ranges, self.conditions,
-            self.runtime,
+            self.runtime, self.weight_names,
         )  # fmt: skip
 
     def with_segment(self, segment: Segment) -> EngineRequest:
@@ -405,7 +409,7 @@ class EngineRequest:
         live = _Live(segment, self._graph.selections)
         return EngineRequest(
             segment.name, live, self.settings, self.backend, self.backend_version, self.target, self.ranges, (),
-            self.runtime,
+            self.runtime, self.weight_names,
         )  # fmt: skip
 
     def open(self, registry: ConverterRegistry) -> tuple[Segment, Mapping[str, Selection]]:
@@ -449,6 +453,7 @@ def request_of(
     *,
     conditions: Sequence[str] = (),
     runtime: str = "reference",
+    weight_names: Mapping[int, str] = MappingProxyType({}),
 ) -> EngineRequest:
     """The request for a segment.
 
@@ -457,12 +462,18 @@ def request_of(
         ranges: of the symbols in the segment's shapes.
         conditions: on the symbols, of the captured graph.
         runtime: what will execute the engine.
+        weight_names: the model's name of each weight, by the address of its storage.
     """
+    names = {}
+    for node in segment.graph_module.graph.find_nodes(op="get_attr") if weight_names else ():
+        value = attribute(segment.graph_module, str(node.target))
+        if isinstance(value, torch.Tensor):
+            names[str(node.target)] = weight_names.get(value.untyped_storage().data_ptr(), "")
     assert ctx.backend is not None
     assert ctx.target is not None
     return EngineRequest(
         segment.name, _Live(segment, selections), ctx.settings, ctx.backend.name, str(ctx.backend.version), ctx.target,
-        ranges, conditions, runtime,
+        ranges, conditions, runtime, names,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import sympy
@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore.errors import ArtifactError
 from trtcore.ir.expressions import parse_condition, to_text
+from trtcore.ir.graphs import attribute
 from trtcore.ir.guards import Guard
 
 InputKind = Literal["tensor", "constant", "symint"]
@@ -91,6 +92,7 @@ class Program:
         symbols: range of every size symbol that occurs in `inputs`, by name.
         guards: conditions on input sizes that the graph relies on, beyond `symbols` and `inputs`.
         model_name: class of the model where it is known, for names and messages.
+        weight_names: the model's name of each weight, by the address of its storage: passes make new constants on it.
         quarantined: nodes that must run in torch although a converter would take them -> why.
     """
 
@@ -102,7 +104,17 @@ class Program:
     symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
     model_name: str = "model"
+    weight_names: Mapping[int, str] = field(default_factory=dict)
     quarantined: Mapping[str, str] = field(default_factory=dict)
+
+    def with_weight_names(self) -> Program:
+        """The program as it was captured, with the names of its weights; tied ones have the first."""
+        names: dict[int, str] = {}
+        for node in self.graph_module.graph.find_nodes(op="get_attr"):
+            value = attribute(self.graph_module, str(node.target))
+            if isinstance(value, torch.Tensor) and type(value) in (torch.Tensor, torch.nn.Parameter):
+                names.setdefault(value.untyped_storage().data_ptr(), str(node.target))
+        return replace(self, weight_names=names)
 
     @property
     def conditions(self) -> tuple[str, ...]:
