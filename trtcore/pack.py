@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         TrtcoreError,
     )
     from trtcore.ir.provenance import module_path
-    from trtcore.ir.schema import node_arguments
+    from trtcore.ir.schema import node_arguments, parameters_of
     from trtcore.lowering.decompose import REASON
     from trtcore.lowering.rewrite import BOUNDARY, fake_result, insert_call, insert_constant
     from trtcore.packs.declare import Runtime, register_kernel_plugin
@@ -103,6 +103,7 @@ __all__ = [
     "module_path",
     "no_gpu_reason",
     "node_arguments",
+    "parameters_of",
     "pattern_converter",
     "register_kernel_plugin",
     "register_pack",
@@ -151,7 +152,7 @@ _HOMES = {
         "forced_to_torch",
         "scoped_registry",
     ),
-    "trtcore.ir.schema": ("node_arguments",),
+    "trtcore.ir.schema": ("node_arguments", "parameters_of"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.artifact.manifest import EngineManifest, TensorBinding
-from trtcore.artifact.snapshot import take_snapshot
+from trtcore.conversion.readback import take_snapshot
 from trtcore.errors import ArtifactError
 from trtcore_backends.tensorrt_rtx import RtxBackend
 

@@ -12,8 +12,9 @@ import torch
 from torch.fx import Node
 
 from trtcore.artifact.manifest import Profile, SizeBinding, SymbolSource, TensorBinding
-from trtcore.artifact.snapshot import LAYER_CLASSES, NetworkSnapshot, take_snapshot
+from trtcore.artifact.snapshot import NetworkSnapshot
 from trtcore.conversion.context import ConversionContext
+from trtcore.conversion.readback import LAYER_CLASSES, take_snapshot
 from trtcore.conversion.weights import WeightStore
 from trtcore.errors import ConversionError, TrtcoreError
 from trtcore.ir.expressions import to_text

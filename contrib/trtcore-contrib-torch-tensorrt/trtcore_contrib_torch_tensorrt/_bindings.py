@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-_active: ContextVar[Any] = ContextVar("trtcore_compat_bindings", default=None)
+_active: ContextVar[Any] = ContextVar("trtcore_contrib_torch_tensorrt_bindings", default=None)
 
 
 class _Bindings:
@@ -37,11 +37,9 @@ def active_bindings() -> Any:
 
 
 def _default_bindings() -> Any:
-    from trtcore.backend.base import resolve_backend
-    from trtcore.packs.loading import build_registry
-    from trtcore.settings import CompilationSettings
+    from trtcore.testing import usable_backend
 
-    return resolve_backend("auto", build_registry(CompilationSettings()).backends).trt
+    return usable_backend().trt
 
 
 @contextmanager

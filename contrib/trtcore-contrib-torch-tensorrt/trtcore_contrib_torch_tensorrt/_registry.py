@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import fx
 
-from trtcore.compat.torch_tensorrt._bindings import bindings
-from trtcore.ir.schema import parameters_of
-from trtcore.packs.declare import Priority, Reject, converter
+from trtcore.pack import Priority, Reject, converter, parameters_of
+from trtcore_contrib_torch_tensorrt._bindings import bindings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -84,7 +83,7 @@ def dynamo_tensorrt_converter(
         capability_validator=_validator(capability_validator),
         supports_dynamic_shapes=supports_dynamic_shapes,
         requires_output_allocator=requires_output_allocator,
-        _depth=2,  # the module that uses this decorator declares the converter
+        stacklevel=2,  # the module that uses this decorator declares the converter
     )
 
     def declare(function: _F) -> _F:

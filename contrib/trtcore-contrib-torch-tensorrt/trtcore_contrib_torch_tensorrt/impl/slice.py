@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trtcore.compat.torch_tensorrt.converter_utils import get_trt_tensor
+from trtcore_contrib_torch_tensorrt.converter_utils import get_trt_tensor
 
 __all__ = ["expand", "slice_op"]
 

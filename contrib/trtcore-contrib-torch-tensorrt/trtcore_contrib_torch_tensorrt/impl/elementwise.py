@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from trtcore.compat.torch_tensorrt.converter_utils import get_trt_tensor, to_torch
-from trtcore.compat.torch_tensorrt.impl._named import named
+from trtcore_contrib_torch_tensorrt.converter_utils import get_trt_tensor, to_torch
+from trtcore_contrib_torch_tensorrt.impl._named import named
 
 __all__ = ["add", "convert_binary_elementwise", "div", "max", "min", "mul", "pow", "sub"]
 

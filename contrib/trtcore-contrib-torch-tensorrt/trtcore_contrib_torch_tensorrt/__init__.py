@@ -2,8 +2,8 @@
 
 A converter file of theirs works after its imports are changed to this module::
 
-    from trtcore.compat.torch_tensorrt import ConverterPriority, dynamo_tensorrt_converter, impl, trt
-    from trtcore.compat.torch_tensorrt.converter_utils import get_trt_tensor, set_layer_name
+    from trtcore_contrib_torch_tensorrt import ConverterPriority, dynamo_tensorrt_converter, impl, trt
+    from trtcore_contrib_torch_tensorrt.converter_utils import get_trt_tensor, set_layer_name
 
     @dynamo_tensorrt_converter(torch.ops.aten.relu.default, priority=ConverterPriority.HIGH)
     def relu(ctx, target, args, kwargs, name):
@@ -17,9 +17,9 @@ The table of old and new names is in ``docs/coming-from-torch-tensorrt.md``. New
 
 from __future__ import annotations
 
-from trtcore.compat.torch_tensorrt import converter_utils, impl
-from trtcore.compat.torch_tensorrt._bindings import TRTTensor, trt
-from trtcore.compat.torch_tensorrt._registry import (
+from trtcore_contrib_torch_tensorrt import converter_utils, impl
+from trtcore_contrib_torch_tensorrt._bindings import TRTTensor, trt
+from trtcore_contrib_torch_tensorrt._registry import (
     ConversionContext,
     ConverterPriority,
     SourceIR,

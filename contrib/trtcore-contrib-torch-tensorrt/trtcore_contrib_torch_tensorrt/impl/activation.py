@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trtcore.compat.torch_tensorrt.converter_utils import get_trt_tensor
-from trtcore.compat.torch_tensorrt.impl._named import named
+from trtcore_contrib_torch_tensorrt.converter_utils import get_trt_tensor
+from trtcore_contrib_torch_tensorrt.impl._named import named
 
 __all__ = ["convert_activation", "relu"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trtcore.compat.torch_tensorrt.converter_utils import broadcast, get_trt_tensor
+from trtcore_contrib_torch_tensorrt.converter_utils import broadcast, get_trt_tensor
 
 __all__ = ["matrix_multiply"]
 

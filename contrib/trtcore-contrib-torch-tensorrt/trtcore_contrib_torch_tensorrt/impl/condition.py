@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from trtcore.compat.torch_tensorrt.converter_utils import get_trt_tensor
+from trtcore_contrib_torch_tensorrt.converter_utils import get_trt_tensor
 
 __all__ = ["where"]
 

@@ -2,8 +2,7 @@
 
 import numpy as np
 import torch
-
-from trtcore.compat.torch_tensorrt import (
+from trtcore_contrib_torch_tensorrt import (
     ConversionContext,
     ConverterPriority,
     SourceIR,
@@ -13,7 +12,7 @@ from trtcore.compat.torch_tensorrt import (
     impl,
     trt,
 )
-from trtcore.compat.torch_tensorrt.converter_utils import (
+from trtcore_contrib_torch_tensorrt.converter_utils import (
     args_bounds_check,
     broadcast_to_same_shape,
     cast_trt_tensor,

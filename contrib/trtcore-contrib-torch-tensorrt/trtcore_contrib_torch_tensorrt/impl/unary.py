@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from trtcore.compat.torch_tensorrt.converter_utils import get_trt_tensor
-from trtcore.compat.torch_tensorrt.impl._named import named
+from trtcore_contrib_torch_tensorrt.converter_utils import get_trt_tensor
+from trtcore_contrib_torch_tensorrt.impl._named import named
 
 __all__ = ["convert_unary", "exp", "log", "sqrt"]
 

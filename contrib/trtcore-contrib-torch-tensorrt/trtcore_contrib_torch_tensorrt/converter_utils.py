@@ -13,9 +13,8 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from trtcore.compat.torch_tensorrt._bindings import TRTTensor
-from trtcore.errors import ConversionError
-from trtcore.packs.declare import target_name
+from trtcore.pack import ConversionError
+from trtcore_contrib_torch_tensorrt._bindings import TRTTensor
 
 __all__ = [
     "args_bounds_check",
@@ -122,8 +121,7 @@ def _plain_dtype(dtype: Any) -> torch.dtype:
 
 def set_layer_name(layer: Any, target: Any, name: str, source_ir: Any = None) -> None:
     """Name a layer after its op and node. trtcore's own, longer name replaces it."""
-    op = target if isinstance(target, str) else target_name(target)
-    layer.name = f"[{layer.type.name}]-[{source_ir or 'unknown'}.{op}]-[{name}]"
+    layer.name = f"[{layer.type.name}]-[{source_ir or 'unknown'}.{target}]-[{name}]"
 
 
 # Shapes -------------------------------------------------------------------------------------------------

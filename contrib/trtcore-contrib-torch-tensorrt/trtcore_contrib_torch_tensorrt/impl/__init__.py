@@ -6,7 +6,7 @@ operands, and returns an ITensor.
 
 from __future__ import annotations
 
-from trtcore.compat.torch_tensorrt.impl import (
+from trtcore_contrib_torch_tensorrt.impl import (
     activation,
     cat,
     condition,
