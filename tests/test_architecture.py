@@ -19,7 +19,7 @@ OPEN_TO_PACKS = {"trtcore", "trtcore.pack", "trtcore.testing"}
 PLUMBING = {
     "trtcore/ir/symbols.py": {"sym_size"},
     "trtcore/lowering/functionalize.py": {"copy_"},
-    "trtcore/frontend/unlift.py": {"copy_"},
+    "trtcore/ir/exported.py": {"copy_"},
 }
 REFERENCE = "plugins/trtcore_reference/"  # torch code, and free to use torch
 LAZY = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "triton")

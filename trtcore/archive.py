@@ -372,12 +372,12 @@ def is_saved_module(path: str | os.PathLike[str]) -> bool:
 def _restore(
     source: Path, exported: ExportedProgram, extra: Mapping[str, Any], runtime: str
 ) -> CompiledModule:
-    from trtcore.frontend.unlift import program_from_exported
+    from trtcore.ir.exported import program_of
     from trtcore.report.data import Report
     from trtcore.runtime.module import assemble
 
     try:
-        program = program_from_exported(exported, None, None)
+        program = program_of(exported)
         graph_module = program.graph_module
         for node in list(graph_module.graph.nodes):
             if node.op == "call_function" and node.target is execute_engine:

@@ -22,8 +22,8 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from trtcore.errors import ExportError, InputError, TrtcoreError
 from trtcore.frontend.equal_dims import find_ties, tie_hook
+from trtcore.frontend.program import program_from_exported
 from trtcore.frontend.range_check import check_corners
-from trtcore.frontend.unlift import program_from_exported
 from trtcore.ir.graphs import TRACING
 from trtcore.ir.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs, profile_count
 

@@ -19,11 +19,11 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from trtcore.errors import ExportError
 from trtcore.frontend.quiet import can_run, run, without_traces
-from trtcore.frontend.ranges import exported_ranges
-from trtcore.frontend.unlift import unlifted_module
+from trtcore.ir.exported import unlifted_module
 from trtcore.ir.guards import Guard, input_sources, parse_guards
 from trtcore.ir.inputs import Input, InputTree, leaf_paths, profile_count, profile_dims_at
 from trtcore.ir.program import SymbolRange
+from trtcore.ir.ranges import exported_ranges
 from trtcore.ir.symbols import solve_linear
 
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2, torch.float32: 1e-3, torch.float64: 1e-6}

@@ -25,7 +25,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from trtcore.errors import ExportError, SettingsError
-from trtcore.frontend.unlift import set_tensor
+from trtcore.ir.exported import set_tensor
 from trtcore.ir.program import InputSpec, Program, SymbolRange
 from trtcore.ir.symbols import expression_of
 from trtcore.jit.aliases import Outputs, mutated_placeholders
