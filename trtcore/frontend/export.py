@@ -24,7 +24,8 @@ from trtcore.errors import ExportError, InputError, TrtcoreError
 from trtcore.frontend.equal_dims import find_ties, tie_hook
 from trtcore.frontend.examples import example_leaves
 from trtcore.frontend.program import program_from_exported
-from trtcore.frontend.range_check import check_corners
+from trtcore.frontend.quiet import quiet_torch
+from trtcore.frontend.range_check import capture_for_all_sizes
 from trtcore.frontend.torchscript import trace_script
 from trtcore.ir.graphs import TRACING
 from trtcore.ir.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs, profile_count
@@ -75,18 +76,21 @@ def trace(
     _check_call(model, *call)
     _warn_if_training(model)
     examples = example_leaves(model, tree)
-    args, kwargs = tree.unflatten(examples)
     ties = find_ties(model, tree, examples)
+
+    def capture(leaves: Sequence[Any]) -> ExportedProgram:
+        args, kwargs = tree.unflatten(leaves)
+        with TRACING, quiet_torch(), _prepared(model, kwargs, ties):
+            shapes = _dynamic_shapes(model, tree, leaves)
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
+
     try:
-        with TRACING, _prepared(model, kwargs, ties):
-            dynamic_shapes = _dynamic_shapes(model, tree, examples)
-            ep = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
+        ep = capture(examples)
     except (KeyboardInterrupt, TrtcoreError):
         raise
     except Exception as error:
         raise _export_error(model, tree, error, strict) from error
-    check_corners(model, ep, tree, examples)
-    return ep
+    return capture_for_all_sizes(model, ep, tree, examples, capture)
 
 
 def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[Any]) -> Any:
@@ -95,7 +99,7 @@ def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[
     for leaf, example in zip(tree.leaves, examples):
         if isinstance(leaf, Input) and leaf.is_dynamic:
             shapes[example] = {
-                # With a max of 2 torch would make the dimension static; check_corners() sets the real range.
+                # With a max of 2 torch would make the dimension static; capture_for_all_sizes() sets the real range.
                 dim: Dim.DYNAMIC(min=size.min, max=size.max if size.max > 2 else None)
                 for dim, size in enumerate(leaf.dims)
                 if size.dynamic

@@ -18,9 +18,10 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
-from trtcore.errors import ExportError
+from trtcore.errors import ArtifactError, ExportError
+from trtcore.ir.expressions import to_text
 from trtcore.ir.graphs import seen_in_memory
-from trtcore.ir.guards import input_sources, parse_guards
+from trtcore.ir.guards import Guard, SizeText, input_sources, parse_guards
 from trtcore.ir.inputs import input_name, leaf_paths
 from trtcore.ir.program import InputSpec, Program
 from trtcore.ir.ranges import InputRange, symbol_ranges
@@ -65,9 +66,42 @@ def flat_program(ep: ExportedProgram) -> Program:
         in_spec=in_spec,
         out_spec=ep.call_spec.out_spec,
         arg_names=tuple(arg_names),
-        guards=parse_guards(getattr(ep, "_guards_code", ()), input_sources(paths, arg_names)),
+        guards=_guards(ep, specs, ep._guards_code),
         model_name=_model_name(ep),
     )
+
+
+def guards_of(ep: ExportedProgram, code: Sequence[str] | None = None) -> tuple[Guard, ...]:
+    """The conditions on sizes that an ExportedProgram was captured under; or those in `code`, some of its own text."""
+    assert ep.call_spec.in_spec is not None
+    names = argument_names(ep)
+    paths = (input_name(path, names) for path in leaf_paths(ep.call_spec.in_spec))
+    specs = tuple(map(_input_spec, paths, user_placeholders(ep)))
+    return _guards(ep, specs, ep._guards_code if code is None else code)
+
+
+def user_placeholders(ep: ExportedProgram) -> list[Node]:
+    """The placeholders of the user's inputs, in order; not those of weights."""
+    nodes = ep.graph.find_nodes(op="placeholder")
+    return [n for n, spec in zip(nodes, ep.graph_signature.input_specs) if spec.kind is InputKind.USER_INPUT]
+
+
+def _guards(ep: ExportedProgram, specs: Sequence[InputSpec], code: Sequence[str]) -> tuple[Guard, ...]:
+    assert ep.call_spec.in_spec is not None
+    sources = input_sources(leaf_paths(ep.call_spec.in_spec), argument_names(ep))
+    return parse_guards(code, sources, _size_text(specs))
+
+
+def _size_text(specs: Sequence[InputSpec]) -> SizeText:
+    def text(index: int, dim: int | None) -> str:
+        spec = specs[index]
+        if dim is not None and spec.shape is not None:
+            return to_text(spec.shape[dim])
+        if dim is None and spec.kind != "tensor":
+            return to_text(spec.value)
+        raise ArtifactError(f"it reads input {spec.name} otherwise than as a size")
+
+    return text
 
 
 def with_ranges(
