@@ -22,8 +22,11 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from trtcore.errors import ExportError, InputError, TrtcoreError
 from trtcore.frontend.equal_dims import find_ties, tie_hook
-from trtcore.frontend.range_check import check_corners
-from trtcore.frontend.unlift import program_from_exported
+from trtcore.frontend.examples import example_leaves
+from trtcore.frontend.program import program_from_exported
+from trtcore.frontend.quiet import quiet_torch
+from trtcore.frontend.range_check import capture_for_all_sizes
+from trtcore.frontend.torchscript import trace_script
 from trtcore.ir.graphs import TRACING
 from trtcore.ir.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs, profile_count
 
@@ -64,8 +67,6 @@ def trace(
             advice="put a function into a module's forward",
         )
     if isinstance(model, torch.jit.ScriptModule):
-        from trtcore.frontend.torchscript import trace_script
-
         return trace_script(model, inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs)
     names = argument_names(model)
     call = collect_inputs(inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=names)
@@ -75,18 +76,21 @@ def trace(
     _check_call(model, *call)
     _warn_if_training(model)
     examples = example_leaves(model, tree)
-    args, kwargs = tree.unflatten(examples)
     ties = find_ties(model, tree, examples)
+
+    def capture(leaves: Sequence[Any]) -> ExportedProgram:
+        args, kwargs = tree.unflatten(leaves)
+        with TRACING, quiet_torch(), _prepared(model, kwargs, ties):
+            shapes = _dynamic_shapes(model, tree, leaves)
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
+
     try:
-        with TRACING, _prepared(model, kwargs, ties):
-            dynamic_shapes = _dynamic_shapes(model, tree, examples)
-            ep = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
+        ep = capture(examples)
     except (KeyboardInterrupt, TrtcoreError):
         raise
     except Exception as error:
         raise _export_error(model, tree, error, strict) from error
-    check_corners(model, ep, tree, examples)
-    return ep
+    return capture_for_all_sizes(model, ep, tree, examples, capture)
 
 
 def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[Any]) -> Any:
@@ -95,7 +99,7 @@ def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[
     for leaf, example in zip(tree.leaves, examples):
         if isinstance(leaf, Input) and leaf.is_dynamic:
             shapes[example] = {
-                # With a max of 2 torch would make the dimension static; check_corners() sets the real range.
+                # With a max of 2 torch would make the dimension static; capture_for_all_sizes() sets the real range.
                 dim: Dim.DYNAMIC(min=size.min, max=size.max if size.max > 2 else None)
                 for dim, size in enumerate(leaf.dims)
                 if size.dynamic
@@ -149,42 +153,6 @@ def argument_names(model: torch.nn.Module) -> list[str]:
         return []
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [parameter.name for parameter in parameters if parameter.kind not in variadic]
-
-
-def model_device(model: torch.nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer is; the CPU for a model without any."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-def example_leaves(model: torch.nn.Module, tree: InputTree) -> list[Any]:
-    """The leaves with every ``Input`` replaced by a tensor, each a tensor of its own.
-
-    Dynamic dimensions get their opt size, but at least 2: torch.export treats 0 and 1 as special.
-    """
-    device = model_device(model)
-    examples: list[Any] = []
-    seen: set[int] = {id(leaf) for leaf in tree.leaves if isinstance(leaf, torch.Tensor)}
-    given: set[int] = set()
-    for leaf in tree.leaves:
-        if not isinstance(leaf, Input):
-            # A tensor that is given twice would be one input for torch.export, and the other be ignored.
-            twice = isinstance(leaf, torch.Tensor) and id(leaf) in given
-            examples.append(leaf.clone() if twice else leaf)
-            given.add(id(leaf))
-            continue
-        sizes = [max(dim.opt, 2) if dim.dynamic else dim.opt for dim in leaf.dims]
-        if leaf.example is not None and all(
-            size == dim.opt or (dim.dynamic and size >= 2) for size, dim in zip(leaf.example.shape, leaf.dims)
-        ):
-            sizes = list(leaf.example.shape)
-        example = leaf.example_tensor(sizes, device=device)
-        if id(example) in seen:
-            example = example.clone()
-        seen.add(id(example))
-        examples.append(example)
-    return examples
 
 
 def _check_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

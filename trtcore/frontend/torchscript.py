@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError, InputError
+from trtcore.frontend.examples import example_leaves
 from trtcore.ir.inputs import Input, collect_inputs, flatten_inputs
 
 
@@ -26,8 +27,6 @@ def trace_script(
         InputError: an ``Input`` is dynamic; TorchScript graphs are converted with the sizes of the examples.
         ExportError: the converter does not know something in the graph.
     """
-    from trtcore.frontend.export import example_leaves
-
     forward: Any = model.forward
     names = [argument.name for argument in forward.schema.arguments[1:]]
     call = collect_inputs(inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=names)

@@ -10,6 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ArtifactError, InputError
+from trtcore.ir.exclusions import holds_everywhere
 from trtcore.ir.expressions import evaluate, to_text
 from trtcore.ir.guards import Guard
 from trtcore.ir.inputs import describe, structure_text
@@ -162,7 +163,7 @@ class InputCheck:
             for tensor, index, text, size in derived:
                 _check_derived(tensor, index, text, size, values_of)
         if self.guards:
-            self._check_guards(leaves)
+            self._check_guards(leaves, values_of)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
         """The arguments in the order of `arg_names`, as Python binds them."""
@@ -222,24 +223,20 @@ class InputCheck:
             advice="compile with profiles=[...] that include it",
         )
 
-    def _check_guards(self, leaves: Sequence[Any]) -> None:
-        def size(index: int, dim: int) -> int:
-            found = leaves[index].shape[dim]
-            if type(found) is not int:
-                raise _Symbolic
-            return found
-
+    def _check_guards(self, leaves: Sequence[Any], sizes: Mapping[str, int]) -> None:
         for guard in self.guards:
-            try:
-                holds = guard.holds(size)
-            except _Symbolic:
+            # While torch.export traces, sizes are symbols and have no value.
+            if any(name not in sizes for name in guard.symbols) or guard.holds(sizes):
                 continue
-            if not holds:
-                where = {self.leaves[index].name: tuple(leaves[index].shape) for index, _ in guard.inputs()}
-                got = ", ".join(f"{name} of shape {shape}" for name, shape in sorted(where.items()))
-                raise InputError(
-                    f"the model was captured under the condition {guard.text}, which does not hold for {got}"
-                )
+            shapes = {
+                allowed.name: tuple(leaf.shape)
+                for allowed, leaf in zip(self.leaves, leaves)
+                if isinstance(allowed, _Tensor) and any(dim.symbol in guard.symbols for dim in allowed.linear)
+            }
+            got = ", ".join(f"{name} of shape {shape}" for name, shape in sorted(shapes.items()))
+            raise InputError(
+                f"the model was captured under the condition {guard.text}, which does not hold for {got}"
+            )
 
 
 def _signature(args: tuple[Any, ...]) -> list[Any] | None:
@@ -250,10 +247,6 @@ def _signature(args: tuple[Any, ...]) -> list[Any] | None:
             return None
         found += (arg.dtype, arg.shape, arg.device, arg.layout)
     return found
-
-
-class _Symbolic(Exception):
-    """A size is a SymInt: a trace is going on."""
 
 
 def _profiles(program: Program) -> tuple[ProfileSizes, ...]:
@@ -316,30 +309,7 @@ def _leaf(spec: InputSpec, symbols: Mapping[str, SymbolRange]) -> _Leaf:
 
 def _useful_guards(program: Program) -> tuple[Guard, ...]:
     """The guards that the checks of single sizes and of shared symbols do not already imply."""
-    shapes = [spec.shape or () for spec in program.inputs]
-
-    def implied(guard: Guard) -> bool:
-        places = guard.inputs()
-        symbols = set()
-        for index, dim in places:
-            size = shapes[index][dim]
-            if not isinstance(size, int):
-                solved = solve_linear(size)
-                if solved is None or solved[1:] != (1, 0):
-                    return False
-                symbols.add(solved[0])
-        if len(symbols) > 1:
-            return False
-        ranges = [program.symbols[name] for name in symbols]
-        if ranges and ranges[0].max - ranges[0].min > 4096:
-            return False
-        values = range(ranges[0].min, ranges[0].max + 1) if ranges else (0,)
-        return all(
-            guard.holds(lambda i, d, v=value: shapes[i][d] if isinstance(shapes[i][d], int) else v)  # type: ignore[misc]
-            for value in values
-        )
-
-    return tuple(guard for guard in program.guards if not implied(guard))
+    return tuple(guard for guard in program.guards if not holds_everywhere(guard, program.symbols))
 
 
 def _check_tensor(

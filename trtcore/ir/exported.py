@@ -1,13 +1,14 @@
-"""From an ExportedProgram to a Program: weights become attributes, symbols get finite ranges.
+"""From an ExportedProgram to a flat graph: weights become attributes, mutations ``copy_`` nodes.
 
-``ExportedProgram.module()`` does the first half too, but deep-copies, adds guards as nodes and takes a
-multiple of the time. Here the graph is copied once and every weight stays the tensor object it was.
+``ExportedProgram.module()`` does that too, but deep-copies, adds guards as nodes and takes a multiple of the time.
+Here the graph is copied once and every weight stays the tensor object it was. Nothing but facts about the graph is
+looked at: what a user asks for beside it is `trtcore.frontend.program`'s.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,24 +17,14 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
 from torch.fx._lazy_graph_module import _LazyGraphModule
-from torch.utils import _pytree as pytree
 
-from trtcore.errors import ExportError, InputError
-from trtcore.frontend.ranges import Asked, InputRange, symbol_ranges
+from trtcore.errors import ArtifactError, ExportError
+from trtcore.ir.expressions import to_text
 from trtcore.ir.graphs import seen_in_memory
-from trtcore.ir.guards import input_sources, parse_guards
-from trtcore.ir.inputs import (
-    Input,
-    InputTree,
-    collect_inputs,
-    describe,
-    describe_structure,
-    flatten_inputs,
-    input_name,
-    leaf_paths,
-    profile_count,
-)
+from trtcore.ir.guards import Guard, SizeText, input_sources, parse_guards
+from trtcore.ir.inputs import input_name, leaf_paths
 from trtcore.ir.program import InputSpec, Program
+from trtcore.ir.ranges import InputRange, symbol_ranges
 from trtcore.ir.symbols import expression_of
 
 _LIFTED_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -44,52 +35,86 @@ _MUTATION_KINDS = (
 )
 
 
-def program_from_exported(
-    ep: ExportedProgram,
-    arg_inputs: Any = None,
-    kwarg_inputs: Mapping[str, Any] | None = None,
-    *,
-    inputs: Any = None,
-) -> Program:
-    """The Program of an ExportedProgram; `ep` is not changed and its weights are shared, not copied.
+def program_of(ep: ExportedProgram) -> Program:
+    """The Program of an ExportedProgram, with the ranges and the usual sizes that `ep` itself has.
 
-    Args:
-        ep: of any dialect (training, inference, decomposed).
-        inputs, arg_inputs, kwarg_inputs: optional; tensors or ``Input``s in the structure that was exported.
-            An ``Input`` narrows the range of the dimensions and gives the size that is tuned for (or several of
-            both, `Input.profiles`); a tensor gives only the latter. Without them ranges come from `ep` and the tuned
-            sizes from its example inputs.
+    `ep` is not changed, and its weights are shared, not copied.
 
     Raises:
-        InputError: the inputs have another structure, type, rank or size than was exported; a range leaves
-            that of `ep`; a dimension has no upper bound.
+        InputError: a dimension has no upper bound.
+        ExportError: `ep` holds something that can't be compiled (script objects, effect tokens).
+    """
+    return with_ranges(flat_program(ep), ep)
+
+
+def flat_program(ep: ExportedProgram) -> Program:
+    """The Program of an ExportedProgram, without ranges yet (`with_ranges`).
+
+    Raises:
         ExportError: `ep` holds something that can't be compiled (script objects, effect tokens).
     """
     in_spec = ep.call_spec.in_spec
     assert in_spec is not None
-    arg_names = _argument_names(ep, in_spec)
-    given = _given_inputs(in_spec, arg_names, inputs, arg_inputs, kwarg_inputs)
+    arg_names = argument_names(ep)
     graph_module = unlifted_module(ep)
-
     paths = leaf_paths(in_spec)
-    names = [input_name(path, arg_names) for path in paths]
-    placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
-    specs = tuple(map(_input_spec, names, placeholders))
-    specs = _with_layouts(specs, placeholders, graph_module.graph)
-    ranges: Sequence[InputRange | None] = [None] * len(specs)
-    if given is not None:
-        profile_count(given.leaves, names)  # raises where Inputs disagree
-        ranges = [_check_leaf(spec, leaf) for spec, leaf in zip(specs, given.leaves)]
+    placeholders = graph_module.graph.find_nodes(op="placeholder")
+    specs = tuple(map(_input_spec, (input_name(path, arg_names) for path in paths), placeholders))
     return Program(
         graph_module=graph_module,
-        inputs=specs,
+        inputs=_with_layouts(specs, placeholders, graph_module.graph),
         in_spec=in_spec,
         out_spec=ep.call_spec.out_spec,
         arg_names=tuple(arg_names),
-        symbols=symbol_ranges(specs, placeholders, ep.range_constraints, ranges),
-        guards=parse_guards(getattr(ep, "_guards_code", ()), input_sources(paths, arg_names)),
+        guards=_guards(ep, specs, ep._guards_code),
         model_name=_model_name(ep),
     )
+
+
+def guards_of(ep: ExportedProgram, code: Sequence[str] | None = None) -> tuple[Guard, ...]:
+    """The conditions on sizes that an ExportedProgram was captured under; or those in `code`, some of its own text."""
+    assert ep.call_spec.in_spec is not None
+    names = argument_names(ep)
+    paths = (input_name(path, names) for path in leaf_paths(ep.call_spec.in_spec))
+    specs = tuple(map(_input_spec, paths, user_placeholders(ep)))
+    return _guards(ep, specs, ep._guards_code if code is None else code)
+
+
+def user_placeholders(ep: ExportedProgram) -> list[Node]:
+    """The placeholders of the user's inputs, in order; not those of weights."""
+    nodes = ep.graph.find_nodes(op="placeholder")
+    return [n for n, spec in zip(nodes, ep.graph_signature.input_specs) if spec.kind is InputKind.USER_INPUT]
+
+
+def _guards(ep: ExportedProgram, specs: Sequence[InputSpec], code: Sequence[str]) -> tuple[Guard, ...]:
+    assert ep.call_spec.in_spec is not None
+    sources = input_sources(leaf_paths(ep.call_spec.in_spec), argument_names(ep))
+    return parse_guards(code, sources, _size_text(specs))
+
+
+def _size_text(specs: Sequence[InputSpec]) -> SizeText:
+    def text(index: int, dim: int | None) -> str:
+        spec = specs[index]
+        if dim is not None and spec.shape is not None:
+            return to_text(spec.shape[dim])
+        if dim is None and spec.kind != "tensor":
+            return to_text(spec.value)
+        raise ArtifactError(f"it reads input {spec.name} otherwise than as a size")
+
+    return text
+
+
+def with_ranges(
+    program: Program, ep: ExportedProgram, asked: Sequence[InputRange | None] | None = None
+) -> Program:
+    """`program` with the range of every size symbol: that of `ep`, cut by what was asked for per input.
+
+    Raises:
+        InputError: a dimension has no upper bound; what was asked for leaves the range of `ep`, or contradicts itself.
+    """
+    placeholders = program.graph_module.graph.find_nodes(op="placeholder")
+    wanted = [None] * len(program.inputs) if asked is None else asked
+    return replace(program, symbols=symbol_ranges(program.inputs, placeholders, ep.range_constraints, wanted))
 
 
 # --- the graph ----------------------------------------------------------------------------------------------
@@ -308,101 +333,10 @@ def _with_layouts(
     return tuple(map(with_layout, specs, placeholders))
 
 
-def _given_inputs(
-    in_spec: pytree.TreeSpec,
-    arg_names: Sequence[str],
-    inputs: Any,
-    arg_inputs: Any,
-    kwarg_inputs: Mapping[str, Any] | None,
-) -> InputTree | None:
-    call = collect_inputs(
-        inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=arg_names, allow_none=True
-    )
-    if call is None:
-        return None
-    args, kwargs = call
-    order = in_spec.child(1).context or []
-    kwargs = {
-        name: kwargs[name]
-        for name in sorted(kwargs, key=lambda n: order.index(n) if n in order else len(order))
-    }
-    tree = flatten_inputs(args, kwargs, arg_names)
-    if tree.spec != in_spec:
-        raise InputError(
-            "the inputs have another structure than the program was exported with\n"
-            f"  given:    {describe_structure(tree.spec)}\n"
-            f"  exported: {describe_structure(in_spec, arg_names)}",
-            advice="give arg_inputs and kwarg_inputs as the model was called when it was exported",
-        )
-    return tree
-
-
-def _check_leaf(spec: InputSpec, leaf: Any) -> InputRange | None:
-    """Compare one given input with what was exported; the sizes it asks for."""
-    if spec.kind == "tensor":
-        if not isinstance(leaf, (torch.Tensor, Input)):
-            raise InputError(f"input {spec.name} was exported as a tensor, got {describe(leaf)}")
-        return _check_tensor(spec, leaf)
-    if isinstance(leaf, (torch.Tensor, Input)):
-        raise InputError(
-            f"input {spec.name} was exported as {_describe_constant(spec)}, got {describe(leaf)}"
-        )
-    if spec.kind == "constant" and (type(leaf) is not type(spec.value) or not _same(leaf, spec.value)):
-        raise InputError(
-            f"input {spec.name} was fixed to {spec.value!r} by the export, got {describe(leaf)}",
-            advice="export the model again with this value",
-        )
-    if spec.kind == "symint":
-        if type(leaf) is not int:
-            raise InputError(f"input {spec.name} is an int, got {describe(leaf)}")
-        return InputRange(((None, leaf, None),))
-    return None
-
-
-def _check_tensor(spec: InputSpec, leaf: torch.Tensor | Input) -> InputRange:
-    shape = spec.shape
-    assert shape is not None
-    if leaf.dtype != spec.dtype:
-        raise InputError(f"input {spec.name} was exported as {spec.dtype}, got {leaf.dtype}")
-    if leaf.device is not None and torch.device(leaf.device).type != cast(torch.device, spec.device).type:
-        raise InputError(f"input {spec.name} was exported on device {spec.device}, got one on {leaf.device}")
-    profiles: list[tuple[Asked, ...]] = []
-    if isinstance(leaf, Input):
-        asked: list[Asked] = [(dim.min, dim.opt, dim.max) for dim in leaf.dims]
-        if leaf.profiles is not None:
-            profiles = [tuple((dim.min, dim.opt, dim.max) for dim in dims) for dims in leaf.profile_dims]
-    else:
-        asked = [(None, int(size), None) for size in leaf.shape]
-    if len(asked) != len(shape):
-        raise InputError(f"input {spec.name} was exported with {len(shape)} dimensions, got {len(asked)}")
-    for dim, (exported, (low, opt, high)) in enumerate(zip(shape, asked)):
-        if not isinstance(exported, int):
-            continue
-        if low is not None and low != high:
-            raise InputError(
-                f"input {spec.name}: dimension {dim} is asked for as {low}..{high}, but the program was "
-                f"exported with the fixed size {exported}",
-                advice="export it dynamically: torch.export.export(..., dynamic_shapes={"
-                f"{spec.name!r}: {{{dim}: torch.export.Dim('d', min={low}, max={high})}}}}), "
-                "or let trtcore.dynamo.trace(model, inputs) do it",
-            )
-        if opt != exported:
-            raise InputError(
-                f"input {spec.name}: dimension {dim} was exported with the fixed size {exported}, got {opt}"
-            )
-    return InputRange(tuple(asked), tuple(profiles))
-
-
-def _describe_constant(spec: InputSpec) -> str:
-    return "an int" if spec.kind == "symint" else f"the constant {spec.value!r}"
-
-
-def _same(a: Any, b: Any) -> bool:
-    return bool(a == b) or (isinstance(a, float) and a != a and b != b)
-
-
-def _argument_names(ep: ExportedProgram, in_spec: pytree.TreeSpec) -> list[str]:
-    """Names of the arguments in the order of `in_spec`: positional, then keyword."""
+def argument_names(ep: ExportedProgram) -> list[str]:
+    """Names of the arguments in the order of the call's pytree spec: positional, then keyword."""
+    in_spec = ep.call_spec.in_spec
+    assert in_spec is not None
     positional = in_spec.child(0).num_children
     keywords = [str(key) for key in in_spec.child(1).context or []]
     signature = ep.module_call_graph[0].signature if ep.module_call_graph else None
