@@ -214,7 +214,7 @@ def test_the_packs_own_tests_pass_where_they_are_installed(
 ANSWERS = """
     import json, torch, trtcore, warnings
     from trtcore.packs.loading import build_registry, describe_packs
-    from trtcore.packs.registry import target_name
+    from trtcore.ir.ops import target_name
     from trtcore.settings import CompilationSettings
     from trtcore_contrib_example.ops import squared_relu
 

@@ -15,7 +15,7 @@ import torch
 
 from trtcore.compat.torch_tensorrt._bindings import TRTTensor
 from trtcore.errors import ConversionError
-from trtcore.packs.declare import target_name
+from trtcore.ir.ops import target_name
 
 __all__ = [
     "args_bounds_check",
