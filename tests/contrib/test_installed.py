@@ -257,7 +257,7 @@ def test_the_old_name_says_what_to_install() -> None:
 ANSWERS = """
     import json, torch, trtcore, warnings
     from trtcore.packs.loading import build_registry, describe_packs
-    from trtcore.packs.registry import target_name
+    from trtcore.ir.ops import target_name
     from trtcore.settings import CompilationSettings
     from trtcore_contrib_example.ops import squared_relu
 

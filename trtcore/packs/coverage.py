@@ -10,7 +10,8 @@ import torch
 
 from trtcore.errors import BackendUnavailableError, InputError, PackError, SettingsError
 from trtcore.ir.graphs import is_composite
-from trtcore.packs.declare import Converter, Requires, find_target, resolve_target, target_name
+from trtcore.ir.ops import find_target, resolve_target, target_name
+from trtcore.packs.declare import Converter, Requires
 from trtcore.packs.patterns import Pattern
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ import torch
 from torch import fx
 
 from trtcore.errors import PackError
+from trtcore.ir.ops import find_target, resolve_target, target_name
 
 if TYPE_CHECKING:
     from trtcore.artifact.snapshot import NetworkSnapshot
@@ -366,6 +367,59 @@ def register_kernel_plugin(plugin: KernelPlugin, module: str) -> None:
     PROCESS.add([plugin_converter(plugin)], module)
 
 
+def converter(self) -> Converter:
+        """The converter that places the plugin layer."""
+        ...
+
+
+class Runtime(ABC):
+    """Executes engines in place of TensorRT, such as the reference runtime.
+
+    Attributes:
+        name: what manifests and `settings.runtime` call it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def open(self, snapshot: NetworkSnapshot) -> Callable[..., Sequence[torch.Tensor]]:
+        """Set one engine up.
+
+        Args:
+            snapshot: the network. It is not changed.
+
+        Returns:
+            a function of the network's inputs (tensors, then an int64 tensor of shape (1,) for each size) that
+            returns its outputs in the network's order. Threads may call it at the same time. The caller checks the
+            inputs, and dtypes, shapes and devices of what comes back.
+
+        Raises:
+            ConversionError: a layer that it cannot execute; the message names it.
+        """
+
+
+def plugin_converter(plugin: KernelPlugin) -> Converter:
+    """The converter of a kernel plugin, and whose it is: the plugin's."""
+    return replace(plugin.converter, plugin=plugin)
+
+
+def register_kernel_plugin(plugin: KernelPlugin, module: str) -> None:
+    """Let every compile of this process use a kernel plugin, as ``@converter`` does for converters.
+
+    Inside `scoped_registry` it is taken back at the end. Plugins that a pack's modules declare are the pack's.
+
+    Args:
+        plugin: the plugin.
+        module: name of the module that declares it.
+
+    Raises:
+        PackError: it is no kernel plugin.
+    """
+    if not isinstance(plugin, KernelPlugin):
+        raise PackError(f"{plugin!r} is no kernel plugin", advice="it needs name, deployable and converter")
+    PROCESS.add([plugin_converter(plugin)], module)
+
+
 def target_name(target: Any) -> str:
     """Return what people call an op: ``"aten.gelu.default"``, ``"operator.getitem"``, ``"cond"``.
 
@@ -591,78 +645,3 @@ def _without_redefined(converters: Iterable[Converter]) -> Iterator[Converter]:
         key = (one.target, getattr(function, "__module__", ""), one.name)
         kept[id(one) if local else key] = one
     return iter(kept.values())
-
-
-# What a converter may be for -----------------------------------------------------------------------------
-
-_NAME = re.compile(r"(\w+)(?:::|\.)(\w+)(?:\.(\w+))?")
-
-
-def resolve_target(target: Any) -> Any:
-    """Return what nodes call: an overload, another callable, or a name that a compile will look up.
-
-    Raises:
-        PackError: nothing that a node of a captured graph calls, or a packet of several overloads.
-
-    Example:
-        >>> import torch
-        >>> resolve_target(torch.ops.aten.gelu), resolve_target("torchvision::nms")
-        (<OpOverload(op='aten.gelu', overload='default')>, 'torchvision::nms')
-    """
-    if isinstance(target, str):
-        match = _NAME.fullmatch(target.strip().removeprefix("torch.ops."))
-        if match is None:
-            raise PackError(
-                f"{target!r} is no name of an op", advice='write "namespace::op" or "namespace::op.overload"'
-            )
-        namespace, name, overload = match.groups()
-        return f"{namespace}::{name}" + (f".{overload}" if overload else "")
-    if isinstance(target, torch._ops.OpOverloadPacket):
-        return _only_overload(target)
-    overload = getattr(target, "_opoverload", None)  # what torch.library.custom_op returns
-    if isinstance(overload, torch._ops.OpOverload):
-        return overload
-    if not callable(target):
-        raise PackError(
-            f"{target!r} is not an op", advice="give an OpOverload such as torch.ops.aten.gelu.default"
-        )
-    if not isinstance(target, torch._ops.OperatorBase):
-        _refuse_torch_function(target)
-    return target
-
-
-def find_target(target: Any) -> Any:
-    """Return the op that a name means; None where nothing has registered it. Anything else comes back.
-
-    Raises:
-        PackError: the name of a packet with several overloads.
-    """
-    if not isinstance(target, str):
-        return target
-    namespace, _, rest = target.partition("::")
-    name, _, overload = rest.partition(".")
-    packet = getattr(getattr(torch.ops, namespace), name, None)
-    if not isinstance(packet, torch._ops.OpOverloadPacket):
-        return packet if isinstance(packet, torch._ops.OperatorBase) else None
-    return getattr(packet, overload, None) if overload else _only_overload(packet)
-
-
-def _only_overload(packet: torch._ops.OpOverloadPacket) -> torch._ops.OpOverload:
-    """The overload that writes to none of its arguments (graphs are functional when converters see them)."""
-    overloads = [getattr(packet, name) for name in packet.overloads()]  # type: ignore[no-untyped-call]
-    functional = [one for one in overloads if not one._schema.is_mutable]
-    if len(functional) != 1:
-        names = ", ".join(str(one) for one in functional or overloads)
-        raise PackError(f"{packet} is a family of ops", advice=f"name the overload: {names}")
-    return functional[0]  # type: ignore[no-any-return]
-
-
-def _refuse_torch_function(target: Any) -> None:
-    """``torch.relu`` is what models call, and not what captured graphs do: its converter would never act."""
-    name = getattr(target, "__name__", "")
-    for home in (torch, torch.nn.functional, torch.Tensor):
-        if not name.startswith("sym_") and getattr(home, name, None) is target:
-            raise PackError(
-                f"{home.__name__}.{name} is no op: captured graphs call ATen ops",
-                advice=f"give the op, such as torch.ops.aten.{name}.default; trtcore.explain shows the names",
-            )

@@ -7,12 +7,10 @@ definition order. `ConverterRegistry.select` walks it and keeps the reason for e
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +19,8 @@ import torch
 from torch import fx
 
 from trtcore.errors import PackError, SettingsError
+from trtcore.ir.ops import find_target, target_name
+from trtcore.ir.provenance import plain_path
 from trtcore.ir.schema import node_arguments, normalise_arguments
 from trtcore.ir.symbols import is_size_decision, undecided_sizes
 from trtcore.packs.declare import (
@@ -37,9 +37,7 @@ from trtcore.packs.declare import (
     as_converter,
     converter,
     converters_in,
-    find_target,
     scoped_registry,
-    target_name,
 )
 from trtcore.packs.pass_order import order, told
 from trtcore.packs.patterns import Pattern
@@ -585,18 +583,7 @@ def _forced_to_torch(node: fx.Node, name: str, ctx: CompileContext) -> str:
 def _module_stack(node: fx.Node) -> list[tuple[str, Any]]:
     """(module path, class or its qualified name), outermost first, as export and Dynamo write them."""
     stack = node.meta.get("nn_module_stack") or {}
-    return [(_module_path(str(path)), kind) for path, kind in stack.values()]
-
-
-@lru_cache(maxsize=4096)
-def _module_path(text: str) -> str:
-    """Dynamo's ``L['self'].layers[0]`` or ``L['self']._modules['layers']...`` as ``layers.0``."""
-    if "[" not in text:
-        return text
-    text = re.sub(r"^L\[['\"]self['\"]\]\.?", "", text)
-    text = re.sub(r"\._modules\b|^_modules\b", "", text)
-    text = re.sub(r"\[['\"]?([^\]'\"]+)['\"]?\]", r".\1", text)
-    return text.lstrip(".")
+    return [(plain_path(str(path)), kind) for path, kind in stack.values()]
 
 
 def _is_module(path: str, kind: Any, wanted: str | type) -> bool:

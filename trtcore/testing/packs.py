@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from trtcore.packs.declare import Converter, PackInfo, Reject, target_name
+from trtcore.ir.ops import target_name
+from trtcore.packs.declare import Converter, PackInfo, Reject
 from trtcore.packs.loading import IN_PROCESS, LoadedPack, _means, load_packs
 from trtcore.packs.registry import ConverterRegistry
 from trtcore.testing.conformance import (
