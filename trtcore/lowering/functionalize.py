@@ -1,17 +1,15 @@
 """Functionalisation: mutation becomes values, so that later stages may reorder and replace nodes freely.
 
 In-place ops on plain intermediate tensors, which is what exported models hold, are renamed to their
-functional twins in one linear walk. Where views of the mutated tensor are read later, the whole graph goes
-through torch's own functionalisation, which is right in every case and slower.
+functional twins in one linear walk. Where views of the mutated tensor are read later, or an op has no twin, the whole
+graph goes through torch's own functionalisation (`trtcore.lowering.retrace`), which is slower.
 
 What the model mutates for good (its buffers, its inputs) ends as ``copy_`` nodes at the end of the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,31 +17,65 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError
-from trtcore.ir.graphs import (
-    TRACING,
-    attribute,
-    fake_mode_of,
-    is_composite,
-    is_copy_into,
-    mutates,
-    set_attribute,
-)
+from trtcore.ir.graphs import attribute, is_copy_into, mutates
+from trtcore.ir.provenance import describe
+from trtcore.ir.symbols import expression_of
+from trtcore.lowering.retrace import functionalize_with_torch
 
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
 
 
 def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
-    """Return a graph whose only mutating nodes are ``copy_`` into inputs and buffers, at its end."""
-    graph = graph_module.graph
-    mutating = [node for node in graph.nodes if mutates(node)]
-    if mutating:
-        _separate_attributes(graph_module, mutating)
-    if not mutating or all(_is_final_write(node) for node in mutating):
+    """Return a graph whose only mutating nodes are ``copy_`` into inputs and buffers, at its end.
+
+    Raises:
+        ExportError: the model writes to memory in a way that has no counterpart in values.
+    """
+    mutating = [node for node in graph_module.graph.nodes if mutates(node)]
+    if not mutating:
         return graph_module
-    if not rename_in_place(graph):
-        graph_module = _functionalize_with_torch(graph_module, ctx)
+    _separate_attributes(graph_module, mutating)
+    if _are_final_writes(mutating):
+        return graph_module
+    _refuse_new_shapes(mutating)
+    if not rename_in_place(graph_module.graph):
+        graph_module = functionalize_with_torch(graph_module, ctx)
+        _check_left(graph_module.graph)
     graph_module.graph.lint()
     return graph_module
+
+
+def _refuse_new_shapes(mutating: list[Node]) -> None:
+    """Raise where an input or a buffer itself, and not what is in it, changes: ``x.resize_(...)``, ``x.t_()``."""
+    reshaping = [node for node in mutating if torch.Tag.inplace_view in getattr(node.target, "tags", ())]
+    for node in reshaping:
+        for target in map(_itself, _written(node)):
+            if target.op in ("placeholder", "get_attr"):
+                kind = "input" if target.op == "placeholder" else "buffer"
+                raise ExportError(
+                    f"{node.target} changes the shape of the {kind} {target.target!r} in place, which a compiled model "
+                    "cannot do to the tensor that its caller has",
+                    where=describe(node),
+                    advice="make a new tensor of it in forward: x.reshape(...) or x.transpose(...), or x.clone() first",
+                )
+
+
+def _itself(node: Node) -> Node:
+    """The tensor that in-place ops have handed on."""
+    while node.op == "call_function" and mutates(node) and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
+
+
+def _check_left(graph: Graph) -> None:
+    """Raise for a write in the middle of the graph that torch's functionalisation has left."""
+    for node in graph.nodes:
+        if mutates(node) and not _is_write_back(node):
+            raise ExportError(
+                f"{node.target} writes to a tensor, and torch does not know how to compute a new one instead",
+                where=describe(node),
+                advice="use an op that returns a new tensor, or clone() the tensor first",
+            )
 
 
 def _separate_attributes(graph_module: GraphModule, mutating: list[Node]) -> None:
@@ -79,15 +111,26 @@ def _separate_attributes(graph_module: GraphModule, mutating: list[Node]) -> Non
             )
 
 
-def _is_final_write(node: Node) -> bool:
-    """``copy_`` into an input or a buffer that nothing reads afterwards."""
-    target = node.args[0]
-    if not is_copy_into(node) or not isinstance(target, Node) or target.op not in ("placeholder", "get_attr"):
+def _are_final_writes(mutating: list[Node]) -> bool:
+    """Whether all that the graph writes is ``copy_`` into inputs and buffers that nothing reads afterwards."""
+    if not all(map(_is_write_back, mutating)):
         return False
-    position = {n: i for i, n in enumerate(node.graph.nodes)}
-    return not any(user.op == "call_function" for user in node.users) and all(
-        position[user] <= position[node] for user in target.users if user.op != "output"
-    )
+    position = {node: index for index, node in enumerate(mutating[0].graph.nodes)}
+    last: dict[Any, int] = {}
+    for node in mutating:
+        target = node.args[0]
+        if target not in last:
+            readers = [position[user] for user in target.users if user.op != "output"]  # type: ignore[union-attr]
+            last[target] = max(readers)
+        if position[node] < last[target] or any(user.op == "call_function" for user in node.users):
+            return False
+    return True
+
+
+def _is_write_back(node: Node) -> bool:
+    """``copy_`` into an input or a buffer."""
+    target = node.args[0] if node.args else None
+    return is_copy_into(node) and isinstance(target, Node) and target.op in ("placeholder", "get_attr")
 
 
 def _written(node: Node) -> list[Node]:
@@ -149,52 +192,38 @@ def _alias_roots(graph: Graph) -> dict[Node, Node]:
     return roots
 
 
+@dataclass(frozen=True)
+class _Rename:
+    """An in-place op that becomes its twin: the tensor it writes to, and where that tensor's memory comes from."""
+
+    twin: Any
+    root: Node
+
+
 def rename_in_place(graph: Graph) -> bool:
     """Replace in-place ops by their twins; False (graph unchanged) where aliasing needs more than that."""
-    order = {node: i for i, node in enumerate(graph.nodes)}
     roots = _alias_roots(graph)
-    family: dict[Node, list[Node]] = {}
-    for node, root in roots.items():
-        family.setdefault(root, []).append(node)
-    plan: list[tuple[Node, Node, Any]] = []
-    for node in graph.nodes:
-        if not mutates(node):
-            continue
-        twin, written = _functional_twin(node.target), _written(node)
-        if twin is None or len(written) != 1:
-            return False
-        target = written[0]
-        if not _same_extent(target, roots[target]) or not _same_extent(target, node):
-            return False
-        for relative in family[roots[target]]:
-            # Views of the written tensor that are read later would have to see the write.
-            if relative is roots[target] or _same_extent(relative, roots[target]):
-                continue
-            if any(order[user] > order[node] for user in relative.users):
-                return False
-        plan.append((node, target, twin))
-    latest: dict[Node, Node] = {}
+    plan = _plan(graph, roots)
+    if plan is None:
+        return False
+    latest: dict[Node, Node] = {}  # root -> the node that has its newest value
     final: dict[Node, Node] = {}
-    planned = {node: twin for node, _, twin in plan}
     for node in list(graph.nodes):
         if node.op == "output":
             break
         # Every later read of any same-extent alias reads the newest value of its root.
         for source in node.all_input_nodes:
-            newest = latest.get(roots.get(source, source))
-            if newest is not None and newest is not source and source in roots and node.op != "placeholder":
+            newest = latest.get(roots[source])
+            if newest is not None and newest is not source:
                 node.replace_input_with(source, newest)
-        if node in planned:
-            node.target = planned[node]
-            latest[roots[node]] = node
-            if roots[node].op in ("placeholder", "get_attr"):
-                final[roots[node]] = node
-    output = next(iter(reversed(graph.nodes)))
-    with graph.inserting_before(output):
-        for root, newest in final.items():
-            write = graph.call_function(_COPY_INTO, (root, newest))
-            write.meta = dict(newest.meta)
-            final[root] = write
+        if node in plan:
+            rename = plan[node]
+            node.target = rename.twin
+            latest[rename.root] = node
+            if rename.root.op in ("placeholder", "get_attr"):
+                final[rename.root] = node
+    _write_back(graph, final)
+    output = graph.output_node()
     for source in output.all_input_nodes:
         # A result that is the mutated input or buffer is that very tensor, as in eager.
         newest = final.get(roots.get(source, source)) or latest.get(roots.get(source, source))
@@ -203,131 +232,52 @@ def rename_in_place(graph: Graph) -> bool:
     return True
 
 
-def _same_extent(a: Node, b: Node) -> bool:
-    """Whether two aliases surely cover the same elements in the same layout."""
-    x, y = a.meta.get("val"), b.meta.get("val")
-    if a is b:
-        return True
-    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
-        return False
-    return (
-        x.dtype == y.dtype
-        and tuple(map(str, x.shape)) == tuple(map(str, y.shape))
-        and tuple(map(str, x.stride())) == tuple(map(str, y.stride()))
-    )
+def _plan(graph: Graph, roots: dict[Node, Node]) -> dict[Node, _Rename] | None:
+    """What becomes of each mutating node; None where one of them needs more than another name."""
+    layouts = {root: _layout(root) for root in set(roots.values())}
+    order: dict[Node, int] = {}
+    reads: dict[
+        Node, int
+    ] = {}  # root -> the last place where something reads a part of it, or it in another shape
+    plan: dict[Node, _Rename] = {}
+    mutating = []
+    for index, node in enumerate(graph.nodes):
+        order[node] = index
+        if mutates(node):
+            mutating.append(node)
+        for source in node.all_input_nodes:
+            root = roots[source]
+            if source is not root and not _covers(source, root, layouts):
+                reads[root] = index
+    for node in mutating:
+        twin, written = _functional_twin(node.target), _written(node)
+        if twin is None or len(written) != 1:
+            return None
+        target, root = written[0], roots[written[0]]
+        if not _covers(target, root, layouts) or not _covers(node, root, layouts):
+            return None
+        if reads.get(root, -1) > order[node]:  # views that are read later would have to see the write
+            return None
+        plan[node] = _Rename(twin, root)
+    return plan
 
 
-def _functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
-    """Torch's functionalisation of the whole graph; keeps every node's stack trace and module stack.
-
-    It would take composite ops apart. Those that have a converter stay whole: a stand-in without a
-    decomposition is traced in their place. It takes no views but ATen's: others are decomposed, if a pack knows how.
-    """
-    from torch.fx import traceback as fx_traceback
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    nodes = list(graph_module.graph.nodes)
-    placeholders = [node for node in nodes if node.op == "placeholder"]
-    attributes = {str(node.target): node for node in nodes if node.op == "get_attr"}
-    fed = [*placeholders, *attributes.values()]
-
-    kept = {node.target: _stand_in(node.target) for node in nodes if _stays_whole(node, ctx)}
-    apart = {
-        node.target: ctx.registry.decompositions[node.target] for node in nodes if _foreign_view(node, ctx)
-    }
-
-    def run(*values: Any) -> Any:
-        interpreter = _FedInterpreter(
-            graph_module, dict(zip(attributes, values[len(placeholders) :])), {**kept, **apart}
-        )
-        return interpreter.run(*values[: len(placeholders)])
-
-    # Outside the fake mode an op without tensors (arange) would turn a symbolic size into today's int.
-    fake_mode = fake_mode_of(graph_module.graph) or nullcontext()
-    with TRACING, fake_mode, fx_traceback.preserve_node_meta(), torch.no_grad():
-        traced = make_fx(torch.func.functionalize(run, remove="mutations"))(
-            *(node.meta["val"] for node in fed)
-        )
-    graph = traced.graph
-    originals = {stand_in: op for op, stand_in in kept.items()}
-    for node in graph.nodes:
-        node.target = originals.get(node.target, node.target)
-    made = [node for node in graph.nodes if node.op == "placeholder"]
-    for old, new in zip(fed, made):
-        meta = dict(old.meta)
-        if old.op == "get_attr":
-            set_attribute(traced, str(old.target), attribute(graph_module, str(old.target)))
-            with graph.inserting_before(new):
-                replacement = graph.create_node("get_attr", str(old.target))
-            new.replace_all_uses_with(replacement)
-            graph.erase_node(new)
-            new = replacement
-        else:
-            new.target = old.target
-            new.name = old.name
-        new.meta = meta
-    first = next(node for node in graph.nodes if node.op != "placeholder")
-    for node in [node for node in graph.nodes if node.op == "placeholder"]:
-        first.prepend(node)  # placeholders stay ahead of the get_attr nodes
-    result = GraphModule(traced, graph)
-    result.graph.lint()
-    return result
+def _write_back(graph: Graph, final: dict[Node, Node]) -> None:
+    """Copy the newest values of inputs and buffers into them, and let `final` have these copies."""
+    with graph.inserting_before(graph.output_node()):
+        for root, newest in final.items():
+            write = graph.call_function(_COPY_INTO, (root, newest))
+            write.meta = dict(newest.meta)
+            final[root] = write
 
 
-def _stays_whole(node: Node, ctx: CompileContext) -> bool:
-    """A composite op with a converter whose results are its own: functionalisation has nothing to do in it."""
-    op = node.target
-    if not isinstance(op, torch._ops.OpOverload) or not ctx.registry.candidates(op) or not is_composite(op):
-        return False
-    if any(value.alias_info is not None for value in (*op._schema.arguments, *op._schema.returns)):
-        return False
-    taken = {_storage(source) for source in node.all_input_nodes} - {None}
-    return _storage(node) not in taken  # some say that they return something new, and do not
+def _covers(alias: Node, root: Node, layouts: dict[Node, Any]) -> bool:
+    """Whether an alias surely covers the same elements as its root in the same layout."""
+    return alias is root or (layouts[root] is not None and _layout(alias) == layouts[root])
 
 
-def _foreign_view(node: Node, ctx: CompileContext) -> bool:
-    """An op that is not ATen's, aliases its arguments and has a decomposition."""
-    op = node.target
-    return (
-        isinstance(op, torch._ops.OpOverload)
-        and op.namespace != "aten"
-        and any(value.alias_info is not None for value in op._schema.returns)
-        and op in ctx.registry.decompositions
-    )
-
-
-def _storage(node: Node) -> int | None:
+def _layout(node: Node) -> Any:
     value = node.meta.get("val")
-    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
-
-
-@cache
-def _stand_in(op: torch._ops.OpOverload) -> torch._ops.OpOverload:
-    """An op of the same schema that traces as one node."""
-    namespace, _, name = op.name().partition("::")  # type: ignore[no-untyped-call]
-    library, schema = _library(f"trtcore_whole_{namespace}"), str(op._schema)
-    library.define(f"{name}{schema[schema.index('(') :]}")  # type: ignore[no-untyped-call]
-    library.impl(name, op, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"{library.ns}::{name}", op, lib=library)
-    packet = getattr(getattr(torch.ops, library.ns), name.partition(".")[0])
-    return getattr(packet, name.partition(".")[2] or "default")  # type: ignore[no-any-return]
-
-
-@cache
-def _library(namespace: str) -> torch.library.Library:
-    return torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
-
-
-class _FedInterpreter(torch.fx.Interpreter):
-    """Runs a graph with given values (FakeTensors) for its attributes, and stand-ins for some ops."""
-
-    def __init__(self, module: GraphModule, attributes: dict[str, Any], stand_ins: Mapping[Any, Any]) -> None:
-        super().__init__(module)
-        self._attributes = attributes
-        self._stand_ins = stand_ins
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return super().call_function(self._stand_ins.get(target, target), args, kwargs)
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self._attributes[str(target)]
+    if not isinstance(value, torch.Tensor):
+        return None
+    return value.dtype, tuple(map(expression_of, value.shape)), tuple(map(expression_of, value.stride()))

@@ -1,0 +1,190 @@
+"""Torch's own functionalisation of a whole graph, by tracing it again.
+
+It is right for every aliasing of views and takes longer than renaming in place. An op of somebody else's that writes
+to an argument becomes torch's ``auto_functionalized``, which runs in torch and returns what the op would write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from trtcore.context import CompileContext
+from trtcore.ir.graphs import TRACING, attribute, fake_mode_of, is_composite, set_attribute
+
+
+def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
+    """Torch's functionalisation of the whole graph; keeps every node's stack trace and module stack.
+
+    It would take composite ops apart. Those that have a converter stay whole: a stand-in without a
+    decomposition is traced in their place. It takes no views but ATen's: others are decomposed, if a pack knows how.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    nodes = list(graph_module.graph.nodes)
+    placeholders = [node for node in nodes if node.op == "placeholder"]
+    attributes = {str(node.target): node for node in nodes if node.op == "get_attr"}
+    fed = [*placeholders, *attributes.values()]
+
+    kept = {node.target: _stand_in(node.target) for node in nodes if _stays_whole(node, ctx)}
+    apart = {
+        node.target: ctx.registry.decompositions[node.target] for node in nodes if _foreign_view(node, ctx)
+    }
+
+    def run(*values: Any) -> Any:
+        interpreter = _FedInterpreter(
+            graph_module, dict(zip(attributes, values[len(placeholders) :])), {**kept, **apart}
+        )
+        return interpreter.run(*values[: len(placeholders)])
+
+    with _tracing(fake_mode_of(graph_module.graph)):
+        traced = make_fx(_written_back(run))(*(node.meta["val"] for node in fed))
+    traced.graph.eliminate_dead_code()
+    originals = {stand_in: op for op, stand_in in kept.items()}
+    for node in traced.graph.nodes:
+        node.target = originals.get(node.target, node.target)
+    _restore_inputs(traced, graph_module, fed)
+    result = GraphModule(traced, traced.graph)
+    result.graph.lint()
+    return result
+
+
+@contextmanager
+def _tracing(fake_mode: Any) -> Iterator[None]:
+    from torch._dispatch.python import enable_python_dispatcher
+    from torch._inductor import config
+    from torch.fx import traceback as fx_traceback
+
+    with ExitStack() as stack:
+        stack.enter_context(TRACING)
+        # Outside the fake mode an op without tensors (arange) would turn a symbolic size into today's int.
+        if fake_mode is not None:
+            stack.enter_context(fake_mode)
+        # Torch's kernels in C++ check in-place ops on plain ints; those in Python know symbolic sizes.
+        stack.enter_context(enable_python_dispatcher())
+        stack.enter_context(fx_traceback.preserve_node_meta())
+        stack.enter_context(torch.no_grad())
+        # The first version is what torch.export writes into files.
+        stack.enter_context(config.patch(enable_auto_functionalized_v2=False))  # type: ignore[no-untyped-call]
+        yield
+
+
+def _written_back(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` without writes, but to its arguments, and to them at its end."""
+    from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+
+    def plain(value: FunctionalTensor) -> torch.Tensor:
+        torch._sync(value)
+        return torch._from_functional_tensor(value.elem)
+
+    def run(*values: Any) -> Any:
+        outer = torch._C.DispatchKeySet(torch._C.DispatchKey.Functionalize)
+        with torch._C._ExcludeDispatchKeyGuard(outer), FunctionalTensorMode():
+            given = [
+                FunctionalTensor.to_functional(value) if isinstance(value, torch.Tensor) else value
+                for value in values
+            ]
+            returned = function(*given)
+            results = pytree.tree_map_only(FunctionalTensor, plain, returned)
+            newest = [
+                plain(one) if isinstance(one, FunctionalTensor) and _is_written(one) else None
+                for one in given
+            ]
+        for value, new in zip(values, newest):
+            if new is not None:
+                value.copy_(new)
+        # A result that is a written argument is that very tensor, as in eager.
+        same = {id(one): value for one, value, new in zip(given, values, newest) if new is not None}
+        return pytree.tree_map(lambda one, result: same.get(id(one), result), returned, results)
+
+    return run
+
+
+def _is_written(value: Any) -> bool:
+    return bool(torch._functionalize_has_data_mutation(value.elem))  # type: ignore[attr-defined]
+
+
+def _restore_inputs(traced: GraphModule, source: GraphModule, fed: Sequence[Node]) -> None:
+    """Give the traced graph's placeholders back what they stand for: names, metadata, and the attributes."""
+    graph = traced.graph
+    for old, new in zip(fed, graph.find_nodes(op="placeholder")):
+        meta = dict(old.meta)
+        if old.op == "get_attr":
+            set_attribute(traced, str(old.target), attribute(source, str(old.target)))
+            with graph.inserting_before(new):
+                replacement = graph.create_node("get_attr", str(old.target))
+            new.replace_all_uses_with(replacement)
+            graph.erase_node(new)
+            new = replacement
+        else:
+            new.target = old.target
+            new.name = old.name
+        new.meta = meta
+    first = next(node for node in graph.nodes if node.op != "placeholder")
+    for node in graph.find_nodes(op="placeholder"):
+        first.prepend(node)  # placeholders stay ahead of the get_attr nodes
+
+
+def _stays_whole(node: Node, ctx: CompileContext) -> bool:
+    """A composite op with a converter whose results are its own: functionalisation has nothing to do in it."""
+    op = node.target
+    if not isinstance(op, torch._ops.OpOverload) or not ctx.registry.candidates(op) or not is_composite(op):
+        return False
+    if any(value.alias_info is not None for value in (*op._schema.arguments, *op._schema.returns)):
+        return False
+    taken = {_storage(source) for source in node.all_input_nodes} - {None}
+    return _storage(node) not in taken  # some say that they return something new, and do not
+
+
+def _foreign_view(node: Node, ctx: CompileContext) -> bool:
+    """An op that is not ATen's, aliases its arguments and has a decomposition."""
+    op = node.target
+    return (
+        isinstance(op, torch._ops.OpOverload)
+        and op.namespace != "aten"
+        and any(value.alias_info is not None for value in op._schema.returns)
+        and op in ctx.registry.decompositions
+    )
+
+
+def _storage(node: Node) -> int | None:
+    value = node.meta.get("val")
+    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+
+
+@cache
+def _stand_in(op: torch._ops.OpOverload) -> torch._ops.OpOverload:
+    """An op of the same schema that traces as one node."""
+    namespace, _, name = op.name().partition("::")  # type: ignore[no-untyped-call]
+    library, schema = _library(f"trtcore_whole_{namespace}"), str(op._schema)
+    library.define(f"{name}{schema[schema.index('(') :]}")  # type: ignore[no-untyped-call]
+    library.impl(name, op, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"{library.ns}::{name}", op, lib=library)
+    packet = getattr(getattr(torch.ops, library.ns), name.partition(".")[0])
+    return getattr(packet, name.partition(".")[2] or "default")  # type: ignore[no-any-return]
+
+
+@cache
+def _library(namespace: str) -> torch.library.Library:
+    return torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+class _FedInterpreter(torch.fx.Interpreter):
+    """Runs a graph with given values (FakeTensors) for its attributes, and stand-ins for some ops."""
+
+    def __init__(self, module: GraphModule, attributes: dict[str, Any], stand_ins: Mapping[Any, Any]) -> None:
+        super().__init__(module)
+        self._attributes = attributes
+        self._stand_ins = stand_ins
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return super().call_function(self._stand_ins.get(target, target), args, kwargs)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._attributes[str(target)]
