@@ -127,6 +127,12 @@ def reports() -> tuple[GraphReport, ...]:
     return made()
 
 
+def __getattr__(name: str) -> Any:
+    from trtcore._not_built import missing
+
+    raise missing("trtcore.dynamo", name)
+
+
 def _positional(inputs: Any, arg_inputs: Any, kwarg_inputs: Any) -> tuple[Any, Any]:
     from trtcore.errors import InputError
 

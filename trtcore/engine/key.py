@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import functools
 import hashlib
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import sympy
 import torch
 
@@ -54,7 +54,7 @@ def content_key(request: Any) -> str:
 
 
 def _settings(settings: Any) -> Iterable[tuple[str, Any]]:
-    for field in dataclasses.fields(settings):
+    for field in attrs.fields(type(settings)):
         if field.name not in _WITHOUT_EFFECT and not field.name.startswith("_"):
             value = getattr(settings, field.name)
             if callable(value) or (hasattr(value, "__iter__") and not _is_plain_collection(value)):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from trtcore._not_built import missing
+
 if TYPE_CHECKING:
     from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
     from trtcore.runtime.choose import choose_runtime
@@ -16,15 +18,15 @@ if TYPE_CHECKING:
     from trtcore.runtime.profiles import optimization_profile
 
 _HOMES = {
-    "Engine": "runtime.engine",
-    "EngineManifest": "artifact.manifest",
-    "SizeBinding": "artifact.manifest",
-    "TensorBinding": "artifact.manifest",
-    "choose_runtime": "runtime.choose",
-    "execute_engine": "runtime.op",
-    "get_engine": "runtime.engine",
-    "optimization_profile": "runtime.profiles",
-    "register_engine": "runtime.engine",
+    "Engine": "trtcore.runtime.engine",
+    "EngineManifest": "trtcore.artifact.manifest",
+    "SizeBinding": "trtcore.artifact.manifest",
+    "TensorBinding": "trtcore.artifact.manifest",
+    "choose_runtime": "trtcore.runtime.choose",
+    "execute_engine": "trtcore.runtime.op",
+    "get_engine": "trtcore.runtime.engine",
+    "optimization_profile": "trtcore.runtime.profiles",
+    "register_engine": "trtcore.runtime.engine",
 }
 
 __all__ = [
@@ -42,7 +44,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'trtcore.runtime' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"trtcore.{_HOMES[name]}"), name)
+        raise missing("trtcore.runtime", name)
+    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -76,7 +76,8 @@ def keep_promises(
             raise ConversionError(
                 f"{manifest.name}: output {binding.name!r} is {result.dtype} {tuple(result.shape)}, "
                 f"the program promises {binding.dtype} {tuple(shape)}",
-                advice="a converter builds something else than its op; compare with trtcore.debug.compare",
+                advice="a converter builds something else than its op: leave ops to torch one by one with "
+                "torch_executed_ops until it goes away, and report the last one to its pack (trtcore.explain names it)",
             )
         results[index] = _EMPTY
         # `.data` is a tensor of our own without a base, so that the count below tells whether an input, a

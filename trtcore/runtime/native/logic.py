@@ -360,7 +360,9 @@ class _Context:
                 raise ConversionError(
                     f"{self.manifest.name}: TensorRT gives output {name!r} the shape {inferred}, "
                     f"the program promises {shape}",
-                    advice="a converter builds something else than its op; see trtcore.debug.compare",
+                    advice="a converter builds something else than its op: leave ops to torch one by one with "
+                    "torch_executed_ops until it goes away, and report the last one to its pack "
+                    "(trtcore.explain names it)",
                 )
             if self.plan.outputs[index].on_host:
                 pinned = device.type == "cuda"
