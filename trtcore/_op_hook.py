@@ -2,7 +2,8 @@
 
 Plain `torch.export.load` must know the op after `import trtcore`, in whichever order the two are imported; and
 `import trtcore` must not cost an import of torch, which takes seconds: `trtcore --help`, completion in a shell and
-pytest's look at installed plugins import trtcore, too. So: at once where torch is there, else when it has been imported.
+pytest's look at installed plugins import trtcore, too. So: at once where torch is there, else when it has been
+imported.
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ class _Events:
         self, ctx: CompileContext, timings: dict[str, float], segment: str, number: int, total: int
     ) -> None:
         self.ctx, self.timings = ctx, timings
-        self.data = {"segment": segment, "number": number, "total": total}
+        self.data: dict[str, Any] = {"segment": segment, "number": number, "total": total}
         self.layers = 0
         self.build_seconds = 0.0
         self._stage = ""

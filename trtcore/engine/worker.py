@@ -61,8 +61,8 @@ class _Worker:
         )
         return made if isinstance(made, Failure) else None
 
-    def _tell(self, *message: Any) -> None:
-        send(self.answers, message)
+    def _tell(self, what: str, *data: Any) -> None:
+        send(self.answers, (what, *data))
 
     def answer(self, call: tuple[str, tuple[Any, ...]]) -> None:
         name, arguments = call

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import ast
 import math
-import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -478,72 +477,3 @@ _RELATIONS = {
     "Equality": "==",
     "Unequality": "!=",
 }
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A checked condition on sizes: comparisons of expressions, with ``and``, ``or`` and ``not``.
-
-    Attributes:
-        text: the condition as it was given.
-        symbols: names that `holds` needs, in order of first appearance.
-    """
-
-    text: str
-    symbols: tuple[str, ...]
-    _closure: _Closure
-
-    def holds(self, values: Mapping[str, Any]) -> Any:
-        """Whether it is true for these symbols; a division by zero makes it false. A SymBool for SymInts."""
-        try:
-            return self._closure(values)
-        except KeyError as error:
-            raise ArtifactError(f"condition {self.text!r}: symbol {error.args[0]!r} has no value") from None
-        except (ZeroDivisionError, OverflowError):
-            return False
-
-
-@lru_cache(maxsize=8192)
-def parse_condition(text: str) -> Condition:
-    """Check a condition's text and turn it into closures, once per text.
-
-    Raises:
-        ArtifactError: the text is not in the language.
-    """
-    if not isinstance(text, str) or len(text) > MAX_LENGTH:
-        raise ArtifactError(f"a condition must be a string of at most {MAX_LENGTH} characters")
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ArtifactError(f"condition {_short(text)!r} does not parse: {error}") from None
-    builder = _Builder(text)
-    closure = _condition(builder, tree, 0)
-    return Condition(text, tuple(builder.symbols), closure)
-
-
-def _condition(builder: _Builder, node: ast.expr, depth: int) -> _Closure:
-    if depth > MAX_DEPTH:
-        raise builder.refuse(f"nesting deeper than {MAX_DEPTH}")
-    if isinstance(node, ast.BoolOp):
-        parts = tuple(_condition(builder, part, depth + 1) for part in node.values)
-        if isinstance(node.op, ast.And):
-            return lambda values: reduce(operator.and_, (part(values) for part in parts))
-        return lambda values: reduce(operator.or_, (part(values) for part in parts))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        inner = _condition(builder, node.operand, depth + 1)
-        return lambda values: _negated(inner(values))
-    if isinstance(node, ast.Compare):
-        operands = [builder.build(one, depth + 1) for one in (node.left, *node.comparators)]
-        if any(type(one) not in _COMPARE for one in node.ops):
-            raise builder.refuse("a comparison of another kind")
-        steps = tuple(zip((_COMPARE[type(one)] for one in node.ops), operands, operands[1:]))
-        return lambda values: reduce(operator.and_, (op(a(values), b(values)) for op, a, b in steps))
-    raise builder.refuse(type(node).__name__)
-
-
-def _negated(value: Any) -> Any:
-    if isinstance(value, bool):
-        return not value
-    import torch
-
-    return torch.sym_not(value)  # type: ignore[no-untyped-call]

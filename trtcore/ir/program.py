@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,8 +10,6 @@ import sympy
 import torch
 from torch.utils import _pytree as pytree
 
-from trtcore.errors import ArtifactError
-from trtcore.ir.expressions import parse_condition, to_text
 from trtcore.ir.graphs import attribute
 from trtcore.ir.guards import Guard
 
@@ -118,20 +114,5 @@ class Program:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The guards over the program's symbols, as `trtcore.ir.expressions.parse_condition` reads them.
-
-        A guard that has no such form is held by the check of the module's inputs alone.
-        """
-        found = []
-        for guard in self.guards:
-            text = _SIZE.sub(lambda size: self._dim(int(size[1]), int(size[2])), guard.expression)
-            with suppress(ArtifactError):
-                found.append(parse_condition(text).text)
-        return tuple(found)
-
-    def _dim(self, index: int, dim: int) -> str:
-        size = (self.inputs[index].shape or ())[dim]
-        return str(size) if isinstance(size, int) else f"({to_text(size)})"
-
-
-_SIZE = re.compile(r"size\((\d+), (\d+)\)")
+        """The guards, as `trtcore.ir.expressions.parse_condition` reads them."""
+        return tuple(guard.expression for guard in self.guards)

@@ -9,13 +9,23 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch.fx import Node
 
 from trtcore.ir.ops import op_name
 
-__all__ = ["SOURCES", "Source", "code_line", "describe", "module_path", "op_name", "plain_path", "source_line"]
+__all__ = [
+    "SOURCES",
+    "Source",
+    "code_line",
+    "describe",
+    "module_path",
+    "op_name",
+    "plain_path",
+    "source_line",
+]
 
 SOURCES = "trtcore_sources"
 """Key in node.meta: the ops (`Source`) that a node of a pattern stands for."""

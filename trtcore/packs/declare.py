@@ -7,7 +7,6 @@ compile copies when it starts.
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -367,78 +366,6 @@ def register_kernel_plugin(plugin: KernelPlugin, module: str) -> None:
     PROCESS.add([plugin_converter(plugin)], module)
 
 
-def converter(self) -> Converter:
-        """The converter that places the plugin layer."""
-        ...
-
-
-class Runtime(ABC):
-    """Executes engines in place of TensorRT, such as the reference runtime.
-
-    Attributes:
-        name: what manifests and `settings.runtime` call it.
-    """
-
-    name: str
-
-    @abstractmethod
-    def open(self, snapshot: NetworkSnapshot) -> Callable[..., Sequence[torch.Tensor]]:
-        """Set one engine up.
-
-        Args:
-            snapshot: the network. It is not changed.
-
-        Returns:
-            a function of the network's inputs (tensors, then an int64 tensor of shape (1,) for each size) that
-            returns its outputs in the network's order. Threads may call it at the same time. The caller checks the
-            inputs, and dtypes, shapes and devices of what comes back.
-
-        Raises:
-            ConversionError: a layer that it cannot execute; the message names it.
-        """
-
-
-def plugin_converter(plugin: KernelPlugin) -> Converter:
-    """The converter of a kernel plugin, and whose it is: the plugin's."""
-    return replace(plugin.converter, plugin=plugin)
-
-
-def register_kernel_plugin(plugin: KernelPlugin, module: str) -> None:
-    """Let every compile of this process use a kernel plugin, as ``@converter`` does for converters.
-
-    Inside `scoped_registry` it is taken back at the end. Plugins that a pack's modules declare are the pack's.
-
-    Args:
-        plugin: the plugin.
-        module: name of the module that declares it.
-
-    Raises:
-        PackError: it is no kernel plugin.
-    """
-    if not isinstance(plugin, KernelPlugin):
-        raise PackError(f"{plugin!r} is no kernel plugin", advice="it needs name, deployable and converter")
-    PROCESS.add([plugin_converter(plugin)], module)
-
-
-def target_name(target: Any) -> str:
-    """Return what people call an op: ``"aten.gelu.default"``, ``"operator.getitem"``, ``"cond"``.
-
-    Example:
-        >>> import operator, torch
-        >>> target_name(torch.ops.aten.gelu.default), target_name(operator.getitem)
-        ('aten.gelu.default', 'operator.getitem')
-    """
-    if isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
-        return str(target)
-    if isinstance(target, str):
-        return target.replace("::", ".")
-    if isinstance(target, torch._ops.HigherOrderOperator):
-        return str(target._name)
-    name = getattr(target, "__qualname__", None) or repr(target)
-    module = getattr(target, "__module__", None)
-    return f"{module.lstrip('_')}.{name}" if module and module != "builtins" else str(name)
-
-
 def converter(
     target_or_targets: Any,
     *,
@@ -448,7 +375,7 @@ def converter(
     requires_output_allocator: bool = False,
     requires: Requires = NO_REQUIREMENTS,
     name: str | None = None,
-    stacklevel: int = 1,
+    _depth: int = 1,
 ) -> Callable[[_F], _F]:
     """Declare a function as the converter of one op or several.
 
@@ -466,8 +393,6 @@ def converter(
         requires_output_allocator: whether its output's shape depends on data.
         requires: what it needs from the backend.
         name: the name for pins and reports; the function's own by default.
-        stacklevel: which caller's module declares it: 1 the one that calls this, 2 its caller, for a decorator of your
-            own that calls this one (as in `warnings.warn`).
 
     Raises:
         PackError: a target or an option of the wrong type.
@@ -483,7 +408,7 @@ def converter(
     targets = tuple(map(resolve_target, target_or_targets if several else (target_or_targets,)))
     if not targets:
         raise PackError("@converter got an empty list of targets")
-    namespace = sys._getframe(stacklevel).f_globals
+    namespace = sys._getframe(_depth).f_globals
 
     def declare(function: _F) -> _F:
         declared = [
