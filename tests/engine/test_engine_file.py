@@ -34,7 +34,7 @@ def make_manifest(**changes) -> EngineManifest:
         "backend_version": "1.7.1.116",
         "target": {"compute_capability": None, "platform": "linux_x86_64"},
         "runtime": "reference",
-        "packs": ({"distribution": "d", "version": "1", "name": "n"},),
+        "packs": ({"distribution": "d", "version": "1", "name": "n", "role": "converter"},),
         "trtcore_version": "0.1.0",
         "torch_version": "2.13.0",
     }

@@ -33,7 +33,7 @@ def manifest(**changes):
         "backend_version": "1.7.1",
         "target": {"compute_capability": None, "platform": "linux_x86_64"},
         "runtime": "reference",
-        "packs": ({"distribution": "trtcore", "version": "0.1.0", "name": "aten"},),
+        "packs": ({"distribution": "trtcore", "version": "0.1.0", "name": "aten", "role": "converter"},),
         "trtcore_version": "0.1.0",
         "torch_version": "2.13.0",
     }

@@ -136,7 +136,8 @@ class EngineManifest:
         target: what it was built for, plain data (``compute_capability``, ``platform``; ``device``, ``"cuda:0"``, of
             the model where the engine has no tensor inputs and the model is not on the CPU).
         runtime: "native" or "reference".
-        packs: distribution, version and name of each pack the engine needs.
+        packs: distribution, version, name and role of each pack that took part: "converter"; or that running the
+            engine needs: "backend", "runtime", "kernel".
         plugins: name, distribution, version and ``deployable`` of each kernel plugin in the engine; one that is not
             deployable is a Python callback, and the engine runs only in Python, with what registers it imported.
         trtcore_version, torch_version: what wrote it.
@@ -171,6 +172,10 @@ class EngineManifest:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    def packs_for(self, role: str) -> tuple[str, ...]:
+        """The ids of the packs of this role."""
+        return tuple(f"{pack['distribution']}:{pack['name']}" for pack in self.packs if pack["role"] == role)
 
     def is_of(self, engine: EngineManifest) -> bool:
         """Whether this is the manifest of that engine, by whatever name it is called and on whatever runtime."""
@@ -441,7 +446,7 @@ def _check(m: EngineManifest) -> None:
     _need(isinstance(device, str) and _DEVICE.match(device), f"device {device!r} of the target")
     for pack in m.packs:
         _need(
-            set(pack) == {"distribution", "version", "name"}
+            set(pack) == {"distribution", "version", "name", "role"}
             and all(isinstance(v, str) for v in pack.values()),
             f"pack {dict(pack)!r}",
         )

@@ -37,7 +37,7 @@ from trtcore.errors import BackendUnavailableError, ConversionError, EngineBuild
 from trtcore.ir.expressions import parse_condition
 from trtcore.ir.graphs import attribute, is_getitem
 from trtcore.packs.declare import Converter
-from trtcore.packs.loading import build_registry
+from trtcore.packs.loading import build_registry, providers
 from trtcore.packs.registry import ConverterRegistry
 from trtcore.partition.segment import Segment
 
@@ -207,7 +207,9 @@ def _manifest(
         node for node in segment.graph_module.graph.nodes if node.name in selections and not is_getitem(node)
     ]
     chosen = [one for node in nodes if (one := selections[node.name].chosen) is not None]
-    packs = {(p.distribution, p.version, p.name) for one in chosen if (p := one.pack) is not None}
+    took_part = {"converter": [one.pack for one in chosen], **providers(request.backend)}
+    took_part["kernel"] = [one.pack for one in chosen if one.plugin is not None]
+    packs = {(p.distribution, p.version, p.name, role) for role, some in took_part.items() for p in some if p}
     capability = request.target.compute_capability
     known = set(conversion.symbols)
     return EngineManifest(
@@ -225,7 +227,7 @@ def _manifest(
             **_device_without_inputs(segment),
         },
         runtime=request.runtime,  # type: ignore[arg-type]
-        packs=tuple({"distribution": d, "version": v, "name": n} for d, v, n in sorted(packs)),
+        packs=tuple({"distribution": d, "version": v, "name": n, "role": r} for d, v, n, r in sorted(packs)),
         plugins=_plugin_records(chosen),
         trtcore_version=__version__,
         torch_version=torch.__version__,

@@ -193,9 +193,43 @@ def kernel_plugins() -> dict[str, KernelPlugin]:
     }
 
 
-def find_runtime(name: str) -> Runtime | None:
-    """The runtime of this name that a pack of this process contributes; None where none does."""
-    return next((one for pack in load_packs() for one in pack.runtimes if one.name == name), None)
+def load_named(ids: Iterable[str]) -> tuple[LoadedPack, ...]:
+    """Return the packs of these ids (``distribution:name``) and those registered by hand; no other is imported."""
+    wanted = set(ids)
+    with _process.lock:
+        packs = [_load(found, ()) for found in _discover() if found.info.id in wanted]
+    return (*packs, *PROCESS.packs())
+
+
+def find_runtime(name: str, packs: Iterable[str] = ()) -> Runtime | None:
+    """The runtime of this name that a pack contributes; None where none does.
+
+    Args:
+        packs: ids of packs to look in first; only where they have none, all packs are loaded.
+    """
+    return _find(packs, lambda pack: (one for one in pack.runtimes if one.name == name))
+
+
+def find_backend(name: str, packs: Iterable[str] = ()) -> Backend | None:
+    """The backend of this name that a pack contributes; None where none does. `packs` as for `find_runtime`."""
+    return _find(packs, lambda pack: (one for one in pack.backends if one.name == name))
+
+
+def _find(packs: Iterable[str], of: Callable[[LoadedPack], Iterable[Any]]) -> Any:
+    for load in (lambda: load_named(packs), load_packs):
+        for pack in load():
+            for one in of(pack):
+                return one
+    return None
+
+
+def providers(backend: str) -> dict[str, tuple[PackInfo, ...]]:
+    """Who contributes a backend, and who contributes runtimes: role -> packs that are installed."""
+    packs = [pack for pack in load_packs() if pack.info.distribution != IN_PROCESS]
+    return {
+        "backend": tuple(pack.info for pack in packs if any(one.name == backend for one in pack.backends)),
+        "runtime": tuple(pack.info for pack in packs if pack.runtimes),
+    }
 
 
 def forget_packs() -> None:

@@ -291,7 +291,7 @@ def _in_torch(manifest: EngineManifest, artifact: EngineArtifact) -> Runner:
         )
     from trtcore.packs.loading import find_runtime
 
-    runtime = find_runtime(manifest.runtime)
+    runtime = find_runtime(manifest.runtime, manifest.packs_for("runtime"))
     if runtime is None:
         raise BackendUnavailableError(
             f"{manifest.name} runs on the {manifest.runtime} runtime, and no loaded pack contributes it",
