@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import keyword
 import os
 import re
 import tempfile
@@ -30,11 +31,13 @@ from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, BackendUnavailableError, ExportError, SettingsError, TrtcoreError
 from trtcore.ir.expressions import parse
 from trtcore.ir.graphs import attribute, set_attribute
+from trtcore.ir.signature import KINDS, PLAIN, Binding, Parameter, Parameters
 from trtcore.runtime.op import execute_engine
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from trtcore.ir.program import Program
     from trtcore.runtime.input_check import InputCheck
     from trtcore.runtime.module import CompiledModule
 
@@ -215,7 +218,7 @@ def _example_call(
         return tuple(inputs), dict(kwarg_inputs or {}), None
     if inputs is not None or kwarg_inputs is not None:
         check(module, tuple(inputs or ()), dict(kwarg_inputs or {}))
-        leaves = pytree.tree_leaves([*check._bind(tuple(inputs or ()), dict(kwarg_inputs or {}))])
+        leaves = pytree.tree_leaves([*check.binding.bind(tuple(inputs or ()), dict(kwarg_inputs or {}))])
         leaves = [leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     else:
         leaves = [None] * len(check.leaves)
@@ -226,9 +229,9 @@ def _example_call(
     places = [spec.unflatten([next(positions) for _ in range(spec.num_leaves)]) for spec in check.specs]
     values = [pytree.tree_map(lambda i: made[i], place) for place in places]
     dims = [pytree.tree_map(lambda i: shapes[i], place) for place in places]
-    split = check.required_positional
-    kwargs = dict(zip(check.arg_names[split:], values[split:]))
-    dynamic = dict(zip(check.arg_names, dims)) if any(shape is not None for shape in shapes) else None
+    split = check.binding.positional
+    kwargs = dict(zip(check.binding.names[split:], values[split:]))
+    dynamic = dict(zip(check.binding.names, dims)) if any(shape is not None for shape in shapes) else None
     return tuple(values[:split]), kwargs, dynamic
 
 
@@ -378,7 +381,7 @@ def _restore(
     from trtcore.runtime.module import assemble
 
     try:
-        program = program_of(exported)
+        program = _with_parameters(program_of(exported), extra.get("check"))
         graph_module = program.graph_module
         for node in list(graph_module.graph.nodes):
             if node.op == "call_function" and node.target is execute_engine:
@@ -658,7 +661,12 @@ def _check_to_json(check: InputCheck | None) -> Any:
         else:
             leaves.append(["constant", leaf.name])
     guards = [[guard.text, guard.expression] for guard in check.guards]
-    saved: dict[str, Any] = {"leaves": leaves, "guards": guards, "model_name": check.model_name}
+    saved: dict[str, Any] = {
+        "leaves": leaves,
+        "guards": guards,
+        "model_name": check.binding.model,
+        "parameters": [_parameter_to_json(one) for one in check.binding.parameters],
+    }
     if check.profiles:
         saved["profiles"] = [[list(symbol) for symbol in profile] for profile in check.profiles]
     return saved
@@ -709,8 +717,42 @@ def _check_from_json(check: InputCheck | None, saved: Any) -> InputCheck | None:
     )
     _check_profile_names(leaves, profiles)
     return replace(
-        check, leaves=tuple(leaves), guards=guards, model_name=str(saved["model_name"]), profiles=profiles
+        check,
+        leaves=tuple(leaves),
+        guards=guards,
+        profiles=profiles,
+        binding=_binding_from_json(check, saved),
     )
+
+
+def _parameter_to_json(one: Parameter) -> list[Any]:
+    """A default that is no plain value is left out: such a parameter must be given to the loaded module."""
+    plain = one.has_default and isinstance(one.default, PLAIN)
+    return [one.name, one.kind, *([one.default] if plain else [])]
+
+
+def _with_parameters(program: Program, saved: Any) -> Program:
+    """The program under the model's own signature, before code is made of it."""
+    return program if saved is None else replace(program, parameters=_parameters_from_json(saved))
+
+
+def _binding_from_json(check: InputCheck, saved: Mapping[str, Any]) -> Binding:
+    model = saved["model_name"]
+    if not isinstance(model, str):
+        raise ArtifactError(f"the saved name of the model is {model!r}")
+    return replace(check.binding, parameters=_parameters_from_json(saved), model=model)
+
+
+def _parameters_from_json(saved: Mapping[str, Any]) -> Parameters:
+    parameters = []
+    for name, kind, *default in saved["parameters"]:
+        named = isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)
+        if not named or kind not in KINDS or len(default) > 1:
+            raise ArtifactError(f"the saved parameter {name!r} makes no sense")
+        if default and type(default[0]) not in PLAIN:
+            raise ArtifactError(f"the saved default of the parameter {name!r} is no plain value")
+        parameters.append(Parameter(name, kind, bool(default), default[0] if default else None))
+    return tuple(parameters)
 
 
 def _layout_from_json(rank: int, saved: Sequence[Any]) -> dict[str, Any]:

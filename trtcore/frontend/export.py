@@ -29,6 +29,7 @@ from trtcore.frontend.range_check import capture_for_all_sizes
 from trtcore.frontend.torchscript import trace_script
 from trtcore.ir.graphs import TRACING
 from trtcore.ir.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs, profile_count
+from trtcore.ir.signature import parameters_of_callable, remember
 
 __all__ = ["program_from_exported", "trace"]
 
@@ -90,7 +91,9 @@ def trace(
         raise
     except Exception as error:
         raise _export_error(model, tree, error, strict) from error
-    return capture_for_all_sizes(model, ep, tree, examples, capture)
+    ep = capture_for_all_sizes(model, ep, tree, examples, capture)
+    remember(ep, parameters_of_callable(model.forward))
+    return ep
 
 
 def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[Any]) -> Any:

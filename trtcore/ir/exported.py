@@ -25,6 +25,7 @@ from trtcore.ir.guards import Guard, SizeText, input_sources, parse_guards
 from trtcore.ir.inputs import input_name, leaf_paths
 from trtcore.ir.program import InputSpec, Program
 from trtcore.ir.ranges import InputRange, symbol_ranges
+from trtcore.ir.signature import parameters_of
 from trtcore.ir.symbols import expression_of
 
 _LIFTED_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -66,6 +67,7 @@ def flat_program(ep: ExportedProgram) -> Program:
         in_spec=in_spec,
         out_spec=ep.call_spec.out_spec,
         arg_names=tuple(arg_names),
+        parameters=parameters_of(ep, arg_names),
         guards=_guards(ep, specs, ep._guards_code),
         model_name=_model_name(ep),
     )

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore.ir.graphs import attribute
 from trtcore.ir.guards import Guard
+from trtcore.ir.signature import Parameters
 
 InputKind = Literal["tensor", "constant", "symint"]
 
@@ -85,6 +86,7 @@ class Program:
         in_spec: pytree spec of ``(args, kwargs)``; None for a flat call (torch.compile).
         out_spec: pytree spec of the outputs; None when the output is the flat tuple itself.
         arg_names: names of the positional arguments, then of the keyword arguments, as in `in_spec`.
+        parameters: of the model's forward, also those that no argument was given for.
         symbols: range of every size symbol that occurs in `inputs`, by name.
         guards: conditions on input sizes that the graph relies on, beyond `symbols` and `inputs`.
         model_name: class of the model where it is known, for names and messages.
@@ -97,6 +99,7 @@ class Program:
     in_spec: pytree.TreeSpec | None
     out_spec: pytree.TreeSpec | None
     arg_names: tuple[str, ...] = ()
+    parameters: Parameters = ()
     symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
     model_name: str = "model"

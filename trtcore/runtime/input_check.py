@@ -15,6 +15,7 @@ from trtcore.ir.expressions import evaluate, to_text
 from trtcore.ir.guards import Guard
 from trtcore.ir.inputs import describe, structure_text
 from trtcore.ir.program import profile_ranges
+from trtcore.ir.signature import Binding
 from trtcore.ir.symbols import expression_of, solve_linear
 
 if TYPE_CHECKING:
@@ -95,12 +96,10 @@ class InputCheck:
     Holds plain data only, so it pickles and copies.
     """
 
-    arg_names: tuple[str, ...]
-    required_positional: int
+    binding: Binding
     specs: tuple[pytree.TreeSpec, ...]
     leaves: tuple[_Leaf, ...]
     guards: tuple[Guard, ...] = ()
-    model_name: str = "model"
     profiles: tuple[ProfileSizes, ...] = ()
     _flat: bool = field(default=False, repr=False)
     _accepted: list[Any] = field(default_factory=lambda: [None], repr=False, compare=False)
@@ -120,28 +119,38 @@ class InputCheck:
         args, kwargs = program.in_spec.child(0), program.in_spec.child(1)
         specs = (*args.children(), *kwargs.children())
         return cls(
-            arg_names=program.arg_names,
-            required_positional=args.num_children,
+            binding=Binding(program.parameters, program.arg_names, args.num_children, program.model_name),
             specs=tuple(specs),
             leaves=tuple(_leaf(spec, program.symbols) for spec in program.inputs),
             guards=_useful_guards(program),
-            model_name=program.model_name,
             profiles=_profiles(program),
             _flat=all(spec.is_leaf() for spec in specs),
         )
 
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
-            if not torch.compiler.is_dynamo_compiling():
-                self._check(args, kwargs)
-            return
-        seen = _signature(args) if self._tensors_only and not kwargs else None
-        if seen is None or seen != self._accepted[0]:
-            self._check(args, kwargs)
-            self._accepted[0] = seen
+        if not torch.compiler.is_dynamo_compiling():
+            self.check(args, kwargs)
 
-    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        values = self._bind(args, kwargs)
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+        """Check a call.
+
+        Returns:
+            the values of the captured arguments, bound as the model binds them.
+
+        Raises:
+            InputError: the call does not fit.
+        """
+        tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state()
+        seen = _signature(args) if self._tensors_only and not kwargs and not tracing else None
+        if seen is not None and seen == self._accepted[0]:
+            return args
+        values = self._check(args, kwargs)
+        if values is args:
+            self._accepted[0] = seen
+        return values
+
+    def _check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+        values = self.binding.bind(args, kwargs)
         leaves = values if self._flat else self._flatten(values)
         sizes: _Sizes = {}
         devices: dict[str, tuple[torch.device, str]] = {}
@@ -164,35 +173,11 @@ class InputCheck:
                 _check_derived(tensor, index, text, size, values_of)
         if self.guards:
             self._check_guards(leaves, values_of)
-
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
-        """The arguments in the order of `arg_names`, as Python binds them."""
-        names = self.arg_names
-        if not kwargs and len(args) == len(names):
-            return args
-        rest = names[len(args) :]
-        if len(args) <= len(names) and len(kwargs) == len(rest) and all(name in kwargs for name in rest):
-            return (*args, *(kwargs[name] for name in rest))
-        problems = []
-        if len(args) > len(names):
-            problems.append(f"{len(args)} positional arguments")
-        twice = [name for name in names[: len(args)] if name in kwargs]
-        if twice:
-            problems.append(f"{', '.join(twice)} twice")
-        unknown = [name for name in kwargs if name not in names]
-        if unknown:
-            problems.append(f"the unknown argument{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
-        missing = [name for name in rest if name not in kwargs]
-        if missing:
-            problems.append(f"no {', '.join(missing)}")
-        raise InputError(
-            f"the compiled {self.model_name} takes ({', '.join(names)}), got {' and '.join(problems)}",
-            advice="it takes exactly the arguments that were given when it was compiled",
-        )
+        return values
 
     def _flatten(self, values: Sequence[Any]) -> list[Any]:
         leaves: list[Any] = []
-        for name, spec, value in zip(self.arg_names, self.specs, values):
+        for name, spec, value in zip(self.binding.names, self.specs, values):
             if not _flatten_into(value, spec, leaves):
                 raise InputError(
                     f"input {name} has the structure {structure_text(pytree.tree_structure(value))}, "
@@ -239,7 +224,7 @@ class InputCheck:
             )
 
 
-def _signature(args: tuple[Any, ...]) -> list[Any] | None:
+def _signature(args: Sequence[Any]) -> list[Any] | None:
     """dtype, shape, device and layout of every argument; None where one is no plain tensor."""
     found: list[Any] = []
     for arg in args:
@@ -461,12 +446,13 @@ def _flatten_into(value: Any, spec: pytree.TreeSpec, leaves: list[Any]) -> bool:
         leaves.append(value)
         return not _is_container(value)
     if spec.type is dict:
-        if (
-            type(value) is not dict
-            or len(value) != spec.num_children
-            or any(key not in value for key in spec.context)
-        ):
+        if type(value) is not dict or value.keys() != set(spec.context):
             return False
+        if list(value) != spec.context:
+            raise InputError(
+                f"a dict has its keys in the order {list(value)}, but the model was compiled for {spec.context}",
+                advice="give them in that order: a model that goes through a dict could compute something else",
+            )
         return all(
             _flatten_into(value[key], child, leaves) for key, child in zip(spec.context, spec.children())
         )
