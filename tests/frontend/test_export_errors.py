@@ -205,3 +205,32 @@ def test_from_tensors_of_one_tensor():
     with pytest.raises(InputError, match="takes a list") as caught:
         Input.from_tensors(torch.ones(2))
     assert "Input.from_tensor(tensor)" in caught.value.advice
+
+
+def test_a_minimum_of_one_that_torch_left_out():
+    class Double(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    exported = torch.export.export(
+        Double(), (torch.ones(4, 4),), dynamic_shapes=({0: torch.export.Dim.AUTO(min=1, max=8)},)
+    )
+    one = Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(8, 4))
+    with pytest.raises(InputError, match=r"1\.\.8, but the program was exported for 2\.\.8") as caught:
+        trtcore.dynamo.compile(exported, inputs=[one])
+    assert "trtcore.compile(model, inputs)" in caught.value.advice
+    compiled = trtcore.compile(Double(), [one], min_block_size=1)
+    torch.testing.assert_close(compiled(torch.ones(1, 4)), torch.full((1, 4), 2.0))
+
+
+def test_a_condition_with_a_float_in_it():
+    class Resize(nn.Module):
+        def forward(self, x):
+            return nn.functional.interpolate(x, scale_factor=0.6, recompute_scale_factor=True)
+
+    x = Input(min_shape=(1, 3, 4), opt_shape=(2, 3, 10), max_shape=(4, 3, 20))
+    program = program_from_exported(trace(Resize(), [x]), [x])
+    for length in range(4, 21):
+        example = torch.randn(2, 3, length)
+        (found,) = program.graph_module(example)
+        torch.testing.assert_close(found, Resize()(example))
