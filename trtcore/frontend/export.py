@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from trtcore.errors import ExportError, InputError, TrtcoreError
 from trtcore.frontend.equal_dims import find_ties, tie_hook
 from trtcore.frontend.examples import example_leaves
+from trtcore.frontend.export_errors import capture_error
 from trtcore.frontend.program import program_from_exported
 from trtcore.frontend.quiet import quiet_torch
 from trtcore.frontend.range_check import capture_for_all_sizes
@@ -90,7 +89,7 @@ def trace(
     except (KeyboardInterrupt, TrtcoreError):
         raise
     except Exception as error:
-        raise _export_error(model, tree, error, strict) from error
+        raise capture_error(model, tree, examples, error, strict) from error
     ep = capture_for_all_sizes(model, ep, tree, examples, capture)
     remember(ep, parameters_of_callable(model.forward))
     return ep
@@ -166,9 +165,13 @@ def _check_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
+        shape = tuple(args)
+        one_shape = len(shape) > 1 and all(type(size) is int for size in shape)
         raise InputError(
             f"the inputs do not fit {type(model).__name__}.forward{signature}: {error}",
-            advice="inputs are the positional arguments in order; kwarg_inputs the others by name",
+            advice=f"for one tensor of the shape {shape} write inputs=[trtcore.Input({shape})]"
+            if one_shape
+            else "inputs are the positional arguments in order; kwarg_inputs the others by name",
         ) from None
 
 
@@ -183,60 +186,3 @@ def _warn_if_training(model: torch.nn.Module) -> None:
                 stacklevel=3,
             )
             return
-
-
-def _export_error(model: torch.nn.Module, tree: InputTree, error: Exception, strict: bool) -> ExportError:
-    text = str(error)
-    noise = ("For ", "The error above occurred", "Caused by")
-    lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith(noise)][:8]
-    dynamic = [
-        f"{name} dimension {index} ({dim})"
-        for name, leaf in zip(tree.names, tree.leaves)
-        if isinstance(leaf, Input)
-        for index, dim in enumerate(leaf.dims)
-        if dim.dynamic
-    ]
-    if dynamic and ("Constraints violated" in text or "user-specified" in text):
-        advice = (
-            f"dynamic here are {', '.join(dynamic)}. Where the model fixes a size, give the Input this "
-            "size as min, opt and max; where two inputs must agree, make both dynamic with equal opt sizes"
-        )
-    else:
-        other = "strict=False" if strict else "strict=True"
-        advice = (
-            f"torch.export.draft_export(model, args) lists everything that stands in the way; {other} "
-            "captures in another way; control flow on tensor values needs torch.cond"
-        )
-        if dynamic:
-            advice += f"; or make some of the dynamic dimensions static: {', '.join(dynamic)}"
-    return ExportError(
-        "\n    ".join(
-            [f"torch.export could not capture {type(model).__name__}: {type(error).__name__}", *lines]
-        ),
-        where=_user_line(error),
-        advice=advice,
-    )
-
-
-def _user_line(error: BaseException) -> str | None:
-    """The innermost line of the traceback that belongs neither to torch nor to trtcore."""
-    own = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.dirname(__file__)) + os.sep)
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        for frame in reversed(traceback.extract_tb(error.__traceback__)):
-            # The first frames are of whoever called trace(); the model's own come from a forward or below it.
-            if not frame.filename.startswith((*own, "<")) and _below_export(error, frame):
-                return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return None
-
-
-def _below_export(error: BaseException, frame: traceback.FrameSummary) -> bool:
-    torch_directory = os.path.dirname(torch.__file__) + os.sep
-    for outer in traceback.extract_tb(error.__traceback__):
-        if outer is frame or (outer.filename, outer.lineno) == (frame.filename, frame.lineno):
-            return False
-        if outer.filename.startswith(torch_directory):
-            return True
-    return False

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import sympy
 import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import InputError
+from trtcore.ir.exclusions import describe_exclusion, exclusion
 from trtcore.ir.exported import argument_names, flat_program, with_ranges
 from trtcore.ir.inputs import (
     Input,
@@ -22,6 +24,7 @@ from trtcore.ir.inputs import (
 )
 from trtcore.ir.program import InputSpec, Program
 from trtcore.ir.ranges import Asked, InputRange
+from trtcore.ir.symbols import solve_linear
 
 
 def program_from_exported(
@@ -147,3 +150,17 @@ def _describe_constant(spec: InputSpec) -> str:
 
 def _same(a: Any, b: Any) -> bool:
     return bool(a == b) or (isinstance(a, float) and a != a and b != b)
+
+
+def exclusions(program: Program) -> list[str]:
+    """The conditions that sizes in the program's ranges do not fulfil, each with these sizes."""
+    places: dict[str, tuple[str, int, int]] = {}
+    for spec in program.inputs:
+        dims = enumerate(spec.shape or ()) if spec.kind == "tensor" else [(None, spec.value)]
+        for index, dim in dims:
+            solved = solve_linear(dim) if isinstance(dim, sympy.Expr) else None
+            if solved is not None:
+                where = spec.name if index is None else f"{spec.name}: dimension {index}"
+                places.setdefault(solved[0], (where, *solved[1:]))
+    found = (exclusion(guard, program.symbols) for guard in program.guards)
+    return [describe_exclusion(one.guard, one.points, places) for one in found if one.points]

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from trtcore.ir.torch_private import FakeTensor, silent_export
+
 
 def can_run(model: torch.nn.Module) -> bool:
     """Whether the model's weights are real tensors."""
-    from torch._subclasses.fake_tensor import FakeTensor
-
     tensors = (*model.parameters(), *model.buffers())
     return not any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors)
 
@@ -38,7 +38,7 @@ def without_traces(inputs: Any) -> Iterator[Any]:
 
 @contextmanager
 def quiet_torch() -> Iterator[None]:
-    """What torch logs while it traces stays off the screen: an error of ours says it, and only once."""
+    """What torch logs and prints while it traces stays off the screen: an error of ours says it, and only once."""
 
     def refuse(_record: logging.LogRecord) -> bool:
         return False
@@ -51,7 +51,8 @@ def quiet_torch() -> Iterator[None]:
     for logger in loggers:
         logger.addFilter(refuse)
     try:
-        yield
+        with silent_export():
+            yield
     finally:
         for logger in loggers:
             logger.removeFilter(refuse)

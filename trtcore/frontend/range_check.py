@@ -25,7 +25,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from trtcore.errors import ExportError
 from trtcore.frontend.comparing import Verdict, compare, number
-from trtcore.ir.exclusions import exclusion
+from trtcore.ir.exclusions import describe_exclusion, exclusion
 from trtcore.ir.exported import guards_of, user_placeholders
 from trtcore.ir.guards import Guard
 from trtcore.ir.inputs import Input, InputTree, profile_count, profile_dims_at
@@ -288,15 +288,10 @@ class _Capture:
             )
         guard = min(failing, key=lambda one: len(one.text))
         outside = [self.sizes(one) for one, guards in self.excluded.items() if guard in guards]
-        texts = []
-        for symbol in guard.symbols:
-            if symbol in self.places:
-                where, scale, offset = self.places[symbol]
-                sizes_there = sorted({scale * point[symbol] + offset for point in outside})
-                texts.append(f"{where} = {_some(sizes_there)}")
         return ExportError(
-            f"{name} can't be captured for all the sizes asked for: torch.export assumed {guard.text}, which leaves "
-            f"out {'; '.join(texts)}. At {self._at(sizes, guard.symbols)}: {verdict.problem}",
+            f"{name} can't be captured for all the sizes asked for: torch.export assumed "
+            f"{describe_exclusion(guard, outside, self.places)}. "
+            f"At {self._at(sizes, guard.symbols)}: {verdict.problem}",
             advice="ask for sizes that the condition allows: a smaller range, or Input(profiles=[shape, ...]) with "
             "the shapes that are needed; or write the model without a branch on the size",
         )
@@ -323,9 +318,3 @@ class _Capture:
             self.ep._guards_code = [
                 code for code in self.ep._guards_code if self._dropped.isdisjoint(guards_of(self.ep, [code]))
             ]
-
-
-def _some(values: Sequence[int]) -> str:
-    """Numbers for a message: all of a few, else the first ones and how many there are."""
-    listed = ", ".join(map(str, values[:6]))
-    return listed if len(values) <= 6 else f"{listed}, ... ({len(values)} sizes)"

@@ -31,6 +31,26 @@ class Exclusion:
     exact: bool
 
 
+Places = Mapping[str, tuple[str, int, int]]
+"""Where each symbol is seen: a name of the place, which has the size scale * symbol + offset, scale, offset."""
+
+
+def describe_exclusion(guard: Guard, points: Sequence[Point], places: Places) -> str:
+    """``x.size()[1] % 2 == 0, which leaves out x: dimension 1 = 9, 11, 13``."""
+    texts = []
+    for symbol in guard.symbols:
+        if symbol in places:
+            where, scale, offset = places[symbol]
+            texts.append(f"{where} = {_some(sorted({scale * point[symbol] + offset for point in points}))}")
+    return f"{guard.text}, which leaves out {'; '.join(texts)}"
+
+
+def _some(values: Sequence[int]) -> str:
+    """Numbers for a message: all of a few, else the first ones and how many there are."""
+    listed = ", ".join(map(str, values[:6]))
+    return listed if len(values) <= 6 else f"{listed}, ... ({len(values)} sizes)"
+
+
 def exclusion(guard: Guard, ranges: Mapping[str, SymbolRange]) -> Exclusion:
     """What `guard` excludes of `ranges` (of each optimisation profile, where there are several)."""
     found: dict[tuple[int, ...], Point] = {}
@@ -48,14 +68,6 @@ def holds_everywhere(guard: Guard, ranges: Mapping[str, SymbolRange]) -> bool:
     """Whether a guard was proved for all sizes of the ranges."""
     excluded = exclusion(guard, ranges)
     return excluded.exact and not excluded.points
-
-
-def grid(symbols: Sequence[str], ranges: Mapping[str, SymbolRange]) -> tuple[Point, ...]:
-    """All values of some symbols together, or some thousands that are spread over them, the ends included."""
-    found: dict[tuple[int, ...], Point] = {}
-    for profile in profile_ranges({name: ranges[name] for name in symbols}):
-        found.update((tuple(point.values()), point) for point in _points(profile)[0])
-    return tuple(found.values())
 
 
 def _points(ranges: Mapping[str, SymbolRange]) -> tuple[Iterator[Point], bool]:

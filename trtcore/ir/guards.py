@@ -31,6 +31,10 @@ _NAMES = {
     "math.ceil": "CeilToInt",
     "math.trunc": "TruncToInt",
     "round": "RoundToInt",
+    "torch.sym_float": "ToFloat",
+    "torch.sym_int": "TruncToInt",
+    "torch.sym_max": "Max",
+    "torch.sym_min": "Min",
     **{name: name for name in FUNCTIONS},
 }
 

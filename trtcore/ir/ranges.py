@@ -160,7 +160,9 @@ def _symbol_range(
         raise InputError(
             f"input {first.where} is asked for as {_span(first, low, high)}, but the program was exported "
             f"for {allowed}",
-            advice="ask for a range inside it, or export again with a wider torch.export.Dim(min=, max=)",
+            advice="ask for a range inside it, or export again with a wider torch.export.Dim(min=, max=); sizes of 0 "
+            "and 1, which torch.export leaves out, are looked at where the model itself is given: "
+            "trtcore.compile(model, inputs)",
         )
     low = floor if low is None else low
     high = exported_high if high is None else high
