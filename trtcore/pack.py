@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from trtcore.context import CompileContext, Event
     from trtcore.conversion.context import ConversionContext
+    from trtcore.conversion.tensors import Dim, ITensor, Operand
     from trtcore.errors import (
         BackendUnavailableError,
         ConversionError,
@@ -72,12 +73,15 @@ __all__ = [
     "ConversionContext",
     "ConversionError",
     "Converter",
+    "Dim",
     "Event",
+    "ITensor",
     "InputError",
     "KernelPlugin",
     "LayerSnapshot",
     "LoweringPass",
     "NetworkSnapshot",
+    "Operand",
     "PackError",
     "Partitioner",
     "Pattern",
@@ -125,6 +129,7 @@ _HOMES = {
     "trtcore.context": ("CompileContext", "Event"),
     "trtcore.packs.declare": ("Runtime", "register_kernel_plugin"),
     "trtcore.conversion.context": ("ConversionContext",),
+    "trtcore.conversion.tensors": ("Dim", "ITensor", "Operand"),
     "trtcore.errors": (
         "BackendUnavailableError",
         "ConversionError",

@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    CompileContext,
+    ConversionContext,
+    Dim,
+    ITensor,
+    Operand,
+    Reject,
+    converter,
+    node_arguments,
+)
 from trtcore_converters._checks import all_of, floating
 from trtcore_converters._values import output_dtype
 from trtcore_converters.elementwise import arithmetic
@@ -19,7 +28,7 @@ _FLOATING = floating()
 
 
 def _activation(kind: str, alpha: float | None = None, beta: float | None = None) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, x: Any) -> Any:
+    def convert(ctx: ConversionContext, x: Operand) -> ITensor:
         x = ctx.tensor(x)
         return ctx.activation(ctx.cast(x, output_dtype(ctx, ctx.dtype(x))), kind, alpha, beta)
 
@@ -39,20 +48,20 @@ for _op, _convert, _check in (
 
 
 @converter(aten.gelu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def gelu(ctx: ConversionContext, x: Any, *, approximate: str = "none") -> Any:
+def gelu(ctx: ConversionContext, x: Operand, *, approximate: str = "none") -> ITensor:
     """``x * Phi(x)``, by erf or by the tanh approximation."""
     return ctx.activation(ctx.tensor(x), "GELU_ERF" if approximate == "none" else "GELU_TANH")
 
 
 @converter(aten.silu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def silu(ctx: ConversionContext, x: Any) -> Any:
+def silu(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * sigmoid(x)``."""
     x = ctx.tensor(x)
     return ctx.elementwise(x, ctx.activation(x, "SIGMOID"), "PROD")
 
 
 @converter(aten.leaky_relu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def leaky_relu(ctx: ConversionContext, x: Any, negative_slope: float = 0.01) -> Any:
+def leaky_relu(ctx: ConversionContext, x: Operand, negative_slope: float = 0.01) -> ITensor:
     """``x`` where positive, else ``negative_slope * x``."""
     return ctx.activation(ctx.tensor(x), "LEAKY_RELU", negative_slope)
 
@@ -66,18 +75,20 @@ def _not_training(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 @converter(aten.rrelu.default, capability_validator=_not_training, supports_dynamic_shapes=True)
 def rrelu(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     lower: float = 1 / 8,
     upper: float = 1 / 3,
     training: bool = False,
     generator: Any = None,
-) -> Any:
+) -> ITensor:
     """At inference a leaky ReLU with the slope in the middle of the bounds."""
     return leaky_relu(ctx, x, (lower + upper) / 2)
 
 
 @converter(aten.elu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def elu(ctx: ConversionContext, x: Any, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Any:
+def elu(
+    ctx: ConversionContext, x: Operand, alpha: float = 1, scale: float = 1, input_scale: float = 1
+) -> ITensor:
     """``scale * x`` where positive, else ``scale * alpha * (exp(input_scale * x) - 1)``."""
     x = ctx.tensor(x)
     if scale == 1 == input_scale:
@@ -93,13 +104,13 @@ def elu(ctx: ConversionContext, x: Any, alpha: float = 1, scale: float = 1, inpu
 
 
 @converter(aten.celu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def celu(ctx: ConversionContext, x: Any, alpha: float = 1) -> Any:
+def celu(ctx: ConversionContext, x: Operand, alpha: float = 1) -> ITensor:
     """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)``."""
     return elu(ctx, x, alpha, 1, 1 / alpha)
 
 
 @converter(aten.hardtanh.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def hardtanh(ctx: ConversionContext, x: Any, min_val: Any = -1, max_val: Any = 1) -> Any:
+def hardtanh(ctx: ConversionContext, x: Operand, min_val: Any = -1, max_val: Any = 1) -> ITensor:
     """``x`` between two bounds."""
     x = ctx.tensor(x)
     dtype = ctx.dtype(x)
@@ -107,14 +118,14 @@ def hardtanh(ctx: ConversionContext, x: Any, min_val: Any = -1, max_val: Any = 1
 
 
 @converter(aten.hardswish.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def hardswish(ctx: ConversionContext, x: Any) -> Any:
+def hardswish(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * hardsigmoid(x)``."""
     x = ctx.tensor(x)
     return ctx.elementwise(x, ctx.activation(x, "HARD_SIGMOID", 1 / 6, 0.5), "PROD")
 
 
 @converter(aten.softplus.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def softplus(ctx: ConversionContext, x: Any, beta: float = 1, threshold: float = 20) -> Any:
+def softplus(ctx: ConversionContext, x: Operand, beta: float = 1, threshold: float = 20) -> ITensor:
     """``log(1 + exp(beta * x)) / beta``, and x itself where ``beta * x > threshold``."""
     x = ctx.tensor(x)
     wide = ctx.cast(x, torch.float32)
@@ -126,7 +137,7 @@ def softplus(ctx: ConversionContext, x: Any, beta: float = 1, threshold: float =
 
 
 @converter(aten.mish.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def mish(ctx: ConversionContext, x: Any) -> Any:
+def mish(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * tanh(softplus(x))``."""
     x = ctx.tensor(x)
     wide = ctx.cast(x, torch.float32)
@@ -135,7 +146,7 @@ def mish(ctx: ConversionContext, x: Any) -> Any:
 
 
 @converter(aten.log_sigmoid.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def log_sigmoid(ctx: ConversionContext, x: Any) -> Any:
+def log_sigmoid(ctx: ConversionContext, x: Operand) -> ITensor:
     """``-softplus(-x)``: the logarithm of a sigmoid would be -inf where that underflows."""
     x = ctx.tensor(x)
     wide = ctx.unary(ctx.cast(x, torch.float32), "NEG")
@@ -147,13 +158,13 @@ def log_sigmoid(ctx: ConversionContext, x: Any) -> Any:
     capability_validator=all_of(_FLOATING),
     supports_dynamic_shapes=True,
 )
-def prelu(ctx: ConversionContext, x: Any, weight: Any) -> Any:
+def prelu(ctx: ConversionContext, x: Operand, weight: Operand) -> ITensor:
     """``x`` where positive, else ``weight * x``, with one weight in all or one per channel (dim 1)."""
     x = ctx.tensor(x)
     rank = ctx.rank(x)
     slope = ctx.tensor(weight)
     if ctx.rank(slope) == 1:
-        shape = [1] * max(rank, 1)
+        shape: list[Dim] = [1] * max(rank, 1)
         if ctx.shape(slope) != (1,):
             shape[1] = ctx.dim(slope, 0)
         slope = ctx.reshape(slope, shape if rank else [])
@@ -162,7 +173,7 @@ def prelu(ctx: ConversionContext, x: Any, weight: Any) -> Any:
 
 
 @converter(aten.threshold.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def threshold(ctx: ConversionContext, x: Any, threshold: Any, value: Any) -> Any:
+def threshold(ctx: ConversionContext, x: Operand, threshold: Any, value: float) -> ITensor:
     """``x`` where it is above the threshold, else `value`."""
     x = ctx.tensor(x)
     dtype = ctx.dtype(x)

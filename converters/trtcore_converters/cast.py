@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import CompileContext, ConversionContext, ITensor, Operand, Reject, converter
 from trtcore_converters._values import output_dtype
 
 aten = torch.ops.aten
@@ -46,7 +46,7 @@ def _castable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     capability_validator=_castable,
     supports_dynamic_shapes=True,
 )
-def to(ctx: ConversionContext, x: Any, *_: Any, **__: Any) -> Any:
+def to(ctx: ConversionContext, x: Operand, *_: Any, **__: Any) -> ITensor:
     """`x` in the dtype that the op gives.
 
     Floats become integers by truncation; what is out of range saturates (in torch it is undefined).

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    CompileContext,
+    ConversionContext,
+    ITensor,
+    Operand,
+    Reject,
+    converter,
+    node_arguments,
+)
 from trtcore_converters._checks import val
 from trtcore_converters._values import broadcast_dims, operand, output_dtype
 from trtcore_converters.elementwise import arithmetic
@@ -19,7 +27,7 @@ aten = torch.ops.aten
 # ---- comparisons -------------------------------------------------------------------------------------------
 
 
-def compare(ctx: ConversionContext, a: Any, b: Any, *operations: str) -> Any:
+def compare(ctx: ConversionContext, a: Operand | float, b: Operand | float, *operations: str) -> ITensor:
     """Whether any of the operations (EQUAL, LESS, GREATER) holds, after promotion."""
     dtype = ctx.result_type(a, b)
     a, b = ctx.promote(a, b, to=torch.int32 if dtype == torch.bool else dtype)
@@ -30,13 +38,13 @@ def compare(ctx: ConversionContext, a: Any, b: Any, *operations: str) -> Any:
 
 
 def _comparison(*operations: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    def convert(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
         return compare(ctx, operand(ctx, "self", a), operand(ctx, "other", b), *operations)
 
     return convert
 
 
-def _not_equal(ctx: ConversionContext, a: Any, b: Any) -> Any:
+def _not_equal(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     return ctx.unary(compare(ctx, operand(ctx, "self", a), operand(ctx, "other", b), "EQUAL"), "NOT")
 
 
@@ -59,7 +67,7 @@ for _name, _convert in {
 
 
 @converter(aten.isnan.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def isnan(ctx: ConversionContext, x: Any) -> Any:
+def isnan(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is NaN; never, for integers."""
     x = ctx.tensor(x)
     if ctx.dtype(x).is_floating_point:
@@ -68,14 +76,14 @@ def isnan(ctx: ConversionContext, x: Any) -> Any:
 
 
 @converter(aten.isinf.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def isinf(ctx: ConversionContext, x: Any) -> Any:
+def isinf(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is infinite; never, for integers."""
     x = ctx.tensor(x)
     return ctx.unary(x, "ISINF") if ctx.dtype(x).is_floating_point else _never(ctx, x)
 
 
 @converter(aten.isfinite.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def isfinite(ctx: ConversionContext, x: Any) -> Any:
+def isfinite(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is neither NaN nor infinite."""
     x = ctx.tensor(x)
     if not ctx.dtype(x).is_floating_point:
@@ -83,7 +91,7 @@ def isfinite(ctx: ConversionContext, x: Any) -> Any:
     return ctx.unary(ctx.elementwise(ctx.unary(x, "ISNAN"), ctx.unary(x, "ISINF"), "OR"), "NOT")
 
 
-def _never(ctx: ConversionContext, x: Any) -> Any:
+def _never(ctx: ConversionContext, x: Operand) -> ITensor:
     x = ctx.cast(x, torch.int32)
     return ctx.unary(ctx.elementwise(x, x, "EQUAL"), "NOT")
 
@@ -91,13 +99,13 @@ def _never(ctx: ConversionContext, x: Any) -> Any:
 # ---- logic -------------------------------------------------------------------------------------------------
 
 
-def truth(ctx: ConversionContext, x: Any) -> Any:
+def truth(ctx: ConversionContext, x: Operand | float) -> ITensor:
     """Whether an element is anything but zero (NaN is)."""
     return ctx.tensor(x, torch.bool)
 
 
 def _logic(operation: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    def convert(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
         a, b = operand(ctx, "self", a), operand(ctx, "other", b)
         return ctx.elementwise(truth(ctx, a), truth(ctx, b), operation)
 
@@ -114,7 +122,7 @@ for _name, _operation in {"and": "AND", "or": "OR", "xor": "XOR"}.items():
 
 
 @converter(aten.logical_not.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def logical_not(ctx: ConversionContext, x: Any) -> Any:
+def logical_not(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is zero."""
     return ctx.unary(truth(ctx, x), "NOT")
 
@@ -140,7 +148,7 @@ def _bool_condition(name: str) -> Callable[[fx.Node, CompileContext], bool | Rej
     capability_validator=_bool_condition("condition"),
     supports_dynamic_shapes=True,
 )
-def where(ctx: ConversionContext, condition: Any, a: Any, b: Any) -> Any:
+def where(ctx: ConversionContext, condition: Any, a: Operand | float, b: Operand | float) -> ITensor:
     """`a` where the condition holds, else `b`."""
     a, b = operand(ctx, "self", a), operand(ctx, "other", b)
     dtype = output_dtype(ctx, ctx.result_type(a, b))
@@ -156,7 +164,7 @@ def where(ctx: ConversionContext, condition: Any, a: Any, b: Any) -> Any:
     capability_validator=_bool_condition("mask"),
     supports_dynamic_shapes=True,
 )
-def masked_fill(ctx: ConversionContext, x: Any, mask: Any, value: Any) -> Any:
+def masked_fill(ctx: ConversionContext, x: Operand, mask: Any, value: Operand | float) -> ITensor:
     """`value`, cast to the dtype of `x`, where the mask holds, else `x`."""
     x = ctx.tensor(x)
     value = ctx.tensor(operand(ctx, "value", value), ctx.dtype(x))

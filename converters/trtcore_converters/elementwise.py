@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    CompileContext,
+    ConversionContext,
+    ITensor,
+    Operand,
+    Reject,
+    converter,
+    node_arguments,
+)
 from trtcore_converters._checks import all_of
 from trtcore_converters._loops import LOOPS, whole_power
 from trtcore_converters._values import compute_dtype, number, operand, output_dtype, power_of_two
@@ -34,8 +42,13 @@ def arithmetic(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 
 
 def calculate(
-    ctx: ConversionContext, operation: str, a: Any, b: Any, *, to: torch.dtype | None = None
-) -> Any:
+    ctx: ConversionContext,
+    operation: str,
+    a: Operand | float,
+    b: Operand | float,
+    *,
+    to: torch.dtype | None = None,
+) -> ITensor:
     """``a operation b`` in the op's dtype; numbers that a low precision would round are taken in float32."""
     dtype = to or output_dtype(ctx, ctx.result_type(a, b))
     if dtype == torch.bool:
@@ -43,12 +56,14 @@ def calculate(
     return ctx.cast(ctx.elementwise(a, b, operation, to=compute_dtype(ctx, dtype, a, b)), dtype)
 
 
-def _operands(ctx: ConversionContext, a: Any, b: Any) -> tuple[Any, Any]:
+def _operands(
+    ctx: ConversionContext, a: Operand | float, b: Operand | float
+) -> tuple[Operand | float, Operand | float]:
     return operand(ctx, "self", a), operand(ctx, "other", b)
 
 
 def _binary(operation: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    def convert(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
         return calculate(ctx, operation, *_operands(ctx, a, b))
 
     return convert
@@ -72,7 +87,9 @@ for _op, _name, _operation in (
 # ---- add, sub ----------------------------------------------------------------------------------------------
 
 
-def _scaled(ctx: ConversionContext, operation: str, a: Any, b: Any, alpha: Any) -> Any:
+def _scaled(
+    ctx: ConversionContext, operation: str, a: Operand | float, b: Operand | float, alpha: Any
+) -> ITensor:
     """``a operation alpha * b``."""
     if number(alpha) == 1:
         return calculate(ctx, operation, a, b)
@@ -85,25 +102,25 @@ def _scaled(ctx: ConversionContext, operation: str, a: Any, b: Any, alpha: Any) 
 
 
 @converter(aten.add.Tensor, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def add(ctx: ConversionContext, a: Any, b: Any, *, alpha: Any = 1) -> Any:
+def add(ctx: ConversionContext, a: Operand | float, b: Operand | float, *, alpha: Any = 1) -> ITensor:
     """``a + alpha * b``; the logical or on bools."""
     return _scaled(ctx, "SUM", *_operands(ctx, a, b), operand(ctx, "alpha", alpha))
 
 
 @converter(aten.add.Scalar, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def add_scalar(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
+def add_scalar(ctx: ConversionContext, a: Operand | float, b: Operand | float, alpha: Any = 1) -> ITensor:
     """``a + alpha * b``."""
     return add(ctx, a, b, alpha=alpha)
 
 
 @converter(aten.sub.Tensor, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def sub(ctx: ConversionContext, a: Any, b: Any, *, alpha: Any = 1) -> Any:
+def sub(ctx: ConversionContext, a: Operand | float, b: Operand | float, *, alpha: Any = 1) -> ITensor:
     """``a - alpha * b``."""
     return _scaled(ctx, "SUB", *_operands(ctx, a, b), operand(ctx, "alpha", alpha))
 
 
 @converter(aten.sub.Scalar, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def sub_scalar(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
+def sub_scalar(ctx: ConversionContext, a: Operand | float, b: Operand | float, alpha: Any = 1) -> ITensor:
     """``a - alpha * b``."""
     return sub(ctx, a, b, alpha=alpha)
 
@@ -111,7 +128,7 @@ def sub_scalar(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
 @converter(
     [aten.rsub.Tensor, aten.rsub.Scalar], capability_validator=arithmetic, supports_dynamic_shapes=True
 )
-def rsub(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
+def rsub(ctx: ConversionContext, a: Operand | float, b: Operand | float, alpha: Any = 1) -> ITensor:
     """``b - alpha * a``."""
     a, b = _operands(ctx, a, b)
     return _scaled(ctx, "SUB", b, a, operand(ctx, "alpha", alpha))
@@ -120,7 +137,7 @@ def rsub(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
 # ---- division ----------------------------------------------------------------------------------------------
 
 
-def _divide(ctx: ConversionContext, a: Any, b: Any, rounding: str | None) -> Any:
+def _divide(ctx: ConversionContext, a: Operand | float, b: Operand | float, rounding: str | None) -> ITensor:
     if rounding is None:
         dtype = output_dtype(ctx, torch.float32)
         return ctx.cast(ctx.elementwise(a, b, "DIV", to=compute_dtype(ctx, dtype, a, b)), dtype)
@@ -135,12 +152,14 @@ def _divide(ctx: ConversionContext, a: Any, b: Any, rounding: str | None) -> Any
     return ctx.cast(ctx.unary(quotient, "FLOOR") if rounding == "floor" else truncate(ctx, quotient), dtype)
 
 
-def _broadcast(ctx: ConversionContext, a: Any, b: Any, dtype: torch.dtype) -> list[Any]:
+def _broadcast(
+    ctx: ConversionContext, a: Operand | float, b: Operand | float, dtype: torch.dtype
+) -> list[ITensor]:
     """Both in float32, after they were rounded to the op's dtype."""
     return [ctx.cast(value, torch.float32) for value in ctx.promote(a, b, to=dtype)]
 
 
-def truncate(ctx: ConversionContext, x: Any) -> Any:
+def truncate(ctx: ConversionContext, x: ITensor) -> ITensor:
     """Floats rounded towards zero: ``sign(x) * floor(abs(x))``."""
     return ctx.elementwise(ctx.unary(x, "SIGN"), ctx.unary(ctx.unary(x, "ABS"), "FLOOR"), "PROD")
 
@@ -150,7 +169,7 @@ def truncate(ctx: ConversionContext, x: Any) -> Any:
     capability_validator=arithmetic,
     supports_dynamic_shapes=True,
 )
-def div(ctx: ConversionContext, a: Any, b: Any) -> Any:
+def div(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     """``a / b``; ints divide as float32."""
     return _divide(ctx, *_operands(ctx, a, b), None)
 
@@ -160,7 +179,9 @@ def div(ctx: ConversionContext, a: Any, b: Any) -> Any:
     capability_validator=arithmetic,
     supports_dynamic_shapes=True,
 )
-def div_mode(ctx: ConversionContext, a: Any, b: Any, *, rounding_mode: str | None) -> Any:
+def div_mode(
+    ctx: ConversionContext, a: Operand | float, b: Operand | float, *, rounding_mode: str | None
+) -> ITensor:
     """``a / b``, rounded towards zero (``trunc``), down (``floor``) or not at all."""
     return _divide(ctx, *_operands(ctx, a, b), rounding_mode)
 
@@ -170,13 +191,13 @@ def div_mode(ctx: ConversionContext, a: Any, b: Any, *, rounding_mode: str | Non
     capability_validator=arithmetic,
     supports_dynamic_shapes=True,
 )
-def floor_divide(ctx: ConversionContext, a: Any, b: Any) -> Any:
+def floor_divide(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     """``a / b`` rounded down."""
     return _divide(ctx, *_operands(ctx, a, b), "floor")
 
 
 def _modulus(rounding: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    def convert(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
         a, b = _operands(ctx, a, b)
         dtype = output_dtype(ctx, ctx.result_type(a, b))
         if dtype.is_floating_point and not power_of_two(number(b)):
@@ -234,7 +255,7 @@ def _kind_of_power(floating_point: bool) -> Callable[[fx.Node, CompileContext], 
     capability_validator=all_of(arithmetic, _whole_exponent),
     supports_dynamic_shapes=True,
 )
-def pow_scalar(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
+def pow_scalar(ctx: ConversionContext, x: Operand, exponent: Any) -> ITensor:
     """``x ** exponent``; small whole exponents by multiplication, as torch does."""
     exponent = operand(ctx, "exponent", exponent)
     dtype = output_dtype(ctx, ctx.result_type(x, exponent))
@@ -258,15 +279,16 @@ def pow_scalar(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
     return ctx.cast(result, dtype)
 
 
-def _multiplied(ctx: ConversionContext, x: Any, exponent: int, dtype: torch.dtype) -> Any:
+def _multiplied(ctx: ConversionContext, x: ITensor, exponent: int, dtype: torch.dtype) -> ITensor:
     """``x ** exponent`` for exponent >= 1, by repeated squaring."""
-    result = None
+    result: ITensor | None = None
     while exponent:
         if exponent & 1:
             result = x if result is None else ctx.elementwise(result, x, "PROD", to=dtype)
         exponent >>= 1
         if exponent:
             x = ctx.elementwise(x, x, "PROD", to=dtype)
+    assert result is not None
     return result
 
 
@@ -275,7 +297,7 @@ def _multiplied(ctx: ConversionContext, x: Any, exponent: int, dtype: torch.dtyp
     capability_validator=all_of(arithmetic, _kind_of_power(True)),
     supports_dynamic_shapes=True,
 )
-def pow_tensor(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
+def pow_tensor(ctx: ConversionContext, x: Operand | float, exponent: Any) -> ITensor:
     """``x ** exponent`` in floating point (float16 and bfloat16 through float32)."""
     x, exponent = operand(ctx, "self", x), operand(ctx, "exponent", exponent)
     dtype = output_dtype(ctx, torch.float32)
@@ -288,7 +310,7 @@ def pow_tensor(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
     requires=LOOPS,
     supports_dynamic_shapes=True,
 )
-def pow_integers(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
+def pow_integers(ctx: ConversionContext, x: Operand | float, exponent: Any) -> ITensor:
     """``x ** exponent`` of integers, which TensorRT's own power would compute in floating point."""
     x, exponent = operand(ctx, "self", x), operand(ctx, "exponent", exponent)
     return whole_power(ctx, x, exponent, output_dtype(ctx, torch.int64))
@@ -302,7 +324,7 @@ def pow_integers(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
     capability_validator=arithmetic,
     supports_dynamic_shapes=True,
 )
-def clamp(ctx: ConversionContext, x: Any, low: Any = None, high: Any = None) -> Any:
+def clamp(ctx: ConversionContext, x: Operand, low: Any = None, high: Any = None) -> ITensor:
     """``min(max(x, low), high)``; where low > high, the result is high, as in torch."""
     result = ctx.tensor(x)
     dtype = output_dtype(ctx, ctx.dtype(result))
@@ -317,7 +339,7 @@ def clamp(ctx: ConversionContext, x: Any, low: Any = None, high: Any = None) -> 
     capability_validator=arithmetic,
     supports_dynamic_shapes=True,
 )
-def clamp_min(ctx: ConversionContext, x: Any, low: Any) -> Any:
+def clamp_min(ctx: ConversionContext, x: Operand, low: Any) -> ITensor:
     """``max(x, low)``."""
     return clamp(ctx, x, low)
 
@@ -327,7 +349,7 @@ def clamp_min(ctx: ConversionContext, x: Any, low: Any) -> Any:
     capability_validator=arithmetic,
     supports_dynamic_shapes=True,
 )
-def clamp_max(ctx: ConversionContext, x: Any, high: Any) -> Any:
+def clamp_max(ctx: ConversionContext, x: Operand, high: Any) -> ITensor:
     """``min(x, high)``."""
     return clamp(ctx, x, None, high)
 
@@ -336,7 +358,7 @@ def clamp_max(ctx: ConversionContext, x: Any, high: Any) -> Any:
 
 
 @converter(aten.atan2.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def atan2(ctx: ConversionContext, y: Any, x: Any) -> Any:
+def atan2(ctx: ConversionContext, y: Any, x: Operand) -> ITensor:
     """The angle of (x, y): ``atan(y / x)``, turned by pi to the side where x is negative; 0 for (0, 0)."""
     dtype = output_dtype(ctx, torch.float32)
     y, x = ctx.promote(y, x, to=torch.float32)

@@ -12,6 +12,8 @@ from torch import fx
 from trtcore.pack import (
     CompileContext,
     ConversionContext,
+    ITensor,
+    Operand,
     Priority,
     Reject,
     Requires,
@@ -40,7 +42,7 @@ def no_masks(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     capability_validator=all_of(movable, no_masks),
     supports_dynamic_shapes=True,
 )
-def index(ctx: ConversionContext, x: Any, indices: Sequence[Any]) -> Any:
+def index(ctx: ConversionContext, x: Operand, indices: Sequence[Any]) -> ITensor:
     """``x[indices]`` with integer tensors, broadcast against each other, and None for dims that are kept.
 
     The indexed dims are replaced by the dims of the indices, where they were if they are neighbours, else in
@@ -64,9 +66,9 @@ def index(ctx: ConversionContext, x: Any, indices: Sequence[Any]) -> Any:
     return ctx.gather(rows, position, before)
 
 
-def flat_position(ctx: ConversionContext, indices: Sequence[Any], sizes: Sequence[Any]) -> Any:
+def flat_position(ctx: ConversionContext, indices: Sequence[Any], sizes: Sequence[Any]) -> ITensor:
     """The row-major position of a multi-index in a block of `sizes`: an int64 ITensor of the broadcast shape."""
-    result = None
+    result: ITensor | None = None
     for item, size in zip(indices, sizes):
         wrapped = wrap(ctx, item, size)
         if result is None:
@@ -75,10 +77,11 @@ def flat_position(ctx: ConversionContext, indices: Sequence[Any], sizes: Sequenc
             result = ctx.elementwise(
                 ctx.elementwise(result, ctx.scalar(size, torch.int64), "PROD"), wrapped, "SUM"
             )
+    assert result is not None
     return result
 
 
-def wrap(ctx: ConversionContext, item: Any, size: Any) -> Any:
+def wrap(ctx: ConversionContext, item: Any, size: Any) -> ITensor:
     """Indices in [-size, size) as int64 in [0, size)."""
     if isinstance(item, torch.Tensor):
         if not bool((item < 0).any()):
@@ -91,7 +94,7 @@ def wrap(ctx: ConversionContext, item: Any, size: Any) -> Any:
 
 
 @converter(aten.index_select.default, capability_validator=movable, supports_dynamic_shapes=True)
-def index_select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
+def index_select(ctx: ConversionContext, x: Operand, dim: int, index: Operand) -> ITensor:
     """The slices `index` (1-D or 0-d, taken as one) along `dim`."""
     x, index = ctx.tensor(x), ctx.tensor(index)
     if ctx.rank(x) == 0:
@@ -102,7 +105,9 @@ def index_select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
 
 
 @converter(aten.gather.default, capability_validator=movable, supports_dynamic_shapes=True)
-def gather(ctx: ConversionContext, x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
+def gather(
+    ctx: ConversionContext, x: Operand, dim: int, index: Operand, *, sparse_grad: bool = False
+) -> ITensor:
     """``x[..., index[...], ...]``: one index per element of the result, along `dim`."""
     x, index = ctx.tensor(x), ctx.tensor(index, torch.int64)
     if 0 in ctx.shape(index):  # may have any number of dims
@@ -113,7 +118,7 @@ def gather(ctx: ConversionContext, x: Any, dim: int, index: Any, *, sparse_grad:
     return gather_elements(ctx, x, index, ctx.axis(dim, ctx.rank(x)))
 
 
-def gather_elements(ctx: ConversionContext, x: Any, index: Any, axis: int) -> Any:
+def gather_elements(ctx: ConversionContext, x: Operand, index: Operand, axis: int) -> ITensor:
     """TensorRT's GatherElements."""
     layer = ctx.net.add_gather_v2(x, index, ctx.trt.GatherMode.ELEMENT)
     layer.axis = axis
@@ -134,7 +139,7 @@ def _fixed_corner(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 @converter(
     aten.diagonal.default, capability_validator=all_of(movable, _fixed_corner), supports_dynamic_shapes=True
 )
-def diagonal(ctx: ConversionContext, x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+def diagonal(ctx: ConversionContext, x: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> ITensor:
     """The diagonals of the matrices over two dims, as a last dim; `offset` counts to the right of the main one."""
     x = ctx.tensor(x)
     rank = ctx.rank(x)
@@ -151,7 +156,7 @@ def _memory_order(x: torch.Tensor) -> list[int] | None:
     """The dims of a traced tensor from the slowest to the fastest in memory; None where it is not dense there."""
     if not all(isinstance(size, int) for size in (*x.shape, *x.stride())) or x.storage_offset():
         return None
-    order = sorted(range(x.dim()), key=lambda dim: (-x.stride(dim), -x.shape[dim]))
+    order = sorted(range(x.dim()), key=lambda dim: (-x.stride()[dim], -x.shape[dim]))
     expected = 1
     for dim in reversed(order):
         if x.shape[dim] != 1 and x.stride(dim) != expected:
@@ -176,8 +181,8 @@ def _dense(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     aten.as_strided.default, capability_validator=all_of(movable, _dense), supports_dynamic_shapes=True
 )
 def as_strided(
-    ctx: ConversionContext, x: Any, size: Any, stride: Any, storage_offset: int | None = None
-) -> Any:
+    ctx: ConversionContext, x: Operand, size: Any, stride: Any, storage_offset: int | None = None
+) -> ITensor:
     """The elements at ``offset + sum(index * stride)`` of a tensor in its traced layout, gathered."""
     traced = val(node_arguments(ctx.node)["self"])
     x = ctx.permute(ctx.tensor(x), _memory_order(traced) or [])
@@ -192,8 +197,13 @@ def as_strided(
     supports_dynamic_shapes=True,
 )
 def as_strided_scatter(
-    ctx: ConversionContext, x: Any, src: Any, size: Any, stride: Any, storage_offset: int | None = None
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    src: Operand,
+    size: Any,
+    stride: Any,
+    storage_offset: int | None = None,
+) -> ITensor:
     """`x` with `src` written at ``offset + sum(index * stride)`` of its traced layout."""
     order = _memory_order(val(node_arguments(ctx.node)["self"])) or []
     x = ctx.permute(ctx.tensor(x), order)
@@ -221,7 +231,7 @@ def _fixed_dim(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 @converter(
     aten.unfold.default, capability_validator=all_of(movable, _fixed_dim), supports_dynamic_shapes=True
 )
-def unfold(ctx: ConversionContext, x: Any, dimension: int, size: int, step: int) -> Any:
+def unfold(ctx: ConversionContext, x: Operand, dimension: int, size: int, step: int) -> ITensor:
     """Windows of `size`, every `step`, along a dim, which counts the windows then; their elements are a last dim."""
     x = ctx.tensor(x)
     rank = ctx.rank(x)
@@ -248,12 +258,12 @@ def _fixed_count(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     capability_validator=all_of(floating("self"), _fixed_count),
     supports_dynamic_shapes=True,
 )
-def pdist(ctx: ConversionContext, x: Any, p: float = 2.0) -> Any:
+def pdist(ctx: ConversionContext, x: Operand, p: float = 2.0) -> ITensor:
     """The p-norms of the differences of all pairs of rows (i < j): x of shape (n, m), the result (n (n - 1) / 2,)."""
     x = ctx.tensor(x)
     first, second = torch.triu_indices(ctx.shape(x)[0], ctx.shape(x)[0], 1)
     rows = [ctx.gather(x, ctx.constant(index.contiguous()), 0) for index in (first, second)]
-    size = ctx.unary(ctx.cast(ctx.elementwise(*rows, "SUB"), torch.float32), "ABS")
+    size = ctx.unary(ctx.cast(ctx.elementwise(rows[0], rows[1], "SUB"), torch.float32), "ABS")
     if p == 0:
         found = ctx.reduce(ctx.cast(ctx.cast(size, torch.bool), torch.float32), "SUM", [1])
     elif math.isinf(p):
@@ -278,7 +288,7 @@ def pdist(ctx: ConversionContext, x: Any, p: float = 2.0) -> Any:
     requires_output_allocator=True,
     requires=Requires(layers=frozenset({"add_non_zero"})),
 )
-def nonzero(ctx: ConversionContext, x: Any) -> Any:
+def nonzero(ctx: ConversionContext, x: Operand) -> ITensor:
     """The indices of the elements that are not zero, one per row, in row-major order."""
     x = ctx.tensor(x)
     found = ctx.output(ctx.net.add_non_zero(ctx.cast(x, torch.bool)))
@@ -302,7 +312,7 @@ _NON_ZERO = Requires(layers=frozenset({"add_non_zero"}))
     requires_output_allocator=True,
     requires=_NON_ZERO,
 )
-def masked_select(ctx: ConversionContext, x: Any, mask: Any) -> Any:
+def masked_select(ctx: ConversionContext, x: Operand, mask: Any) -> ITensor:
     """The elements that the mask sets, in row-major order, after both are broadcast."""
     x, mask = ctx.tensor(x), ctx.tensor(mask)
     shape = broadcast_dims(ctx, [x, mask])
@@ -318,14 +328,14 @@ def masked_select(ctx: ConversionContext, x: Any, mask: Any) -> Any:
     requires_output_allocator=True,
     requires=_NON_ZERO,
 )
-def index_by_mask(ctx: ConversionContext, x: Any, indices: Sequence[Any]) -> Any:
+def index_by_mask(ctx: ConversionContext, x: Operand, indices: Sequence[Any]) -> ITensor:
     """``x[mask]``: the slices that the mask over the first dims sets."""
     x, mask = ctx.tensor(x), ctx.tensor(indices[0])
     rest = ctx.dims_of(x)[ctx.rank(mask) :]
     return _selected(ctx, ctx.reshape(x, [-1, *rest]), ctx.reshape(mask, [-1]))
 
 
-def _selected(ctx: ConversionContext, rows: Any, mask: Any) -> Any:
+def _selected(ctx: ConversionContext, rows: Any, mask: Any) -> ITensor:
     """The rows that a mask of shape (rows,) sets."""
     found = ctx.output(ctx.net.add_non_zero(mask))  # (1, how many)
     layer = ctx.net.add_shuffle(found)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from trtcore.pack import ConversionContext, Requires, converter
+from trtcore.pack import ConversionContext, ITensor, Operand, Requires, converter
 from trtcore_converters._checks import floating
 
 aten = torch.ops.aten
@@ -22,8 +20,13 @@ _BORDER = ("FILL", "CLAMP", "REFLECT")
     requires=Requires(layers=frozenset({"add_grid_sample"})),
 )
 def grid_sampler_2d(
-    ctx: ConversionContext, x: Any, grid: Any, interpolation_mode: int, padding_mode: int, align_corners: bool
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    grid: Operand,
+    interpolation_mode: int,
+    padding_mode: int,
+    align_corners: bool,
+) -> ITensor:
     """torch.nn.functional.grid_sample of a batch of images; modes numbered as in ATen."""
     layer = ctx.net.add_grid_sample(ctx.tensor(x), ctx.tensor(grid))
     layer.interpolation_mode = getattr(ctx.trt.InterpolationMode, _INTERPOLATION[interpolation_mode])

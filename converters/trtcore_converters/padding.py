@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import CompileContext, ConversionContext, ITensor, Operand, Reject, converter
 from trtcore_converters._checks import all_of, arguments, numeric
 from trtcore_converters._spatial import sample
 
@@ -31,13 +31,15 @@ _accepts = all_of(numeric, _wraps_whole)
 
 
 @converter(aten.constant_pad_nd.default, capability_validator=numeric, supports_dynamic_shapes=True)
-def constant_pad_nd(ctx: ConversionContext, x: Any, pad: Sequence[Any], value: Any = 0) -> Any:
+def constant_pad_nd(ctx: ConversionContext, x: Operand, pad: Sequence[Any], value: Any = 0) -> ITensor:
     """Pad with a value; negative counts crop."""
     return padded(ctx, ctx.tensor(x), pad, "constant", value)
 
 
 @converter(aten.pad.default, capability_validator=_accepts, supports_dynamic_shapes=True)
-def pad(ctx: ConversionContext, x: Any, pad: Sequence[Any], mode: str = "constant", value: Any = None) -> Any:
+def pad(
+    ctx: ConversionContext, x: Operand, pad: Sequence[Any], mode: str = "constant", value: Any = None
+) -> ITensor:
     """torch.nn.functional.pad in its four modes."""
     return padded(ctx, ctx.tensor(x), pad, mode, value or 0)
 
@@ -47,7 +49,7 @@ def pad(ctx: ConversionContext, x: Any, pad: Sequence[Any], mode: str = "constan
     capability_validator=_accepts,
     supports_dynamic_shapes=True,
 )
-def reflection_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> Any:
+def reflection_pad(ctx: ConversionContext, x: Operand, padding: Sequence[Any]) -> ITensor:
     """Mirror at the edge element, which is not repeated."""
     return padded(ctx, ctx.tensor(x), padding, "reflect")
 
@@ -57,18 +59,18 @@ def reflection_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> An
     capability_validator=_accepts,
     supports_dynamic_shapes=True,
 )
-def replication_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> Any:
+def replication_pad(ctx: ConversionContext, x: Operand, padding: Sequence[Any]) -> ITensor:
     """Repeat the edge element."""
     return padded(ctx, ctx.tensor(x), padding, "replicate")
 
 
 @converter(aten._pad_circular.default, capability_validator=_accepts, supports_dynamic_shapes=True)
-def pad_circular(ctx: ConversionContext, x: Any, pad: Sequence[Any]) -> Any:
+def pad_circular(ctx: ConversionContext, x: Operand, pad: Sequence[Any]) -> ITensor:
     """Go on at the other end."""
     return padded(ctx, ctx.tensor(x), pad, "circular")
 
 
-def padded(ctx: ConversionContext, x: Any, counts: Sequence[Any], mode: str, value: Any = 0) -> Any:
+def padded(ctx: ConversionContext, x: ITensor, counts: Sequence[Any], mode: str, value: Any = 0) -> ITensor:
     """`x` with `counts` elements added before and after its dims: torch's order, the last dim first.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Priority, Reject, converter
+from trtcore.pack import CompileContext, ConversionContext, Operand, Priority, Reject, converter
 from trtcore_converters._checks import all_of, arguments, is_static, numeric, shape_of
 from trtcore_converters._spatial import spread
 from trtcore_converters._values import used_outputs
@@ -107,7 +107,7 @@ def _gatherable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     capability_validator=all_of(movable, numeric, _gatherable),
     supports_dynamic_shapes=True,
 )
-def max_pool_gathered(ctx: ConversionContext, x: Any, *settings: Any) -> Any:
+def max_pool_gathered(ctx: ConversionContext, x: Operand, *settings: Any) -> Any:
     """max_pool, max_pool_with_indices and adaptive_max_pool of any dtype, dilation and window sizes."""
     x = ctx.tensor(x)
     plan = _plan_of(ctx.node)

@@ -8,8 +8,18 @@ import torch
 import torch.onnx.ops  # registers the op
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, Requires, converter, node_arguments
+from trtcore.pack import (
+    CompileContext,
+    ConversionContext,
+    ITensor,
+    Operand,
+    Reject,
+    Requires,
+    converter,
+    node_arguments,
+)
 from trtcore_converters._checks import val
+from trtcore_converters._values import known_dim
 
 ROTARY_EMBEDDING: Any = torch.ops.onnx.RotaryEmbedding.opset23
 """torch's op for it: x (batch, heads, length, size), cosines and sines (batch, length, size / 2)."""
@@ -23,7 +33,7 @@ def _plain(node: fx.Node, ctx: CompileContext) -> bool | Reject:
             return Reject("the rotary layer takes x of shape (batch, heads, length, size)")
         if not x.is_floating_point() or (isinstance(cosines, torch.Tensor) and cosines.dtype != x.dtype):
             return Reject("the rotary layer takes x, cosines and sines of one floating-point dtype")
-        if not isinstance(x.shape[-1], int):
+        if known_dim(x.shape[-1]) is None:
             return Reject("the size of a head varies from call to call")
     if not isinstance(given["rotary_embedding_dim"], int):
         return Reject("the rotated part of a head varies from call to call")
@@ -34,11 +44,11 @@ def _plain(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     ROTARY_EMBEDDING,
     capability_validator=_plain,
     supports_dynamic_shapes=True,
-    requires=Requires(layers={"add_rotary_embedding"}),
+    requires=Requires(layers=frozenset({"add_rotary_embedding"})),
 )
 def rotary_embedding(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     cos_cache: Any,
     sin_cache: Any,
     position_ids: Any = None,
@@ -46,7 +56,7 @@ def rotary_embedding(
     interleaved: bool = False,
     num_heads: int = 0,
     rotary_embedding_dim: int = 0,
-) -> Any:
+) -> ITensor:
     """Pairs of the first `rotary_embedding_dim` features (0: all) of each head, turned by an angle.
 
     With `position_ids` (batch, length), cosines and sines are tables (positions, size / 2) that they choose from.

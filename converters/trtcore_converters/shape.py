@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    CompileContext,
+    ConversionContext,
+    Dim,
+    ITensor,
+    Operand,
+    Reject,
+    converter,
+    node_arguments,
+)
 from trtcore_converters._checks import all_of, is_static, val
 from trtcore_converters._values import known_dim, output, traced_dims, used_outputs
 
@@ -36,7 +45,7 @@ def _traced_shape(ctx: ConversionContext, name: str) -> Sequence[Any] | None:
     return tensor.shape if isinstance(tensor, torch.Tensor) else None
 
 
-def sizes(ctx: ConversionContext, x: Any, name: str = "self") -> list[Any]:
+def sizes(ctx: ConversionContext, x: Operand, name: str = "self") -> list[Dim]:
     """The dims of the argument `name`: ints wherever the trace has them, else int64 ITensors of shape (1,)."""
     traced = _traced_shape(ctx, name)
     if traced is None or len(traced) != ctx.rank(x):
@@ -47,7 +56,7 @@ def sizes(ctx: ConversionContext, x: Any, name: str = "self") -> list[Any]:
 # ---- other shapes ------------------------------------------------------------------------------------------
 
 
-def _reshape_to(ctx: ConversionContext, x: Any, dims: Sequence[Any]) -> Any:
+def _reshape_to(ctx: ConversionContext, x: Operand, dims: Sequence[Any]) -> ITensor:
     """`x` reshaped to the op's dims, with every dim that the trace knows as an int."""
     traced = output(ctx)
     if traced is not None and len(traced.shape) == len(dims):
@@ -61,13 +70,13 @@ def _reshape_to(ctx: ConversionContext, x: Any, dims: Sequence[Any]) -> Any:
     capability_validator=movable,
     supports_dynamic_shapes=True,
 )
-def reshape(ctx: ConversionContext, x: Any, dims: Sequence[Any]) -> Any:
+def reshape(ctx: ConversionContext, x: Operand, dims: Sequence[Any]) -> ITensor:
     """`x` in another shape, rows kept in order."""
     return _reshape_to(ctx, x, dims)
 
 
 @converter(aten.flatten.using_ints, capability_validator=movable, supports_dynamic_shapes=True)
-def flatten(ctx: ConversionContext, x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+def flatten(ctx: ConversionContext, x: Operand, start_dim: int = 0, end_dim: int = -1) -> ITensor:
     """Dims `start_dim` to `end_dim` as one."""
     dims = sizes(ctx, x)
     start, end = ctx.axis(start_dim, len(dims)), ctx.axis(end_dim, len(dims))
@@ -75,7 +84,7 @@ def flatten(ctx: ConversionContext, x: Any, start_dim: int = 0, end_dim: int = -
 
 
 @converter(aten.unflatten.int, capability_validator=movable, supports_dynamic_shapes=True)
-def unflatten(ctx: ConversionContext, x: Any, dim: int, dims: Sequence[Any]) -> Any:
+def unflatten(ctx: ConversionContext, x: Operand, dim: int, dims: Sequence[Any]) -> ITensor:
     """Dim `dim` as several."""
     own = sizes(ctx, x)
     dim = ctx.axis(dim, len(own))
@@ -83,14 +92,14 @@ def unflatten(ctx: ConversionContext, x: Any, dim: int, dims: Sequence[Any]) -> 
 
 
 @converter(aten.unsqueeze.default, capability_validator=movable, supports_dynamic_shapes=True)
-def unsqueeze(ctx: ConversionContext, x: Any, dim: int) -> Any:
+def unsqueeze(ctx: ConversionContext, x: Operand, dim: int) -> ITensor:
     """A new dim of one."""
     dims = sizes(ctx, x)
     dims.insert(dim % (len(dims) + 1), 1)
     return ctx.reshape(ctx.tensor(x), dims)
 
 
-def _squeezed(ctx: ConversionContext, x: Any, candidates: Sequence[int] | None) -> Any:
+def _squeezed(ctx: ConversionContext, x: Operand, candidates: Sequence[int] | None) -> ITensor:
     dims = sizes(ctx, x)
     chosen = range(len(dims)) if candidates is None else {ctx.axis(dim, len(dims)) for dim in candidates}
     return ctx.reshape(
@@ -103,19 +112,19 @@ def _is_one(ctx: ConversionContext, size: Any) -> bool:
 
 
 @converter(aten.squeeze.default, capability_validator=movable, supports_dynamic_shapes=True)
-def squeeze(ctx: ConversionContext, x: Any) -> Any:
+def squeeze(ctx: ConversionContext, x: Operand) -> ITensor:
     """Without the dims of one."""
     return _squeezed(ctx, x, None)
 
 
 @converter(aten.squeeze.dim, capability_validator=movable, supports_dynamic_shapes=True)
-def squeeze_dim(ctx: ConversionContext, x: Any, dim: int) -> Any:
+def squeeze_dim(ctx: ConversionContext, x: Operand, dim: int) -> ITensor:
     """Without dim `dim`, if it is one."""
     return _squeezed(ctx, x, [dim])
 
 
 @converter(aten.squeeze.dims, capability_validator=movable, supports_dynamic_shapes=True)
-def squeeze_dims(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
+def squeeze_dims(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITensor:
     """Without those of the `dims` that are one."""
     return _squeezed(ctx, x, dims)
 
@@ -124,13 +133,13 @@ def squeeze_dims(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
 
 
 @converter(aten.permute.default, capability_validator=movable, supports_dynamic_shapes=True)
-def permute(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
+def permute(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITensor:
     """Dims in another order."""
     return ctx.permute(ctx.tensor(x), dims)
 
 
 @converter(aten.transpose.int, capability_validator=movable, supports_dynamic_shapes=True)
-def transpose(ctx: ConversionContext, x: Any, dim0: int, dim1: int) -> Any:
+def transpose(ctx: ConversionContext, x: Operand, dim0: int, dim1: int) -> ITensor:
     """Two dims swapped."""
     order = list(range(ctx.rank(x)))
     if order:
@@ -144,7 +153,7 @@ def transpose(ctx: ConversionContext, x: Any, dim0: int, dim1: int) -> Any:
     capability_validator=movable,
     supports_dynamic_shapes=True,
 )
-def matrix_transpose(ctx: ConversionContext, x: Any) -> Any:
+def matrix_transpose(ctx: ConversionContext, x: Operand) -> ITensor:
     """The dims of a matrix (or of a batch of them) swapped; ``T`` of more dims reverses all of them."""
     order = list(range(ctx.rank(x)))
     if ctx.node.target is aten.numpy_T.default:
@@ -158,7 +167,7 @@ def matrix_transpose(ctx: ConversionContext, x: Any) -> Any:
 
 
 @converter(aten.expand.default, capability_validator=movable, supports_dynamic_shapes=True)
-def expand(ctx: ConversionContext, x: Any, dims: Sequence[Any], *, implicit: bool = False) -> Any:
+def expand(ctx: ConversionContext, x: Operand, dims: Sequence[Any], *, implicit: bool = False) -> ITensor:
     """Dims of one stretched; -1 keeps a dim, new dims come first."""
     traced, own = output(ctx), _traced_shape(ctx, "self")
     x = ctx.tensor(x)
@@ -194,7 +203,7 @@ def _static_when_repeated(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     capability_validator=all_of(movable, _static_when_repeated),
     supports_dynamic_shapes=True,
 )
-def repeat(ctx: ConversionContext, x: Any, repeats: Sequence[int]) -> Any:
+def repeat(ctx: ConversionContext, x: Operand, repeats: Sequence[int]) -> ITensor:
     """`x` laid side by side, `repeats` times per dim; new dims come first."""
     x = ctx.unsqueeze_to(ctx.tensor(x), len(repeats))
     for dim, times in enumerate(repeats):
@@ -213,7 +222,7 @@ def repeat(ctx: ConversionContext, x: Any, repeats: Sequence[int]) -> Any:
 # ---- parts -------------------------------------------------------------------------------------------------
 
 
-def cut(ctx: ConversionContext, x: Any, dim: int, start: Any, size: Any, step: Any = 1) -> Any:
+def cut(ctx: ConversionContext, x: ITensor, dim: int, start: Any, size: Any, step: Any = 1) -> ITensor:
     """`size` slices of `x` along `dim` from `start` on, which is in range."""
     dims = ctx.dims_of(x)
     starts, steps = [0] * len(dims), [1] * len(dims)
@@ -221,7 +230,7 @@ def cut(ctx: ConversionContext, x: Any, dim: int, start: Any, size: Any, step: A
     return ctx.slice(x, starts, dims, steps)
 
 
-def bounded(ctx: ConversionContext, position: Any, name: str, size: Any) -> Any:
+def bounded(ctx: ConversionContext, position: Any, name: str, size: Any) -> Dim:
     """A slice's start or end as torch reads it: from the end if negative, at least 0, at most `size`."""
     if not ctx.is_tensor(position):
         position = int(position)
@@ -251,8 +260,8 @@ def _never_negative(ctx: ConversionContext, name: str) -> bool:
 
 @converter(aten.slice.Tensor, capability_validator=movable, supports_dynamic_shapes=True)
 def slice_(
-    ctx: ConversionContext, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1
-) -> Any:
+    ctx: ConversionContext, x: Operand, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1
+) -> ITensor:
     """``x[start:end:step]`` along `dim`."""
     x = ctx.tensor(x)
     dim = ctx.axis(dim, ctx.rank(x))
@@ -270,7 +279,7 @@ def slice_(
     return cut(ctx, x, dim, first, _length(ctx, dim, size, first, end, step), step)
 
 
-def _length(ctx: ConversionContext, dim: int, size: Any, first: Any, end: Any, step: Any) -> Any:
+def _length(ctx: ConversionContext, dim: int, size: Any, first: Any, end: Any, step: Any) -> Dim:
     """How many slices there are: what the trace says, where the sizes there are known to the engine."""
     made = output(ctx)
     if made is not None:
@@ -286,7 +295,7 @@ def _length(ctx: ConversionContext, dim: int, size: Any, first: Any, end: Any, s
 
 
 @converter(aten.select.int, capability_validator=movable, supports_dynamic_shapes=True)
-def select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
+def select(ctx: ConversionContext, x: Operand, dim: int, index: Dim) -> ITensor:
     """``x[index]`` along `dim`, which goes."""
     x = ctx.tensor(x)
     dim = ctx.axis(dim, ctx.rank(x))
@@ -296,14 +305,14 @@ def select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
 
 
 @converter([aten.narrow.default], capability_validator=movable, supports_dynamic_shapes=True)
-def narrow(ctx: ConversionContext, x: Any, dim: int, start: Any, length: Any) -> Any:
+def narrow(ctx: ConversionContext, x: Operand, dim: int, start: Any, length: Any) -> ITensor:
     """`length` slices from `start` on."""
     x = ctx.tensor(x)
     dim = ctx.axis(dim, ctx.rank(x))
     return cut(ctx, x, dim, bounded(ctx, start, "start", ctx.dim(x, dim)), length)
 
 
-def _pieces(ctx: ConversionContext, x: Any, dim: int, lengths: Sequence[Any]) -> list[Any]:
+def _pieces(ctx: ConversionContext, x: Operand, dim: int, lengths: Sequence[Any]) -> list[ITensor]:
     """Consecutive parts of `x` along `dim`; None for those that nobody takes."""
     x = ctx.tensor(x)
     dim = ctx.axis(dim, ctx.rank(x))
@@ -317,7 +326,7 @@ def _pieces(ctx: ConversionContext, x: Any, dim: int, lengths: Sequence[Any]) ->
     return parts
 
 
-def _traced_lengths(ctx: ConversionContext, dim: int) -> list[Any]:
+def _traced_lengths(ctx: ConversionContext, dim: int) -> list[Dim]:
     """The lengths of the parts along `dim`, from the trace."""
     return [traced_dims(ctx, [part.shape[dim]])[0] for part in ctx.node.meta["val"]]
 
@@ -339,7 +348,7 @@ def _known_parts(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     capability_validator=all_of(movable, _known_parts),
     supports_dynamic_shapes=True,
 )
-def split(ctx: ConversionContext, x: Any, size_or_chunks: Any, dim: int = 0) -> Any:
+def split(ctx: ConversionContext, x: Operand, size_or_chunks: Any, dim: int = 0) -> list[ITensor]:
     """Parts of one size, the last of them smaller."""
     return _pieces(ctx, x, dim, _traced_lengths(ctx, dim))
 
@@ -355,13 +364,13 @@ def split(ctx: ConversionContext, x: Any, size_or_chunks: Any, dim: int = 0) -> 
     capability_validator=all_of(movable, _known_parts),
     supports_dynamic_shapes=True,
 )
-def split_with_sizes(ctx: ConversionContext, x: Any, lengths: Any, dim: int = 0) -> Any:
+def split_with_sizes(ctx: ConversionContext, x: Operand, lengths: Any, dim: int = 0) -> list[ITensor]:
     """Parts of the given lengths."""
     return _pieces(ctx, x, dim, _traced_lengths(ctx, dim))
 
 
 @converter(aten.unbind.int, capability_validator=all_of(movable, _known_parts), supports_dynamic_shapes=True)
-def unbind(ctx: ConversionContext, x: Any, dim: int = 0) -> Any:
+def unbind(ctx: ConversionContext, x: Operand, dim: int = 0) -> list[ITensor | None]:
     """The slices along `dim`, without it."""
     x = ctx.tensor(x)
     used = used_outputs(ctx.node)
@@ -377,7 +386,7 @@ def unbind(ctx: ConversionContext, x: Any, dim: int = 0) -> Any:
 @converter(
     [aten.cat.default, aten.concat.default], capability_validator=movable, supports_dynamic_shapes=True
 )
-def cat(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> Any:
+def cat(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> ITensor:
     """The tensors one after the other; empty 1-D ones, which torch allows anywhere, are left out."""
     rank = max(ctx.rank(x) for x in tensors)
     made = output(ctx)
@@ -389,7 +398,7 @@ def cat(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> Any:
 
 
 @converter(aten.stack.default, capability_validator=movable, supports_dynamic_shapes=True)
-def stack(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> Any:
+def stack(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> ITensor:
     """The tensors along a new dim."""
     rank = ctx.rank(tensors[0]) + 1
     dim = ctx.axis(dim, rank)
@@ -407,7 +416,7 @@ def stack(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> Any:
 
 
 @converter(aten.flip.default, capability_validator=movable, supports_dynamic_shapes=True)
-def flip(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
+def flip(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITensor:
     """The `dims` backwards."""
     x = ctx.tensor(x)
     own = ctx.dims_of(x)
@@ -432,7 +441,7 @@ def _rolled_dims_static(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 @converter(
     aten.roll.default, capability_validator=all_of(movable, _rolled_dims_static), supports_dynamic_shapes=True
 )
-def roll(ctx: ConversionContext, x: Any, shifts: Sequence[int], dims: Sequence[int] = ()) -> Any:
+def roll(ctx: ConversionContext, x: Operand, shifts: Sequence[int], dims: Sequence[int] = ()) -> ITensor:
     """Elements moved by `shifts` along `dims`, round and round; without dims along the flattened tensor."""
     x = ctx.tensor(x)
     if not dims:
@@ -450,7 +459,7 @@ def roll(ctx: ConversionContext, x: Any, shifts: Sequence[int], dims: Sequence[i
 # ---- nothing at all ----------------------------------------------------------------------------------------
 
 
-def _identity(ctx: ConversionContext, x: Any, *_: Any, **__: Any) -> Any:
+def _identity(ctx: ConversionContext, x: Operand, *_: Any, **__: Any) -> ITensor:
     return ctx.tensor(x)
 
 
@@ -481,6 +490,6 @@ def _inactive(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     capability_validator=_inactive,
     supports_dynamic_shapes=True,
 )
-def dropout(ctx: ConversionContext, x: Any, p: float, train: bool) -> Any:
+def dropout(ctx: ConversionContext, x: Operand, p: float, train: bool) -> ITensor:
     """Nothing, at inference."""
     return ctx.tensor(x)

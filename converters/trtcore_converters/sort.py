@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import CompileContext, ConversionContext, ITensor, Operand, Reject, converter
 from trtcore_converters._checks import all_of, arguments, numeric, shape_of
 from trtcore_converters._values import most
 from trtcore_converters.creation import filled
@@ -41,14 +41,16 @@ def _length(shape: Sequence[Any] | None, dim: int) -> Any:
 
 @converter(aten.topk.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
 def topk(
-    ctx: ConversionContext, x: Any, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> tuple[Any, Any]:
+    ctx: ConversionContext, x: Operand, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[ITensor, ITensor]:
     """The k largest or smallest elements along a dim, always sorted, and their indices."""
     return _top(ctx, ctx.tensor(x), k, dim, largest)
 
 
 @converter(aten.sort.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
-def sort(ctx: ConversionContext, x: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
+def sort(
+    ctx: ConversionContext, x: Operand, dim: int = -1, descending: bool = False
+) -> tuple[ITensor, ITensor]:
     """All elements along a dim in order, and their indices."""
     x = ctx.tensor(x)
     return _top(ctx, x, ctx.dim(x, dim) if ctx.rank(x) else 1, dim, descending)
@@ -56,8 +58,8 @@ def sort(ctx: ConversionContext, x: Any, dim: int = -1, descending: bool = False
 
 @converter(aten.sort.stable, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
 def sort_stable(
-    ctx: ConversionContext, x: Any, *, stable: bool | None, dim: int = -1, descending: bool = False
-) -> tuple[Any, Any]:
+    ctx: ConversionContext, x: Operand, *, stable: bool | None, dim: int = -1, descending: bool = False
+) -> tuple[ITensor, ITensor]:
     """`sort`, whose order is stable anyway."""
     return sort(ctx, x, dim, descending)
 
@@ -65,7 +67,7 @@ def sort_stable(
 @converter(
     aten.argsort.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True
 )
-def argsort(ctx: ConversionContext, x: Any, dim: int = -1, descending: bool = False) -> Any:
+def argsort(ctx: ConversionContext, x: Operand, dim: int = -1, descending: bool = False) -> ITensor:
     """The indices of `sort`."""
     return sort(ctx, x, dim, descending)[1]
 
@@ -74,13 +76,13 @@ def argsort(ctx: ConversionContext, x: Any, dim: int = -1, descending: bool = Fa
     aten.argsort.stable, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True
 )
 def argsort_stable(
-    ctx: ConversionContext, x: Any, *, stable: bool, dim: int = -1, descending: bool = False
-) -> Any:
+    ctx: ConversionContext, x: Operand, *, stable: bool, dim: int = -1, descending: bool = False
+) -> ITensor:
     """The indices of `sort`."""
     return sort(ctx, x, dim, descending)[1]
 
 
-def _top(ctx: ConversionContext, x: Any, k: Any, dim: int, largest: bool) -> tuple[Any, Any]:
+def _top(ctx: ConversionContext, x: ITensor, k: Any, dim: int, largest: bool) -> tuple[ITensor, ITensor]:
     dtype = ctx.dtype(x)
     if ctx.rank(x) == 0:
         return x, ctx.constant(0, torch.int64)

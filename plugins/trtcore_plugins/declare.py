@@ -270,7 +270,8 @@ class TritonPlugin(OpPlugin):
             raise ValueError(
                 f"{self.name}: its tensors must be on one device, and are on {devices or 'none'}"
             )
-        return devices.pop()
+        device: torch.device = devices.pop()
+        return device
 
     def _interprets(self) -> bool:
         try:

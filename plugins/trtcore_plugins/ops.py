@@ -193,7 +193,8 @@ def _disagreement(
 
 def _sizes_in_range(tensors: Sequence[torch.Tensor]) -> Iterator[Any]:
     """Functions from a size of these tensors to an int, for some choices of the symbols in them."""
-    sizes = [size.node for tensor in tensors for size in tensor.shape if isinstance(size, torch.SymInt)]
+    traced: list[Any] = [size for tensor in tensors for size in tensor.shape]
+    sizes = [size.node for size in traced if isinstance(size, torch.SymInt)]
     symbols = sorted({symbol for node in sizes for symbol in node.expr.free_symbols}, key=str)
     randoms = random.Random(0)
     for which in range(_CHECKED_SIZES if symbols else 1):

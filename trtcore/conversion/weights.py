@@ -87,6 +87,10 @@ class WeightStore:
         Args:
             layer: the layer, already of its own class (``IConstantLayer`` ...).
             type_name: its LayerType name.
+
+        Raises:
+            ConversionError: it was given weights that this store did not make and that cannot be read back (those
+                that NumPy has, which can, are read from the layer); or more than one of them fits.
         """
         for role in self.ROLES.get(type_name, ()):
             if (layer_index, role) in self._of_layer:
@@ -95,6 +99,12 @@ class WeightStore:
             found = self._find(given)
             if found is not None:
                 self._of_layer[layer_index, role] = found
+            elif isinstance(given, self._backend.trt.Weights) and given.size:
+                raise ConversionError(
+                    f"the {role} of layer {layer.name!r} are {given.size} x {given.dtype} that were not made with "
+                    "ctx.weights(tensor): TensorRT shows no data of that type, so that nobody can read it back",
+                    advice="make them with ctx.weights(tensor), or the whole layer with ctx.constant(tensor)",
+                )
 
     def _find(self, given: Any) -> torch.Tensor | None:
         trt = self._backend.trt
