@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import sympy
 import torch
 from torch.fx import Graph, Node
 
+from trtcore.ir.expressions import parse
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.symbols import expression_of
 
@@ -161,10 +163,14 @@ class FakeValues:
         return spec
 
     def size(self, expression: Any) -> Any:
-        """An int, or a SymInt of this expression."""
+        """An int, or a SymInt of this expression (sympy's, or a text of `trtcore.ir.expressions`)."""
         if isinstance(expression, int):
             return expression
-        import sympy
+        if isinstance(expression, str):
+            parsed = parse(expression)
+            return parsed.evaluate(
+                {name: self.size(sympy.Symbol(name, integer=True)) for name in parsed.symbols}
+            )
         from torch.utils._sympy.value_ranges import ValueRanges
 
         values = {}

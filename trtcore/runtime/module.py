@@ -80,11 +80,17 @@ class CompiledModule(torch.fx.GraphModule):
 
 def rebuilt(state: ModuleState) -> CompiledModule:
     """A compiled module from what its pickle holds."""
-    graph_module = restored(state)
-    module = CompiledModule(graph_module, graph_module.graph, class_name=state.class_name)
     report = None if state.report is None else Report.from_json(state.report)
-    module._finish(report, state.check)
-    return module.train(state.training)  # type: ignore[no-any-return]
+    return module_of(restored(state), state.class_name, report, state.check).train(state.training)
+
+
+def module_of(
+    graph_module: torch.fx.GraphModule, name: str, report: Report | None, check: InputCheck | None
+) -> CompiledModule:
+    """A hybrid graph that has its calling convention already, as a compiled module."""
+    module = CompiledModule(graph_module, graph_module.graph, class_name=name)
+    module._finish(report, check)
+    return module.eval()
 
 
 _module_call = torch.nn.Module.__call__  # traces put another in its place

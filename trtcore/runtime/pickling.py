@@ -80,7 +80,7 @@ def state_of(module: GraphModule, check: InputCheck | None, report: Report | Non
         if name in attributes
     }
     return ModuleState(
-        tuple(node_data(node, _encoded) for node in module.graph.nodes), attributes, buffers, _ranges(module),
+        tuple(node_data(node, _encoded) for node in module.graph.nodes), attributes, buffers, symbol_ranges_of(module),
         module.graph._codegen, check, None if report is None else report.to_json(indent=None), type(module).__name__,
         module.training,
     )  # fmt: skip
@@ -124,7 +124,7 @@ def _decoded(target: Any) -> Any:
     return target
 
 
-def _ranges(module: GraphModule) -> dict[str, SymbolRange]:
+def symbol_ranges_of(module: GraphModule) -> dict[str, SymbolRange]:
     """Of every symbol in the placeholders' FakeTensors: what the trace knew of it."""
     found: dict[str, SymbolRange] = {}
     for node in module.graph.find_nodes(op="placeholder"):
