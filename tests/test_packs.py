@@ -20,16 +20,17 @@ import torch
 from trtcore.context import CompileContext, Event
 from trtcore.errors import PackError, SettingsError
 from trtcore.packs import loading as packs
+from trtcore.packs.declare import converter, converters_in, scoped_registry
 from trtcore.packs.hookspecs import hookimpl
+from trtcore.packs.listing import describe_packs
 from trtcore.packs.loading import (
     PackWarning,
     build_registry,
-    describe_packs,
     load_packs,
     process_converters,
     register_pack,
 )
-from trtcore.packs.registry import Converter, Scope, converter, converters_in, scoped_registry
+from trtcore.packs.model import Converter, Scope
 from trtcore.settings import CompilationSettings
 
 RELU = torch.ops.aten.relu.default
@@ -287,7 +288,8 @@ def test_a_blocked_pack_is_not_imported(site: Site, monkeypatch: Any, name: str,
     free = site.add("beta", name="slow")
     if how == "environment":
         monkeypatch.setenv("TRTCORE_DISABLE_PACKS", f"trtcore, {name}")
-        found = load()
+        found, messages = load_and_warn()
+        assert ["'other'" in message for message in messages] == [True] * name.startswith("other")
         source = "TRTCORE_DISABLE_PACKS"
     else:
         found = load(name.rpartition(", ")[2])
@@ -304,7 +306,28 @@ def test_a_blocked_pack_is_not_imported(site: Site, monkeypatch: Any, name: str,
 def test_other_names_block_nothing(site: Site, monkeypatch: Any, name: str) -> None:
     site.add("acme-tools", name="fast")
     monkeypatch.setenv("TRTCORE_DISABLE_PACKS", f"trtcore,{name}")
-    assert load()["acme-tools:fast"].info.status == "loaded"
+    found, messages = load_and_warn()
+    assert found["acme-tools:fast"].info.status == "loaded"
+    assert [f"TRTCORE_DISABLE_PACKS names {name!r}" in message for message in messages] == [True] * bool(name)
+    if name in ("fas", "acme-tools:slow"):
+        assert "did you mean fast" in messages[0] or "acme-tools:fast" in messages[0]
+
+
+def test_a_stranger_in_the_environment_is_told_once(site: Site, monkeypatch: Any) -> None:
+    site.add("acme")
+    monkeypatch.setenv("TRTCORE_DISABLE_PACKS", "trtcore,acmee")
+    assert len(load_and_warn()[1]) == 1
+    assert load_and_warn()[1] == []
+
+
+@pytest.mark.parametrize("value", ["yes", "none", "built-in", "2"])
+def test_a_value_for_autoload_that_means_nothing_is_refused(site: Site, monkeypatch: Any, value: str) -> None:
+    module = site.add("acme")
+    monkeypatch.setenv("TRTCORE_PACK_AUTOLOAD", value)
+    with pytest.raises(SettingsError, match=f"TRTCORE_PACK_AUTOLOAD='{value}'") as caught:
+        load_packs()
+    assert "builtin" in str(caught.value.advice)
+    assert module not in sys.modules
 
 
 def test_a_compile_that_disables_a_loaded_pack_leaves_other_compiles_alone(site: Site) -> None:

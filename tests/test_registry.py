@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import operator
 import threading
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,23 +19,12 @@ from torch._subclasses import FakeTensorMode
 
 from trtcore.context import CompileContext
 from trtcore.errors import ConversionError, PackError, SettingsError
-from trtcore.packs.declare import PROCESS
+from trtcore.ir.ops import target_name
+from trtcore.ir.schema import node_arguments
+from trtcore.packs.declare import PROCESS, converter, converters_in, scoped_registry
 from trtcore.packs.loading import LoadedPack, PackWarning, forget_packs
-from trtcore.packs.registry import (
-    Converter,
-    ConverterRegistry,
-    LoweringPass,
-    PackInfo,
-    Priority,
-    Reject,
-    Requires,
-    Scope,
-    converter,
-    converters_in,
-    node_arguments,
-    scoped_registry,
-    target_name,
-)
+from trtcore.packs.model import Converter, LoweringPass, PackInfo, Priority, Reject, Requires, Scope
+from trtcore.packs.registry import ConverterRegistry
 from trtcore.settings import CompilationSettings
 
 aten = torch.ops.aten
@@ -78,7 +67,7 @@ def pack(identity: str, *converters: Converter, **contributions: Any) -> LoadedP
     distribution, _, name = identity.partition(":")
     scope = Scope.BUILT_IN if distribution == "trtcore" else Scope.THIRD_PARTY
     info = PackInfo(distribution, "1.0", name, scope)
-    owned = tuple(replace(c, pack=info, scope=scope, order=i) for i, c in enumerate(converters))
+    owned = tuple(attrs.evolve(c, pack=info, scope=scope, order=i) for i, c in enumerate(converters))
     return LoadedPack(info, converters=owned, **contributions)
 
 

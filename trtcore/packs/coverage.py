@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trtcore.errors import BackendUnavailableError, InputError, PackError, SettingsError
+from trtcore.errors import BackendUnavailableError, InputError, PackError, SettingsError, shown
 from trtcore.ir.graphs import is_composite
-from trtcore.ir.ops import find_target, resolve_target, target_name
-from trtcore.packs.declare import Converter, Requires
+from trtcore.ir.ops import find_target, op_name, resolve_target
+from trtcore.packs.model import Converter, Requires
 from trtcore.packs.patterns import Pattern
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def describe_ops() -> list[dict[str, Any]]:
         by, pack = _fate(target, found, owners)
         rows.append(
             {
-                "op": target_name(target),
+                "op": op_name(target),
                 "by": by,
                 "pack": pack,
                 "converters": len(found),
@@ -69,7 +69,7 @@ def describe_op(name: str) -> list[dict[str, Any]]:
     backend, target = _backend(registry)
     described = [
         {
-            "op": target_name(op),
+            "op": op_name(op),
             **dict(zip(("by", "pack"), _fate(op, registry.candidates(op), owners))),
             "note": "",
             "candidates": [
@@ -81,8 +81,8 @@ def describe_op(name: str) -> list[dict[str, Any]]:
     ]
     wanted = name.replace("::", ".")
     for one, reason in registry.unknown:
-        if target_name(one.target) in (wanted, wanted.rpartition(".")[0]):
-            row = {"op": target_name(one.target), "by": "torch", "pack": "", "note": reason}
+        if op_name(one.target) in (wanted, wanted.rpartition(".")[0]):
+            row = {"op": op_name(one.target), "by": "torch", "pack": "", "note": reason}
             described.append({**row, "candidates": [_described(one, "", backend, target)]})
     if not described:
         raise InputError(f"no op {name!r} is known to torch or to any pack", advice=_advice(name))
@@ -146,9 +146,9 @@ def _core_ops() -> Iterable[Any]:
 def _named(name: str, registry: ConverterRegistry) -> list[Any]:
     """The ops that a name means: those with converters, else the functional overloads."""
     wanted = name.removeprefix("torch.ops.").replace("::", ".")
-    found = [op for op in registry.targets if wanted in (target_name(op), target_name(op).rpartition(".")[0])]
+    found = [op for op in registry.targets if wanted in (op_name(op), op_name(op).rpartition(".")[0])]
     if found:
-        return sorted(found, key=target_name)
+        return sorted(found, key=op_name)
     try:
         resolved = resolve_target(wanted)
         packet = resolved.replace("::", ".").split(".")
@@ -162,10 +162,10 @@ def _named(name: str, registry: ConverterRegistry) -> list[Any]:
 
 
 def _advice(name: str) -> str:
-    from trtcore.settings import op_name
+    from trtcore.settings import op_name as read_name
 
     try:
-        op_name(name)
+        read_name(name)
     except SettingsError as error:
         return error.advice or ""
     return "import the library that defines it, or install the pack that converts it"
@@ -177,7 +177,7 @@ def _described(one: Converter, place: str, backend: Backend | None, target: Targ
         try:
             unmet = one.requires.check(backend, target)
         except Exception as error:  # an unknown feature, or a probe that fails: told, as in a compile
-            unmet = f"its requirements could not be checked: {error!r}"
+            unmet = f"its requirements could not be checked: {shown(error)}"
     return {
         "converter": one.name,
         "source": one.source,
@@ -196,7 +196,7 @@ def _described(one: Converter, place: str, backend: Backend | None, target: Targ
 def _requirements(requires: Requires) -> str:
     parts = [f"layer {layer}" for layer in sorted(requires.layers)]
     parts += ["plugin layers"] if requires.plugins else []
-    parts += [f"{name} {text}".strip() for name, text in requires._ranges()]
+    parts += [f"{name} {text}".strip() for name, text in requires.ranges]
     parts += [str(dtype) for dtype in sorted(requires.dtypes, key=str)]
     return ", ".join([*parts, *requires.features])
 
