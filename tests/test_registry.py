@@ -23,7 +23,16 @@ from trtcore.ir.ops import target_name
 from trtcore.ir.schema import node_arguments
 from trtcore.packs.declare import PROCESS, converter, converters_in, scoped_registry
 from trtcore.packs.loading import LoadedPack, PackWarning, forget_packs
-from trtcore.packs.model import Converter, LoweringPass, PackInfo, Priority, Reject, Requires, Scope
+from trtcore.packs.model import (
+    Converter,
+    LoweringPass,
+    NodeContext,
+    PackInfo,
+    Priority,
+    Reject,
+    Requires,
+    Scope,
+)
 from trtcore.packs.registry import ConverterRegistry
 from trtcore.settings import CompilationSettings
 
@@ -114,7 +123,8 @@ def only_reason(one: Converter, node: fx.Node | None = None, **options: Any) -> 
     registry = ConverterRegistry.build([pack("acme:p", one)])
     selection = registry.select(node or relu_node(), context(registry, **options))
     assert selection.chosen is None
-    assert [c.verdict for c in selection.candidates] == ["rejected"]
+    assert [c.verdict.outcome for c in selection.candidates] == ["rejected"]
+    assert selection.candidates[0].verdict is selection.verdict
     assert selection.candidates[0].reason == selection.reason
     return selection.reason
 
@@ -296,7 +306,7 @@ def test_a_pinned_converter_that_says_no_leaves_the_node_to_the_next() -> None:
     selection = registry.select(relu_node(), context(registry))
     assert str(selection.chosen) == "b:b:b"
     assert [(c.verdict, c.reason) for c in selection.candidates] == [
-        ("rejected", "only on Sundays"),
+        ("validator", "only on Sundays"),
         ("chosen", ""),
     ]
 
@@ -587,7 +597,11 @@ def test_a_validator_gets_the_node_and_the_context() -> None:
     registry = ConverterRegistry.build([pack("a:a", one)])
     node, ctx = relu_node(), context(registry)
     assert registry.select(node, ctx).chosen is not None
-    assert seen == [(node, ctx)]
+    ((asked, given),) = seen
+    assert asked is node
+    assert isinstance(given, NodeContext)
+    assert (given.settings, given.backend, given.target) == (ctx.settings, ctx.backend, ctx.target)
+    assert given is ctx.for_validators  # made once per compile
 
 
 def test_several_rejections_name_their_converters() -> None:

@@ -25,17 +25,18 @@ def describe_ops() -> list[dict[str, Any]]:
     """Every op that a pack converts or decomposes, and every core ATen op, as ``trtcore ops`` lists them.
 
     Returns:
-        Per op, by name: ``op``, ``by`` ("converter", "pattern", "decomposition", "torch's decomposition" or "torch"),
-        ``pack`` (of the first converter or of the decomposition), ``converters`` (how many), ``dynamic`` (whether
+        Per op, by name: ``op``, ``by`` ("converter", "pattern", "decomposition", "torch's decomposition", "refused"
+        (a pack says that no converter can help) or "torch"), ``pack`` (of the first converter, of the decomposition or
+        of the refusal), ``converters`` (how many), ``dynamic`` (whether
         one of them takes dynamic shapes), ``core`` (whether it is a core ATen op).
     """
     registry = _registry()
     owners = _decomposition_owners(registry)
     core = dict.fromkeys(_core_ops())
     rows = []
-    for target in {**dict.fromkeys(registry.targets), **dict.fromkeys(owners), **core}:
+    for target in {**dict.fromkeys(registry.targets), **dict.fromkeys(owners), **_refused(registry), **core}:
         found = registry.candidates(target)
-        by, pack = _fate(target, found, owners)
+        by, pack = _fate(target, registry, owners)
         rows.append(
             {
                 "op": op_name(target),
@@ -56,7 +57,8 @@ def describe_op(name: str) -> list[dict[str, Any]]:
         name: ``aten.gelu`` (all overloads), ``aten.gelu.default``, ``torchvision::nms``.
 
     Returns:
-        Per overload: ``op``, ``by``, ``pack`` as in `describe_ops`; ``note`` (why a converter of it waits, say);
+        Per overload: ``op``, ``by``, ``pack`` as in `describe_ops`; ``note`` (why a pack refuses it, or why a converter
+        of it waits);
         ``candidates``, best first: ``converter``, ``source``, ``version``, ``scope``, ``priority``, ``dynamic``,
         ``validator``, ``requires`` (text), ``unmet`` (why the backend does not hold them; None where they hold, or
         cannot be asked), ``place`` (why it stands behind the one before) and ``defined`` (file and line).
@@ -70,8 +72,8 @@ def describe_op(name: str) -> list[dict[str, Any]]:
     described = [
         {
             "op": op_name(op),
-            **dict(zip(("by", "pack"), _fate(op, registry.candidates(op), owners))),
-            "note": "",
+            **dict(zip(("by", "pack"), _fate(op, registry, owners))),
+            "note": refusal.reason if (refusal := registry.refusal(op)) is not None else "",
             "candidates": [
                 _described(one, place, backend, target)
                 for one, place in zip(registry.candidates(op), registry.places(op))
@@ -124,11 +126,19 @@ def _decomposition_owners(registry: ConverterRegistry) -> dict[Any, str]:
     return owners
 
 
-def _fate(op: Any, found: tuple[Converter, ...], owners: Mapping[Any, str]) -> tuple[str, str]:
+def _refused(registry: ConverterRegistry) -> dict[Any, None]:
+    return dict.fromkeys(find_target(one.target) for one in registry.refusals)
+
+
+def _fate(op: Any, registry: ConverterRegistry, owners: Mapping[Any, str]) -> tuple[str, str]:
+    found = registry.candidates(op)
     if found:
         return ("pattern" if isinstance(op, Pattern) else "converter"), found[0].source
     if op in owners:
         return "decomposition", owners[op]
+    refusal = registry.refusal(op)
+    if refusal is not None:
+        return "refused", refusal.pack.id if refusal.pack is not None else ""
     if isinstance(op, torch._ops.OpOverload) and is_composite(op):
         return "torch's decomposition", ""
     return "torch", ""
@@ -146,7 +156,8 @@ def _core_ops() -> Iterable[Any]:
 def _named(name: str, registry: ConverterRegistry) -> list[Any]:
     """The ops that a name means: those with converters, else the functional overloads."""
     wanted = name.removeprefix("torch.ops.").replace("::", ".")
-    found = [op for op in registry.targets if wanted in (op_name(op), op_name(op).rpartition(".")[0])]
+    known = {**dict.fromkeys(registry.targets), **_refused(registry)}
+    found = [op for op in known if wanted in (op_name(op), op_name(op).rpartition(".")[0])]
     if found:
         return sorted(found, key=op_name)
     try:
