@@ -174,9 +174,9 @@ def __getattr__(name: str) -> Any:
         from trtcore.packs.deprecation import NAMES
 
         if name in NAMES:  # not kept in this module, so that every user is told
-            home, deprecation = NAMES[name]
+            home, deprecation, there = NAMES[name]
             deprecation.warn()
-            return getattr(importlib.import_module(home), name)
+            return getattr(importlib.import_module(home), there)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value

@@ -53,8 +53,8 @@ def _of_node_context(name: str) -> Deprecation:
     )
 
 
-NAMES: dict[str, tuple[str, Deprecation]] = {}
-"""Name of `trtcore.pack` -> (module that has it, deprecation)."""
+NAMES: dict[str, tuple[str, Deprecation, str]] = {}
+"""Name of `trtcore.pack` -> (module that has it, deprecation, its name there)."""
 
 HOOKS: dict[str, Deprecation] = {}
 HOOK_ARGUMENTS: dict[str, dict[str, Deprecation]] = {}
@@ -67,7 +67,7 @@ NODE_CONTEXT: dict[str, Deprecation] = {
 
 def every() -> Iterator[Deprecation]:
     """All that is deprecated, for the test that nothing outlives its version."""
-    yield from (deprecation for _, deprecation in NAMES.values())
+    yield from (deprecation for _, deprecation, _ in NAMES.values())
     yield from HOOKS.values()
     for arguments in HOOK_ARGUMENTS.values():
         yield from arguments.values()

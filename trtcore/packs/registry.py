@@ -301,14 +301,11 @@ class ConverterRegistry:
         others = self._overloads.get(family)
         if others:
             yield f"there is one for {', '.join(others)}"
-        waiting = {op_name(one.target): one for one, _ in self.unknown}
+        waiting = {op_name(one.target): f"{one} waits: {reason}" for one, reason in self.unknown}
         for near in dict.fromkeys(
             hit for own in (family, name) for hit in difflib.get_close_matches(own, waiting, n=1, cutoff=0.8)
         ):
-            yield (
-                f"the converter {waiting[near]} waits for {waiting[near].target}, which nothing has registered: "
-                "is its name misspelled?"
-            )
+            yield f"{waiting[near]}; is its name misspelled?"
 
     def _left_out(self) -> Iterable[str]:
         packs = [
