@@ -11,6 +11,7 @@ from torch import fx
 from trtcore.pack import (
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,

@@ -12,6 +12,7 @@ from torch import fx
 from trtcore.pack import (
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,

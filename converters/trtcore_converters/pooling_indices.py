@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import ConversionContext, Operand, Priority, Reject, converter
+from trtcore.pack import ConversionContext, NodeContext, Operand, Priority, Reject, converter
 from trtcore_converters._checks import all_of, arguments, is_static, numeric, shape_of
 from trtcore_converters._spatial import spread
 from trtcore_converters._values import used_outputs

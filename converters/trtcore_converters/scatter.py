@@ -15,6 +15,7 @@ from trtcore.pack import (
     ConversionContext,
     Dim,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,
