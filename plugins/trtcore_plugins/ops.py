@@ -7,10 +7,10 @@ import random
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import attrs
 import torch
 from torch import fx
 
@@ -314,7 +314,7 @@ def generate_converter(
 ) -> Converter:
     """Make the converter that places the plugin of a torch op; see `generate_plugin`."""
     plugin = generate_plugin(op, combinations=combinations, priority=priority)
-    return replace(plugin.converter, plugin=plugin)
+    return attrs.evolve(plugin.converter, plugin=plugin)
 
 
 def custom_op(

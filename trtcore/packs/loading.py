@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trtcore.errors import PackError, shown
 from trtcore.packs.declare import PROCESS
@@ -62,6 +62,7 @@ __all__ = [
 ]
 
 IN_PROCESS = "in-process"
+_T = TypeVar("_T")
 
 
 class _Process:
@@ -192,12 +193,9 @@ def find_backend(name: str, packs: Iterable[str] = ()) -> Backend | None:
     return _find(packs, lambda pack: (one for one in pack.backends if one.name == name))
 
 
-def _find(packs: Iterable[str], of: Callable[[LoadedPack], Iterable[Any]]) -> Any:
-    for load in (lambda: load_named(packs), load_packs):
-        for pack in load():
-            for one in of(pack):
-                return one
-    return None
+def _find(packs: Iterable[str], of: Callable[[LoadedPack], Iterable[_T]]) -> _T | None:
+    loads: tuple[Callable[[], Iterable[LoadedPack]], ...] = (lambda: load_named(packs), load_packs)
+    return next((one for load in loads for pack in load() for one in of(pack)), None)
 
 
 def providers(backend: str) -> dict[str, tuple[PackInfo, ...]]:
