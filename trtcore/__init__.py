@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trtcore.archive import load, save
     from trtcore.errors import TrtcoreError
     from trtcore.ir.inputs import Input
-    from trtcore.packs.registry import scoped_registry
+    from trtcore.packs.declare import scoped_registry
     from trtcore.report.data import Report
     from trtcore.settings import CompilationSettings
 
@@ -37,7 +37,7 @@ _HOMES = {
     "CompilationSettings": "trtcore.settings",
     "Report": "trtcore.report.data",
     "TrtcoreError": "trtcore.errors",
-    "scoped_registry": "trtcore.packs.registry",
+    "scoped_registry": "trtcore.packs.declare",
 }
 _MODULES = ("dynamo", "errors", "pack", "runtime", "testing")
 

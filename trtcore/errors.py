@@ -7,8 +7,26 @@ is the text for a person.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+
+def shown(value: object, how: Callable[[Any], str] = repr) -> str:
+    """``repr`` (or `how`) of somebody else's value or exception, whose own code for it may raise.
+
+    Example:
+        >>> class Mute(ValueError):
+        ...     def __str__(self): raise RuntimeError
+        >>> shown(ValueError("no")), shown(Mute(), str)
+        ("ValueError('no')", '<Mute, whose text cannot be made>')
+    """
+    try:
+        text = how(value)
+        return text if isinstance(text, str) else str(text)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException:
+        return f"<{type(value).__name__}, whose text cannot be made>"
 
 
 class TrtcoreError(Exception):

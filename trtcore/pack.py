@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         host_platform,
         no_gpu_reason,
     )
-    from trtcore.context import CompileContext, Event
+    from trtcore.context import CompileContext
     from trtcore.conversion.context import ConversionContext
     from trtcore.conversion.tensors import Dim, ITensor, Operand
     from trtcore.errors import (
@@ -39,26 +39,28 @@ if TYPE_CHECKING:
         SettingsError,
         TrtcoreError,
     )
+    from trtcore.events import Event
     from trtcore.ir.provenance import module_path
     from trtcore.ir.schema import node_arguments, parameters_of
     from trtcore.lowering.decompose import REASON
     from trtcore.lowering.rewrite import BOUNDARY, fake_result, insert_call, insert_constant
-    from trtcore.packs.declare import Runtime, register_kernel_plugin
+    from trtcore.packs.declare import converter, converters_in, register_kernel_plugin, scoped_registry
     from trtcore.packs.hookspecs import hookimpl
     from trtcore.packs.loading import register_pack
-    from trtcore.packs.patterns import Pattern, pattern_converter
-    from trtcore.packs.registry import (
+    from trtcore.packs.model import (
         Converter,
+        Core,
         KernelPlugin,
         LoweringPass,
+        NodeContext,
         Priority,
+        Refusal,
         Reject,
         Requires,
-        converter,
-        converters_in,
-        forced_to_torch,
-        scoped_registry,
+        Runtime,
     )
+    from trtcore.packs.patterns import Pattern, pattern_converter
+    from trtcore.packs.rules import forced_to_torch
     from trtcore.partition import Partitioner
     from trtcore.paths import atomic_write, cache_directory
 
@@ -73,6 +75,7 @@ __all__ = [
     "ConversionContext",
     "ConversionError",
     "Converter",
+    "Core",
     "Dim",
     "Event",
     "ITensor",
@@ -81,11 +84,13 @@ __all__ = [
     "LayerSnapshot",
     "LoweringPass",
     "NetworkSnapshot",
+    "NodeContext",
     "Operand",
     "PackError",
     "Partitioner",
     "Pattern",
     "Priority",
+    "Refusal",
     "Reject",
     "Requires",
     "Runtime",
@@ -126,8 +131,9 @@ _HOMES = {
         "no_gpu_reason",
     ),
     "trtcore.paths": ("atomic_write", "cache_directory"),
-    "trtcore.context": ("CompileContext", "Event"),
-    "trtcore.packs.declare": ("Runtime", "register_kernel_plugin"),
+    "trtcore.context": ("CompileContext",),
+    "trtcore.events": ("Event",),
+    "trtcore.packs.declare": ("converter", "converters_in", "register_kernel_plugin", "scoped_registry"),
     "trtcore.conversion.context": ("ConversionContext",),
     "trtcore.conversion.tensors": ("Dim", "ITensor", "Operand"),
     "trtcore.errors": (
@@ -145,18 +151,19 @@ _HOMES = {
     "trtcore.partition": ("Partitioner",),
     "trtcore.packs.patterns": ("Pattern", "pattern_converter"),
     "trtcore.ir.provenance": ("module_path",),
-    "trtcore.packs.registry": (
+    "trtcore.packs.model": (
         "Converter",
+        "Core",
         "KernelPlugin",
         "LoweringPass",
+        "NodeContext",
         "Priority",
+        "Refusal",
         "Reject",
         "Requires",
-        "converter",
-        "converters_in",
-        "forced_to_torch",
-        "scoped_registry",
+        "Runtime",
     ),
+    "trtcore.packs.rules": ("forced_to_torch",),
     "trtcore.ir.schema": ("node_arguments", "parameters_of"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -164,6 +171,12 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
+        from trtcore.packs.deprecation import NAMES
+
+        if name in NAMES:  # not kept in this module, so that every user is told
+            home, deprecation, there = NAMES[name]
+            deprecation.warn()
+            return getattr(importlib.import_module(home), there)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value

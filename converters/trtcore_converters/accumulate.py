@@ -17,10 +17,10 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     Dim,
     ITensor,
+    NodeContext,
     Operand,
     Priority,
     Reject,
@@ -76,7 +76,7 @@ _REDUCTIONS = {
 def _affordable(updates: str, places: Callable[[fx.Node], Any]) -> Callable[..., bool | Reject]:
     """The elements of the argument `updates` times ``places(node)`` stay under the limit."""
 
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         tensor = val(node_arguments(node)[updates])
         if not isinstance(tensor, torch.Tensor):
             return True
@@ -344,13 +344,13 @@ def index_reduce(
 # ---- index_put ---------------------------------------------------------------------------------------------
 
 
-def _accumulates(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _accumulates(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     if not node_arguments(node).get("accumulate"):
         return Reject("it replaces elements")
     return True
 
 
-def _written(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _written(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """The elements that are written times the places they may go to."""
     given = node_arguments(node)
     indices = [val(item) for item in given["indices"] if item is not None]

@@ -9,10 +9,10 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     Dim,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,
@@ -66,7 +66,7 @@ def leaky_relu(ctx: ConversionContext, x: Operand, negative_slope: float = 0.01)
     return ctx.activation(ctx.tensor(x), "LEAKY_RELU", negative_slope)
 
 
-def _not_training(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _not_training(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     if node_arguments(node).get("training"):
         return Reject("its slopes are random in training mode; call model.eval() before compiling")
     return _FLOATING(node, ctx)

@@ -10,9 +10,9 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Priority,
     Reject,
@@ -42,7 +42,7 @@ KERNELS = (
 """What torch takes ``scaled_dot_product_attention`` apart into; the pass `attention_kernels` puts it together again."""
 
 
-def _inference(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _inference(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     if given.get("dropout_p"):
         return Reject("attention with dropout is random; call model.eval() before compiling")
@@ -55,7 +55,7 @@ def _inference(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-def _fits_layer(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fits_layer(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """What TensorRT's attention layer takes: (batch, heads, length, size), one head size and batch for all."""
     accepted = _inference(node, ctx)
     if not accepted:
@@ -251,7 +251,7 @@ def _allowed(mask: torch.Tensor) -> torch.Tensor:
 # ---- torch's kernels ---------------------------------------------------------------------------------------
 
 
-def _more_than_attention(node: fx.Node, ctx: CompileContext) -> Reject:
+def _more_than_attention(node: fx.Node, ctx: NodeContext) -> Reject:
     return Reject(
         "of this kernel an engine gives the attention alone, not its logsumexp or random state, and under a causal "
         "mask only for as many queries as keys; call torch.nn.functional.scaled_dot_product_attention"

@@ -14,9 +14,9 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,
@@ -27,7 +27,7 @@ from trtcore_converters._values import output, used_outputs
 aten = torch.ops.aten
 
 
-def _inference(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _inference(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = arguments(node)
     training = given.get("training", given.get("train", given.get("use_input_stats", False)))
     if training and given.get("running_mean") is not None:
@@ -114,7 +114,7 @@ def native_batch_norm_functional(
     return _with_statistics(ctx, x, weight, bias, [mean, var], *settings)
 
 
-def _no_reserve(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _no_reserve(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     used = used_outputs(node)
     if used is None or 3 in used:
         return Reject("the model uses the op's reserve, which is uint8, of which TensorRT makes none")

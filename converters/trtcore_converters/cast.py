@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, ITensor, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
 from trtcore_converters._values import output_dtype
 
 aten = torch.ops.aten
@@ -26,7 +26,7 @@ _CASTABLE = frozenset(
 )
 
 
-def _castable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _castable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     for source in (node, *node.all_input_nodes):
         tensor = source.meta.get("val")
         if isinstance(tensor, torch.Tensor) and tensor.dtype not in _CASTABLE:

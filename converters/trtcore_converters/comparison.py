@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,
@@ -130,8 +130,8 @@ def logical_not(ctx: ConversionContext, x: Operand) -> ITensor:
 # ---- choosing ----------------------------------------------------------------------------------------------
 
 
-def _bool_condition(name: str) -> Callable[[fx.Node, CompileContext], bool | Reject]:
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _bool_condition(name: str) -> Callable[[fx.Node, NodeContext], bool | Reject]:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         condition = val(node_arguments(node).get(name))
         if isinstance(condition, torch.Tensor) and condition.dtype != torch.bool:
             return Reject(f"{name} is no bool tensor")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, ITensor, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
 from trtcore_converters._checks import all_of, floating, shape_of, static
 from trtcore_converters._checks import arguments as arguments_of
 from trtcore_converters._spatial import in_two_dims, one_dim, pad_with_zeros, spread
@@ -17,7 +17,7 @@ from trtcore_converters._spatial import in_two_dims, one_dim, pad_with_zeros, sp
 aten = torch.ops.aten
 
 
-def _kernel_known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _kernel_known(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """A kernel's shape is fixed in the layer, also where its values come at run time."""
     given = arguments_of(node)
     shape = shape_of(given["weight"])

@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,
@@ -27,7 +27,7 @@ aten = torch.ops.aten
 # ---- arange ------------------------------------------------------------------------------------------------
 
 
-def _whole_range(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _whole_range(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """A range whose length varies is filled in int64, so its bounds must be whole numbers."""
     given = node_arguments(node)
     bounds = [given.get(name) for name in ("start", "end", "step")]
@@ -90,7 +90,7 @@ def arange_step(
 # ---- evenly spaced numbers ----------------------------------------------------------------------------------
 
 
-def _numbers_known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _numbers_known(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """Every argument is a number known now, and the result is of a dtype that a constant can have."""
     result = node.meta.get("val")
     if isinstance(result, torch.Tensor) and result.dtype not in ARITHMETIC:
@@ -137,7 +137,7 @@ for _op, _make in (
 # ---- fills -------------------------------------------------------------------------------------------------
 
 
-def _fillable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fillable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     result = node.meta.get("val")
     for source in node.all_input_nodes:
         given = source.meta.get("val")

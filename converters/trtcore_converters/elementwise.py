@@ -10,9 +10,9 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,
@@ -32,7 +32,7 @@ ARITHMETIC = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.int6
 _ON_BOOL = {"SUM": "OR", "PROD": "AND", "MAX": "OR", "MIN": "AND"}
 
 
-def arithmetic(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def arithmetic(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """TensorRT has no arithmetic on uint8 and int8."""
     for source in (node, *node.all_input_nodes):
         tensor = source.meta.get("val")
@@ -230,7 +230,7 @@ for _op, _name, _rounding in (
 # ---- powers ------------------------------------------------------------------------------------------------
 
 
-def _whole_exponent(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _whole_exponent(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """Integers to a constant power are multiplied out."""
     result, exponent = node.meta.get("val"), node_arguments(node).get("exponent")
     if not isinstance(result, torch.Tensor) or result.is_floating_point():
@@ -240,8 +240,8 @@ def _whole_exponent(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-def _kind_of_power(floating_point: bool) -> Callable[[fx.Node, CompileContext], bool | Reject]:
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _kind_of_power(floating_point: bool) -> Callable[[fx.Node, NodeContext], bool | Reject]:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         result = node.meta.get("val")
         if isinstance(result, torch.Tensor) and result.is_floating_point() != floating_point:
             return Reject(f"made for {'floating point' if floating_point else 'integers'}")

@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,
@@ -44,7 +44,7 @@ def embedding(
 _MODES = ("sum", "mean", "max")
 
 
-def _bags(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _bags(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """The op's table of floats, its output alone, and not too many places to compare."""
     given = arguments(node)
     used = used_outputs(node)

@@ -10,9 +10,9 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Priority,
     Reject,
@@ -28,7 +28,7 @@ from trtcore_converters.shape import movable
 aten = torch.ops.aten
 
 
-def no_masks(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def no_masks(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """Indexing by a bool (or uint8) mask has a shape that depends on data."""
     for index in node_arguments(node)["indices"]:
         tensor = val(index)
@@ -128,7 +128,7 @@ def gather_elements(ctx: ConversionContext, x: Operand, index: Operand, axis: in
 # ---- elements by their place in memory ----------------------------------------------------------------------
 
 
-def _fixed_corner(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fixed_corner(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     shape = getattr(val(given["self"]), "shape", None)
     if shape is not None and not (is_static(shape[given["dim1"]]) and is_static(shape[given["dim2"]])):
@@ -165,7 +165,7 @@ def _memory_order(x: torch.Tensor) -> list[int] | None:
     return order
 
 
-def _dense(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _dense(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     if not all(is_static(given[name]) for name in ("size", "stride", "storage_offset")):
         return Reject("its sizes or strides vary from call to call")
@@ -220,7 +220,7 @@ def as_strided_scatter(
     return ctx.permute(written, [order.index(dim) for dim in range(len(order))])
 
 
-def _fixed_dim(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fixed_dim(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     shape = getattr(val(given["self"]), "shape", None)
     if not is_static([given["size"], given["step"]]) or (shape and not is_static(shape[given["dimension"]])):
@@ -246,7 +246,7 @@ def unfold(ctx: ConversionContext, x: Operand, dimension: int, size: int, step: 
 # ---- pairs ------------------------------------------------------------------------------------
 
 
-def _fixed_count(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fixed_count(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     shape = getattr(val(node_arguments(node)["self"]), "shape", None)
     if shape is not None and not is_static(shape[0]):
         return Reject("how many pairs there are varies from call to call")
@@ -295,7 +295,7 @@ def nonzero(ctx: ConversionContext, x: Operand) -> ITensor:
     return ctx.cast(ctx.permute(found, [1, 0]), torch.int64)
 
 
-def _one_mask(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _one_mask(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     indices = node_arguments(node)["indices"]
     if len(indices) != 1 or getattr(val(indices[0]), "dtype", None) != torch.bool:
         return Reject("a mask among several indices: the shape of the result depends on data")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, ITensor, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
 from trtcore_converters._checks import arguments, numeric
 from trtcore_converters._values import most, number, output_dtype
 
@@ -22,7 +22,7 @@ _PRODUCTS = 1 << 24
 """The largest number of products in a matrix product of integers."""
 
 
-def _multiplies(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _multiplies(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """Floating point, or integers whose products are few."""
     result = node.meta.get("val")
     if not isinstance(result, torch.Tensor) or result.is_floating_point():

@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,
@@ -70,7 +70,7 @@ def _normalization_layer(
     return add(x, scale, bias, axes)
 
 
-def _static_shape(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _static_shape(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     accepted = floating()(node, ctx)
     if accepted and not is_static(node_arguments(node).get("normalized_shape")):
         return Reject("the normalised shape varies from call to call")

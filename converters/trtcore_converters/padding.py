@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, ITensor, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
 from trtcore_converters._checks import all_of, arguments, numeric
 from trtcore_converters._spatial import sample
 
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 _MODES = {"constant": "FILL", "reflect": "REFLECT", "replicate": "CLAMP", "circular": "WRAP"}
 
 
-def _wraps_whole(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _wraps_whole(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """torch wraps what is left after cropping; TensorRT, as both do for reflection and replication, the whole."""
     given = arguments(node)
     if node.target is not aten._pad_circular.default and given.get("mode") != "circular":

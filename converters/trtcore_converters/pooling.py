@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, ITensor, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
 from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used, shape_of
 from trtcore_converters._spatial import apply_along, in_two_dims, one_dim, pad_with_zeros, spread
 
@@ -82,7 +82,7 @@ def dims_of_pool(node: fx.Node) -> int:
     return next(n for n in (1, 2, 3) if f"pool{n}d" in name)
 
 
-def _windows_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _windows_fit(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = arguments(node)
     dims = dims_of_pool(node)
     if max(spread(given.get("dilation", 1), dims)) > 1:
@@ -209,8 +209,8 @@ def _same(a: Any, b: Any) -> bool:
     return str(a) == str(b)
 
 
-def _sizes_fit(exact_only: bool) -> Callable[[fx.Node, CompileContext], bool | Reject]:
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _sizes_fit(exact_only: bool) -> Callable[[fx.Node, NodeContext], bool | Reject]:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         given = arguments(node)
         dims = dims_of_pool(node)
         shape = shape_of(given["self"])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Operand, Priority, Reject, converter
+from trtcore.pack import ConversionContext, NodeContext, Operand, Priority, Reject, converter
 from trtcore_converters._checks import all_of, arguments, is_static, numeric, shape_of
 from trtcore_converters._spatial import spread
 from trtcore_converters._values import used_outputs
@@ -87,7 +87,7 @@ def _flat(taps: list[torch.Tensor], sizes: list[int]) -> torch.Tensor:
     return flat.reshape(math.prod(flat.shape[:count]), -1)
 
 
-def _gatherable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _gatherable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     plan = _plan_of(node)
     if isinstance(plan, Reject):
         return plan

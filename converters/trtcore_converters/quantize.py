@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     Requires,
@@ -51,7 +51,7 @@ def constant_of(value: Any) -> Any:
     return found
 
 
-def _symmetric(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _symmetric(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """int8 (or fp8) with constant positive scales and zero points of 0."""
     given = node_arguments(node)
     dtype = given["dtype"]

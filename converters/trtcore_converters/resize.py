@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, ITensor, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
 from trtcore_converters._checks import all_of, arguments, floating, numeric, shape_of
 from trtcore_converters._spatial import apply_along
 
@@ -66,7 +66,7 @@ def _ratio(factor: float) -> Fraction | None:
     return ratio if torch.equal(wanted, by_ratio) and torch.equal(wanted, in_float) else None
 
 
-def _factors_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _factors_fit(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """TensorRT computes the sizes that torch computes from the scale factors."""
     given = arguments(node)
     shape, out = shape_of(given.get("self", given.get("input"))), shape_of(node)
@@ -121,7 +121,7 @@ def _set_size(ctx: ConversionContext, layer: Any, x: Operand, sizes: Sequence[An
         layer.shape = shape
 
 
-def _all_or_none(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _all_or_none(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = arguments(node)
     factors = _factors(given, len(shape_of(node) or ()) - 2)
     if not given["align_corners"] and any(factors) and not all(factors):
@@ -167,7 +167,7 @@ for _packet in (*_LINEAR, aten.upsample_bicubic2d):
 # ---- antialiased ----
 
 
-def _static(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _static(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     shapes = [shape_of(arguments(node).get(name)) for name in ("self", "input")] + [shape_of(node)]
     if all(isinstance(dim, int) for shape in shapes if shape is not None for dim in shape[2:]):
         return True

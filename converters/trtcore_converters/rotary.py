@@ -9,9 +9,9 @@ import torch.onnx.ops  # registers the op
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     Requires,
@@ -25,7 +25,7 @@ ROTARY_EMBEDDING: Any = torch.ops.onnx.RotaryEmbedding.opset23
 """torch's op for it: x (batch, heads, length, size), cosines and sines (batch, length, size / 2)."""
 
 
-def _plain(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _plain(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     x, cosines = val(given["x"]), val(given["cos_cache"])
     if isinstance(x, torch.Tensor):

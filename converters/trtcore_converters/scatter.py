@@ -12,10 +12,10 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     Dim,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,
@@ -132,7 +132,7 @@ def write_slices(ctx: ConversionContext, x: ITensor, axis: int, index: ITensor, 
 # ---- index_put ---------------------------------------------------------------------------------------------
 
 
-def _writes(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _writes(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     if given.get("accumulate"):
         return Reject("TensorRT's scatter replaces elements; it does not accumulate")
@@ -217,7 +217,7 @@ def _put_tuples(
 # ---- slices ------------------------------------------------------------------------------------------------
 
 
-def _static_range(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _static_range(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     x = val(given["self"])
     if not all(is_static(given.get(name)) for name in ("start", "end", "step", "index")):

@@ -10,10 +10,10 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     Dim,
     ITensor,
+    NodeContext,
     Operand,
     Reject,
     converter,
@@ -28,7 +28,7 @@ aten = torch.ops.aten
 _MOST_DIMS = 8
 
 
-def movable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def movable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """TensorRT knows uint8 at the edges of a network only, and no more than eight dims."""
     result = node.meta.get("val")
     for tensor in result if isinstance(result, (list, tuple)) else (result,):
@@ -192,7 +192,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a.node.expr == b.node.expr)
 
 
-def _static_when_repeated(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _static_when_repeated(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     if not is_static(node_arguments(node)["repeats"]):
         return Reject("how often to repeat varies from call to call")
     return True
@@ -331,7 +331,7 @@ def _traced_lengths(ctx: ConversionContext, dim: int) -> list[Dim]:
     return [traced_dims(ctx, [part.shape[dim]])[0] for part in ctx.node.meta["val"]]
 
 
-def _known_parts(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _known_parts(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     if not isinstance(node.meta.get("val"), (list, tuple)):
         return Reject("how many parts there are is unknown")
     return True
@@ -429,7 +429,7 @@ def flip(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITensor:
     return ctx.slice(x, starts, own, [-1 if i in chosen else 1 for i in range(len(own))])
 
 
-def _rolled_dims_static(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _rolled_dims_static(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     shape = getattr(val(given["self"]), "shape", ())
     dims = given["dims"] or range(len(shape))
@@ -478,7 +478,7 @@ _SAME: Sequence[Callable[..., Any]] = (
 converter(list(_SAME), name="identity", supports_dynamic_shapes=True)(_identity)
 
 
-def _inactive(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _inactive(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     if given.get("train") and given.get("p") != 0:
         return Reject("dropout in training mode is random; call model.eval() before compiling")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, ITensor, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
 from trtcore_converters._checks import all_of, arguments, numeric, shape_of
 from trtcore_converters._values import most
 from trtcore_converters.creation import filled
@@ -23,7 +23,7 @@ MOST = 3840
 """The largest k of a TopK layer."""
 
 
-def _few_enough(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _few_enough(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = arguments(node)
     shape = shape_of(given["self"])
     k = given["k"] if "k" in given else _length(shape, given["dim"])

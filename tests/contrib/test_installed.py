@@ -256,7 +256,8 @@ def test_the_old_name_says_what_to_install() -> None:
 
 ANSWERS = """
     import json, torch, trtcore, warnings
-    from trtcore.packs.loading import build_registry, describe_packs
+    from trtcore.packs.listing import describe_packs
+    from trtcore.packs.loading import build_registry
     from trtcore.ir.ops import target_name
     from trtcore.settings import CompilationSettings
     from trtcore_contrib_example.ops import squared_relu

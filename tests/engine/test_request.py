@@ -25,8 +25,8 @@ from trtcore.errors import SettingsError
 from trtcore.frontend.export import program_from_exported, trace
 from trtcore.ir.graph_data import OpRef
 from trtcore.pack import converter
-from trtcore.packs.declare import Converter, PackInfo, Scope
 from trtcore.packs.loading import build_registry
+from trtcore.packs.model import Converter, PackInfo, Scope
 from trtcore.runtime.engine import Engine
 from trtcore.settings import CompilationSettings
 

@@ -21,15 +21,15 @@ from trtcore.ir.expressions import to_text
 from trtcore.ir.graphs import attribute, is_size
 from trtcore.ir.program import profile_ranges
 from trtcore.ir.provenance import code_line, describe, module_path, op_name, source_line
-from trtcore.ir.schema import parameters_of
+from trtcore.ir.schema import node_arguments, parameters_of
 from trtcore.ir.symbols import bounds, expression_of, free_symbols, solve_linear
-from trtcore.packs.registry import node_arguments
 from trtcore.partition.segment import Segment
 
 if TYPE_CHECKING:
     from trtcore.context import CompileContext
     from trtcore.ir.program import SymbolRange
-    from trtcore.packs.registry import Converter, Selection
+    from trtcore.packs.model import Converter
+    from trtcore.packs.selection import Selection
 
 _NAME_LIMIT = 4000  # TensorRT drops names and metadata of 4096 characters and more
 

@@ -36,8 +36,8 @@ from trtcore.engine.request import EngineRequest, define_ops
 from trtcore.errors import BackendUnavailableError, ConversionError, EngineBuildError, TrtcoreError
 from trtcore.ir.expressions import parse_condition
 from trtcore.ir.graphs import attribute, is_getitem
-from trtcore.packs.declare import Converter
 from trtcore.packs.loading import build_registry, providers
+from trtcore.packs.model import Converter
 from trtcore.packs.registry import ConverterRegistry
 from trtcore.partition.segment import Segment
 

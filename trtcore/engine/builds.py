@@ -21,7 +21,7 @@ from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError
 from trtcore.ir.graphs import is_getitem
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import describe, op_name
-from trtcore.packs.declare import Converter
+from trtcore.packs.model import Converter
 from trtcore.partition import Partition, Segment
 
 _MAX_CRASHES = 3

@@ -28,9 +28,10 @@ from trtcore.ir.graph_data import FakeValues, NodeData, OpRef, add_node, node_da
 from trtcore.ir.graphs import attribute, set_attribute
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.provenance import op_name
-from trtcore.packs.declare import Converter, Scope
+from trtcore.packs.model import Converter, Scope
 from trtcore.packs.patterns import Pattern, patterns_of
-from trtcore.packs.registry import ConverterRegistry, Selection
+from trtcore.packs.registry import ConverterRegistry
+from trtcore.packs.selection import Selection, Verdict
 from trtcore.partition.segment import Segment
 from trtcore.settings import CompilationSettings
 
@@ -560,7 +561,7 @@ def _graph_of(
         chosen = reference.find(target, registry) if reference is not None else None
         if chosen is not None:
             target = chosen.target
-            selections[node.name] = Selection(op_name(target), chosen)
+            selections[node.name] = Selection(op_name(target), chosen, verdict=Verdict.CHOSEN)
         add_node(graph, node, target, made, values)
     for target, weight in data.weights.items():
         value: Any

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import takewhile
 from typing import Any, TypeGuard
 
+import attrs
 import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx._lazy_graph_module import _LazyGraphModule
@@ -25,9 +26,9 @@ from trtcore.ir.symbols import expression_of
 from trtcore.lowering.decompose import decompose
 from trtcore.lowering.functionalize import functionalize
 from trtcore.lowering.match import match_patterns, unfuse
-from trtcore.packs.loading import pack_failure
+from trtcore.packs.failures import pack_failure
+from trtcore.packs.model import LoweringPass, Scope
 from trtcore.packs.pass_order import order, told
-from trtcore.packs.registry import LoweringPass, Scope
 from trtcore.packs.selection import SelectionMemo
 
 __all__ = ["CORE_PASSES", "lower", "ordered_passes", "restore_patterns"]
@@ -48,7 +49,7 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
     dynamic = _dynamic_sizes(graph_module)
     for lowering_pass in ordered_passes(ctx.registry.lowering_passes, ctx.settings.disabled_passes):
         if lowering_pass.run is decompose:
-            lowering_pass = replace(lowering_pass, run=partial(decompose, memo=memo))
+            lowering_pass = attrs.evolve(lowering_pass, run=partial(decompose, memo=memo))
         graph_module = _run(lowering_pass, graph_module, ctx)
         _refuse_fixed_sizes(dynamic, lowering_pass)
     graph_module.graph.lint()

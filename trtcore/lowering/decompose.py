@@ -23,7 +23,7 @@ from trtcore.context import CompileContext
 from trtcore.ir.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
 from trtcore.ir.provenance import op_name
 from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
-from trtcore.packs.selection import SelectionMemo
+from trtcore.packs.selection import SelectionMemo, Verdict
 
 REASON = "trtcore_reason"
 """Key in node.meta: why a node runs in torch, in the words that the report shows: its decomposition could not be used,
@@ -72,7 +72,7 @@ class _Decomposer:
             self._decompose_anyway(graph, node, depth)
             return ""
         function = self._decomposition(node)
-        if function is None or depth >= _DEPTH or selection.reason.startswith("forced to torch"):
+        if function is None or depth >= _DEPTH or selection.verdict is Verdict.FORCED_TO_TORCH:
             return selection.reason
         pieces = self._pieces(node, function, depth)
         if isinstance(pieces, str):

@@ -31,8 +31,7 @@ from trtcore.ir.provenance import SOURCES, describe
 from trtcore.ir.symbols import bounds, expression_of, free_symbols, is_integral
 from trtcore.lowering.decompose import REASON
 from trtcore.lowering.match import OBJECTIONS, is_pattern
-from trtcore.packs.registry import Selection
-from trtcore.packs.selection import SelectionMemo
+from trtcore.packs.selection import Selection, SelectionMemo
 from trtcore.partition.levels import group_by_levels
 from trtcore.partition.segment import Segment, extract
 

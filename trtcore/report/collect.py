@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from trtcore.context import CompileContext
 from trtcore.ir.graphs import is_getitem, mutates
 from trtcore.ir.program import profile_ranges
 from trtcore.ir.provenance import module_path, op_name, source_line
-from trtcore.packs.registry import Selection
+from trtcore.packs.selection import Selection
 from trtcore.partition import Partition, Segment
 from trtcore.report.data import (
     NodeReport,
@@ -47,7 +47,7 @@ def make_report(
 ) -> Report:
     """The report of a compile, a dry run or an explain."""
     segments, where = _segments(found, engines)
-    nodes = _nodes(program, found, where)
+    nodes = _nodes(program, found, where, {one.node.name for one in quarantined})
     backend = ctx.backend
     settings = ctx.settings
     profiles = profile_ranges(program.symbols)
@@ -143,7 +143,9 @@ def _engine(segment: Segment, engines: Mapping[str, BuiltEngine] | None) -> Segm
     return dataclasses.replace(report, layers=engine.layers, engine_bytes=size, build_seconds=engine.seconds)
 
 
-def _nodes(program: Program, found: Partition, where: Mapping[str, str]) -> tuple[NodeReport, ...]:
+def _nodes(
+    program: Program, found: Partition, where: Mapping[str, str], quarantined: Set[str]
+) -> tuple[NodeReport, ...]:
     engines = {segment.name for segment in found.segments}
     small = set(found.small)
     reports = []
@@ -156,7 +158,7 @@ def _nodes(program: Program, found: Partition, where: Mapping[str, str]) -> tupl
         lost = ""
         if node.name in small:
             lost = "min_block_size"
-        elif reason.startswith("quarantined:"):
+        elif node.name in quarantined:
             lost = "quarantine"
         elif mutates(node):
             lost = "write_back"
