@@ -11,7 +11,11 @@ from typing import Any
 
 from torch import fx, ops
 
-from trtcore.pack import CompileContext, Reject, converter
+from trtcore.pack import (
+    CompileContext,
+    Reject,
+)
+from trtcore_converters._declare import converts
 
 aten = ops.aten
 
@@ -56,9 +60,8 @@ def _unreachable(ctx: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 for _op, _reason in REFUSED.items():
-    converter(
+    converts(
         _op,
         name=f"{_op.overloadpacket.__name__}_refused",
         capability_validator=_never(_reason),
-        supports_dynamic_shapes=True,
     )(_unreachable)
