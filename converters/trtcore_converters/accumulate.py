@@ -24,10 +24,10 @@ from trtcore.pack import (
     Operand,
     Priority,
     Reject,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import all_of, numeric, val
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import sample
 from trtcore_converters._values import LOW_PRECISION, broadcast_dims, most
 from trtcore_converters.creation import positions
@@ -240,13 +240,13 @@ def _scatter(
     return ctx.reshape(result, []) if scalar else result
 
 
-@converter(aten.scatter_add.default, capability_validator=_scatters, supports_dynamic_shapes=True)
+@converts(aten.scatter_add.default, capability_validator=_scatters)
 def scatter_add(ctx: ConversionContext, x: Operand, dim: int, index: Operand, src: Operand) -> ITensor:
     """``src[i]`` added at ``index[i]`` along `dim`."""
     return _scatter(ctx, x, dim, index, ctx.tensor(src), "sum")
 
 
-@converter(aten.scatter_reduce.two, capability_validator=_scatters, supports_dynamic_shapes=True)
+@converts(aten.scatter_reduce.two, capability_validator=_scatters)
 def scatter_reduce(
     ctx: ConversionContext,
     x: Operand,
@@ -261,7 +261,7 @@ def scatter_reduce(
     return _scatter(ctx, x, dim, index, ctx.tensor(src), reduce, include_self)
 
 
-@converter(aten.scatter.reduce, capability_validator=_scatters, supports_dynamic_shapes=True)
+@converts(aten.scatter.reduce, capability_validator=_scatters)
 def scatter_with_reduction(
     ctx: ConversionContext, x: Operand, dim: int, index: Operand, src: Operand, *, reduce: str
 ) -> ITensor:
@@ -269,7 +269,7 @@ def scatter_with_reduction(
     return _scatter(ctx, x, dim, index, ctx.tensor(src), reduce)
 
 
-@converter(aten.scatter.value_reduce, capability_validator=_scatters, supports_dynamic_shapes=True)
+@converts(aten.scatter.value_reduce, capability_validator=_scatters)
 def scatter_value_with_reduction(
     ctx: ConversionContext, x: Operand, dim: int, index: Operand, value: Dim | float, *, reduce: str
 ) -> ITensor:
@@ -305,10 +305,9 @@ def _slices(
     return _reduced_into(ctx, x, line, source, axis, how, include_self)
 
 
-@converter(
+@converts(
     aten.index_add.default,
     capability_validator=all_of(movable, numeric, _affordable("source", _along_dim)),
-    supports_dynamic_shapes=True,
 )
 def index_add(
     ctx: ConversionContext, x: Operand, dim: int, index: Operand, source: Operand, *, alpha: Any = 1
@@ -322,10 +321,9 @@ def index_add(
     return ctx.cast(result, ctx.dtype(x))
 
 
-@converter(
+@converts(
     aten.index_reduce.default,
     capability_validator=all_of(movable, numeric, _affordable("source", _along_dim)),
-    supports_dynamic_shapes=True,
 )
 def index_reduce(
     ctx: ConversionContext,
@@ -366,11 +364,10 @@ def _aligned(tensors: Sequence[torch.Tensor]) -> list[list[Any]]:
     return [[t.shape[i - rank] for t in tensors if t.dim() >= rank - i] for i in range(rank)]
 
 
-@converter(
+@converts(
     [aten.index_put.default, aten._unsafe_index_put.default],
     priority=Priority.FALLBACK,
     capability_validator=all_of(_accumulates, movable, numeric, no_masks, _written),
-    supports_dynamic_shapes=True,
 )
 def index_put_accumulate(
     ctx: ConversionContext,

@@ -15,10 +15,10 @@ from trtcore.pack import (
     NodeContext,
     Operand,
     Reject,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import all_of, floating
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output_dtype
 from trtcore_converters.elementwise import arithmetic
 
@@ -44,23 +44,23 @@ for _op, _convert, _check in (
     (aten.hardsigmoid.default, _activation("HARD_SIGMOID", 1 / 6, 0.5), _FLOATING),
 ):
     _name = _op.overloadpacket.__name__
-    converter(_op, name=_name, capability_validator=_check, supports_dynamic_shapes=True)(_convert)
+    converts(_op, name=_name, capability_validator=_check)(_convert)
 
 
-@converter(aten.gelu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
+@converts(aten.gelu.default, capability_validator=_FLOATING)
 def gelu(ctx: ConversionContext, x: Operand, *, approximate: str = "none") -> ITensor:
     """``x * Phi(x)``, by erf or by the tanh approximation."""
     return ctx.activation(ctx.tensor(x), "GELU_ERF" if approximate == "none" else "GELU_TANH")
 
 
-@converter(aten.silu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
+@converts(aten.silu.default, capability_validator=_FLOATING)
 def silu(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * sigmoid(x)``."""
     x = ctx.tensor(x)
     return ctx.elementwise(x, ctx.activation(x, "SIGMOID"), "PROD")
 
 
-@converter(aten.leaky_relu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
+@converts(aten.leaky_relu.default, capability_validator=_FLOATING)
 def leaky_relu(ctx: ConversionContext, x: Operand, negative_slope: float = 0.01) -> ITensor:
     """``x`` where positive, else ``negative_slope * x``."""
     return ctx.activation(ctx.tensor(x), "LEAKY_RELU", negative_slope)
@@ -72,7 +72,7 @@ def _not_training(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return _FLOATING(node, ctx)
 
 
-@converter(aten.rrelu.default, capability_validator=_not_training, supports_dynamic_shapes=True)
+@converts(aten.rrelu.default, capability_validator=_not_training)
 def rrelu(
     ctx: ConversionContext,
     x: Operand,
@@ -85,7 +85,7 @@ def rrelu(
     return leaky_relu(ctx, x, (lower + upper) / 2)
 
 
-@converter(aten.elu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
+@converts(aten.elu.default, capability_validator=_FLOATING)
 def elu(
     ctx: ConversionContext, x: Operand, alpha: float = 1, scale: float = 1, input_scale: float = 1
 ) -> ITensor:
@@ -103,13 +103,13 @@ def elu(
     return ctx.cast(result, ctx.dtype(x))
 
 
-@converter(aten.celu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
+@converts(aten.celu.default, capability_validator=_FLOATING)
 def celu(ctx: ConversionContext, x: Operand, alpha: float = 1) -> ITensor:
     """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)``."""
     return elu(ctx, x, alpha, 1, 1 / alpha)
 
 
-@converter(aten.hardtanh.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.hardtanh.default, capability_validator=arithmetic)
 def hardtanh(ctx: ConversionContext, x: Operand, min_val: Any = -1, max_val: Any = 1) -> ITensor:
     """``x`` between two bounds."""
     x = ctx.tensor(x)
@@ -117,14 +117,14 @@ def hardtanh(ctx: ConversionContext, x: Operand, min_val: Any = -1, max_val: Any
     return ctx.elementwise(ctx.elementwise(x, min_val, "MAX", to=dtype), max_val, "MIN", to=dtype)
 
 
-@converter(aten.hardswish.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
+@converts(aten.hardswish.default, capability_validator=_FLOATING)
 def hardswish(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * hardsigmoid(x)``."""
     x = ctx.tensor(x)
     return ctx.elementwise(x, ctx.activation(x, "HARD_SIGMOID", 1 / 6, 0.5), "PROD")
 
 
-@converter(aten.softplus.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
+@converts(aten.softplus.default, capability_validator=_FLOATING)
 def softplus(ctx: ConversionContext, x: Operand, beta: float = 1, threshold: float = 20) -> ITensor:
     """``log(1 + exp(beta * x)) / beta``, and x itself where ``beta * x > threshold``."""
     x = ctx.tensor(x)
@@ -136,7 +136,7 @@ def softplus(ctx: ConversionContext, x: Operand, beta: float = 1, threshold: flo
     return ctx.cast(smooth, ctx.dtype(x))
 
 
-@converter(aten.mish.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
+@converts(aten.mish.default, capability_validator=_FLOATING)
 def mish(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * tanh(softplus(x))``."""
     x = ctx.tensor(x)
@@ -145,7 +145,7 @@ def mish(ctx: ConversionContext, x: Operand) -> ITensor:
     return ctx.cast(ctx.elementwise(wide, gate, "PROD"), ctx.dtype(x))
 
 
-@converter(aten.log_sigmoid.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
+@converts(aten.log_sigmoid.default, capability_validator=_FLOATING)
 def log_sigmoid(ctx: ConversionContext, x: Operand) -> ITensor:
     """``-softplus(-x)``: the logarithm of a sigmoid would be -inf where that underflows."""
     x = ctx.tensor(x)
@@ -153,11 +153,7 @@ def log_sigmoid(ctx: ConversionContext, x: Operand) -> ITensor:
     return ctx.cast(ctx.unary(ctx.activation(wide, "SOFTPLUS", 1.0, 1.0), "NEG"), ctx.dtype(x))
 
 
-@converter(
-    [aten.prelu.default, aten._prelu_kernel.default],
-    capability_validator=all_of(_FLOATING),
-    supports_dynamic_shapes=True,
-)
+@converts([aten.prelu.default, aten._prelu_kernel.default], capability_validator=all_of(_FLOATING))
 def prelu(ctx: ConversionContext, x: Operand, weight: Operand) -> ITensor:
     """``x`` where positive, else ``weight * x``, with one weight in all or one per channel (dim 1)."""
     x = ctx.tensor(x)
@@ -172,7 +168,7 @@ def prelu(ctx: ConversionContext, x: Operand, weight: Operand) -> ITensor:
     return ctx.select(ctx.elementwise(x, 0.0, "GREATER", to=ctx.dtype(x)), x, below)
 
 
-@converter(aten.threshold.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.threshold.default, capability_validator=arithmetic)
 def threshold(ctx: ConversionContext, x: Operand, threshold: Any, value: float) -> ITensor:
     """``x`` where it is above the threshold, else `value`."""
     x = ctx.tensor(x)

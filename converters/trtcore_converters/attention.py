@@ -17,10 +17,10 @@ from trtcore.pack import (
     Priority,
     Reject,
     Requires,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import LOW_PRECISION, compute_dtype, known_dim
 from trtcore_converters.creation import positions
 from trtcore_converters.softmax import softmax_along
@@ -149,12 +149,7 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a.node.expr == b.node.expr)
 
 
-@converter(
-    aten.scaled_dot_product_attention.default,
-    capability_validator=_fits_layer,
-    supports_dynamic_shapes=True,
-    requires=_LAYER,
-)
+@converts(aten.scaled_dot_product_attention.default, capability_validator=_fits_layer, requires=_LAYER)
 def attention_layer(
     ctx: ConversionContext,
     query: Operand,
@@ -258,9 +253,7 @@ def _more_than_attention(node: fx.Node, ctx: NodeContext) -> Reject:
     )
 
 
-@converter(
-    KERNELS, name="kernel_refused", capability_validator=_more_than_attention, supports_dynamic_shapes=True
-)
+@converts(KERNELS, name="kernel_refused", capability_validator=_more_than_attention)
 def _kernel(ctx: ConversionContext, *args: Any, **kwargs: Any) -> ITensor:
     raise AssertionError("a refused op is never converted")
 
@@ -268,11 +261,10 @@ def _kernel(ctx: ConversionContext, *args: Any, **kwargs: Any) -> ITensor:
 # ---- composed ----------------------------------------------------------------------------------------------
 
 
-@converter(
+@converts(
     aten.scaled_dot_product_attention.default,
     priority=Priority.FALLBACK,
     capability_validator=_inference,
-    supports_dynamic_shapes=True,
 )
 def attention_composed(
     ctx: ConversionContext,

@@ -19,9 +19,9 @@ from trtcore.pack import (
     NodeContext,
     Operand,
     Reject,
-    converter,
 )
 from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output, used_outputs
 
 aten = torch.ops.aten
@@ -38,7 +38,7 @@ def _inference(node: fx.Node, ctx: NodeContext) -> bool | Reject:
 _accepts = all_of(floating(), _inference)
 
 
-@converter(aten.batch_norm.default, capability_validator=_accepts, supports_dynamic_shapes=True)
+@converts(aten.batch_norm.default, capability_validator=_accepts)
 def batch_norm(
     ctx: ConversionContext,
     x: Operand,
@@ -58,10 +58,9 @@ def batch_norm(
     return _scale_and_shift(ctx, ctx.tensor(x), weight, bias, running_mean, running_var, eps)
 
 
-@converter(
+@converts(
     aten._native_batch_norm_legit_no_training.default,
     capability_validator=all_of(floating(), only_first_output_used("saved statistics")),
-    supports_dynamic_shapes=True,
 )
 def native_batch_norm_no_training(
     ctx: ConversionContext,
@@ -77,14 +76,13 @@ def native_batch_norm_no_training(
     return _scale_and_shift(ctx, ctx.tensor(x), weight, bias, running_mean, running_var, eps), None, None
 
 
-@converter(
+@converts(
     [
         aten.native_batch_norm.default,
         aten._native_batch_norm_legit.default,
         aten._native_batch_norm_legit.no_stats,
     ],
     capability_validator=_accepts,
-    supports_dynamic_shapes=True,
 )
 def native_batch_norm(
     ctx: ConversionContext, x: Operand, weight: Operand | None, bias: Operand | None, *settings: Any
@@ -96,11 +94,7 @@ def native_batch_norm(
     )[:3]
 
 
-@converter(
-    aten._native_batch_norm_legit_functional.default,
-    capability_validator=floating(),
-    supports_dynamic_shapes=True,
-)
+@converts(aten._native_batch_norm_legit_functional.default, capability_validator=floating())
 def native_batch_norm_functional(
     ctx: ConversionContext,
     x: Operand,
@@ -121,10 +115,9 @@ def _no_reserve(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     aten._batch_norm_with_update_functional.default,
     capability_validator=all_of(floating(), _no_reserve),
-    supports_dynamic_shapes=True,
 )
 def batch_norm_with_update_functional(
     ctx: ConversionContext,
@@ -141,11 +134,7 @@ def batch_norm_with_update_functional(
     return *saved, None, new_mean, new_var
 
 
-@converter(
-    aten._batch_norm_no_update.default,
-    capability_validator=all_of(floating(), _no_reserve),
-    supports_dynamic_shapes=True,
-)
+@converts(aten._batch_norm_no_update.default, capability_validator=all_of(floating(), _no_reserve))
 def batch_norm_no_update(
     ctx: ConversionContext,
     x: Operand,
@@ -225,7 +214,7 @@ def _updated(
     ]
 
 
-@converter(aten.instance_norm.default, capability_validator=_accepts, supports_dynamic_shapes=True)
+@converts(aten.instance_norm.default, capability_validator=_accepts)
 def instance_norm(
     ctx: ConversionContext,
     x: Operand,

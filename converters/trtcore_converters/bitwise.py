@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, ITensor, Operand, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    Operand,
+)
+from trtcore_converters._declare import converts
 from trtcore_converters._values import operand, output_dtype
 from trtcore_converters.comparison import truth
 from trtcore_converters.elementwise import arithmetic
@@ -83,15 +88,14 @@ for _name, _operation, _function in (
     ("xor", "XOR", torch.bitwise_xor),
 ):
     _packet, _dunder = getattr(aten, f"bitwise_{_name}"), getattr(aten, f"__{_name}__")
-    converter(
+    converts(
         [_packet.Tensor, _packet.Scalar, _packet.Scalar_Tensor, _dunder.Tensor, _dunder.Scalar],
         name=f"bitwise_{_name}",
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
     )(_bitwise(_operation, _function))
 
 
-@converter(aten.bitwise_not.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.bitwise_not.default, capability_validator=arithmetic)
 def bitwise_not(ctx: ConversionContext, x: Operand) -> ITensor:
     """Not, on bools; ``-1 - x`` on integers, which is the same bits."""
     x = ctx.tensor(x)
@@ -149,9 +153,8 @@ for _name, _dunder_name, _convert in (
     ("bitwise_right_shift", "__rshift__", _shift_right),
 ):
     _packet, _dunder = getattr(aten, _name), getattr(aten, _dunder_name)
-    converter(
+    converts(
         [_packet.Tensor, _packet.Tensor_Scalar, _packet.Scalar_Tensor, _dunder.Tensor, _dunder.Scalar],
         name=_name,
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
     )(_convert)

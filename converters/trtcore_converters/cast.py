@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output_dtype
 
 aten = torch.ops.aten
@@ -34,7 +35,7 @@ def _castable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     [
         aten.to.dtype,
         aten.to.dtype_layout,
@@ -44,7 +45,6 @@ def _castable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         aten.type_as.default,
     ],
     capability_validator=_castable,
-    supports_dynamic_shapes=True,
 )
 def to(ctx: ConversionContext, x: Operand, *_: Any, **__: Any) -> ITensor:
     """`x` in the dtype that the op gives.

@@ -14,10 +14,10 @@ from trtcore.pack import (
     NodeContext,
     Operand,
     Reject,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import broadcast_dims, operand, output_dtype
 from trtcore_converters.elementwise import arithmetic
 
@@ -58,15 +58,14 @@ for _name, _convert in {
     "ge": _comparison("GREATER", "EQUAL"),
 }.items():
     _packet = getattr(aten, _name)
-    converter(
+    converts(
         [_packet.Tensor, _packet.Scalar],
         name=_name,
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
     )(_convert)
 
 
-@converter(aten.isnan.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.isnan.default, capability_validator=arithmetic)
 def isnan(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is NaN; never, for integers."""
     x = ctx.tensor(x)
@@ -75,14 +74,14 @@ def isnan(ctx: ConversionContext, x: Operand) -> ITensor:
     return _never(ctx, x)
 
 
-@converter(aten.isinf.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.isinf.default, capability_validator=arithmetic)
 def isinf(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is infinite; never, for integers."""
     x = ctx.tensor(x)
     return ctx.unary(x, "ISINF") if ctx.dtype(x).is_floating_point else _never(ctx, x)
 
 
-@converter(aten.isfinite.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.isfinite.default, capability_validator=arithmetic)
 def isfinite(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is neither NaN nor infinite."""
     x = ctx.tensor(x)
@@ -113,15 +112,14 @@ def _logic(operation: str) -> Callable[..., Any]:
 
 
 for _name, _operation in {"and": "AND", "or": "OR", "xor": "XOR"}.items():
-    converter(
+    converts(
         getattr(aten, f"logical_{_name}").default,
         name=f"logical_{_name}",
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
     )(_logic(_operation))
 
 
-@converter(aten.logical_not.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.logical_not.default, capability_validator=arithmetic)
 def logical_not(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is zero."""
     return ctx.unary(truth(ctx, x), "NOT")
@@ -143,10 +141,9 @@ def _bool_condition(name: str) -> Callable[[fx.Node, NodeContext], bool | Reject
     return check
 
 
-@converter(
+@converts(
     [aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar],
     capability_validator=_bool_condition("condition"),
-    supports_dynamic_shapes=True,
 )
 def where(ctx: ConversionContext, condition: Any, a: Operand | float, b: Operand | float) -> ITensor:
     """`a` where the condition holds, else `b`."""
@@ -159,11 +156,7 @@ def where(ctx: ConversionContext, condition: Any, a: Operand | float, b: Operand
     return ctx.select(ctx.tensor(condition), chosen, other)
 
 
-@converter(
-    [aten.masked_fill.Scalar, aten.masked_fill.Tensor],
-    capability_validator=_bool_condition("mask"),
-    supports_dynamic_shapes=True,
-)
+@converts([aten.masked_fill.Scalar, aten.masked_fill.Tensor], capability_validator=_bool_condition("mask"))
 def masked_fill(ctx: ConversionContext, x: Operand, mask: Any, value: Operand | float) -> ITensor:
     """`value`, cast to the dtype of `x`, where the mask holds, else `x`."""
     x = ctx.tensor(x)

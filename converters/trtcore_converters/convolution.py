@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import all_of, floating, shape_of, static
 from trtcore_converters._checks import arguments as arguments_of
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import in_two_dims, one_dim, pad_with_zeros, spread
 
 aten = torch.ops.aten
@@ -30,11 +31,7 @@ _static = static("stride", "padding", "dilation", "output_padding", "groups")
 _accepts = all_of(floating("input", "weight"), _static, _kernel_known)
 
 
-@converter(
-    [aten.conv1d.default, aten.conv2d.default, aten.conv3d.default],
-    capability_validator=_accepts,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.conv1d.default, aten.conv2d.default, aten.conv3d.default], capability_validator=_accepts)
 def conv(
     ctx: ConversionContext,
     x: Operand,
@@ -49,11 +46,7 @@ def conv(
     return _convolve(ctx, x, weight, bias, _Geometry.of(ctx, weight, stride, padding, dilation, groups))
 
 
-@converter(
-    [aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding],
-    capability_validator=_accepts,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding], capability_validator=_accepts)
 def conv_named_padding(
     ctx: ConversionContext,
     x: Operand,
@@ -73,10 +66,9 @@ def conv_named_padding(
     return _convolve(ctx, x, weight, bias, geometry)
 
 
-@converter(
+@converts(
     [aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input],
     capability_validator=_accepts,
-    supports_dynamic_shapes=True,
 )
 def conv_transpose(
     ctx: ConversionContext,
@@ -94,7 +86,7 @@ def conv_transpose(
     return _deconvolve(ctx, x, weight, bias, geometry, spread(output_padding, len(geometry.kernel)))
 
 
-@converter(aten.convolution.default, capability_validator=_accepts, supports_dynamic_shapes=True)
+@converts(aten.convolution.default, capability_validator=_accepts)
 def convolution(
     ctx: ConversionContext,
     x: Operand,

@@ -14,10 +14,10 @@ from trtcore.pack import (
     NodeContext,
     Operand,
     Reject,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import is_static
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output, output_dtype, traced_dims
 from trtcore_converters.elementwise import ARITHMETIC
 
@@ -65,13 +65,13 @@ def positions(ctx: ConversionContext, size: Any, start: Any = 0, step: Any = 1) 
     return ctx.output(layer)
 
 
-@converter(aten.arange.default, capability_validator=_whole_range, supports_dynamic_shapes=True)
+@converts(aten.arange.default, capability_validator=_whole_range)
 def arange(ctx: ConversionContext, end: Any, *, dtype: torch.dtype | None = None, **_: Any) -> ITensor:
     """``0, 1, ... end - 1``."""
     return _arange(ctx, 0, end, 1, dtype)
 
 
-@converter(aten.arange.start, capability_validator=_whole_range, supports_dynamic_shapes=True)
+@converts(aten.arange.start, capability_validator=_whole_range)
 def arange_start(
     ctx: ConversionContext, start: Any, end: Any, *, dtype: torch.dtype | None = None, **_: Any
 ) -> ITensor:
@@ -79,7 +79,7 @@ def arange_start(
     return _arange(ctx, start, end, 1, dtype)
 
 
-@converter(aten.arange.start_step, capability_validator=_whole_range, supports_dynamic_shapes=True)
+@converts(aten.arange.start_step, capability_validator=_whole_range)
 def arange_step(
     ctx: ConversionContext, start: Any, end: Any, step: Any = 1, *, dtype: torch.dtype | None = None, **_: Any
 ) -> ITensor:
@@ -104,13 +104,13 @@ def _numbers_known(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(aten.linspace.default, capability_validator=_numbers_known)
+@converts(aten.linspace.default, capability_validator=_numbers_known, supports_dynamic_shapes=False)
 def linspace(ctx: ConversionContext, start: Any, end: Any, steps: Any, **_: Any) -> ITensor:
     """`steps` numbers from `start` to `end`, both included; torch's own."""
     return ctx.constant(torch.linspace(start, end, steps, dtype=output_dtype(ctx, torch.float32)))
 
 
-@converter(aten.logspace.default, capability_validator=_numbers_known)
+@converts(aten.logspace.default, capability_validator=_numbers_known, supports_dynamic_shapes=False)
 def logspace(
     ctx: ConversionContext, start: Any, end: Any, steps: Any, base: float = 10.0, **_: Any
 ) -> ITensor:
@@ -129,9 +129,12 @@ for _op, _make in (
     (aten.tril_indices.default, torch.tril_indices),
     (aten.triu_indices.default, torch.triu_indices),
 ):
-    converter(_op, name=_op.overloadpacket.__name__, capability_validator=_numbers_known)(
-        _triangle_indices(_make)
-    )
+    converts(
+        _op,
+        name=_op.overloadpacket.__name__,
+        capability_validator=_numbers_known,
+        supports_dynamic_shapes=False,
+    )(_triangle_indices(_make))
 
 
 # ---- fills -------------------------------------------------------------------------------------------------
@@ -167,19 +170,19 @@ def filled(
     return ctx.expand(one, dims) if dims else one
 
 
-@converter(aten.full.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+@converts(aten.full.default, capability_validator=_fillable)
 def full(ctx: ConversionContext, size: Any, value: Operand | float, **_: Any) -> ITensor:
     """A tensor of `size` filled with `value`."""
     return filled(ctx, size, value, output_dtype(ctx, torch.float32))
 
 
-@converter(aten.full_like.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+@converts(aten.full_like.default, capability_validator=_fillable)
 def full_like(ctx: ConversionContext, x: Operand, value: Operand | float, **_: Any) -> ITensor:
     """A tensor of the shape of `x` filled with `value`."""
     return filled(ctx, ctx.dims_of(x), value, output_dtype(ctx, ctx.dtype(x)))
 
 
-@converter(aten.new_full.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+@converts(aten.new_full.default, capability_validator=_fillable)
 def new_full(ctx: ConversionContext, x: Operand, size: Any, value: Operand | float, **_: Any) -> ITensor:
     """A tensor of `size` filled with `value`, of the dtype of `x` unless told."""
     return filled(ctx, size, value, output_dtype(ctx, ctx.dtype(x)))
@@ -198,47 +201,45 @@ for _name, _value in {"zeros": 0, "ones": 1, "empty": 0}.items():
         return filled(ctx, size, _value, output_dtype(ctx, ctx.dtype(x)))
 
     _base = aten.empty.memory_format if _name == "empty" else getattr(aten, _name).default
-    converter(_base, name=_name, capability_validator=_fillable, supports_dynamic_shapes=True)(_sized)
-    converter(
+    converts(_base, name=_name, capability_validator=_fillable)(_sized)
+    converts(
         getattr(aten, f"{_name}_like").default,
         name=f"{_name}_like",
         capability_validator=_fillable,
-        supports_dynamic_shapes=True,
     )(_like)
-    converter(
+    converts(
         getattr(aten, f"new_{_name}").default,
         name=f"new_{_name}",
         capability_validator=_fillable,
-        supports_dynamic_shapes=True,
     )(_new)
 
 
 # Strides and physical layouts mean nothing inside an engine.
-@converter(aten.empty_strided.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+@converts(aten.empty_strided.default, capability_validator=_fillable)
 def empty_strided(ctx: ConversionContext, size: Any, stride: Any, **_: Any) -> ITensor:
     """Zeros of `size`."""
     return filled(ctx, size, 0, output_dtype(ctx, torch.float32))
 
 
-@converter(aten.empty_permuted.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+@converts(aten.empty_permuted.default, capability_validator=_fillable)
 def empty_permuted(ctx: ConversionContext, size: Any, physical_layout: Any, **_: Any) -> ITensor:
     """Zeros of `size`."""
     return filled(ctx, size, 0, output_dtype(ctx, torch.float32))
 
 
-@converter(aten.new_empty_strided.default, capability_validator=_fillable, supports_dynamic_shapes=True)
+@converts(aten.new_empty_strided.default, capability_validator=_fillable)
 def new_empty_strided(ctx: ConversionContext, x: Operand, size: Any, stride: Any, **_: Any) -> ITensor:
     """Zeros of `size`, of the dtype of `x` unless told."""
     return filled(ctx, size, 0, output_dtype(ctx, ctx.dtype(x)))
 
 
-@converter(aten.scalar_tensor.default, supports_dynamic_shapes=True)
+@converts(aten.scalar_tensor.default)
 def scalar_tensor(ctx: ConversionContext, value: Operand | float, **_: Any) -> ITensor:
     """A 0-d tensor of a number."""
     return filled(ctx, (), value, output_dtype(ctx, torch.float32))
 
 
-@converter([aten.eye.default, aten.eye.m], capability_validator=_fillable, supports_dynamic_shapes=True)
+@converts([aten.eye.default, aten.eye.m], capability_validator=_fillable)
 def eye(ctx: ConversionContext, rows: Any, columns: Any = None, **_: Any) -> ITensor:
     """Ones on the diagonal of (rows, columns), zeros besides."""
     columns = rows if columns is None else columns

@@ -7,17 +7,22 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, ITensor, Operand, Requires, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    Operand,
+    Requires,
+)
 from trtcore_converters._checks import numeric
+from trtcore_converters._declare import converts
 from trtcore_converters._values import LOW_PRECISION, along, known_dim, most, output_dtype
 
 aten = torch.ops.aten
 
 
-@converter(
+@converts(
     aten.cumsum.default,
     capability_validator=numeric,
-    supports_dynamic_shapes=True,
     requires=Requires(layers=frozenset({"add_cumulative"})),
 )
 def cumsum(ctx: ConversionContext, x: Operand, dim: int, *, dtype: torch.dtype | None = None) -> ITensor:

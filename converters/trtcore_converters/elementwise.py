@@ -15,10 +15,10 @@ from trtcore.pack import (
     NodeContext,
     Operand,
     Reject,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import all_of
+from trtcore_converters._declare import converts
 from trtcore_converters._loops import LOOPS, whole_power
 from trtcore_converters._values import compute_dtype, number, operand, output_dtype, power_of_two
 from trtcore_converters.remainders import floor_divide as floor_quotient
@@ -79,9 +79,7 @@ for _op, _name, _operation in (
     (aten.fmax.default, "fmax", "MAX"),
     (aten.fmin.default, "fmin", "MIN"),
 ):
-    converter(_op, name=_name, capability_validator=arithmetic, supports_dynamic_shapes=True)(
-        _binary(_operation)
-    )
+    converts(_op, name=_name, capability_validator=arithmetic)(_binary(_operation))
 
 
 # ---- add, sub ----------------------------------------------------------------------------------------------
@@ -101,33 +99,31 @@ def _scaled(
     return ctx.cast(ctx.elementwise(a, b, operation, to=inside), dtype)
 
 
-@converter(aten.add.Tensor, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.add.Tensor, capability_validator=arithmetic)
 def add(ctx: ConversionContext, a: Operand | float, b: Operand | float, *, alpha: Any = 1) -> ITensor:
     """``a + alpha * b``; the logical or on bools."""
     return _scaled(ctx, "SUM", *_operands(ctx, a, b), operand(ctx, "alpha", alpha))
 
 
-@converter(aten.add.Scalar, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.add.Scalar, capability_validator=arithmetic)
 def add_scalar(ctx: ConversionContext, a: Operand | float, b: Operand | float, alpha: Any = 1) -> ITensor:
     """``a + alpha * b``."""
     return add(ctx, a, b, alpha=alpha)
 
 
-@converter(aten.sub.Tensor, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.sub.Tensor, capability_validator=arithmetic)
 def sub(ctx: ConversionContext, a: Operand | float, b: Operand | float, *, alpha: Any = 1) -> ITensor:
     """``a - alpha * b``."""
     return _scaled(ctx, "SUB", *_operands(ctx, a, b), operand(ctx, "alpha", alpha))
 
 
-@converter(aten.sub.Scalar, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.sub.Scalar, capability_validator=arithmetic)
 def sub_scalar(ctx: ConversionContext, a: Operand | float, b: Operand | float, alpha: Any = 1) -> ITensor:
     """``a - alpha * b``."""
     return sub(ctx, a, b, alpha=alpha)
 
 
-@converter(
-    [aten.rsub.Tensor, aten.rsub.Scalar], capability_validator=arithmetic, supports_dynamic_shapes=True
-)
+@converts([aten.rsub.Tensor, aten.rsub.Scalar], capability_validator=arithmetic)
 def rsub(ctx: ConversionContext, a: Operand | float, b: Operand | float, alpha: Any = 1) -> ITensor:
     """``b - alpha * a``."""
     a, b = _operands(ctx, a, b)
@@ -164,21 +160,16 @@ def truncate(ctx: ConversionContext, x: ITensor) -> ITensor:
     return ctx.elementwise(ctx.unary(x, "SIGN"), ctx.unary(ctx.unary(x, "ABS"), "FLOOR"), "PROD")
 
 
-@converter(
+@converts(
     [aten.div.Tensor, aten.div.Scalar, aten.true_divide.Tensor, aten.true_divide.Scalar],
     capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
 )
 def div(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     """``a / b``; ints divide as float32."""
     return _divide(ctx, *_operands(ctx, a, b), None)
 
 
-@converter(
-    [aten.div.Tensor_mode, aten.div.Scalar_mode],
-    capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.div.Tensor_mode, aten.div.Scalar_mode], capability_validator=arithmetic)
 def div_mode(
     ctx: ConversionContext, a: Operand | float, b: Operand | float, *, rounding_mode: str | None
 ) -> ITensor:
@@ -186,11 +177,7 @@ def div_mode(
     return _divide(ctx, *_operands(ctx, a, b), rounding_mode)
 
 
-@converter(
-    [aten.floor_divide.default, aten.floor_divide.Scalar],
-    capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.floor_divide.default, aten.floor_divide.Scalar], capability_validator=arithmetic)
 def floor_divide(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     """``a / b`` rounded down."""
     return _divide(ctx, *_operands(ctx, a, b), "floor")
@@ -219,11 +206,10 @@ for _op, _name, _rounding in (
     (aten.fmod.Tensor, "fmod", "trunc"),
     (aten.fmod.Scalar, "fmod", "trunc"),
 ):
-    converter(
+    converts(
         _op,
         name=_name,
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
     )(_modulus(_rounding))
 
 
@@ -250,11 +236,7 @@ def _kind_of_power(floating_point: bool) -> Callable[[fx.Node, NodeContext], boo
     return check
 
 
-@converter(
-    aten.pow.Tensor_Scalar,
-    capability_validator=all_of(arithmetic, _whole_exponent),
-    supports_dynamic_shapes=True,
-)
+@converts(aten.pow.Tensor_Scalar, capability_validator=all_of(arithmetic, _whole_exponent))
 def pow_scalar(ctx: ConversionContext, x: Operand, exponent: Any) -> ITensor:
     """``x ** exponent``; small whole exponents by multiplication, as torch does."""
     exponent = operand(ctx, "exponent", exponent)
@@ -292,10 +274,9 @@ def _multiplied(ctx: ConversionContext, x: ITensor, exponent: int, dtype: torch.
     return result
 
 
-@converter(
+@converts(
     [aten.pow.Tensor_Tensor, aten.pow.Scalar],
     capability_validator=all_of(arithmetic, _kind_of_power(True)),
-    supports_dynamic_shapes=True,
 )
 def pow_tensor(ctx: ConversionContext, x: Operand | float, exponent: Any) -> ITensor:
     """``x ** exponent`` in floating point (float16 and bfloat16 through float32)."""
@@ -304,11 +285,10 @@ def pow_tensor(ctx: ConversionContext, x: Operand | float, exponent: Any) -> ITe
     return ctx.cast(ctx.elementwise(x, exponent, "POW", to=torch.float32), dtype)
 
 
-@converter(
+@converts(
     [aten.pow.Tensor_Tensor, aten.pow.Scalar],
     capability_validator=all_of(arithmetic, _kind_of_power(False)),
     requires=LOOPS,
-    supports_dynamic_shapes=True,
 )
 def pow_integers(ctx: ConversionContext, x: Operand | float, exponent: Any) -> ITensor:
     """``x ** exponent`` of integers, which TensorRT's own power would compute in floating point."""
@@ -319,10 +299,9 @@ def pow_integers(ctx: ConversionContext, x: Operand | float, exponent: Any) -> I
 # ---- clamp -------------------------------------------------------------------------------------------------
 
 
-@converter(
+@converts(
     [aten.clamp.default, aten.clamp.Tensor, aten.clip.default, aten.clip.Tensor],
     capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
 )
 def clamp(ctx: ConversionContext, x: Operand, low: Any = None, high: Any = None) -> ITensor:
     """``min(max(x, low), high)``; where low > high, the result is high, as in torch."""
@@ -334,21 +313,13 @@ def clamp(ctx: ConversionContext, x: Operand, low: Any = None, high: Any = None)
     return ctx.cast(result, dtype)
 
 
-@converter(
-    [aten.clamp_min.default, aten.clamp_min.Tensor],
-    capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.clamp_min.default, aten.clamp_min.Tensor], capability_validator=arithmetic)
 def clamp_min(ctx: ConversionContext, x: Operand, low: Any) -> ITensor:
     """``max(x, low)``."""
     return clamp(ctx, x, low)
 
 
-@converter(
-    [aten.clamp_max.default, aten.clamp_max.Tensor],
-    capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.clamp_max.default, aten.clamp_max.Tensor], capability_validator=arithmetic)
 def clamp_max(ctx: ConversionContext, x: Operand, high: Any) -> ITensor:
     """``min(x, high)``."""
     return clamp(ctx, x, None, high)
@@ -357,7 +328,7 @@ def clamp_max(ctx: ConversionContext, x: Operand, high: Any) -> ITensor:
 # ---- angles -------------------------------------------------------------------------------------------------
 
 
-@converter(aten.atan2.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
+@converts(aten.atan2.default, capability_validator=arithmetic)
 def atan2(ctx: ConversionContext, y: Any, x: Operand) -> ITensor:
     """The angle of (x, y): ``atan(y / x)``, turned by pi to the side where x is negative; 0 for (0, 0)."""
     dtype = output_dtype(ctx, torch.float32)

@@ -14,10 +14,10 @@ from trtcore.pack import (
     NodeContext,
     Operand,
     Reject,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import all_of, arguments, floating, val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import used_outputs
 from trtcore_converters.accumulate import affordable
 from trtcore_converters.creation import positions
@@ -26,7 +26,7 @@ from trtcore_converters.shape import same
 aten = torch.ops.aten
 
 
-@converter(aten.embedding.default, supports_dynamic_shapes=True)
+@converts(aten.embedding.default)
 def embedding(
     ctx: ConversionContext,
     weight: Operand,
@@ -75,7 +75,7 @@ def _bag_length(node: fx.Node) -> int | None:
     return step if step > 0 and same(end, indices.shape[0]) else None
 
 
-@converter(
+@converts(
     [
         aten.embedding_bag.default,
         aten.embedding_bag.padding_idx,
@@ -83,7 +83,6 @@ def _bag_length(node: fx.Node) -> int | None:
         aten._embedding_bag_forward_only.default,
     ],
     capability_validator=all_of(floating("weight"), _bags),
-    supports_dynamic_shapes=True,
 )
 def embedding_bag(
     ctx: ConversionContext,

@@ -17,10 +17,10 @@ from trtcore.pack import (
     Priority,
     Reject,
     Requires,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import all_of, floating, is_static, val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import broadcast_dims
 from trtcore_converters.creation import filled
 from trtcore_converters.shape import movable
@@ -37,11 +37,7 @@ def no_masks(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
-    [aten.index.Tensor, aten._unsafe_index.Tensor],
-    capability_validator=all_of(movable, no_masks),
-    supports_dynamic_shapes=True,
-)
+@converts([aten.index.Tensor, aten._unsafe_index.Tensor], capability_validator=all_of(movable, no_masks))
 def index(ctx: ConversionContext, x: Operand, indices: Sequence[Any]) -> ITensor:
     """``x[indices]`` with integer tensors, broadcast against each other, and None for dims that are kept.
 
@@ -93,7 +89,7 @@ def wrap(ctx: ConversionContext, item: Any, size: Any) -> ITensor:
     return ctx.select(negative, ctx.elementwise(item, ctx.scalar(size, torch.int64), "SUM"), item)
 
 
-@converter(aten.index_select.default, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.index_select.default, capability_validator=movable)
 def index_select(ctx: ConversionContext, x: Operand, dim: int, index: Operand) -> ITensor:
     """The slices `index` (1-D or 0-d, taken as one) along `dim`."""
     x, index = ctx.tensor(x), ctx.tensor(index)
@@ -104,7 +100,7 @@ def index_select(ctx: ConversionContext, x: Operand, dim: int, index: Operand) -
     return ctx.gather(x, index, dim)
 
 
-@converter(aten.gather.default, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.gather.default, capability_validator=movable)
 def gather(
     ctx: ConversionContext, x: Operand, dim: int, index: Operand, *, sparse_grad: bool = False
 ) -> ITensor:
@@ -136,9 +132,7 @@ def _fixed_corner(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.diagonal.default, capability_validator=all_of(movable, _fixed_corner), supports_dynamic_shapes=True
-)
+@converts(aten.diagonal.default, capability_validator=all_of(movable, _fixed_corner))
 def diagonal(ctx: ConversionContext, x: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> ITensor:
     """The diagonals of the matrices over two dims, as a last dim; `offset` counts to the right of the main one."""
     x = ctx.tensor(x)
@@ -177,9 +171,7 @@ def _dense(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.as_strided.default, capability_validator=all_of(movable, _dense), supports_dynamic_shapes=True
-)
+@converts(aten.as_strided.default, capability_validator=all_of(movable, _dense))
 def as_strided(
     ctx: ConversionContext, x: Operand, size: Any, stride: Any, storage_offset: int | None = None
 ) -> ITensor:
@@ -191,11 +183,7 @@ def as_strided(
     return ctx.gather(ctx.reshape(x, [count]), ctx.constant(places), 0)
 
 
-@converter(
-    aten.as_strided_scatter.default,
-    capability_validator=all_of(movable, _dense),
-    supports_dynamic_shapes=True,
-)
+@converts(aten.as_strided_scatter.default, capability_validator=all_of(movable, _dense))
 def as_strided_scatter(
     ctx: ConversionContext,
     x: Operand,
@@ -228,9 +216,7 @@ def _fixed_dim(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.unfold.default, capability_validator=all_of(movable, _fixed_dim), supports_dynamic_shapes=True
-)
+@converts(aten.unfold.default, capability_validator=all_of(movable, _fixed_dim))
 def unfold(ctx: ConversionContext, x: Operand, dimension: int, size: int, step: int) -> ITensor:
     """Windows of `size`, every `step`, along a dim, which counts the windows then; their elements are a last dim."""
     x = ctx.tensor(x)
@@ -253,10 +239,9 @@ def _fixed_count(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     [aten.pdist.default, aten._pdist_forward.default],
     capability_validator=all_of(floating("self"), _fixed_count),
-    supports_dynamic_shapes=True,
 )
 def pdist(ctx: ConversionContext, x: Operand, p: float = 2.0) -> ITensor:
     """The p-norms of the differences of all pairs of rows (i < j): x of shape (n, m), the result (n (n - 1) / 2,)."""
@@ -281,10 +266,9 @@ def pdist(ctx: ConversionContext, x: Operand, p: float = 2.0) -> ITensor:
 # ---- where elements are -------------------------------------------------------------------------------------
 
 
-@converter(
+@converts(
     [aten.nonzero.default, aten.argwhere.default],
     capability_validator=movable,
-    supports_dynamic_shapes=True,
     requires_output_allocator=True,
     requires=Requires(layers=frozenset({"add_non_zero"})),
 )
@@ -305,10 +289,9 @@ def _one_mask(node: fx.Node, ctx: NodeContext) -> bool | Reject:
 _NON_ZERO = Requires(layers=frozenset({"add_non_zero"}))
 
 
-@converter(
+@converts(
     aten.masked_select.default,
     capability_validator=movable,
-    supports_dynamic_shapes=True,
     requires_output_allocator=True,
     requires=_NON_ZERO,
 )
@@ -320,11 +303,10 @@ def masked_select(ctx: ConversionContext, x: Operand, mask: Any) -> ITensor:
     return _selected(ctx, flat, where)
 
 
-@converter(
+@converts(
     aten.index.Tensor,
     priority=Priority.FALLBACK,
     capability_validator=all_of(movable, _one_mask),
-    supports_dynamic_shapes=True,
     requires_output_allocator=True,
     requires=_NON_ZERO,
 )

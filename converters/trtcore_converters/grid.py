@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from trtcore.pack import ConversionContext, ITensor, Operand, Requires, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    Operand,
+    Requires,
+)
 from trtcore_converters._checks import floating
+from trtcore_converters._declare import converts
 
 aten = torch.ops.aten
 
@@ -13,10 +19,9 @@ _INTERPOLATION = ("LINEAR", "NEAREST", "CUBIC")
 _BORDER = ("FILL", "CLAMP", "REFLECT")
 
 
-@converter(
+@converts(
     [aten.grid_sampler_2d.default],
     capability_validator=floating("input", "grid"),
-    supports_dynamic_shapes=True,
     requires=Requires(layers=frozenset({"add_grid_sample"})),
 )
 def grid_sampler_2d(

@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, ITensor, Operand, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    Operand,
+)
+from trtcore_converters._declare import converts
 from trtcore_converters._loops import LOOPS, repeat, stretched
 from trtcore_converters._values import output_dtype
 from trtcore_converters.elementwise import arithmetic
@@ -29,7 +34,7 @@ def _gcd(ctx: ConversionContext, a: ITensor, b: ITensor, dtype: torch.dtype) -> 
     return repeat(ctx, _EUCLID[dtype], step, [ctx.unary(value, "ABS") for value in (a, b)])
 
 
-@converter(aten.gcd.default, capability_validator=arithmetic, requires=LOOPS, supports_dynamic_shapes=True)
+@converts(aten.gcd.default, capability_validator=arithmetic, requires=LOOPS)
 def gcd(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     """The greatest common divisor, by Euclid's algorithm."""
     dtype = output_dtype(ctx, ctx.result_type(a, b))
@@ -37,7 +42,7 @@ def gcd(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITens
     return _gcd(ctx, a, b, dtype)
 
 
-@converter(aten.lcm.default, capability_validator=arithmetic, requires=LOOPS, supports_dynamic_shapes=True)
+@converts(aten.lcm.default, capability_validator=arithmetic, requires=LOOPS)
 def lcm(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     """The least common multiple: ``abs(a / gcd * b)``, and 0 where both are 0."""
     dtype = output_dtype(ctx, ctx.result_type(a, b))

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import arguments, numeric
+from trtcore_converters._declare import converts
 from trtcore_converters._values import most, number, output_dtype
 
 aten = torch.ops.aten
@@ -79,7 +80,7 @@ def _sum_of_products(ctx: ConversionContext, a: ITensor, b: ITensor, transpose_b
     return ctx.reduce(products, "SUM", [ctx.rank(products) - 1])
 
 
-@converter(aten.linear.default, capability_validator=_multiplies, supports_dynamic_shapes=True)
+@converts(aten.linear.default, capability_validator=_multiplies)
 def linear(ctx: ConversionContext, x: Operand, weight: Operand, bias: Operand | None = None) -> ITensor:
     """``x @ weight.T + bias``; x of shape (..., in), weight (out, in), bias (out,)."""
     single = ctx.rank(x) == 1
@@ -97,10 +98,9 @@ def linear(ctx: ConversionContext, x: Operand, weight: Operand, bias: Operand | 
     return ctx.elementwise(result, _at_rank(ctx, bias, ctx.rank(result)), "SUM", to=ctx.dtype(result))
 
 
-@converter(
+@converts(
     [aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default],
     capability_validator=_multiplies,
-    supports_dynamic_shapes=True,
 )
 def matmul(ctx: ConversionContext, a: Operand, b: Operand) -> ITensor:
     """``a @ b``; a vector is a row on the left, a column on the right, and its dim of one goes again."""
@@ -116,11 +116,7 @@ def matmul(ctx: ConversionContext, a: Operand, b: Operand) -> ITensor:
     return result
 
 
-@converter(
-    [aten.addmm.default, aten.baddbmm.default, aten.addmv.default],
-    capability_validator=_multiplies,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.addmm.default, aten.baddbmm.default, aten.addmv.default], capability_validator=_multiplies)
 def addmm(
     ctx: ConversionContext,
     bias: Operand,
@@ -147,7 +143,7 @@ def addmm(
 _WITH_ADDEND = frozenset({aten.addmm.default, aten.baddbmm.default, aten.addmv.default})
 
 
-@converter([aten.mm.dtype, aten.bmm.dtype], supports_dynamic_shapes=True)
+@converts([aten.mm.dtype, aten.bmm.dtype])
 def matmul_to_dtype(ctx: ConversionContext, a: Operand, b: Operand, out_dtype: torch.dtype) -> ITensor:
     """``a @ b`` of float16 or bfloat16 matrices in float32, unrounded."""
     return product(ctx, ctx.cast(a, out_dtype), ctx.cast(b, out_dtype))

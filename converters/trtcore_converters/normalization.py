@@ -14,10 +14,10 @@ from trtcore.pack import (
     NodeContext,
     Operand,
     Reject,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import floating, is_static
+from trtcore_converters._declare import converts
 from trtcore_converters._values import LOW_PRECISION, output_dtype, used_outputs
 
 aten = torch.ops.aten
@@ -77,7 +77,7 @@ def _static_shape(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return accepted
 
 
-@converter(aten.layer_norm.default, capability_validator=_static_shape, supports_dynamic_shapes=True)
+@converts(aten.layer_norm.default, capability_validator=_static_shape)
 def layer_norm(
     ctx: ConversionContext,
     x: Operand,
@@ -105,7 +105,7 @@ def _layer_norm(
     return ctx.reshape(_normalise(ctx, ctx.reshape(x, [1, *dims]), shape, weight, bias, eps), dims)
 
 
-@converter(aten.native_layer_norm.default, capability_validator=_static_shape, supports_dynamic_shapes=True)
+@converts(aten.native_layer_norm.default, capability_validator=_static_shape)
 def native_layer_norm(
     ctx: ConversionContext,
     x: Operand,
@@ -142,7 +142,7 @@ def _statistics_dtype(ctx: ConversionContext, index: int) -> torch.dtype:
 # ---- group normalisation -----------------------------------------------------------------------------------
 
 
-@converter(aten.group_norm.default, capability_validator=floating(), supports_dynamic_shapes=True)
+@converts(aten.group_norm.default, capability_validator=floating())
 def group_norm(
     ctx: ConversionContext,
     x: Operand,
@@ -156,7 +156,7 @@ def group_norm(
     return _group_norm(ctx, ctx.tensor(x), num_groups, weight, bias, eps)
 
 
-@converter(aten.native_group_norm.default, capability_validator=floating(), supports_dynamic_shapes=True)
+@converts(aten.native_group_norm.default, capability_validator=floating())
 def native_group_norm(
     ctx: ConversionContext,
     x: Operand,
@@ -213,7 +213,7 @@ def _group_norm(
 # ---- RMS normalisation -------------------------------------------------------------------------------------
 
 
-@converter(aten.rms_norm.default, capability_validator=_static_shape, supports_dynamic_shapes=True)
+@converts(aten.rms_norm.default, capability_validator=_static_shape)
 def rms_norm(
     ctx: ConversionContext,
     x: Operand,

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import all_of, arguments, numeric
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import sample
 
 aten = torch.ops.aten
@@ -30,13 +31,13 @@ def _wraps_whole(node: fx.Node, ctx: NodeContext) -> bool | Reject:
 _accepts = all_of(numeric, _wraps_whole)
 
 
-@converter(aten.constant_pad_nd.default, capability_validator=numeric, supports_dynamic_shapes=True)
+@converts(aten.constant_pad_nd.default, capability_validator=numeric)
 def constant_pad_nd(ctx: ConversionContext, x: Operand, pad: Sequence[Any], value: Any = 0) -> ITensor:
     """Pad with a value; negative counts crop."""
     return padded(ctx, ctx.tensor(x), pad, "constant", value)
 
 
-@converter(aten.pad.default, capability_validator=_accepts, supports_dynamic_shapes=True)
+@converts(aten.pad.default, capability_validator=_accepts)
 def pad(
     ctx: ConversionContext, x: Operand, pad: Sequence[Any], mode: str = "constant", value: Any = None
 ) -> ITensor:
@@ -44,27 +45,25 @@ def pad(
     return padded(ctx, ctx.tensor(x), pad, mode, value or 0)
 
 
-@converter(
+@converts(
     [aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default],
     capability_validator=_accepts,
-    supports_dynamic_shapes=True,
 )
 def reflection_pad(ctx: ConversionContext, x: Operand, padding: Sequence[Any]) -> ITensor:
     """Mirror at the edge element, which is not repeated."""
     return padded(ctx, ctx.tensor(x), padding, "reflect")
 
 
-@converter(
+@converts(
     [aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default],
     capability_validator=_accepts,
-    supports_dynamic_shapes=True,
 )
 def replication_pad(ctx: ConversionContext, x: Operand, padding: Sequence[Any]) -> ITensor:
     """Repeat the edge element."""
     return padded(ctx, ctx.tensor(x), padding, "replicate")
 
 
-@converter(aten._pad_circular.default, capability_validator=_accepts, supports_dynamic_shapes=True)
+@converts(aten._pad_circular.default, capability_validator=_accepts)
 def pad_circular(ctx: ConversionContext, x: Operand, pad: Sequence[Any]) -> ITensor:
     """Go on at the other end."""
     return padded(ctx, ctx.tensor(x), pad, "circular")

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used, shape_of
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import apply_along, in_two_dims, one_dim, pad_with_zeros, spread
 
 aten = torch.ops.aten
@@ -102,10 +103,9 @@ def _windows_fit(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     [aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default],
     capability_validator=all_of(floating(), _windows_fit),
-    supports_dynamic_shapes=True,
 )
 def max_pool(
     ctx: ConversionContext,
@@ -121,24 +121,22 @@ def max_pool(
     return _pool(ctx, ctx.tensor(x), "MAX", windows)
 
 
-@converter(
+@converts(
     [
         aten.max_pool1d_with_indices.default,
         aten.max_pool2d_with_indices.default,
         aten.max_pool3d_with_indices.default,
     ],
     capability_validator=all_of(floating(), _windows_fit, only_first_output_used("indices")),
-    supports_dynamic_shapes=True,
 )
 def max_pool_with_indices(ctx: ConversionContext, x: Operand, *settings: Any) -> tuple[ITensor, None]:
     """Max pooling whose indices nobody uses."""
     return max_pool(ctx, x, *settings), None
 
 
-@converter(
+@converts(
     [aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default],
     capability_validator=all_of(floating(), _windows_fit),
-    supports_dynamic_shapes=True,
 )
 def avg_pool(
     ctx: ConversionContext,
@@ -241,7 +239,7 @@ def spread_sizes(value: Any, dims: int) -> list[Any]:
 _MOST_SLICES = 16  # windows of different sizes are pooled one by one, up to so many per dim
 
 
-@converter(
+@converts(
     [
         aten.adaptive_avg_pool1d.default,
         aten.adaptive_avg_pool2d.default,
@@ -250,7 +248,6 @@ _MOST_SLICES = 16  # windows of different sizes are pooled one by one, up to so 
         aten._adaptive_avg_pool3d.default,
     ],
     capability_validator=all_of(floating(), _sizes_fit(exact_only=False)),
-    supports_dynamic_shapes=True,
 )
 def adaptive_avg_pool(ctx: ConversionContext, x: Operand, output_size: Any) -> ITensor:
     """adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d.
@@ -273,10 +270,9 @@ def adaptive_avg_pool(ctx: ConversionContext, x: Operand, output_size: Any) -> I
     return ctx.cast(x, dtype)
 
 
-@converter(
+@converts(
     [aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default],
     capability_validator=all_of(floating(), only_first_output_used("indices"), _sizes_fit(exact_only=True)),
-    supports_dynamic_shapes=True,
 )
 def adaptive_max_pool(ctx: ConversionContext, x: Operand, output_size: Any) -> tuple[ITensor, None]:
     """adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d whose indices nobody uses."""

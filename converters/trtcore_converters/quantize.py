@@ -15,10 +15,10 @@ from trtcore.pack import (
     Operand,
     Reject,
     Requires,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output_dtype
 
 importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
@@ -89,10 +89,9 @@ def _quantises_floats(node: fx.Node) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     sorted(QUANTIZE, key=str),
     capability_validator=_symmetric,
-    supports_dynamic_shapes=True,
     requires=Requires(layers=frozenset({"add_quantize"})),
 )
 def quantize(
@@ -125,10 +124,9 @@ def _quantize_fp8(
     return ctx.output(ctx.net.add_quantize(x, one, ctx.backend.trt_dtype(_FP8)))
 
 
-@converter(
+@converts(
     sorted(DEQUANTIZE, key=str),
     capability_validator=_symmetric,
-    supports_dynamic_shapes=True,
     requires=Requires(layers=frozenset({"add_dequantize"})),
 )
 def dequantize(

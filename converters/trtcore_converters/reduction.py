@@ -12,8 +12,14 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, Dim, ITensor, Operand, converter
+from trtcore.pack import (
+    ConversionContext,
+    Dim,
+    ITensor,
+    Operand,
+)
 from trtcore_converters._checks import all_of, not_bool, numeric
+from trtcore_converters._declare import converts
 from trtcore_converters._values import LOW_PRECISION, output_dtype, used_outputs
 
 aten = torch.ops.aten
@@ -72,10 +78,10 @@ for _ops, _name, _convert in (
     ([aten.sum.default, aten.sum.dim_IntList], "sum", _sum),
     ([aten.prod.default, aten.prod.dim_int], "prod", _prod),
 ):
-    converter(_ops, name=_name, capability_validator=numeric, supports_dynamic_shapes=True)(_convert)
+    converts(_ops, name=_name, capability_validator=numeric)(_convert)
 
 
-@converter([aten.mean.default, aten.mean.dim], capability_validator=numeric, supports_dynamic_shapes=True)
+@converts([aten.mean.default, aten.mean.dim], capability_validator=numeric)
 def mean(
     ctx: ConversionContext,
     x: Operand,
@@ -89,11 +95,7 @@ def mean(
     return reduced(ctx, x, "AVG", axes_of(dim, ctx.rank(x)), keepdim)
 
 
-@converter(
-    [aten.count_nonzero.default, aten.count_nonzero.dim_IntList],
-    capability_validator=numeric,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.count_nonzero.default, aten.count_nonzero.dim_IntList], capability_validator=numeric)
 def count_nonzero(ctx: ConversionContext, x: Operand, dim: Any = None) -> ITensor:
     """How many elements are not 0, as int64."""
     x = ctx.cast(_is_true(ctx, ctx.tensor(x)), torch.int64)
@@ -120,11 +122,10 @@ def _logic(operation: str) -> Callable[..., Any]:
 
 
 for _packet, _name, _operation in ((aten.any, "any", "SUM"), (aten.all, "all", "PROD")):
-    converter(
+    converts(
         [_packet.default, _packet.dim, _packet.dims],
         name=_name,
         capability_validator=numeric,
-        supports_dynamic_shapes=True,
     )(_logic(_operation))
 
 
@@ -150,12 +151,10 @@ for _ops, _name, _operation in (
     ([aten.amax.default, aten.max.default], "amax", "MAX"),
     ([aten.amin.default, aten.min.default], "amin", "MIN"),
 ):
-    converter(_ops, name=_name, capability_validator=numeric, supports_dynamic_shapes=True)(
-        _values_only(_operation)
-    )
+    converts(_ops, name=_name, capability_validator=numeric)(_values_only(_operation))
 
 
-@converter(aten.aminmax.default, capability_validator=numeric, supports_dynamic_shapes=True)
+@converts(aten.aminmax.default, capability_validator=numeric)
 def aminmax(
     ctx: ConversionContext, x: Operand, *, dim: int | None = None, keepdim: bool = False
 ) -> tuple[ITensor, ...]:
@@ -173,9 +172,7 @@ def _with_index(operation: str) -> Callable[..., Any]:
 
 
 for _packet, _name, _operation in ((aten.max, "max_dim", "MAX"), (aten.min, "min_dim", "MIN")):
-    converter(_packet.dim, name=_name, capability_validator=numeric, supports_dynamic_shapes=True)(
-        _with_index(_operation)
-    )
+    converts(_packet.dim, name=_name, capability_validator=numeric)(_with_index(_operation))
 
 
 def _index(operation: str) -> Callable[..., Any]:
@@ -194,7 +191,7 @@ for _op, _name, _operation in (
     (aten.argmax.default, "argmax", "MAX"),
     (aten.argmin.default, "argmin", "MIN"),
 ):
-    converter(_op, name=_name, capability_validator=numeric, supports_dynamic_shapes=True)(_index(_operation))
+    converts(_op, name=_name, capability_validator=numeric)(_index(_operation))
 
 
 def _first(
@@ -274,9 +271,7 @@ for _op, _name, _root, _with_mean in (
     (aten.var_mean.correction, "var_mean", False, True),
     (aten.std_mean.correction, "std_mean", True, True),
 ):
-    converter(_op, name=_name, capability_validator=numeric, supports_dynamic_shapes=True)(
-        _deviation(_root, _with_mean)
-    )
+    converts(_op, name=_name, capability_validator=numeric)(_deviation(_root, _with_mean))
 
 
 # ---- norms ----
@@ -306,7 +301,7 @@ def vector_norm(
 _numbers = all_of(numeric, not_bool())
 
 
-@converter(aten.linalg_vector_norm.default, capability_validator=_numbers, supports_dynamic_shapes=True)
+@converts(aten.linalg_vector_norm.default, capability_validator=_numbers)
 def linalg_vector_norm(
     ctx: ConversionContext,
     x: Operand,
@@ -320,7 +315,7 @@ def linalg_vector_norm(
     return vector_norm(ctx, x, float(ord), dim, keepdim, dtype or ctx.dtype(x))
 
 
-@converter(
+@converts(
     [
         aten.norm.Scalar,
         aten.norm.ScalarOpt_dim,
@@ -328,7 +323,6 @@ def linalg_vector_norm(
         aten.norm.ScalarOpt_dtype,
     ],
     capability_validator=_numbers,
-    supports_dynamic_shapes=True,
 )
 def norm(
     ctx: ConversionContext,
@@ -343,7 +337,7 @@ def norm(
     return vector_norm(ctx, x, 2.0 if p is None else float(p), dim, keepdim, dtype or ctx.dtype(x))
 
 
-@converter(aten.logsumexp.default, capability_validator=numeric, supports_dynamic_shapes=True)
+@converts(aten.logsumexp.default, capability_validator=numeric)
 def logsumexp(ctx: ConversionContext, x: Operand, dim: Any, keepdim: bool = False) -> ITensor:
     """``log(sum(exp(x)))`` about the largest element (about 0 where that is infinite)."""
     dtype = output_dtype(ctx, torch.float32)

@@ -17,8 +17,9 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import all_of, arguments, floating, numeric, shape_of
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import apply_along
 
 aten = torch.ops.aten
@@ -156,11 +157,10 @@ for _packet in (*_LINEAR, aten.upsample_bicubic2d):
         return _interpolated(ctx, x, output_size, align_corners, scales, mode)
 
     for _op, _convert in ((_packet.default, _by_size), (_packet.vec, _by_factors)):
-        converter(
+        converts(
             _op,
             name=str(_packet).removeprefix("aten."),
             capability_validator=all_of(floating(), _all_or_none, _factors_fit),
-            supports_dynamic_shapes=True,
         )(_convert)
 
 
@@ -197,11 +197,10 @@ def _antialiased(op: Any) -> Callable[..., Any]:
 
 
 for _packet in (aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa):
-    converter(
+    converts(
         [_packet.default, _packet.vec],
         name=str(_packet).removeprefix("aten."),
         capability_validator=all_of(floating(), _static),
-        supports_dynamic_shapes=True,
     )(_antialiased(_packet.default))
 
 
@@ -330,9 +329,8 @@ def _nearest_converters(exact: bool) -> tuple[Callable[..., Any], Callable[..., 
 
 for _packet, _exact in _NEAREST.items():
     for _op, _convert in zip((_packet.default, _packet.vec), _nearest_converters(_exact)):
-        converter(
+        converts(
             _op,
             name=str(_packet).removeprefix("aten."),
             capability_validator=all_of(numeric, _factors_fit),
-            supports_dynamic_shapes=True,
         )(_convert)

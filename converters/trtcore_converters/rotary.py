@@ -15,10 +15,10 @@ from trtcore.pack import (
     Operand,
     Reject,
     Requires,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import known_dim
 
 ROTARY_EMBEDDING: Any = torch.ops.onnx.RotaryEmbedding.opset23
@@ -40,10 +40,9 @@ def _plain(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     ROTARY_EMBEDDING,
     capability_validator=_plain,
-    supports_dynamic_shapes=True,
     requires=Requires(layers=frozenset({"add_rotary_embedding"})),
 )
 def rotary_embedding(

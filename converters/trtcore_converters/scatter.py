@@ -18,10 +18,10 @@ from trtcore.pack import (
     NodeContext,
     Operand,
     Reject,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import all_of, is_static, val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import broadcast_dims
 from trtcore_converters.shape import movable, sizes
 
@@ -41,7 +41,7 @@ def scatter_tuples(ctx: ConversionContext, x: Operand, tuples: Any, updates: Any
     return ctx.output(ctx.net.add_scatter(x, tuples, updates, ctx.trt.ScatterMode.ND))
 
 
-@converter(aten.copy.default, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.copy.default, capability_validator=movable)
 def copy(ctx: ConversionContext, x: Operand, src: Operand, non_blocking: bool = False) -> ITensor:
     """`src` written over all of `x`: broadcast to its shape, in its dtype."""
     return ctx.expand(ctx.cast(ctx.tensor(src), ctx.dtype(x)), sizes(ctx, x))
@@ -50,7 +50,7 @@ def copy(ctx: ConversionContext, x: Operand, src: Operand, non_blocking: bool = 
 # ---- scatter -----------------------------------------------------------------------------------------------
 
 
-@converter(aten.scatter.src, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.scatter.src, capability_validator=movable)
 def scatter_src(ctx: ConversionContext, x: Operand, dim: int, index: Operand, src: Operand) -> ITensor:
     """``src[i]`` written at ``index[i]`` along `dim`; `src` may be larger than `index`, and its rest is not read."""
     x, index, src = ctx.tensor(x), ctx.tensor(index), ctx.tensor(src)
@@ -60,7 +60,7 @@ def scatter_src(ctx: ConversionContext, x: Operand, dim: int, index: Operand, sr
     return _scatter(ctx, x, dim, index, src)
 
 
-@converter(aten.scatter.value, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.scatter.value, capability_validator=movable)
 def scatter_value(
     ctx: ConversionContext, x: Operand, dim: int, index: Operand, value: Dim | float
 ) -> ITensor:
@@ -91,7 +91,7 @@ def _expressions(tensor: torch.Tensor) -> list[Any]:
 # ---- index_copy, index_fill --------------------------------------------------------------------------------
 
 
-@converter(aten.index_copy.default, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.index_copy.default, capability_validator=movable)
 def index_copy(ctx: ConversionContext, x: Operand, dim: int, index: Operand, source: Operand) -> ITensor:
     """The slices of `source` written over the slices `index` (1-D, or 0-d for one) of `x` along `dim`."""
     x, index, source = ctx.tensor(x), ctx.tensor(index), ctx.tensor(source)
@@ -104,7 +104,7 @@ def index_copy(ctx: ConversionContext, x: Operand, dim: int, index: Operand, sou
     return write_slices(ctx, x, axis, index, source)
 
 
-@converter(aten.index_fill.int_Scalar, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.index_fill.int_Scalar, capability_validator=movable)
 def index_fill(ctx: ConversionContext, x: Operand, dim: int, index: Operand, value: Dim | float) -> ITensor:
     """The number `value` written into the slices `index` of `x` along `dim`."""
     x, index = ctx.tensor(x), ctx.tensor(index)
@@ -151,10 +151,9 @@ def _is_mask(index: Any) -> bool:
     return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
 
 
-@converter(
+@converts(
     [aten.index_put.default, aten._unsafe_index_put.default],
     capability_validator=all_of(movable, _writes),
-    supports_dynamic_shapes=True,
 )
 def index_put(
     ctx: ConversionContext,
@@ -227,11 +226,7 @@ def _static_range(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.slice_scatter.default,
-    capability_validator=all_of(movable, _static_range),
-    supports_dynamic_shapes=True,
-)
+@converts(aten.slice_scatter.default, capability_validator=all_of(movable, _static_range))
 def slice_scatter(
     ctx: ConversionContext,
     x: Operand,
@@ -253,11 +248,7 @@ def slice_scatter(
     return write_slices(ctx, x, axis, ctx.constant(places, torch.int64), src)
 
 
-@converter(
-    aten.select_scatter.default,
-    capability_validator=all_of(movable, _static_range),
-    supports_dynamic_shapes=True,
-)
+@converts(aten.select_scatter.default, capability_validator=all_of(movable, _static_range))
 def select_scatter(ctx: ConversionContext, x: Operand, src: Operand, dim: int, index: int) -> ITensor:
     """`x` with ``x[index]`` along `dim` replaced by `src`."""
     x, src = ctx.tensor(x), ctx.tensor(src)

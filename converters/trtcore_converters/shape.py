@@ -16,10 +16,10 @@ from trtcore.pack import (
     NodeContext,
     Operand,
     Reject,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import all_of, is_static, val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import known_dim, output, traced_dims, used_outputs
 
 aten = torch.ops.aten
@@ -65,17 +65,13 @@ def _reshape_to(ctx: ConversionContext, x: Operand, dims: Sequence[Any]) -> ITen
     return ctx.reshape(ctx.tensor(x), dims)
 
 
-@converter(
-    [aten.view.default, aten.reshape.default, aten._unsafe_view.default],
-    capability_validator=movable,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.view.default, aten.reshape.default, aten._unsafe_view.default], capability_validator=movable)
 def reshape(ctx: ConversionContext, x: Operand, dims: Sequence[Any]) -> ITensor:
     """`x` in another shape, rows kept in order."""
     return _reshape_to(ctx, x, dims)
 
 
-@converter(aten.flatten.using_ints, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.flatten.using_ints, capability_validator=movable)
 def flatten(ctx: ConversionContext, x: Operand, start_dim: int = 0, end_dim: int = -1) -> ITensor:
     """Dims `start_dim` to `end_dim` as one."""
     dims = sizes(ctx, x)
@@ -83,7 +79,7 @@ def flatten(ctx: ConversionContext, x: Operand, start_dim: int = 0, end_dim: int
     return _reshape_to(ctx, x, [*dims[:start], -1, *dims[end + 1 :]])
 
 
-@converter(aten.unflatten.int, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.unflatten.int, capability_validator=movable)
 def unflatten(ctx: ConversionContext, x: Operand, dim: int, dims: Sequence[Any]) -> ITensor:
     """Dim `dim` as several."""
     own = sizes(ctx, x)
@@ -91,7 +87,7 @@ def unflatten(ctx: ConversionContext, x: Operand, dim: int, dims: Sequence[Any])
     return _reshape_to(ctx, x, [*own[:dim], *dims, *own[dim + 1 :]])
 
 
-@converter(aten.unsqueeze.default, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.unsqueeze.default, capability_validator=movable)
 def unsqueeze(ctx: ConversionContext, x: Operand, dim: int) -> ITensor:
     """A new dim of one."""
     dims = sizes(ctx, x)
@@ -111,19 +107,19 @@ def _is_one(ctx: ConversionContext, size: Any) -> bool:
     return not ctx.is_tensor(size) and size == 1
 
 
-@converter(aten.squeeze.default, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.squeeze.default, capability_validator=movable)
 def squeeze(ctx: ConversionContext, x: Operand) -> ITensor:
     """Without the dims of one."""
     return _squeezed(ctx, x, None)
 
 
-@converter(aten.squeeze.dim, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.squeeze.dim, capability_validator=movable)
 def squeeze_dim(ctx: ConversionContext, x: Operand, dim: int) -> ITensor:
     """Without dim `dim`, if it is one."""
     return _squeezed(ctx, x, [dim])
 
 
-@converter(aten.squeeze.dims, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.squeeze.dims, capability_validator=movable)
 def squeeze_dims(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITensor:
     """Without those of the `dims` that are one."""
     return _squeezed(ctx, x, dims)
@@ -132,13 +128,13 @@ def squeeze_dims(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITe
 # ---- order of dims -----------------------------------------------------------------------------------------
 
 
-@converter(aten.permute.default, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.permute.default, capability_validator=movable)
 def permute(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITensor:
     """Dims in another order."""
     return ctx.permute(ctx.tensor(x), dims)
 
 
-@converter(aten.transpose.int, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.transpose.int, capability_validator=movable)
 def transpose(ctx: ConversionContext, x: Operand, dim0: int, dim1: int) -> ITensor:
     """Two dims swapped."""
     order = list(range(ctx.rank(x)))
@@ -148,11 +144,7 @@ def transpose(ctx: ConversionContext, x: Operand, dim0: int, dim1: int) -> ITens
     return ctx.permute(ctx.tensor(x), order)
 
 
-@converter(
-    [aten.t.default, aten.numpy_T.default, aten.mT.default],
-    capability_validator=movable,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.t.default, aten.numpy_T.default, aten.mT.default], capability_validator=movable)
 def matrix_transpose(ctx: ConversionContext, x: Operand) -> ITensor:
     """The dims of a matrix (or of a batch of them) swapped; ``T`` of more dims reverses all of them."""
     order = list(range(ctx.rank(x)))
@@ -166,7 +158,7 @@ def matrix_transpose(ctx: ConversionContext, x: Operand) -> ITensor:
 # ---- repetition --------------------------------------------------------------------------------------------
 
 
-@converter(aten.expand.default, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.expand.default, capability_validator=movable)
 def expand(ctx: ConversionContext, x: Operand, dims: Sequence[Any], *, implicit: bool = False) -> ITensor:
     """Dims of one stretched; -1 keeps a dim, new dims come first."""
     traced, own = output(ctx), _traced_shape(ctx, "self")
@@ -198,11 +190,7 @@ def _static_when_repeated(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.repeat.default,
-    capability_validator=all_of(movable, _static_when_repeated),
-    supports_dynamic_shapes=True,
-)
+@converts(aten.repeat.default, capability_validator=all_of(movable, _static_when_repeated))
 def repeat(ctx: ConversionContext, x: Operand, repeats: Sequence[int]) -> ITensor:
     """`x` laid side by side, `repeats` times per dim; new dims come first."""
     x = ctx.unsqueeze_to(ctx.tensor(x), len(repeats))
@@ -258,7 +246,7 @@ def _never_negative(ctx: ConversionContext, name: str) -> bool:
     return bool(interval.lower >= 0)
 
 
-@converter(aten.slice.Tensor, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.slice.Tensor, capability_validator=movable)
 def slice_(
     ctx: ConversionContext, x: Operand, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1
 ) -> ITensor:
@@ -294,7 +282,7 @@ def _length(ctx: ConversionContext, dim: int, size: Any, first: Any, end: Any, s
     return length
 
 
-@converter(aten.select.int, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.select.int, capability_validator=movable)
 def select(ctx: ConversionContext, x: Operand, dim: int, index: Dim) -> ITensor:
     """``x[index]`` along `dim`, which goes."""
     x = ctx.tensor(x)
@@ -304,7 +292,7 @@ def select(ctx: ConversionContext, x: Operand, dim: int, index: Dim) -> ITensor:
     return ctx.gather(x, ctx.scalar(index, torch.int64), dim)
 
 
-@converter([aten.narrow.default], capability_validator=movable, supports_dynamic_shapes=True)
+@converts([aten.narrow.default], capability_validator=movable)
 def narrow(ctx: ConversionContext, x: Operand, dim: int, start: Any, length: Any) -> ITensor:
     """`length` slices from `start` on."""
     x = ctx.tensor(x)
@@ -337,7 +325,7 @@ def _known_parts(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     [
         aten.split.Tensor,
         aten.split.default,
@@ -346,14 +334,13 @@ def _known_parts(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         aten.unsafe_split.Tensor,
     ],
     capability_validator=all_of(movable, _known_parts),
-    supports_dynamic_shapes=True,
 )
 def split(ctx: ConversionContext, x: Operand, size_or_chunks: Any, dim: int = 0) -> list[ITensor]:
     """Parts of one size, the last of them smaller."""
     return _pieces(ctx, x, dim, _traced_lengths(ctx, dim))
 
 
-@converter(
+@converts(
     [
         aten.split_with_sizes.default,
         aten.split.sizes,
@@ -362,14 +349,13 @@ def split(ctx: ConversionContext, x: Operand, size_or_chunks: Any, dim: int = 0)
         aten.unsafe_split_with_sizes.default,
     ],
     capability_validator=all_of(movable, _known_parts),
-    supports_dynamic_shapes=True,
 )
 def split_with_sizes(ctx: ConversionContext, x: Operand, lengths: Any, dim: int = 0) -> list[ITensor]:
     """Parts of the given lengths."""
     return _pieces(ctx, x, dim, _traced_lengths(ctx, dim))
 
 
-@converter(aten.unbind.int, capability_validator=all_of(movable, _known_parts), supports_dynamic_shapes=True)
+@converts(aten.unbind.int, capability_validator=all_of(movable, _known_parts))
 def unbind(ctx: ConversionContext, x: Operand, dim: int = 0) -> list[ITensor | None]:
     """The slices along `dim`, without it."""
     x = ctx.tensor(x)
@@ -383,9 +369,7 @@ def unbind(ctx: ConversionContext, x: Operand, dim: int = 0) -> list[ITensor | N
 # ---- joins -------------------------------------------------------------------------------------------------
 
 
-@converter(
-    [aten.cat.default, aten.concat.default], capability_validator=movable, supports_dynamic_shapes=True
-)
+@converts([aten.cat.default, aten.concat.default], capability_validator=movable)
 def cat(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> ITensor:
     """The tensors one after the other; empty 1-D ones, which torch allows anywhere, are left out."""
     rank = max(ctx.rank(x) for x in tensors)
@@ -397,7 +381,7 @@ def cat(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> ITensor
     return ctx.concat([ctx.tensor(x, dtype) for x in kept], ctx.axis(dim, rank))
 
 
-@converter(aten.stack.default, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.stack.default, capability_validator=movable)
 def stack(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> ITensor:
     """The tensors along a new dim."""
     rank = ctx.rank(tensors[0]) + 1
@@ -415,7 +399,7 @@ def stack(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> ITens
 # ---- the same elements in another order --------------------------------------------------------------------
 
 
-@converter(aten.flip.default, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.flip.default, capability_validator=movable)
 def flip(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITensor:
     """The `dims` backwards."""
     x = ctx.tensor(x)
@@ -438,9 +422,7 @@ def _rolled_dims_static(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.roll.default, capability_validator=all_of(movable, _rolled_dims_static), supports_dynamic_shapes=True
-)
+@converts(aten.roll.default, capability_validator=all_of(movable, _rolled_dims_static))
 def roll(ctx: ConversionContext, x: Operand, shifts: Sequence[int], dims: Sequence[int] = ()) -> ITensor:
     """Elements moved by `shifts` along `dims`, round and round; without dims along the flattened tensor."""
     x = ctx.tensor(x)
@@ -475,7 +457,7 @@ _SAME: Sequence[Callable[..., Any]] = (
     aten.resolve_neg.default,
     aten.positive.default,
 )
-converter(list(_SAME), name="identity", supports_dynamic_shapes=True)(_identity)
+converts(list(_SAME), name="identity")(_identity)
 
 
 def _inactive(node: fx.Node, ctx: NodeContext) -> bool | Reject:
@@ -485,10 +467,9 @@ def _inactive(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     [aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default],
     capability_validator=_inactive,
-    supports_dynamic_shapes=True,
 )
 def dropout(ctx: ConversionContext, x: Operand, p: float, train: bool) -> ITensor:
     """Nothing, at inference."""

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import all_of, arguments, numeric, shape_of
+from trtcore_converters._declare import converts
 from trtcore_converters._values import most
 from trtcore_converters.creation import filled
 from trtcore_converters.reduction import top
@@ -39,7 +40,7 @@ def _length(shape: Sequence[Any] | None, dim: int) -> Any:
     return shape[dim] if len(shape) else 1
 
 
-@converter(aten.topk.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
+@converts(aten.topk.default, capability_validator=all_of(numeric, _few_enough))
 def topk(
     ctx: ConversionContext, x: Operand, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[ITensor, ITensor]:
@@ -47,7 +48,7 @@ def topk(
     return _top(ctx, ctx.tensor(x), k, dim, largest)
 
 
-@converter(aten.sort.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
+@converts(aten.sort.default, capability_validator=all_of(numeric, _few_enough))
 def sort(
     ctx: ConversionContext, x: Operand, dim: int = -1, descending: bool = False
 ) -> tuple[ITensor, ITensor]:
@@ -56,7 +57,7 @@ def sort(
     return _top(ctx, x, ctx.dim(x, dim) if ctx.rank(x) else 1, dim, descending)
 
 
-@converter(aten.sort.stable, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
+@converts(aten.sort.stable, capability_validator=all_of(numeric, _few_enough))
 def sort_stable(
     ctx: ConversionContext, x: Operand, *, stable: bool | None, dim: int = -1, descending: bool = False
 ) -> tuple[ITensor, ITensor]:
@@ -64,17 +65,13 @@ def sort_stable(
     return sort(ctx, x, dim, descending)
 
 
-@converter(
-    aten.argsort.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True
-)
+@converts(aten.argsort.default, capability_validator=all_of(numeric, _few_enough))
 def argsort(ctx: ConversionContext, x: Operand, dim: int = -1, descending: bool = False) -> ITensor:
     """The indices of `sort`."""
     return sort(ctx, x, dim, descending)[1]
 
 
-@converter(
-    aten.argsort.stable, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True
-)
+@converts(aten.argsort.stable, capability_validator=all_of(numeric, _few_enough))
 def argsort_stable(
     ctx: ConversionContext, x: Operand, *, stable: bool, dim: int = -1, descending: bool = False
 ) -> ITensor:

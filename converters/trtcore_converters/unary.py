@@ -13,8 +13,13 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, ITensor, Operand, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    Operand,
+)
 from trtcore_converters._checks import all_of, floating, not_bool, numeric
+from trtcore_converters._declare import converts
 from trtcore_converters._exponents import exponent, scaled
 from trtcore_converters._values import LOW_PRECISION, output_dtype
 
@@ -74,9 +79,7 @@ for _table, _make, _check in (
     (_ROUNDING, _rounding, all_of(numeric, not_bool())),
 ):
     for _op, _operation in _table.items():
-        converter(
-            _op, name=str(_op).split(".")[1], capability_validator=_check, supports_dynamic_shapes=True
-        )(_make(_operation))
+        converts(_op, name=str(_op).split(".")[1], capability_validator=_check)(_make(_operation))
 
 
 # ---- several layers ----
@@ -145,30 +148,26 @@ for _op, _formula in {
     aten.deg2rad.default: _scaled(math.pi / 180.0),
     aten.rad2deg.default: _scaled(180.0 / math.pi),
 }.items():
-    converter(_op, name=str(_op).split(".")[1], capability_validator=numeric, supports_dynamic_shapes=True)(
-        _in_float32(_formula)
-    )
+    converts(_op, name=str(_op).split(".")[1], capability_validator=numeric)(_in_float32(_formula))
 
 
 _NUMBERS = all_of(numeric, not_bool())
 
 
-@converter(aten.square.default, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
+@converts(aten.square.default, capability_validator=_NUMBERS)
 def square(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * x``, in the input's dtype."""
     return ctx.elementwise(x, x, "PROD")
 
 
-@converter(
-    [aten.trunc.default, aten.fix.default], capability_validator=_NUMBERS, supports_dynamic_shapes=True
-)
+@converts([aten.trunc.default, aten.fix.default], capability_validator=_NUMBERS)
 def trunc(ctx: ConversionContext, x: Operand) -> ITensor:
     """Towards zero: the ceiling of negative numbers, the floor of others."""
     x = ctx.tensor(x)
     return _truncated(ctx, x) if ctx.dtype(x).is_floating_point else x
 
 
-@converter(aten.frac.default, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
+@converts(aten.frac.default, capability_validator=_NUMBERS)
 def frac(ctx: ConversionContext, x: Operand) -> ITensor:
     """What `trunc` cuts off."""
     x = ctx.tensor(x)
@@ -179,7 +178,7 @@ def _truncated(ctx: ConversionContext, x: ITensor) -> ITensor:
     return ctx.select(ctx.elementwise(x, 0.0, "LESS"), ctx.unary(x, "CEIL"), ctx.unary(x, "FLOOR"))
 
 
-@converter(aten.round.decimals, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
+@converts(aten.round.decimals, capability_validator=_NUMBERS)
 def round_decimals(ctx: ConversionContext, x: Operand, *, decimals: int) -> ITensor:
     """Scale by a power of ten, round half to even, scale back; each in the input's dtype, as torch does."""
     x = ctx.tensor(x)
@@ -192,13 +191,13 @@ def round_decimals(ctx: ConversionContext, x: Operand, *, decimals: int) -> ITen
     return ctx.elementwise(ctx.unary(ctx.elementwise(x, factor, there), "ROUND"), factor, back)
 
 
-@converter(aten.signbit.default, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
+@converts(aten.signbit.default, capability_validator=_NUMBERS)
 def signbit(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is negative; TensorRT does not see the sign of a zero."""
     return ctx.elementwise(x, 0, "LESS")
 
 
-@converter(aten.nan_to_num.default, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
+@converts(aten.nan_to_num.default, capability_validator=_NUMBERS)
 def nan_to_num(
     ctx: ConversionContext,
     x: Operand,
@@ -219,7 +218,7 @@ def nan_to_num(
     return out
 
 
-@converter(aten.logit.default, capability_validator=numeric, supports_dynamic_shapes=True)
+@converts(aten.logit.default, capability_validator=numeric)
 def logit(ctx: ConversionContext, x: Operand, eps: float | None = None) -> Any:
     """``log(x / (1 - x))``, x clamped to ``[eps, 1 - eps]``."""
 
@@ -231,7 +230,7 @@ def logit(ctx: ConversionContext, x: Operand, eps: float | None = None) -> Any:
     return _in_float32(formula)(ctx, x)
 
 
-@converter(aten.frexp.Tensor, capability_validator=floating(), supports_dynamic_shapes=True)
+@converts(aten.frexp.Tensor, capability_validator=floating())
 def frexp(ctx: ConversionContext, x: Operand) -> tuple[ITensor, ITensor]:
     """m and e (int32) with ``x == m * 2**e`` and 0.5 <= abs(m) < 1; for 0, infinities and NaN x itself and 0."""
     x = ctx.tensor(x)

@@ -63,7 +63,7 @@ def converter(
     requires_output_allocator: bool = False,
     requires: Requires = NO_REQUIREMENTS,
     name: str | None = None,
-    _depth: int = 1,
+    stacklevel: int = 1,
 ) -> Callable[[_F], _F]:
     """Declare a function as the converter of one op or several.
 
@@ -81,6 +81,8 @@ def converter(
         requires_output_allocator: whether its output's shape depends on data.
         requires: what it needs from the backend.
         name: the name for pins and reports; the function's own by default.
+        stacklevel: which caller's module declares it: 1 the one that calls this, 2 its caller, for a decorator of your
+            own that calls this one (as in `warnings.warn`).
 
     Raises:
         PackError: a target or an option of the wrong type.
@@ -96,7 +98,7 @@ def converter(
     targets = tuple(map(resolve_target, target_or_targets if several else (target_or_targets,)))
     if not targets:
         raise PackError("@converter got an empty list of targets")
-    namespace = sys._getframe(_depth).f_globals
+    namespace = sys._getframe(stacklevel).f_globals
 
     def declare(function: _F) -> _F:
         declared = [

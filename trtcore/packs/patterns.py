@@ -189,7 +189,7 @@ def pattern_converter(
         supports_dynamic_shapes=supports_dynamic_shapes,
         requires=requires,
         name=name,
-        _depth=2,
+        stacklevel=2,
     )
 
 
