@@ -406,7 +406,10 @@ def _is_wrapped(text: str) -> bool:
 
 def _write(e: Any) -> str:
     import sympy
-    from torch.utils._sympy import functions as torch_functions
+
+    from trtcore.ir.torch_private import size_functions
+
+    torch_functions = size_functions()
 
     if e.is_Symbol:
         if not _SYMBOL.match(e.name) or e.name in FUNCTIONS:

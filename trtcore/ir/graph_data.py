@@ -14,6 +14,7 @@ from torch.fx import Graph, Node
 
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.symbols import expression_of
+from trtcore.ir.torch_private import FakeTensorMode, size_interval
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,6 @@ class FakeValues:
     """
 
     def __init__(self, ranges: Mapping[str, SymbolRange]) -> None:
-        from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
         self.ranges = ranges
@@ -165,7 +165,6 @@ class FakeValues:
         if isinstance(expression, int):
             return expression
         import sympy
-        from torch.utils._sympy.value_ranges import ValueRanges
 
         values = {}
         hints: Any = getattr(self.env, "backed_var_to_val", None)
@@ -175,6 +174,6 @@ class FakeValues:
             values[symbol] = known.opt
             if symbol not in hints:
                 hints[symbol] = sympy.Integer(known.opt)
-                self.env.var_to_range[symbol] = ValueRanges(known.min, known.max)
+                self.env.var_to_range[symbol] = size_interval(known.min, known.max)
         hint = int(expression.xreplace(values))
         return self.env.create_symintnode(expression, hint=hint)
