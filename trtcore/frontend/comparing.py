@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore.frontend.quiet import can_run, quiet_torch, run, without_traces
 from trtcore.ir.exported import unlifted_module
+from trtcore.ir.torch_private import expression
 
 _TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2, torch.float32: 1e-3, torch.float64: 1e-6}
 
@@ -144,9 +145,9 @@ def number(value: Any, sizes: Mapping[str, int]) -> Any:
     """A size as an int where `sizes` has all its symbols, else as an expression; other values as they are."""
     if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         return value
-    expression = value.node.expr
-    known = {s: sympy.Integer(sizes[s.name]) for s in expression.free_symbols if s.name in sizes}
-    result = expression.xreplace(known)
+    found = expression(value)
+    known = {s: sympy.Integer(sizes[s.name]) for s in found.free_symbols if s.name in sizes}
+    result = found.xreplace(known)
     return int(result) if result.is_Integer else result
 
 

@@ -175,10 +175,16 @@ def _check_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str
         ) from None
 
 
+_DIFFERENT_IN_TRAINING = (
+    *(torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm),
+    *(torch.nn.Dropout, torch.nn.Dropout1d, torch.nn.Dropout2d, torch.nn.Dropout3d),
+    *(torch.nn.AlphaDropout, torch.nn.FeatureAlphaDropout),
+)
+
+
 def _warn_if_training(model: torch.nn.Module) -> None:
-    behaves_differently = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
     for name, module in model.named_modules():
-        if module.training and isinstance(module, behaves_differently):
+        if module.training and isinstance(module, _DIFFERENT_IN_TRAINING):
             warnings.warn(
                 f"{type(model).__name__} is exported in training mode ({name or 'it'} is a "
                 f"{type(module).__name__}); call model.eval() first for inference",

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from trtcore.errors import ExportError
 from trtcore.frontend.comparing import Verdict, compare, number
@@ -32,6 +31,7 @@ from trtcore.ir.inputs import Input, InputTree, profile_count, profile_dims_at
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.ranges import exported_ranges
 from trtcore.ir.symbols import solve_linear
+from trtcore.ir.torch_private import guards_code, hint, range_constraints, set_guards_code, size_interval
 
 _MOST_CAPTURES = 4
 _TRIED_PER_REGION = 4
@@ -168,7 +168,7 @@ class _Capture:
                 shapes.append(None)
                 continue
             found = [(dim, number(dim, sizes)) for dim in value.shape]
-            shapes.append(tuple(n if isinstance(n, int) else int(dim.node.hint) for dim, n in found))
+            shapes.append(tuple(n if isinstance(n, int) else _known(dim) for dim, n in found))
         return tuple(shapes)
 
     def sizes_at(self, shapes: Shapes) -> dict[str, int] | None:
@@ -306,15 +306,22 @@ class _Capture:
 
     def promise(self) -> None:
         """Put what was checked into the exported program."""
-        constraints = self.ep._range_constraints
+        constraints = range_constraints(self.ep)
         for expression in list(constraints):
             solved = solve_linear(expression)
             if solved is None or solved[0] not in self.ranges:
                 continue
             symbol, scale, offset = solved
             asked = self.ranges[symbol]
-            constraints[expression] = ValueRanges(scale * asked.min + offset, scale * asked.max + offset)
+            constraints[expression] = size_interval(scale * asked.min + offset, scale * asked.max + offset)
         if self._dropped:
-            self.ep._guards_code = [
-                code for code in self.ep._guards_code if self._dropped.isdisjoint(guards_of(self.ep, [code]))
-            ]
+            code = guards_code(self.ep)
+            kept = [one for one in code if self._dropped.isdisjoint(guards_of(self.ep, [one]))]
+            set_guards_code(self.ep, kept)
+
+
+def _known(dim: Any) -> int:
+    """The size while tracing, of a dimension that nothing was asked for about."""
+    size = hint(dim)
+    assert size is not None
+    return size

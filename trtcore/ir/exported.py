@@ -16,7 +16,6 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
-from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from trtcore.errors import ArtifactError, ExportError
 from trtcore.ir.expressions import to_text
@@ -27,6 +26,7 @@ from trtcore.ir.program import InputSpec, Program
 from trtcore.ir.ranges import InputRange, symbol_ranges
 from trtcore.ir.signature import parameters_of
 from trtcore.ir.symbols import expression_of
+from trtcore.ir.torch_private import LazyGraphModule, expression, guards_code
 
 _LIFTED_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _MUTATION_KINDS = (
@@ -68,7 +68,7 @@ def flat_program(ep: ExportedProgram) -> Program:
         out_spec=ep.call_spec.out_spec,
         arg_names=tuple(arg_names),
         parameters=parameters_of(ep, arg_names),
-        guards=_guards(ep, specs, ep._guards_code),
+        guards=_guards(ep, specs, guards_code(ep)),
         model_name=_model_name(ep),
     )
 
@@ -79,7 +79,7 @@ def guards_of(ep: ExportedProgram, code: Sequence[str] | None = None) -> tuple[G
     names = argument_names(ep)
     paths = (input_name(path, names) for path in leaf_paths(ep.call_spec.in_spec))
     specs = tuple(map(_input_spec, paths, user_placeholders(ep)))
-    return _guards(ep, specs, ep._guards_code if code is None else code)
+    return _guards(ep, specs, guards_code(ep) if code is None else code)
 
 
 def user_placeholders(ep: ExportedProgram) -> list[Node]:
@@ -140,7 +140,7 @@ def unlifted_module(ep: ExportedProgram) -> GraphModule:
         elif node.op != "placeholder":
             _copy_node(node, graph, ep.graph_module, root, copied)
     # Passes will change the graph: its Python code is only made if somebody asks for it.
-    return _LazyGraphModule(root, graph, class_name=_model_name(ep))
+    return LazyGraphModule(root, graph, class_name=_model_name(ep))
 
 
 def _copy_placeholders(
@@ -309,7 +309,7 @@ def _input_spec(name: str, placeholder: Node) -> InputSpec:
             device=value.device,
         )
     if type(value) is torch.SymInt:
-        return InputSpec(name, placeholder.name, "symint", value=value.node.expr)
+        return InputSpec(name, placeholder.name, "symint", value=expression(value))
     if type(value) in (torch.SymFloat, torch.SymBool):
         raise ExportError(f"input {name} is a dynamic {type(value).__name__}, which is not supported")
     return InputSpec(name, placeholder.name, "constant", value=value)

@@ -16,6 +16,7 @@ from torch.fx import Graph, Node
 from trtcore.ir.expressions import parse
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.symbols import expression_of
+from trtcore.ir.torch_private import FakeTensorMode, size_interval
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,6 @@ class FakeValues:
     """
 
     def __init__(self, ranges: Mapping[str, SymbolRange]) -> None:
-        from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
         self.ranges = ranges
@@ -171,7 +171,6 @@ class FakeValues:
             return parsed.evaluate(
                 {name: self.size(sympy.Symbol(name, integer=True)) for name in parsed.symbols}
             )
-        from torch.utils._sympy.value_ranges import ValueRanges
 
         values = {}
         hints: Any = getattr(self.env, "backed_var_to_val", None)
@@ -181,6 +180,6 @@ class FakeValues:
             values[symbol] = known.opt
             if symbol not in hints:
                 hints[symbol] = sympy.Integer(known.opt)
-                self.env.var_to_range[symbol] = ValueRanges(known.min, known.max)
+                self.env.var_to_range[symbol] = size_interval(known.min, known.max)
         hint = int(expression.xreplace(values))
         return self.env.create_symintnode(expression, hint=hint)

@@ -260,7 +260,7 @@ class Input:
     @classmethod
     def from_tensors(cls, tensors: Sequence[torch.Tensor]) -> list[Input]:
         """A static Input for each of some tensors, as `from_tensor` makes them."""
-        if isinstance(tensors, torch.Tensor) or not isinstance(tensors, Sequence):
+        if not isinstance(tensors, (tuple, list)):
             raise InputError(
                 f"Input.from_tensors takes a list of tensors, got {describe(tensors)}",
                 advice="for one tensor there is Input.from_tensor(tensor)",

@@ -8,12 +8,11 @@ from typing import Any
 
 import sympy
 import torch
-from torch.utils._sympy.numbers import int_oo
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from trtcore.errors import InputError
 from trtcore.ir.program import InputSpec, SymbolRange
 from trtcore.ir.symbols import solve_linear
+from trtcore.ir.torch_private import expression, hint, interval_bounds
 
 Asked = tuple[int | None, int, int | None]
 
@@ -52,7 +51,7 @@ class _Occurrence:
 def symbol_ranges(
     specs: Sequence[InputSpec],
     placeholders: Sequence[torch.fx.Node],
-    constraints: Mapping[sympy.Expr, ValueRanges[Any]],
+    constraints: Mapping[sympy.Expr, Any],
     asked: Sequence[InputRange | None],
 ) -> dict[str, SymbolRange]:
     """The range of every symbol in the inputs' shapes.
@@ -109,11 +108,11 @@ def _occurrences(
             where = spec.name if spec.kind == "symint" else f"{spec.name}: dimension {index}"
             solved = solve_linear(dim)
             if solved is None:
-                unsolved.update((symbol.name, where) for symbol in dim.node.expr.free_symbols)
+                unsolved.update((symbol.name, where) for symbol in expression(dim).free_symbols)
                 continue
             name, scale, offset = solved
             request = wanted.dims[index] if wanted is not None else None
-            found.setdefault(name, []).append(_Occurrence(where, scale, offset, request, _hint(dim)))
+            found.setdefault(name, []).append(_Occurrence(where, scale, offset, request, hint(dim)))
     for name, where in unsolved.items():
         if name not in found:
             raise InputError(
@@ -125,20 +124,21 @@ def _occurrences(
 
 
 def exported_ranges(
-    constraints: Mapping[sympy.Expr, ValueRanges[Any]],
+    constraints: Mapping[sympy.Expr, Any],
 ) -> dict[str, tuple[int, int | None]]:
     """``(min, max or None)`` of each symbol, from constraints on it and on linear expressions of it."""
     ranges: dict[str, tuple[int, int | None]] = {}
-    for expression, interval in constraints.items():
-        solved = solve_linear(expression)
+    for size, interval in constraints.items():
+        solved = solve_linear(size)
         if solved is None:
             continue
         name, scale, offset = solved
         low, high = ranges.get(name, (0, None))
-        if interval.lower not in (-int_oo, -sympy.oo):
-            low = max(low, -(-(int(interval.lower) - offset) // scale))
-        if interval.upper not in (int_oo, sympy.oo):
-            upper = (int(interval.upper) - offset) // scale
+        bottom, top = interval_bounds(interval)
+        if bottom is not None:
+            low = max(low, -(-(bottom - offset) // scale))
+        if top is not None:
+            upper = (top - offset) // scale
             high = upper if high is None else min(high, upper)
         ranges[name] = (low, high)
     return ranges
@@ -230,12 +230,3 @@ def _span(place: _Occurrence, low: int, high: int | None) -> str:
     """A symbol's range as sizes at this place."""
     top = "unbounded" if high is None else place.scale * high + place.offset
     return f"{place.scale * low + place.offset}..{top}"
-
-
-def _hint(dim: torch.SymInt) -> int | None:
-    """The size that a SymInt had while tracing, where torch still knows it."""
-    try:
-        hint = dim.node.hint
-    except Exception:
-        return None
-    return hint if isinstance(hint, int) else None

@@ -12,12 +12,21 @@ from typing import Any, cast
 
 import torch
 from torch.fx import Graph, GraphModule, Node
-from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from trtcore.errors import ExportError
 from trtcore.ir.exported import set_tensor
 from trtcore.ir.program import InputSpec, Program, SymbolRange
 from trtcore.ir.symbols import expression_of
+from trtcore.ir.torch_private import (
+    FakeTensor,
+    LazyGraphModule,
+    autocast_entry,
+    expression,
+    grad_mode_switch,
+    is_static_input,
+    source_text,
+    specialise_floats,
+)
 from trtcore.jit.aliases import mutated_placeholders
 
 
@@ -52,27 +61,18 @@ def fix_floats_of_modules(gm: GraphModule) -> None:
     Here those that are no arguments become constants again (under a guard), as ints on modules are: Dynamo
     starts the frame again, as it does for its own compiler.
     """
-    from torch._dynamo.exc import TensorifyScalarRestartAnalysis
-    from torch._dynamo.symbolic_convert import TensorifyState
-
-    found = False
+    floats = []
     for node in gm.graph.find_nodes(op="placeholder"):
         number = getattr(node.meta.get("example_value"), "item_memo", None)
-        source = getattr(getattr(node.meta.get("grapharg"), "source", None), "base", None)
-        if not isinstance(number, torch.SymFloat) or source is None:
-            continue
-        symbol = number.node._expr
-        is_argument = re.fullmatch(r"L\['\w+'\](\[[^\]]+\])*", _source_text(source))
-        if not is_argument and symbol.is_Symbol and not TensorifyState.should_specialize(symbol.name):
-            TensorifyState.specialize(symbol.name)
-            found = True
-    if found:
-        raise TensorifyScalarRestartAnalysis
+        text = source_text(node, below=True)
+        is_argument = re.fullmatch(r"L\['\w+'\](\[[^\]]+\])*", text)
+        if isinstance(number, torch.SymFloat) and text and not is_argument:
+            floats.append(number)
+    specialise_floats(floats)
 
 
 def to_aten(gm: GraphModule) -> GraphModule:
     """The graph at ATen level, traced on Dynamo's FakeTensors; placeholders stay in order."""
-    from torch._subclasses.fake_tensor import FakeTensor
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.traceback import preserve_node_meta
 
@@ -90,12 +90,12 @@ def to_aten(gm: GraphModule) -> GraphModule:
     with torch.no_grad(), preserve_node_meta(), fake_mode:
         traced = make_fx(run, tracing_mode="real", pre_dispatch=whole_ops)(*values)
     for node in list(traced.graph.nodes):
-        if node.target is torch._C._set_grad_enabled:
+        if node.target is grad_mode_switch():
             traced.graph.erase_node(node)  # there are no gradients here
     for node, source in zip(traced.graph.find_nodes(op="placeholder"), placeholders):
         node.meta.setdefault("val", source.meta["example_value"])
         node.meta["trtcore_source"] = _source_name(source)
-        node.meta["trtcore_static"] = _is_static(source)
+        node.meta["trtcore_static"] = is_static_input(source)
     for node in traced.graph.nodes:
         if "nn_module_stack" in node.meta:
             node.meta["nn_module_stack"] = _plain_stack(node.meta["nn_module_stack"])
@@ -104,31 +104,19 @@ def to_aten(gm: GraphModule) -> GraphModule:
 
 def _uses_autocast(gm: GraphModule) -> bool:
     return any(map(torch.is_autocast_enabled, ("cpu", "cuda"))) or any(
-        node.target is torch.amp.autocast_mode._enter_autocast for node in gm.graph.nodes
+        node.target is autocast_entry() for node in gm.graph.nodes
     )
-
-
-def _is_static(node: Node) -> bool:
-    """Whether Dynamo marked the placeholder as a parameter, a buffer, or another tensor of a module."""
-    return (node.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type") is not None
 
 
 def _source_name(node: Node) -> str:
     """``x`` for ``L['x']``, ``encoder.weight`` for a parameter of the model."""
-    text = _source_text(getattr(node.meta.get("grapharg"), "source", None))
+    text = source_text(node)
     if not text:
         return node.name
     parts = re.findall(r"(?:_modules|_parameters|_buffers)\['([^']+)'\]", text)
     if parts:
         return ".".join(parts)
     return re.sub(r"^L\['([^']+)'\]", r"\1", text)
-
-
-def _source_text(source: Any) -> str:
-    """Dynamo's expression for where a value came from; "" if there is none."""
-    name = getattr(source, "name", None)
-    text = name() if callable(name) else name
-    return text if isinstance(text, str) else ""
 
 
 def _plain_stack(stack: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -199,7 +187,7 @@ def program_of(
     graph.eliminate_dead_code()
     nodes = [copied[placeholders[index]] for index in inputs]
     program = Program(
-        graph_module=_LazyGraphModule(root, graph),
+        graph_module=LazyGraphModule(root, graph),
         inputs=tuple(map(_input_spec, nodes)),
         in_spec=None,
         out_spec=None,
@@ -221,7 +209,7 @@ def _input_spec(node: Node) -> InputSpec:
     value: Any = node.meta["val"]
     name = node.meta["trtcore_source"]
     if type(value) is torch.SymInt:
-        return InputSpec(name, node.name, "symint", value=value.node.expr)
+        return InputSpec(name, node.name, "symint", value=expression(value))
     if isinstance(value, torch.Tensor):
         shape = tuple(expression_of(dim) for dim in value.shape)
         return InputSpec(name, node.name, "tensor", value.dtype, shape, value.device)

@@ -20,6 +20,7 @@ from torch.fx import GraphModule, Node
 
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.symbols import expression_of
+from trtcore.ir.torch_private import bounds_of_symbol, expression, hint
 from trtcore.jit.aliases import Outputs
 from trtcore.jit.capture import program_of, weight_places
 from trtcore.jit.weights import WeightWatch
@@ -200,12 +201,12 @@ def _symbol_places(gm: GraphModule) -> dict[str, _Place]:
     places: dict[str, _Place] = {}
     for index, node in enumerate(gm.graph.find_nodes(op="placeholder")):
         value: Any = node.meta["val"]
-        if type(value) is torch.SymInt and value.node.expr.is_Symbol:
-            places[value.node.expr.name] = (index, None)
+        if type(value) is torch.SymInt and expression(value).is_Symbol:
+            places[expression(value).name] = (index, None)
         elif isinstance(value, torch.Tensor):
-            for dim, expression in enumerate(map(expression_of, value.shape)):
-                if not isinstance(expression, int) and expression.is_Symbol:
-                    places.setdefault(expression.name, (index, dim))
+            for dim, size in enumerate(map(expression_of, value.shape)):
+                if not isinstance(size, int) and size.is_Symbol:
+                    places.setdefault(size.name, (index, dim))
     return places
 
 
@@ -222,7 +223,7 @@ def _size(args: Sequence[Any], place: _Place) -> int:
     index, dim = place
     size = args[index] if dim is None else args[index].shape[dim]
     # While Dynamo compiles, sizes are SymInts, and int() would add the guard that they never change.
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+    return int(hint(size) or 0) if isinstance(size, torch.SymInt) else int(size)
 
 
 def _symbol_ranges(
@@ -239,20 +240,20 @@ def _symbol_ranges(
     for node in nodes:
         value: Any = node.meta["val"]
         for dim in value.shape if isinstance(value, torch.Tensor) else (value,):
-            if type(dim) is torch.SymInt and dim.node.expr.is_Symbol:
-                name = dim.node.expr.name
-                ranges[name] = _symbol_range(dim, sizes.get(name, dim.node.hint), known.get(name))
+            if type(dim) is torch.SymInt and expression(dim).is_Symbol:
+                name = expression(dim).name
+                ranges[name] = _symbol_range(dim, sizes[name], known.get(name))
     return ranges
 
 
 def _symbol_range(dim: torch.SymInt, size: int, known: tuple[int, int] | None) -> SymbolRange:
-    symbol = dim.node.expr
-    interval = dim.node.shape_env.var_to_range[symbol]
-    low = min(max(_finite(interval.lower, 1), 1), size)
+    symbol = expression(dim)
+    lower, upper = bounds_of_symbol(dim)
+    low = min(max(_finite(lower, 1), 1), size)
     if known is not None and size <= known[1]:
         high = known[1]
     else:
-        high = _finite(interval.upper, 1 << (_GROWTH * max(size, 1) - 1).bit_length())
+        high = _finite(upper, 1 << (_GROWTH * max(size, 1) - 1).bit_length())
     return SymbolRange(symbol.name, min(low, known[0]) if known is not None else low, size, max(high, size))
 
 
