@@ -110,7 +110,10 @@ def test_expression_bounds_and_evaluation():
 def test_undecided_sizes():
     size = size_of(exported())
     env = size.node.shape_env
-    with pytest.raises(Exception, match=r"size|guard|known|specializ") as caught, private.undecided_sizes(env):
+    with (
+        pytest.raises(Exception, match=r"size|guard|known|specializ") as caught,
+        private.undecided_sizes(env),
+    ):
         bool(size == 5)
     assert private.is_size_decision(caught.value), (
         f"{CHANGED} what a ShapeEnv raises for a new guard: {caught.value!r}"
