@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trtcore.assembly import assemble_hybrid
+from trtcore.assembly import assemble_hybrid, own_weights
 from trtcore.backend.base import Backend, resolve_backend
 from trtcore.context import CompileContext, Observer
 from trtcore.engine.builds import BuiltEngine, engine_builds
@@ -67,7 +67,10 @@ def compile_program(
     kind = "dryrun" if settings.dryrun else "compile"
     report = make_report(kind, lowered, parts, ctx, times, engines, tuple(build.quarantined), runtime, why)
     _write_dryrun(report, settings)
-    return assemble(program, compiled, report)
+    module = assemble(program, compiled, report)
+    if program.in_spec is not None:  # torch.compile keeps an eye on the model's weights itself
+        own_weights(module)
+    return module
 
 
 def explain_program(

@@ -30,6 +30,7 @@ def check_to_json(check: InputCheck) -> dict[str, Any]:
         "parameters": [_parameter_to_json(one) for one in binding.parameters],
         "names": list(binding.names),
         "positional": binding.positional,
+        "ordered": check.ordered,
         "specs": [spec_to_json(spec) for spec in check.specs],
         "leaves": [_leaf_to_json(leaf) for leaf in check.leaves],
         "guards": [[guard.text, guard.expression] for guard in check.guards],
@@ -109,6 +110,7 @@ def check_from_json(saved: Any) -> InputCheck:
         leaves=leaves,
         guards=tuple(Guard.from_text(_text(expression), _text(text)) for text, expression in saved["guards"]),
         profiles=profiles,
+        ordered=saved["ordered"] is not False,
         _flat=all(spec is not None and spec.is_leaf() for spec in specs),
     )
 

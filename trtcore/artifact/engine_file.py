@@ -277,6 +277,7 @@ def _json(text: str, what: str) -> dict[str, Any]:
 # the safetensors package copies every tensor before it writes, and reads files only.
 
 
+_ALIGNMENT = 64
 _PLACEHOLDER = 1 << 60  # as wide as any size can be
 _NO_HASH = "0" * 64
 
@@ -443,6 +444,36 @@ class temporary_file:
         self._file.close()
         with suppress(OSError):
             self._path.unlink()
+
+
+def stored(storages: Mapping[str, torch.UntypedStorage]) -> dict[str, torch.UntypedStorage]:
+    """Copies of storages: those on the CPU in one mapped file that goes with them, others on their device.
+
+    Raises:
+        OSError: there is no room for the file.
+    """
+    distinct = {(s.device, s.data_ptr()): s for s in storages.values()}
+    copies: dict[tuple[torch.device, int], torch.UntypedStorage] = {}
+    places: dict[tuple[torch.device, int], int] = {}
+    with temporary_file() as (file, path):
+        position = 0
+        for key, storage in distinct.items():
+            if storage.device.type != "cpu" or not storage.nbytes():
+                copies[key] = storage.clone()
+                continue
+            padding = -position % _ALIGNMENT
+            _write_all(file, b"\0" * padding)
+            places[key] = position + padding
+            whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+            _write_all(file, whole.numpy().data)
+            position += padding + storage.nbytes()
+        if places:
+            whole = map_and_unlink(path)
+    for key, start in places.items():
+        copies[key] = torch.frombuffer(
+            whole.numpy(), dtype=torch.uint8, offset=start, count=distinct[key].nbytes()
+        ).untyped_storage()
+    return {name: copies[s.device, s.data_ptr()] for name, s in storages.items()}
 
 
 def map_file(path: Path) -> torch.Tensor:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from trtcore.errors import ExportError, InputError, TrtcoreError
+from trtcore.frontend.dict_order import DictOrder, holds_dicts
 from trtcore.frontend.equal_dims import find_ties, tie_hook
 from trtcore.frontend.examples import example_leaves
 from trtcore.frontend.export_errors import capture_error
@@ -78,21 +79,32 @@ def trace(
     examples = example_leaves(model, tree)
     ties = find_ties(model, tree, examples)
 
-    def capture(leaves: Sequence[Any]) -> ExportedProgram:
+    def capture(leaves: Sequence[Any], order: DictOrder | None = None) -> ExportedProgram:
         args, kwargs = tree.unflatten(leaves)
-        with TRACING, quiet_torch(), _prepared(model, kwargs, ties):
+        with TRACING, quiet_torch(), _prepared(model, kwargs, ties, order):
             shapes = _dynamic_shapes(model, tree, leaves)
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
 
+    order = DictOrder() if not strict and holds_dicts(*call[0], *call[1].values()) else None
     try:
-        ep = capture(examples)
+        ep, order = _first_capture(capture, examples, order)
     except (KeyboardInterrupt, TrtcoreError):
         raise
     except Exception as error:
         raise capture_error(model, tree, examples, error, strict) from error
     ep = capture_for_all_sizes(model, ep, tree, examples, capture)
-    remember(ep, parameters_of_callable(model.forward))
+    remember(ep, parameters_of_callable(model.forward), dict_order_matters=order is None or order.seen)
     return ep
+
+
+def _first_capture(
+    capture: Callable[..., ExportedProgram], examples: Sequence[Any], order: DictOrder | None
+) -> tuple[ExportedProgram, DictOrder | None]:
+    """Capture, watching the dicts among the arguments where the model takes watched ones."""
+    if order is not None:
+        with suppress(Exception):
+            return capture(examples, order), order
+    return capture(examples), None
 
 
 def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[Any]) -> Any:
@@ -112,13 +124,17 @@ def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[
 
 
 @contextmanager
-def _prepared(model: torch.nn.Module, kwargs: Mapping[str, Any], ties: Sequence[Any]) -> Iterator[None]:
+def _prepared(
+    model: torch.nn.Module, kwargs: Mapping[str, Any], ties: Sequence[Any], order: DictOrder | None = None
+) -> Iterator[None]:
     """The model while it is traced: tied sizes are compared, and ``**kwargs`` has the names that are given.
 
     torch.export refuses dynamic shapes together with names that only ``**kwargs`` takes (it looks for them
     among the named arguments), so forward gets a signature that names them.
     """
-    hook = model.register_forward_pre_hook(tie_hook(ties), with_kwargs=True) if ties else None
+    hooks = [model.register_forward_pre_hook(tie_hook(ties), with_kwargs=True)] if ties else []
+    if order is not None:
+        hooks.append(model.register_forward_pre_hook(order.hook, with_kwargs=True))
     replaced = False
     parameters = list(inspect.signature(model.forward).parameters.values())
     if (
@@ -143,7 +159,7 @@ def _prepared(model: torch.nn.Module, kwargs: Mapping[str, Any], ties: Sequence[
     finally:
         if replaced:
             del model.forward
-        if hook is not None:
+        for hook in hooks:
             hook.remove()
 
 

@@ -24,7 +24,7 @@ from trtcore.ir.guards import Guard, SizeText, input_sources, parse_guards
 from trtcore.ir.inputs import input_name, leaf_paths
 from trtcore.ir.program import InputSpec, Program
 from trtcore.ir.ranges import InputRange, symbol_ranges
-from trtcore.ir.signature import parameters_of
+from trtcore.ir.signature import dict_order_matters, parameters_of
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import LazyGraphModule, expression, guards_code
 
@@ -68,6 +68,7 @@ def flat_program(ep: ExportedProgram) -> Program:
         out_spec=ep.call_spec.out_spec,
         arg_names=tuple(arg_names),
         parameters=parameters_of(ep, arg_names),
+        dict_order_matters=dict_order_matters(ep),
         guards=_guards(ep, specs, guards_code(ep)),
         model_name=_model_name(ep),
     )

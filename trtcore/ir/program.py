@@ -87,6 +87,7 @@ class Program:
         out_spec: pytree spec of the outputs; None when the output is the flat tuple itself.
         arg_names: names of the positional arguments, then of the keyword arguments, as in `in_spec`.
         parameters: of the model's forward, also those that no argument was given for.
+        dict_order_matters: whether a dict among the arguments must have its keys in the order of the capture.
         symbols: range of every size symbol that occurs in `inputs`, by name.
         guards: conditions on input sizes that the graph relies on, beyond `symbols` and `inputs`.
         model_name: class of the model where it is known, for names and messages.
@@ -100,6 +101,7 @@ class Program:
     out_spec: pytree.TreeSpec | None
     arg_names: tuple[str, ...] = ()
     parameters: Parameters = ()
+    dict_order_matters: bool = True
     symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
     model_name: str = "model"

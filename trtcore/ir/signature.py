@@ -23,6 +23,7 @@ _KINDS = {
 }
 KINDS = frozenset(_KINDS.values())
 _ATTRIBUTE = "_trtcore_parameters"
+_ORDER = "_trtcore_dict_order_matters"
 PLAIN = (type(None), bool, int, float, str)
 """Types of defaults that a saved module keeps; a parameter with another default must be given there."""
 
@@ -58,10 +59,16 @@ def parameters_of_callable(function: Callable[..., Any]) -> Parameters | None:
     )
 
 
-def remember(ep: ExportedProgram, parameters: Parameters | None) -> None:
-    """Keep the parameters of the model that a program was exported from: torch.export keeps only what was given."""
+def remember(ep: ExportedProgram, parameters: Parameters | None, *, dict_order_matters: bool = True) -> None:
+    """Keep what torch.export does not of the model's call: all its parameters, and whether it goes through dicts."""
     if parameters is not None:
         setattr(ep, _ATTRIBUTE, parameters)
+    setattr(ep, _ORDER, dict_order_matters)
+
+
+def dict_order_matters(ep: ExportedProgram) -> bool:
+    """Whether a dict among the arguments whose keys come in another order could be another call."""
+    return bool(getattr(ep, _ORDER, True))
 
 
 def parameters_of(ep: ExportedProgram, arg_names: Sequence[str]) -> Parameters:

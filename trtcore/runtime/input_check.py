@@ -101,6 +101,8 @@ class InputCheck:
     leaves: tuple[_Leaf, ...]
     guards: tuple[Guard, ...] = ()
     profiles: tuple[ProfileSizes, ...] = ()
+    ordered: bool = True
+    """Whether dicts must have their keys in the order of the capture."""
     _flat: bool = field(default=False, repr=False)
     _accepted: list[Any] = field(default_factory=lambda: [None], repr=False, compare=False)
     """The signature of the latest call that was right: the next one mostly has it too."""
@@ -124,6 +126,7 @@ class InputCheck:
             leaves=tuple(_leaf(spec, program.symbols) for spec in program.inputs),
             guards=_useful_guards(program),
             profiles=_profiles(program),
+            ordered=program.dict_order_matters,
             _flat=all(spec.is_leaf() for spec in specs),
         )
 
@@ -178,7 +181,7 @@ class InputCheck:
     def _flatten(self, values: Sequence[Any]) -> list[Any]:
         leaves: list[Any] = []
         for name, spec, value in zip(self.binding.names, self.specs, values):
-            if not _flatten_into(value, spec, leaves):
+            if not _flatten_into(value, spec, leaves, self.ordered):
                 raise InputError(
                     f"input {name} has the structure {structure_text(pytree.tree_structure(value))}, "
                     f"but the model was compiled for {structure_text(spec)}"
@@ -440,7 +443,7 @@ def _check_number(allowed: _Number, leaf: Any, sizes: _Sizes) -> None:
             raise InputError(f"input {allowed.name} is {leaf}, but {_place(other, index)} makes it {known}")
 
 
-def _flatten_into(value: Any, spec: pytree.TreeSpec, leaves: list[Any]) -> bool:
+def _flatten_into(value: Any, spec: pytree.TreeSpec, leaves: list[Any], ordered: bool) -> bool:
     """Append the leaves of `value` in the order of `spec`; False when the structure is another."""
     if spec.is_leaf():
         leaves.append(value)
@@ -448,18 +451,19 @@ def _flatten_into(value: Any, spec: pytree.TreeSpec, leaves: list[Any]) -> bool:
     if spec.type is dict:
         if type(value) is not dict or value.keys() != set(spec.context):
             return False
-        if list(value) != spec.context:
+        if ordered and list(value) != spec.context:
             raise InputError(
                 f"a dict has its keys in the order {list(value)}, but the model was compiled for {spec.context}",
                 advice="give them in that order: a model that goes through a dict could compute something else",
             )
         return all(
-            _flatten_into(value[key], child, leaves) for key, child in zip(spec.context, spec.children())
+            _flatten_into(value[key], child, leaves, ordered)
+            for key, child in zip(spec.context, spec.children())
         )
     if spec.type in (tuple, list):
         if type(value) is not spec.type or len(value) != spec.num_children:
             return False
-        return all(_flatten_into(item, child, leaves) for item, child in zip(value, spec.children()))
+        return all(_flatten_into(item, child, leaves, ordered) for item, child in zip(value, spec.children()))
     flat, found = pytree.tree_flatten(value)
     leaves.extend(flat)
     return found == spec
