@@ -363,3 +363,49 @@ def test_the_errors_of_several_nodes_travel_between_processes():
     assert type(found) is NodeConversionError
     assert (found.message, found.node, found.advice, str(found)) == ("first", "a", "help", str(error))
     assert [(e.message, e.node, e.tensorrt) for e in found.others] == [("second", "b", other.tensorrt)]
+
+
+def test_the_next_candidate_is_tried_before_torch():
+    @converter(aten.tan.default)
+    def tan(ctx: Any, x: Any) -> Any:
+        raise ValueError("not today")
+
+    module = compiled(lambda x: torch.tan(x).relu())
+    (item,) = module.report.quarantined
+    assert (item.op, item.converter) == (
+        "aten.tan.default",
+        "test_the_next_candidate_is_tried_before_torch.<locals>.tan".rpartition(".")[2],
+    )
+    assert module.report.fully_converted
+    (node,) = [node for node in module.report.nodes if node.op == "aten.tan.default"]
+    assert node.pack.startswith("trtcore:aten")
+    assert any("not today" in candidate.reason for candidate in node.candidates)
+
+
+def test_a_fixed_dim_where_the_ops_varies_and_an_output_of_its_own_are_refused():
+    def narrow(ctx: Any, x: Any) -> Any:
+        return ctx.slice(x, [0, 0], [1, 4])
+
+    def marks(ctx: Any, x: Any) -> Any:
+        result = ctx.activation(x, "TANH")
+        ctx.net.mark_output(result)
+        return result
+
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    def silent(ctx: Any, x: Any) -> Any:
+        raise Silent
+
+    batch = trtcore.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(5, 4))
+    for body, words in ((narrow, "which varies"), (marks, "marked an output"), (silent, "Silent")):
+        with trtcore.scoped_registry():
+            converter(aten.special_bessel_j0.default, supports_dynamic_shapes=True)(body)
+            model = model_of(lambda x: torch.special.bessel_j0(x).relu())
+            module = trtcore.compile(model, [batch], min_block_size=1)
+            (item,) = module.report.quarantined
+            assert words in item.reason
+            for size in (1, 2, 5):
+                x = torch.rand(size, 4)
+                torch.testing.assert_close(module(x), model(x))

@@ -96,7 +96,9 @@ class EngineBuilds:
                     continue
                 failed += self._blamed(result, request, segment, lowered, parts)
             elif result is not None or self.ctx.settings.dryrun:
-                self._built[segment.key] = BuiltEngine(result, events.layers, events.build_seconds)
+                self._built[self._key(segment, parts)] = BuiltEngine(
+                    result, events.layers, events.build_seconds
+                )
         fresh = self._fresh(failed)
         self.quarantined += fresh
         return tuple(fresh)
@@ -105,13 +107,19 @@ class EngineBuilds:
         """An engine per segment, by the segment's name; an earlier round may have built it under another."""
         found = {}
         for segment in parts.segments:
-            engine = self._built[segment.key]
+            engine = self._built[self._key(segment, parts)]
             artifact = engine.artifact
             if artifact is not None and artifact.manifest.name != segment.name:
                 artifact = artifact.with_manifest(replace(artifact.manifest, name=segment.name))
                 engine = replace(engine, artifact=artifact)
             found[segment.name] = engine
         return found
+
+    @staticmethod
+    def _key(segment: Segment, parts: Partition) -> Any:
+        """Equal where the same nodes are converted by the same converters."""
+        chosen = (parts.selections.get(node.name) for node in segment.nodes)
+        return segment.key, tuple(str(one.chosen) for one in chosen if one is not None)
 
     def _requests(self, lowered: Program, parts: Partition) -> list[tuple[Segment, EngineRequest]]:
         """A request for each segment that has no engine yet."""
@@ -121,7 +129,7 @@ class EngineBuilds:
                 runtime=self.runtime, weight_names=lowered.weight_names,
             ))
             for segment in parts.segments
-            if segment.key not in self._built
+            if self._key(segment, parts) not in self._built
         ]  # fmt: skip
         if isinstance(self._builder, ExecutorBuilder) and not self.ctx.settings.dryrun:
             for _, request in requests:
@@ -135,10 +143,10 @@ class EngineBuilds:
             events.close()
 
     def _fresh(self, failed: Sequence[Quarantined]) -> list[Quarantined]:
-        known = {one.node.name for one in self.quarantined}
-        first: dict[str, Quarantined] = {}
+        known = {(one.node.name, one.converter) for one in self.quarantined}
+        first: dict[Any, Quarantined] = {}
         for one in failed:
-            if one.node.name not in known:
+            if (one.node.name, one.converter) not in known:
                 first.setdefault(one.node.name, one)
         return list(first.values())
 
@@ -152,7 +160,7 @@ class EngineBuilds:
             if self._is_fatal():
                 raise error
             failed = [
-                Quarantined(node, one.message, one.tensorrt)
+                Quarantined(node, _converter(node, parts), one.message, one.tensorrt)
                 for one in (error, *error.others)
                 for node in alike(segment, one.node)
             ]
@@ -169,13 +177,16 @@ class EngineBuilds:
         if self._is_fatal():
             raise _located(failure, nodes, how, parts) from error
         if nodes:
-            return [Quarantined(node, f"{error.message} ({how})", error.tensorrt, trials) for node in nodes]
+            reason = f"{error.message} ({how})"
+            return [
+                Quarantined(node, _converter(node, parts), reason, error.tensorrt, trials) for node in nodes
+            ]
         reason = (
             f"{error.message}; no single node of its segment could be blamed within "
             f"max_quarantine_builds={self._suspicion.limit}"
         )
         return [
-            Quarantined(node, reason, error.tensorrt, trials)
+            Quarantined(node, _converter(node, parts), reason, error.tensorrt, trials)
             for node in segment.nodes
             if not is_getitem(node)
         ]
@@ -193,7 +204,7 @@ class EngineBuilds:
             f"the converter {chosen.name} crashed for {times} other nodes, and was not tried for this one"
         )
         return [
-            Quarantined(node, reason)
+            Quarantined(node, str(chosen), reason)
             for segment in parts.segments
             for node in segment.nodes
             if (selection := parts.selections.get(node.name)) is not None and selection.chosen is chosen
@@ -202,6 +213,11 @@ class EngineBuilds:
     def _is_fatal(self) -> bool:
         settings = self.ctx.settings
         return bool(settings.require_full_compilation or settings.pass_through_build_failures)
+
+
+def _converter(node: Node, parts: Partition) -> str:
+    selection = parts.selections.get(node.name)
+    return str(selection.chosen) if selection is not None else ""
 
 
 def _silent(what: str, *data: Any) -> None:

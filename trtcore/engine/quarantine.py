@@ -25,27 +25,29 @@ Builds = Callable[[Segment], bool]
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A node that goes back to torch.
+    """A node whose converter failed: it goes to the next candidate, or back to torch.
 
     Attributes:
-        node: its name in the lowered graph.
+        node: of the lowered graph.
+        converter: the converter's ``str``.
         reason: why, one sentence.
         tensorrt: TensorRT's own lines.
         builds: trial builds that finding it took.
     """
 
     node: Node
+    converter: str
     reason: str
     tensorrt: tuple[str, ...] = ()
     builds: int = 0
 
 
 def quarantine(lowered: Program, failed: Sequence[Quarantined]) -> Program:
-    """The program with these nodes in torch, too. The first reason for a node stands."""
-    reasons = dict(lowered.quarantined)
+    """The program, in which these converters are not tried again for these nodes."""
+    known = {name: dict(reasons) for name, reasons in lowered.failed.items()}
     for one in failed:
-        reasons.setdefault(one.node.name, f"quarantined: {one.reason}")
-    return replace(lowered, quarantined=reasons)
+        known.setdefault(one.node.name, {}).setdefault(one.converter, one.reason)
+    return replace(lowered, failed=known)
 
 
 @dataclass

@@ -92,7 +92,7 @@ class Program:
         guards: conditions on input sizes that the graph relies on, beyond `symbols` and `inputs`.
         model_name: class of the model where it is known, for names and messages.
         weight_names: the model's name of each weight, by the address of its storage: passes make new constants on it.
-        quarantined: nodes that must run in torch although a converter would take them -> why.
+        failed: converters that failed for a node, by the node's name: the converter's ``str`` -> why.
     """
 
     graph_module: torch.fx.GraphModule
@@ -106,7 +106,7 @@ class Program:
     guards: tuple[Guard, ...] = ()
     model_name: str = "model"
     weight_names: Mapping[int, str] = field(default_factory=dict)
-    quarantined: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def with_weight_names(self) -> Program:
         """The program as it was captured, with the names of its weights; tied ones have the first."""

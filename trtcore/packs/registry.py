@@ -249,10 +249,15 @@ class ConverterRegistry:
         """The refusal of `target`; None where no pack refuses it."""
         return self._refusals.get(target)
 
-    def select(self, node: fx.Node, ctx: Asking) -> Selection:
+    def select(
+        self, node: fx.Node, ctx: Asking, failed: Mapping[str, str] = MappingProxyType({})
+    ) -> Selection:
         """Return the converter for `node`, and every candidate with the reason it lost.
 
         Nothing of the graph changes. Call it once per node and keep the answer.
+
+        Args:
+            failed: converters that have been tried on the node, by their ``str``, and why they will not do.
 
         Raises:
             PackError: a capability validator changed the graph.
@@ -274,7 +279,11 @@ class ConverterRegistry:
             return entry.all_rejected(*no)
         rejected: list[Candidate] = []
         for position, one in enumerate(entry.converters):
-            verdict, reason = self._objection(one, node, ctx, seen.size)
+            verdict, reason = (
+                (Verdict.FAILED, failed[str(one)])
+                if failed and str(one) in failed
+                else self._objection(one, node, ctx, seen.size)
+            )
             if verdict is Verdict.CHOSEN:
                 return entry.chosen(position, tuple(rejected))
             rejected.append(Candidate(one, verdict, reason))

@@ -31,6 +31,7 @@ class Verdict(str, Enum):
     DYNAMIC_SHAPES = "dynamic_shapes"
     OUTPUT_ALLOCATOR = "output_allocator"
     REQUIREMENT = "requirement"
+    FAILED = "failed"  # it raised, or TensorRT refused what it made
     VALIDATOR = "validator"  # its capability validator said no
     VALIDATOR_FAILED = "validator_failed"  # it raised, returned nonsense, or changed the graph
     OVERLAP = "overlap"  # a pattern: one of its ops may not be taken

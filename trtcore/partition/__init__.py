@@ -79,7 +79,8 @@ def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None 
     """Decide for every node of the lowered graph and cut the segments out. The program does not change.
 
     Args:
-        program: `quarantined` names nodes that stay in torch although a converter would take them.
+        program: `failed` names converters that failed for a node. The next candidate gets it; where there is none it
+            is quarantined.
         memo: of this compile, with what lowering has already asked.
 
     Returns:
@@ -90,13 +91,17 @@ def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None 
         PackError: a partitioner's groups overlap, take unsupported nodes, or depend on each other in a cycle.
     """
     memo = memo or SelectionMemo(ctx)
-    quarantined = program.quarantined
     graph = program.graph_module.graph
     written = {node.args[0] for node in graph.nodes if mutates(node)}
     selections: dict[str, Selection] = {}
     reasons: dict[str, str] = {}
     supported: dict[Node, bool] = {}
-    looked_at = _memory_in_torch(graph, memo, quarantined)
+
+    def select(node: Node) -> Selection:
+        failed = program.failed.get(node.name)
+        return memo.select(node) if not failed else ctx.registry.select(node, ctx, failed)
+
+    looked_at = _memory_in_torch(graph, select)
     for node in graph.nodes:
         if node.op != "call_function" or is_size(node):
             continue
@@ -108,9 +113,9 @@ def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None 
             _check_write(node)
             reasons[node.name] = "writes back to an input or a buffer of the model"
             continue
-        selection = selections[node.name] = _with_patterns(node, memo.select(node))
+        selection = selections[node.name] = _with_patterns(node, select(node))
         reason = (
-            quarantined.get(node.name)
+            _quarantined(node, selection, program)
             or _unconverted(node, selection)
             or looked_at.get(node)
             or _objection(node, program)
@@ -144,16 +149,14 @@ def _with_patterns(node: Node, selection: Selection) -> Selection:
     return replace(selection, candidates=(*lost, *selection.candidates)) if lost else selection
 
 
-def _memory_in_torch(
-    graph: torch.fx.Graph, memo: SelectionMemo, quarantined: Mapping[str, str]
-) -> dict[Node, str]:
+def _memory_in_torch(graph: torch.fx.Graph, select: Callable[[Node], Selection]) -> dict[Node, str]:
     """Views that torch must make, because an op in torch looks into the memory behind them: an engine's output is all
     the memory there is, and nothing lies before or after it."""
     found: dict[Node, str] = {}
     for node in graph.nodes:
         if not looks_into_memory(node) or mutates(node):
             continue
-        if node.name not in quarantined and memo.select(node).chosen is not None:
+        if select(node).chosen is not None:
             continue
         source = node.args[0] if node.args else None
         while isinstance(source, Node) and (behind := viewed(source)) is not None:
@@ -166,6 +169,14 @@ def _memory_in_torch(
 def count_ops(nodes: Sequence[Node]) -> int:
     """Converted ops among nodes, a pattern's each: what min_block_size counts."""
     return sum(len(node.meta.get(SOURCES, (node,))) for node in nodes if not is_getitem(node))
+
+
+def _quarantined(node: Node, selection: Selection, program: Program) -> str:
+    """Why a node whose converters have failed is in torch; "" if none has, or another takes it."""
+    failed = program.failed.get(node.name)
+    if not failed or selection.chosen is not None:
+        return ""
+    return f"quarantined: {next(iter(failed.values()))}"
 
 
 def _unconverted(node: Node, selection: Selection) -> str:

@@ -47,7 +47,7 @@ def make_report(
 ) -> Report:
     """The report of a compile, a dry run or an explain."""
     segments, where = _segments(found, engines)
-    nodes = _nodes(program, found, where, {one.node.name for one in quarantined})
+    nodes = _nodes(program, found, where, {one.node.name for one in quarantined} & found.torch_reasons.keys())
     backend = ctx.backend
     settings = ctx.settings
     profiles = profile_ranges(program.symbols)
@@ -78,13 +78,14 @@ def make_report(
 
 def _quarantined(one: Quarantined, found: Partition) -> QuarantineReport:
     selection = found.selections.get(one.node.name)
-    chosen = selection.chosen if selection is not None else None
+    candidates = selection.candidates if selection is not None else ()
+    failed = next((c.converter for c in candidates if str(c.converter) == one.converter), None)
     return QuarantineReport(
         node=one.node.name,
         op=op_name(one.node.target),
         reason=one.reason,
-        converter=chosen.name if chosen else "",
-        pack=chosen.source_version if chosen else "",
+        converter=failed.name if failed else "",
+        pack=failed.source_version if failed else "",
         tensorrt=one.tensorrt,
         module_path=module_path(one.node),
         source=source_line(one.node),
