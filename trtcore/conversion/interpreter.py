@@ -16,7 +16,7 @@ from trtcore.artifact.snapshot import NetworkSnapshot
 from trtcore.conversion.context import ConversionContext
 from trtcore.conversion.readback import LAYER_CLASSES, take_snapshot
 from trtcore.conversion.weights import WeightStore
-from trtcore.errors import ConversionError, TrtcoreError
+from trtcore.errors import ConversionError, TrtcoreError, shown
 from trtcore.ir.expressions import to_text
 from trtcore.ir.graphs import attribute, is_size
 from trtcore.ir.program import profile_ranges
@@ -392,7 +392,11 @@ class _Interpreter:
         said = (
             error.tensorrt if isinstance(error, TrtcoreError) and error.tensorrt else self.logger.since(mark)
         )
-        what = error.message if isinstance(error, TrtcoreError) else f"{type(error).__name__}: {error}"
+        what = (
+            error.message
+            if isinstance(error, TrtcoreError)
+            else f"{type(error).__name__}: {shown(error, str)}"
+        )
         code = code_line(converter.implementation, error)
         return NodeConversionError(
             f"the converter {converter.name} of {op_name(node.target)} failed: {what}",
