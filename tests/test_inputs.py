@@ -56,7 +56,7 @@ class TestInput:
             ({"min_shape": (1,), "max_shape": (2,)}, "opt_shape missing"),
             ({"shape": (1,), "min_shape": (2,)}, "were both given"),
             ({"min_shape": (1,), "opt_shape": (1, 2), "max_shape": (1, 2)}, "different ranks"),
-            ({"shape": (1,), "dtype": "float32"}, "dtype must be a torch.dtype"),
+            ({"shape": (1,), "dtype": "float31"}, "dtype must be a torch.dtype"),
             ({"shape": (1,), "device": "tpu9"}, "is not a torch device"),
             ({"shape": (1,), "name": 3}, "name must be a string"),
             ({"shape": (2,), "example": torch.ones(3)}, "example has size 3 at dimension 0"),

@@ -54,7 +54,7 @@ def compile(
         >>> compiled = trtcore.compile(model, inputs=[trtcore.Input((1, 3, 224, 224))])  # doctest: +SKIP
     """
     from trtcore.compiler import compile_program
-    from trtcore.frontend.export import program_from_exported
+    from trtcore.frontend.program import program_from_exported, warn_of_exclusions
     from trtcore.settings import CompilationSettings
 
     chosen = CompilationSettings.from_kwargs(**settings)
@@ -69,6 +69,7 @@ def compile(
     exported = _export(model, given, kwarg_inputs)
     exported_at = time.perf_counter()
     program = program_from_exported(exported, given, kwarg_inputs)
+    warn_of_exclusions(program)
     timings = {"export": exported_at - began, "capture": time.perf_counter() - exported_at}
     return compile_program(program, chosen, observers=observers, timings=timings)
 

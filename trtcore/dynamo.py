@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -67,14 +66,14 @@ def compile(
             `trtcore.compiler.compile_program`.
     """
     from trtcore.compiler import compile_program
-    from trtcore.frontend.export import program_from_exported
+    from trtcore.frontend.program import program_from_exported, warn_of_exclusions
     from trtcore.settings import CompilationSettings
 
     chosen = CompilationSettings.from_kwargs(**settings)
     began = time.perf_counter()
     given = _positional(inputs, arg_inputs, kwarg_inputs)
     program = program_from_exported(_exported(exported_program, *given), *given)
-    _warn_of_exclusions(program)
+    warn_of_exclusions(program)
     return compile_program(
         program, chosen, observers=observers, timings={"capture": time.perf_counter() - began}
     )
@@ -158,18 +157,6 @@ def _exported(model: Any, inputs: Any, kwarg_inputs: Any) -> ExportedProgram:
     from trtcore.frontend.export import trace as trace_model
 
     return trace_model(model, arg_inputs=inputs, kwarg_inputs=kwarg_inputs)
-
-
-def _warn_of_exclusions(program: Program) -> None:
-    from trtcore.frontend.program import exclusions
-
-    if left_out := exclusions(program):
-        warnings.warn(
-            f"{program.model_name} was captured under the condition {'; '.join(left_out)}; calls with these sizes will "
-            "be refused",
-            UserWarning,
-            stacklevel=3,
-        )
 
 
 def _refuse_exclusions(program: Program) -> None:

@@ -153,9 +153,10 @@ def test_a_plan_alone_is_not_made_where_a_condition_would_be_forgotten():
     assert len(serialize(exported_odd(), [Input(profiles=[(1, 8), (1, 16)])])) > 100
 
 
-def test_a_program_with_a_condition_warns_and_refuses_the_calls():
+@pytest.mark.parametrize("compile", [trtcore.dynamo.compile, trtcore.compile])
+def test_a_program_with_a_condition_warns_and_refuses_the_calls(compile):
     with pytest.warns(UserWarning, match=r"% 2 == 0, which leaves out .*\(12 sizes\)"):
-        compiled = trtcore.dynamo.compile(exported_odd(), min_block_size=1)
+        compiled = compile(exported_odd(), min_block_size=1)
     torch.testing.assert_close(compiled(torch.ones(1, 10)), torch.full((1, 10), 2.0))
     with pytest.raises(InputError, match="captured under the condition"):
         compiled(torch.ones(1, 9))

@@ -28,7 +28,15 @@ from trtcore.frontend.quiet import quiet_torch
 from trtcore.frontend.range_check import capture_for_all_sizes
 from trtcore.frontend.torchscript import trace_script
 from trtcore.ir.graphs import TRACING
-from trtcore.ir.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs, profile_count
+from trtcore.ir.inputs import (
+    Input,
+    InputTree,
+    collect_inputs,
+    describe,
+    flatten_inputs,
+    profile_count,
+    refuse_bare_shapes,
+)
 from trtcore.ir.signature import parameters_of_callable, remember
 
 __all__ = ["program_from_exported", "trace"]
@@ -73,6 +81,7 @@ def trace(
     call = collect_inputs(inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=names)
     assert call is not None
     tree = flatten_inputs(*call, names)
+    refuse_bare_shapes(tree)
     profile_count(tree.leaves, tree.names)  # raises where Inputs disagree
     _check_call(model, *call)
     _warn_if_training(model)

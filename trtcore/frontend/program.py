@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -164,3 +165,14 @@ def exclusions(program: Program) -> list[str]:
                 places.setdefault(solved[0], (where, *solved[1:]))
     found = (exclusion(guard, program.symbols) for guard in program.guards)
     return [describe_exclusion(one.guard, one.points, places) for one in found if one.points]
+
+
+def warn_of_exclusions(program: Program) -> None:
+    """Warn of conditions that sizes in the program's ranges do not fulfil; for the function that a user called."""
+    if left_out := exclusions(program):
+        warnings.warn(
+            f"{program.model_name} was captured under the condition {'; '.join(left_out)}; calls with these sizes will "
+            "be refused",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError, InputError
 from trtcore.frontend.examples import example_leaves
-from trtcore.ir.inputs import Input, collect_inputs, flatten_inputs
+from trtcore.ir.inputs import Input, collect_inputs, flatten_inputs, refuse_bare_shapes
 from trtcore.ir.torch_private import script_to_exported
 
 
@@ -33,6 +33,7 @@ def trace_script(
     call = collect_inputs(inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=names)
     assert call is not None
     tree = flatten_inputs(*call, names)
+    refuse_bare_shapes(tree)
     for name, leaf in zip(tree.names, tree.leaves):
         if isinstance(leaf, Input) and leaf.is_dynamic:
             raise InputError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trtcore.ir.expressions import parse_condition
 from trtcore.ir.guards import Guard
 from trtcore.ir.program import SymbolRange, profile_ranges
 
@@ -55,11 +56,12 @@ def exclusion(guard: Guard, ranges: Mapping[str, SymbolRange]) -> Exclusion:
     """What `guard` excludes of `ranges` (of each optimisation profile, where there are several)."""
     found: dict[tuple[int, ...], Point] = {}
     exact = True
+    condition = parse_condition(guard.expression)
     for profile in profile_ranges({name: ranges[name] for name in guard.symbols}):
         if not _always(guard, profile):
             points, complete = _points(profile)
             exact = exact and complete
-            failing = (point for point in points if not guard.holds(point))
+            failing = (point for point in points if not condition.holds(point))
             found.update((tuple(point.values()), point) for point in failing)
     return Exclusion(guard, tuple(found[key] for key in sorted(found)), exact)
 

@@ -462,7 +462,6 @@ def flatten_inputs(
     paths, spec = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
     leaves = tuple(leaf for _, leaf in paths)
     names = tuple(input_name(path, argument_names) for path, _ in paths)
-    _refuse_bare_shapes(leaves, (*args, *kwargs.values()))
     for name, leaf in zip(names, leaves):
         if not isinstance(leaf, (torch.Tensor, Input, *PLAIN_TYPES)):
             advice = (
@@ -476,11 +475,16 @@ def flatten_inputs(
     return InputTree(leaves, names, spec)
 
 
-def _refuse_bare_shapes(leaves: Sequence[Any], arguments: Sequence[Any]) -> None:
-    """Raise for a tuple of ints where no tensor is given at all: somebody means a tensor of this shape."""
-    if any(isinstance(leaf, (torch.Tensor, Input)) for leaf in leaves):
+def refuse_bare_shapes(tree: InputTree) -> None:
+    """See that no argument is a mere shape.
+
+    Raises:
+        InputError: an argument is a tuple of ints where no tensor is given at all: a tensor of this shape is meant.
+    """
+    if any(isinstance(leaf, (torch.Tensor, Input)) for leaf in tree.leaves):
         return
-    for value in arguments:
+    args, kwargs = tree.unflatten(tree.leaves)
+    for value in (*args, *kwargs.values()):
         if isinstance(value, (tuple, list)) and value and all(type(size) is int for size in value):
             raise InputError(
                 f"an input is {describe(value)}, and none is a tensor",
