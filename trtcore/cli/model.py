@@ -311,7 +311,7 @@ def _describe_output(path: str, value: torch.Tensor, reference: Any) -> dict[str
 
 
 def _print_run(result: Mapping[str, Any]) -> None:
-    from trtcore.report.data import format_seconds
+    from trtcore.report.text import format_seconds
 
     if result["note"]:
         click.echo(result["note"])
@@ -355,6 +355,6 @@ def _print_report(report: Report, as_json: bool, *, verbose: bool = False) -> No
 
 
 def _size(path: Path) -> str:
-    from trtcore.report.data import format_bytes
+    from trtcore.report.text import format_bytes
 
     return format_bytes(path.stat().st_size)
