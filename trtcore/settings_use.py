@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from trtcore.ir.provenance import module_path
-from trtcore.packs.declare import target_name
+from trtcore.ir.ops import target_name
 from trtcore.packs.rules import in_module, modules_of
 
 if TYPE_CHECKING:
