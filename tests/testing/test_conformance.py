@@ -94,10 +94,13 @@ def test_a_converter_that_is_wrong_at_other_sizes_only_fails() -> None:
 
 
 def test_a_network_that_other_sizes_do_not_fit_fails_with_its_converter() -> None:
-    """One that reshapes to the example's sizes on the way: nothing that TensorRT could notice before the engine runs."""
+    """One that reshapes to the example's sizes and back: nothing that TensorRT could notice before the engine runs."""
 
     def absolute(ctx: Any, x: Any) -> Any:
-        return ctx.reshape(ctx.unary(x, "ABS"), [4, 3])
+        there = ctx.reshape(ctx.unary(x, "ABS"), [4, 3])
+        back = ctx.net.add_shuffle(there)
+        back.set_input(1, ctx.net.add_shape(x).get_output(0))
+        return back.get_output(0)
 
     with scoped_registry():
         converter(aten.abs.default, supports_dynamic_shapes=True, priority=10_000)(absolute)
