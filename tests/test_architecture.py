@@ -189,23 +189,6 @@ def test_the_scan_for_ops_lets_only_the_plumbing_through() -> None:
 
 # -- circles -----------------------------------------------------------------------------------------------
 
-# What is left to cut; a circle that is not in here fails.
-KNOWN_CIRCLES: tuple[frozenset[str], ...] = (
-    frozenset(
-        {
-            "trtcore.context",
-            "trtcore.packs.declare",
-            "trtcore.packs.hookspecs",
-            "trtcore.packs.loading",
-            "trtcore.packs.pass_order",
-            "trtcore.packs.patterns",
-            "trtcore.packs.registry",
-            "trtcore.packs.selection",
-        }
-    ),
-)
-KNOWN_ROOM_CIRCLES: tuple[frozenset[str], ...] = (frozenset({"context", "packs"}),)
-
 
 def import_graph(sources: dict[str, str]) -> networkx.DiGraph[str]:
     """Module -> module for every import in some modules' sources, lazy and type-only ones too."""
@@ -244,14 +227,6 @@ def core_graph() -> networkx.DiGraph[str]:
     return import_graph({name.removesuffix(".__init__"): path.read_text() for name, path in names.items()})
 
 
-def test_no_new_circle() -> None:
-    graph = core_graph()
-    known = [*KNOWN_CIRCLES, *KNOWN_ROOM_CIRCLES]
-    assert [found for found in circles(graph) if not any(found <= one for one in known)] == []
-    assert [found for found in circles(rooms(graph)) if not any(found <= one for one in known)] == []
-
-
-@pytest.mark.xfail(bool(KNOWN_CIRCLES or KNOWN_ROOM_CIRCLES), reason="see KNOWN_CIRCLES", strict=False)
 def test_no_circle() -> None:
     graph = core_graph()
     assert circles(graph) == []

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from trtcore.ir.provenance import module_path
 from trtcore.ir.ops import target_name
+from trtcore.ir.provenance import module_path
 from trtcore.packs.rules import in_module, modules_of
 
 if TYPE_CHECKING:
