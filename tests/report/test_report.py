@@ -285,7 +285,7 @@ def test_place_of_a_bare_node_is_its_name() -> None:
 def test_node_report_keeps_every_candidate() -> None:
     def candidate(name: str, verdict: str, reason: str) -> SimpleNamespace:
         converter = SimpleNamespace(name=name, source_version="dist:aten 1.0", priority=0)
-        return SimpleNamespace(converter=converter, verdict=verdict, reason=reason)
+        return SimpleNamespace(converter=converter, verdict=SimpleNamespace(outcome=verdict), reason=reason)
 
     winner, loser = candidate("a", "chosen", ""), candidate("b", "rejected", "too big")
     selection = SimpleNamespace(
