@@ -25,9 +25,10 @@ demo: $(STAMP)  ## compile pretrained MiniLM and embed real sentences
 
 test: lint unit  ## lint, types and the default tests
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, the directions of imports, and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 unit: $(STAMP)  ## the default tests alone

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,7 @@ PLUMBING = {
     "trtcore/ir/exported.py": {"copy_"},
 }
 REFERENCE = "plugins/trtcore_reference/"  # torch code, and free to use torch
+SHIPPED = ("trtcore_backends", "trtcore_converters", "trtcore_plugins", "trtcore_reference")
 LAZY = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "triton")
 
 
@@ -64,15 +66,15 @@ def core_breaches(tree: ast.AST, path: Path) -> list[str]:
     return [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
         for line, module, _ in imports(tree, path)
-        if top(module) in ("trtcore_converters", "trtcore_plugins")
+        if top(module) in SHIPPED
     ]
 
 
 def pack_breaches(tree: ast.AST, path: Path) -> list[str]:
     """What a pack imports of the core behind its doors, and of other packs that ship with it."""
-    own = {"converters": "trtcore_converters", "plugins": "trtcore_plugins"}.get(
-        path.relative_to(ROOT).parts[0]
-    )
+    own = set(
+        path.relative_to(ROOT).parts[1:2]
+    )  # converters/trtcore_converters/..., plugins/trtcore_backends/...
     found = []
     for line, module, name in imports(tree, path):
         if top(module) == "trtcore":
@@ -80,7 +82,7 @@ def pack_breaches(tree: ast.AST, path: Path) -> list[str]:
             allowed = module in OPEN_TO_PACKS and not (module == "trtcore" and _is_submodule(whole))
             if not (allowed or whole in OPEN_TO_PACKS):
                 found.append(f"{path.relative_to(ROOT)}:{line} imports {whole}")
-        elif top(module) in {"trtcore_converters", "trtcore_plugins"} - {own}:
+        elif top(module) in set(SHIPPED) - own:
             found.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
     return found
 
@@ -185,6 +187,66 @@ def test_the_scan_for_ops_lets_only_the_plumbing_through() -> None:
     assert found == {"torch.ops.aten.relu", "torch.ops.aten"}
 
 
+# -- circles -----------------------------------------------------------------------------------------------
+
+
+def import_graph(sources: dict[str, str]) -> networkx.DiGraph[str]:
+    """Module -> module for every import in some modules' sources, lazy and type-only ones too."""
+    graph: networkx.DiGraph[str] = networkx.DiGraph()
+    graph.add_nodes_from(sources)
+    packages = {name.rpartition(".")[0] for name in sources}
+    for name, source in sources.items():
+        path = ROOT.joinpath(*name.split("."), *(["__init__"] if name in packages else [])).with_suffix(".py")
+        for _, module, imported in imports(ast.parse(source), path):
+            target = f"{module}.{imported}" if f"{module}.{imported}" in sources else module
+            if target in sources and target != name:
+                graph.add_edge(name, target)
+    return graph
+
+
+def circles(graph: networkx.DiGraph[str]) -> list[frozenset[str]]:
+    """Modules that lead back to themselves, together."""
+    return [frozenset(found) for found in networkx.strongly_connected_components(graph) if len(found) > 1]
+
+
+def rooms(graph: networkx.DiGraph[str]) -> networkx.DiGraph[str]:
+    """The same of rooms: the packages of `trtcore`, and its modules. The data of a report is a room of its own, below
+    what makes one and above what is in it."""
+
+    def room(module: str) -> str:
+        name = module.split(".")[1] if "." in module else module
+        return module if module == "trtcore.report.collect" else name
+
+    found: networkx.DiGraph[str] = networkx.DiGraph()
+    found.add_edges_from((room(a), room(b)) for a, b in graph.edges if room(a) != room(b))
+    return found
+
+
+def core_graph() -> networkx.DiGraph[str]:
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sources(CORE)}
+    return import_graph({name.removesuffix(".__init__"): path.read_text() for name, path in names.items()})
+
+
+def test_no_circle() -> None:
+    graph = core_graph()
+    assert circles(graph) == []
+    assert circles(rooms(graph)) == []
+
+
+def test_the_scan_for_circles_sees() -> None:
+    files = {
+        "trtcore.a": "def f():\n    from trtcore.b.c import x",
+        "trtcore.b": "",
+        "trtcore.b.c": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import d",
+        "trtcore.b.d": "import trtcore.a",
+        "trtcore.e": "from trtcore import a",
+    }
+    graph = import_graph(files)
+    assert circles(graph) == [frozenset({"trtcore.a", "trtcore.b.c", "trtcore.b.d"})]
+    assert circles(rooms(graph)) == [frozenset({"a", "b"})]
+    assert circles(import_graph({**files, "trtcore.b.d": "import trtcore.e.nothing"})) == []
+
+
 def loaded_by(code: str, after: str = "") -> set[str]:
     """The modules that `code` loads in a fresh interpreter that has run `after`."""
     lines = (
@@ -206,10 +268,10 @@ def loaded_by(code: str, after: str = "") -> set[str]:
 def test_import_trtcore_loads_nothing_heavy() -> None:
     modules = loaded_by("import trtcore, trtcore.pack")
     assert "trtcore.pack" in modules
+    assert "torch" not in loaded_by("import trtcore")
     heavy = {
         *LAZY,
-        "trtcore_converters",
-        "trtcore_plugins",
+        *SHIPPED,
         "trtcore_contrib_example",
     }
     assert {top(module) for module in modules} & heavy == set()
@@ -218,11 +280,11 @@ def test_import_trtcore_loads_nothing_heavy() -> None:
 def test_no_module_of_the_core_loads_a_tensorrt_or_a_pack() -> None:
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources(CORE)]
     names = [name.removesuffix(".__init__") for name in names]
-    names.remove("trtcore_backends.pack")  # a pack itself
+    aside = ("trtcore.__main__", "trtcore.compat.torch_tensorrt")  # the command; the old name of a package
+    names = [name for name in names if name not in aside]
     modules = loaded_by("\n".join(f"import {name}" for name in names), after="import torch")
     assert set(names) <= modules
-    assert {top(name) for name in modules} & {*LAZY, "trtcore_converters", "trtcore_plugins"} == set()
-    assert "trtcore_backends.pack" not in modules
+    assert {top(name) for name in modules} & {*LAZY, *SHIPPED} == set()
 
 
 def test_every_public_name_exists() -> None:

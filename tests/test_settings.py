@@ -209,6 +209,19 @@ def test_op_names(given, name):
     assert CompilationSettings(torch_executed_ops=[given]).torch_executed_ops == {name}
 
 
+def test_the_names_in_errors_and_reports_are_names_in_settings():
+    """`torch_executed_ops={...}` is the advice of a failure: it takes what an error calls an op."""
+    from trtcore.ir.provenance import op_name as told
+
+    for op in (
+        aten.gelu.default,
+        aten.add.Tensor,
+        torch.ops.higher_order.cond,
+        torch.ops.higher_order.while_loop,
+    ):
+        assert op_name(told(op)) == op_name(op)
+
+
 @pytest.mark.parametrize(
     ("given", "nearest"),
     [

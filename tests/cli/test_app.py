@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -114,3 +115,52 @@ def test_a_real_ctrl_c_stops_with_130(tmp_path: Path) -> None:
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == INTERRUPTED
     assert stderr.strip() == "stopped"
+
+
+NO_TORCH = """
+import sys
+sys.argv = {argv!r}
+try:
+    import trtcore.cli
+    trtcore.cli.main(prog_name="trtcore")
+except SystemExit:
+    pass
+print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "text"),
+    [
+        (["trtcore", "--help"], {}, "doctor"),
+        (["trtcore", "--version"], {}, "version"),
+        (["trtcore", "run", "--help"], {}, "--import"),
+        (
+            ["trtcore"],
+            {"_TRTCORE_COMPLETE": "bash_complete", "COMP_WORDS": "trtcore co", "COMP_CWORD": "1"},
+            "plain,compile",
+        ),
+        (
+            ["trtcore"],
+            {"_TRTCORE_COMPLETE": "bash_complete", "COMP_WORDS": "trtcore compile --", "COMP_CWORD": "2"},
+            "plain,--import",
+        ),
+    ],
+)
+def test_help_and_completion_load_no_torch(argv: list[str], environment: dict[str, str], text: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TORCH.format(argv=argv)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert text in done.stdout
+    assert done.stderr == "False\n"
+
+
+def test_python_dash_m() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trtcore", "--version"], capture_output=True, text=True, check=True
+    )
+    assert "version" in done.stdout

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import numpy
 import pytest
 import torch
 
@@ -143,3 +147,55 @@ def test_the_advice_for_pins_can_be_written_on_the_command_line() -> None:
 def test_a_setting_given_twice_is_refused() -> None:
     with pytest.raises(SettingsError, match="min_block_size= was given twice"):
         parse_settings(["min_block_size=1", "min_block_size=2"])
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (
+            'pins={"aten.hardswish.default": "trtcore:aten"}',
+            {"pins": {"aten.hardswish.default": "trtcore:aten"}},
+        ),
+        ("pins={}", {"pins": {}}),
+        ('torch_executed_ops=["aten.gelu", "aten.relu"]', {"torch_executed_ops": ["aten.gelu", "aten.relu"]}),
+        ("torch_executed_ops={'aten.gelu'}", {"torch_executed_ops": {"aten.gelu"}}),
+        ("torch_executed_ops={}", {"torch_executed_ops": {}}),
+        ("device=(8, 9)", {"device": (8, 9)}),
+        ("min_block_size=inf", {"min_block_size": float("inf")}),
+        ("autocast_max_output_threshold=1.5e3", {"autocast_max_output_threshold": 1500.0}),
+    ],
+)
+def test_values_as_python_writes_them(text: str, values: dict[str, object]) -> None:
+    assert parse_settings([text]) == values
+    if not text.startswith("autocast"):
+        CompilationSettings.from_kwargs(**parse_settings([text]))
+
+
+def test_the_advice_for_a_mapping_works_on_the_command_line() -> None:
+    with pytest.raises(SettingsError, match="a mapping from ops to packs") as caught:
+        CompilationSettings.from_kwargs(**parse_settings(["pins=trtcore:aten"]))
+    written = re.search(r"\{.*\}", caught.value.message)
+    assert written is not None
+    assert CompilationSettings.from_kwargs(**parse_settings([f"pins={written[0]}"])).pins
+
+
+def test_an_entry_of_a_mapping_given_twice_is_refused() -> None:
+    for second in ("pins.aten.gelu=c:d", "pins={}"):
+        with pytest.raises(SettingsError, match="was given twice"):
+            parse_settings(["pins.aten.gelu=a:b", second])
+
+
+def test_an_array_in_a_file_is_an_input(tmp_path: Path) -> None:
+    numpy.save(tmp_path / "x.npy", numpy.arange(6, dtype="int64").reshape(2, 3))
+    name, value = parse_input(f"mask={tmp_path}/x.npy")
+    assert name == "mask"
+    assert torch.equal(value, torch.arange(6).reshape(2, 3))
+    assert parse_input(f"{tmp_path}/x.npy")[0] is None
+
+
+def test_what_is_no_array_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_text("no array")
+    numpy.save(tmp_path / "pickled.npy", numpy.array([{}], dtype=object))
+    for name in ("x.npy", "pickled.npy", "missing.npy"):
+        with pytest.raises(InputError, match="could not be read as an array"):
+            parse_input(f"{tmp_path}/{name}")

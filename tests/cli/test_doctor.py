@@ -17,7 +17,7 @@ def test_a_machine_without_a_backend_exits_1_and_says_what_to_do(monkeypatch: py
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert "no TensorRT backend can be used here" in result.stdout
-    assert "What is wrong" in result.stdout
+    assert result.stdout.startswith("What is wrong (engines cannot be built here)")
 
 
 def test_json(trt_backend: Backend) -> None:
@@ -42,6 +42,27 @@ def test_text_names_backend_runtime_and_cache(trt_backend: Backend) -> None:
     assert "cache" in result.stdout
     for backend in ("tensorrt", "tensorrt_rtx"):
         assert backend in result.stdout
+
+
+def test_the_verdict_is_first_and_tensorrts_words_are_for_verbose(
+    trt_backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trtcore.backend.base import Capability
+
+    words = "IBuilder::buildSerializedNetwork: Error Code 4: Internal Error (raw words)"
+    monkeypatch.setattr(type(trt_backend), "features", lambda self: ("flag:REFIT", "flag:TF32"))
+    monkeypatch.setattr(
+        type(trt_backend),
+        "can",
+        lambda self, feature, target: Capability(
+            feature == "flag:TF32", "" if feature == "flag:TF32" else words
+        ),
+    )
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.stdout.startswith(("Everything that engines need is here.", "What is wrong"))
+    assert "cannot: flag:REFIT" in result.stdout
+    assert "raw words" not in result.stdout
+    assert "raw words" in CliRunner().invoke(main, ["doctor", "--verbose"]).stdout
 
 
 def test_unreadable_metadata_hides_no_backend(trt_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -93,6 +96,69 @@ def test_compile_writes_a_file_that_run_takes(trtcore_cli: Callable[..., Result]
     settings = trtcore_cli("run", "net.pt2", "--set", "min_block_size=2")
     assert settings.exit_code == 1
     assert "no effect on a compiled model" in settings.stderr
+
+
+OPERATOR = """
+import torch
+
+@torch.library.custom_op("cli_test::halve", mutates_args=())
+def halve(x: torch.Tensor) -> torch.Tensor:
+    return x / 2
+
+@halve.register_fake
+def _(x):
+    return torch.empty_like(x)
+"""
+USER = """
+import torch
+
+class Halved(torch.nn.Module):
+    def forward(self, x):
+        return torch.ops.cli_test.halve(x).relu().exp()
+"""
+
+
+def test_operators_of_ones_own_are_imported(tmp_path: Path, trt_backend: object) -> None:
+    """Each command in a process of its own: an operator stays registered."""
+    (tmp_path / "operator_module.py").write_text(OPERATOR)
+    (tmp_path / "user_module.py").write_text(USER)
+
+    def trtcore_cli(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "trtcore", *args],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    args = ("user_module.py:Halved", "--input", "2x3", "--set", "min_block_size=1", "-o", "out.pt2")
+    done = trtcore_cli("compile", *args, "--import", "operator_module")
+    assert done.returncode == 0, done.stderr
+    assert "run it with: trtcore run out.pt2 --import operator_module" in done.stdout
+    without = trtcore_cli("run", "out.pt2")
+    assert without.returncode == 1
+    assert "--import MODULE" in without.stderr
+    assert trtcore_cli("run", "out.pt2", "--import", "operator_module.py").returncode == 0
+
+
+def test_a_module_that_cannot_be_imported_is_told(trtcore_cli: Callable[..., Result]) -> None:
+    result = trtcore_cli("explain", "nets.py:Net", "--input", "3x4", "--import", "no_such_module")
+    assert result.exit_code == 1
+    assert "importing no_such_module raised ModuleNotFoundError" in result.stderr
+
+
+def test_run_takes_arrays_from_files(trtcore_cli: Callable[..., Result]) -> None:
+    numpy.save("x.npy", numpy.ones((2, 4), dtype="float32"))
+    numpy.save("scale.npy", numpy.full(2, 3.0, dtype="float32"))
+    args = ("--input", "x.npy", "--input", "scale=scale.npy", "--set", "min_block_size=1", "--json")
+    result = trtcore_cli("run", "nets.py:Net", *args)
+    assert result.exit_code == 0, result.output
+    (output,) = json.loads(result.stdout)["outputs"]
+    spec: dict[str, object] = {}
+    exec(SOURCE, spec)
+    expected = spec["Net"]()(torch.ones(2, 4), scale=torch.full((2,), 3.0))  # type: ignore[operator]
+    assert output["max"] == pytest.approx(expected.max().item(), rel=1e-4)
 
 
 def test_run_compares_with_eager_and_says_which_runtime(trtcore_cli: Callable[..., Result]) -> None:

@@ -49,6 +49,21 @@ def test_each_dtype_is_a_turn() -> None:
     assert len(proof.reports) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_dtype_is_the_examples(trt_backend: Backend, dtype: torch.dtype) -> None:
+    proof = assert_converts(torch.nn.Linear(4, 4), (torch.randn(2, 4).to(dtype),))
+    assert proof.deviations[0].dtype == dtype
+    (engine,) = proof.report.engines
+    assert str(dtype).removeprefix("torch.") in engine.outputs[0]
+
+
+def test_examples_of_several_dtypes_are_left_as_they_are(trt_backend: Backend) -> None:
+    proof = assert_converts(lambda x, y: (x * 2, y + 1), (torch.randn(3).half(), torch.randn(3)))
+    (engine,) = proof.report.engines
+    assert "float16" in engine.outputs[0]
+    assert "float32" in engine.outputs[1]
+
+
 def test_an_op_without_converter_fails_with_the_report() -> None:
     with pytest.raises(AssertionError, match=r"(?s)L1 failed.*aten\.special_bessel_j0\.default"):
         assert_converts(torch.special.bessel_j0, (torch.rand(4),))
@@ -79,10 +94,13 @@ def test_a_converter_that_is_wrong_at_other_sizes_only_fails() -> None:
 
 
 def test_a_network_that_other_sizes_do_not_fit_fails_with_its_converter() -> None:
-    """One that reshapes to the example's sizes: nothing that TensorRT could notice before the engine runs."""
+    """One that reshapes to the example's sizes and back: nothing that TensorRT could notice before the engine runs."""
 
     def absolute(ctx: Any, x: Any) -> Any:
-        return ctx.reshape(ctx.unary(x, "ABS"), [4, 3])
+        there = ctx.reshape(ctx.unary(x, "ABS"), [4, 3])
+        back = ctx.net.add_shuffle(there)
+        back.set_input(1, ctx.net.add_shape(x).get_output(0))
+        return back.get_output(0)
 
     with scoped_registry():
         converter(aten.abs.default, supports_dynamic_shapes=True, priority=10_000)(absolute)

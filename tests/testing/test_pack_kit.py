@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from trtcore.pack import Converter, Reject, hookimpl, scoped_registry
+from trtcore.pack import Converter, Reject, Requires, hookimpl, scoped_registry
 from trtcore.packs import loading as packs
 from trtcore.packs.loading import register_pack
 from trtcore.testing import (
@@ -77,6 +77,40 @@ def run(conformance: PackConformance) -> None:
 def test_a_good_pack_passes() -> None:
     install(of())
     run(kit())
+
+
+@torch.library.custom_op("kit_test::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+@twice.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+TWICE = [Example(lambda x: torch.ops.kit_test.twice(x), (torch.randn(2, 3),), dynamic=BATCH)]
+
+
+def kernels(**options: Any) -> None:
+    install(of(torch.ops.kit_test.twice.default, requires=Requires(plugins=True), name="twice", **options))
+
+
+def test_a_kernel_pack_is_at_no_fault_where_there_are_no_plugin_layers(trt_backend: Any) -> None:
+    if trt_backend.has_plugins:
+        pytest.skip("this backend has plugin layers")
+    kernels()
+    pack = kit(TWICE)
+    with pytest.raises(pytest.skip.Exception, match="needs plugin layers, absent here"):
+        pack.test_the_examples_convert()
+    pack.test_every_converter_is_shown()
+    pack.test_dynamic_claims_are_true()
+    mixed = [
+        *TWICE,
+        Example(lambda x: torch.ops.kit_test.twice(x) + torch.special.bessel_j0(x), (torch.randn(2),)),
+    ]
+    with pytest.raises(AssertionError, match=r"no converter for aten\.special_bessel_j0"):
+        kit(mixed).test_the_examples_convert()  # not for want of plugin layers alone
 
 
 def test_pytest_collects_the_checks_of_a_subclass(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "packs": ("trtcore.cli.packs", "packs", "The installed packs and what each of them gives."),
     "ops": ("trtcore.cli.ops", "ops", "Which converter an op takes, and why; or all ops."),
+    "settings": ("trtcore.cli.settings", "settings", "The compilation settings: type, default, effect."),
     "explain": ("trtcore.cli.model", "explain", "What would become of a model; builds no engine."),
     "compile": ("trtcore.cli.model", "compile_", "Compile a model and save it."),
     "run": ("trtcore.cli.model", "run", "Run a compiled model, or compile a model and run it."),

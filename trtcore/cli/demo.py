@@ -153,7 +153,7 @@ def embed_both(model: Any, compiled: Any, tokens: dict[str, torch.Tensor]) -> Em
 
 def rows(report: Report) -> list[tuple[str, str]]:
     """The demo's table: what was built, in name and value."""
-    from trtcore.report.data import format_bytes, format_seconds
+    from trtcore.report.text import format_bytes, format_seconds
 
     engines = len(report.engines)
     table = [

@@ -76,13 +76,14 @@ class Checkup:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--verbose", "-v", is_flag=True, help="TensorRT's own words on what a backend cannot do.")
 @click.option("--features", is_flag=True, help="Every feature of the backend, with TensorRT's message.")
 @click.option(
     "--quick", is_flag=True, help="Do not ask the backends what they can do (each answer is a small build)."
 )
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool, features: bool, quick: bool) -> None:
-    """Say what is installed, what works here, and how to fix what does not.
+def doctor(ctx: click.Context, as_json: bool, verbose: bool, features: bool, quick: bool) -> None:
+    """Say whether engines can be built here, how to fix what is wrong, and what is installed.
 
     Exits with 1 when no TensorRT backend can be used.
     """
@@ -90,7 +91,7 @@ def doctor(ctx: click.Context, as_json: bool, features: bool, quick: bool) -> No
     if as_json:
         click.echo(json.dumps({"schema": 1, "healthy": checkup.healthy, **asdict(checkup)}, indent=2))
     else:
-        _print(checkup, features)
+        _print(checkup, verbose=verbose, features=features)
     if not checkup.healthy:
         ctx.exit(1)
 
@@ -247,7 +248,7 @@ def _cache(problems: list[Problem]) -> tuple[Path, bool]:
 # -- printing -----------------------------------------------------------------------------------------
 
 
-def _print(checkup: Checkup, features: bool) -> None:
+def _print(checkup: Checkup, *, verbose: bool, features: bool) -> None:
     from rich.console import Console
     from rich.markup import escape
 
@@ -256,7 +257,8 @@ def _print(checkup: Checkup, features: bool) -> None:
     def line(name: str, text: str) -> None:
         console.print(f"  {name:<12} {escape(text)}")
 
-    console.print("[bold]Installed[/bold]")
+    _print_verdict(console, checkup)
+    console.print("\n[bold]Installed[/bold]")
     line("python", f"{checkup.python} on {checkup.platform}")
     for name, version in checkup.versions.items():
         line(name, version)
@@ -264,7 +266,7 @@ def _print(checkup: Checkup, features: bool) -> None:
     line("cache", checkup.cache_dir + ("" if checkup.cache_writable else " (cannot be written)"))
     console.print("\n[bold]Backends[/bold]")
     for backend in checkup.backends:
-        _print_backend(console, backend, features)
+        _print_backend(console, backend, verbose=verbose, features=features)
     if not checkup.backends:
         console.print("  none: no pack contributes one")
     console.print("\n[bold]Packs[/bold]")
@@ -273,10 +275,9 @@ def _print(checkup: Checkup, features: bool) -> None:
             pack["status"],
             f"{pack['name']} {pack['version']}" + (f": {pack['error']}" if pack["error"] else ""),
         )
-    _print_problems(console, checkup)
 
 
-def _print_backend(console: Any, backend: BackendCheck, features: bool) -> None:
+def _print_backend(console: Any, backend: BackendCheck, *, verbose: bool, features: bool) -> None:
     from rich.markup import escape
 
     if not backend.usable:
@@ -299,13 +300,19 @@ def _print_backend(console: Any, backend: BackendCheck, features: bool) -> None:
             verdict = "[green]can[/green]   " if ok else "[yellow]cannot[/yellow]"
             console.print(f"       {verdict} {escape(name)}" + (f": {escape(message)}" if not ok else ""))
     elif backend.features:
-        can, cannot = summarise_features(backend.features)
-        console.print(f"       can: {escape(', '.join(can))}")
-        for name, message in cannot.items():
-            console.print(f"       [yellow]cannot[/yellow] {escape(name)}: {escape(message)}")
-        console.print(
-            "       (every dtype and variant, with TensorRT's whole message: trtcore doctor --features)"
-        )
+        _print_features(console, *summarise_features(backend.features), verbose=verbose)
+
+
+def _print_features(console: Any, can: list[str], cannot: Mapping[str, str], *, verbose: bool) -> None:
+    from rich.markup import escape
+
+    console.print(f"       can: {escape(', '.join(can))}")
+    if not verbose:
+        console.print(f"       cannot: {escape(', '.join(cannot) or 'nothing that trtcore uses')}")
+        console.print("       (why not: trtcore doctor --verbose; every dtype and variant: --features)")
+        return
+    for name, message in cannot.items():
+        console.print(f"       [yellow]cannot[/yellow] {escape(name)}: {escape(message)}")
 
 
 def summarise_features(features: Mapping[str, tuple[bool, str]]) -> tuple[list[str], dict[str, str]]:
@@ -349,13 +356,14 @@ def _short(message: str, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _print_problems(console: Any, checkup: Checkup) -> None:
+def _print_verdict(console: Any, checkup: Checkup) -> None:
     from rich.markup import escape
 
     if not checkup.problems:
-        console.print("\n[green]Everything that engines need is here.[/green]")
+        console.print("[green]Everything that engines need is here.[/green]")
         return
-    console.print("\n[bold]What is wrong[/bold]")
+    can = "can" if checkup.healthy else "cannot"
+    console.print(f"[bold]What is wrong[/bold] (engines {can} be built here)")
     for problem in checkup.problems:
         console.print(f"  [red]-[/red] {escape(problem.what)}")
         if problem.fix:

@@ -1,6 +1,6 @@
 """What `--input` and `--set` take, as values.
 
---input [NAME=]SHAPE[:DTYPE][@MIN,OPT,MAX]...
+--input [NAME=]SHAPE[:DTYPE][@MIN,OPT,MAX]... or [NAME=]FILE.npy
 
 1x3x224x224                                  a float32 image
 1x128:int64                                  token ids
@@ -8,12 +8,14 @@
 ?x9@1x9@8x9,32x9,64x9                        two optimisation profiles: 1, or 8 to 64 tuned for 32
 attention_mask=?x?:int64@1x8,4x32,8x128      a keyword argument, two dynamic dimensions
 scalar:float32                               a tensor of rank 0
+tokens=tokens.npy                            the array in a file, as it is
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
-import json
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,14 +41,16 @@ _SHORT = {
 }  # fmt: skip
 
 
-def parse_input(text: str) -> tuple[str | None, Input]:
-    """One ``--input`` as the keyword it is for (None: positional) and what it describes.
+def parse_input(text: str) -> tuple[str | None, Input | torch.Tensor]:
+    """One ``--input`` as the keyword it is for (None: positional) and what it describes, or the tensor of a file.
 
     Raises:
-        InputError: the text does not follow the grammar, or its shapes contradict each other.
+        InputError: the text does not follow the grammar, its shapes contradict each other, or the file is no array.
     """
     from trtcore.ir.inputs import Input
 
+    if text.strip().endswith(".npy"):
+        return _from_file(text.strip())
     match = _INPUT.match(text.strip())
     if match is None:
         raise _error(text, "it does not have the form " + GRAMMAR)
@@ -59,6 +63,22 @@ def parse_input(text: str) -> tuple[str | None, Input]:
         return name, Input([size for size in shape if size is not None], dtype=dtype, name=name)
     profiles = [_profile(text, part, shape) for part in ranges.split("@")]
     return name, Input(profiles=profiles, dtype=dtype, name=name)
+
+
+def _from_file(text: str) -> tuple[str | None, torch.Tensor]:
+    import numpy
+    import torch
+
+    name, equals, path = text.partition("=")
+    if not (equals and name.isidentifier()):
+        name, path = "", text
+    try:
+        return name or None, torch.from_numpy(numpy.load(path, allow_pickle=False))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"--input {text!r}: {path!r} could not be read as an array: {error}",
+            advice="write it with numpy.save('input.npy', array), with a dtype that torch has",
+        ) from error
 
 
 def parse_dtype(name: str, text: str | None = None) -> torch.dtype:
@@ -136,14 +156,16 @@ class InputType(click.ParamType):  # type: ignore[type-arg]  # generic from clic
             self.fail(str(error), param, ctx)
 
 
-def split_inputs(parsed: Sequence[tuple[str | None, Input]]) -> tuple[tuple[Input, ...], dict[str, Input]]:
+def split_inputs(
+    parsed: Sequence[tuple[str | None, Input | torch.Tensor]],
+) -> tuple[tuple[Input | torch.Tensor, ...], dict[str, Input | torch.Tensor]]:
     """Positional and keyword inputs.
 
     Raises:
         InputError: one keyword twice.
     """
     positional = tuple(value for name, value in parsed if name is None)
-    named: dict[str, Input] = {}
+    named: dict[str, Input | torch.Tensor] = {}
     for name, value in parsed:
         if name is not None:
             if name in named:
@@ -155,9 +177,10 @@ def split_inputs(parsed: Sequence[tuple[str | None, Input]]) -> tuple[tuple[Inpu
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Every ``--set KEY=VALUE`` as keyword arguments of `CompilationSettings`, typed by the field.
 
-    Collections are comma separated (``torch_executed_ops=aten.relu,aten.gelu``), ``none`` is None where the
-    field takes it, one entry of a mapping is ``pins.aten.gelu.default=distribution:pack``, and a whole one is JSON
-    (``pins={"aten.gelu.default": "distribution:pack"}``). Values are checked by the settings themselves.
+    Collections are comma separated (``torch_executed_ops=aten.relu,aten.gelu``) or written as in Python
+    (``torch_executed_ops=["aten.relu"]``, ``pins={"aten.gelu.default": "distribution:pack"}``), ``none`` is None where
+    the field takes it, and one entry of a mapping is ``pins.aten.gelu.default=distribution:pack``. Values are
+    checked by the settings themselves.
 
     Raises:
         SettingsError: no ``=``, or one key twice.
@@ -173,7 +196,10 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
         if not equals or not key:
             raise SettingsError(f"--set {text!r}: write KEY=VALUE, for example min_block_size=1")
         if dot and types.get(field, "").startswith("Mapping"):
-            found.setdefault(field, {})[entry] = value.strip()
+            entries = found.setdefault(field, {})
+            if not isinstance(entries, dict) or entry in entries:
+                raise SettingsError(f"--set {key}= was given twice")
+            entries[entry] = value.strip()
         elif key in found:
             raise SettingsError(f"--set {key}= was given twice")
         else:
@@ -182,6 +208,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_COLLECTIONS = {"frozenset", "tuple", "Mapping"}
 
 
 def _typed(value: str, annotation: str) -> Any:
@@ -196,11 +223,20 @@ def _typed(value: str, annotation: str) -> Any:
         return word == "1"
     if "int" in kinds and re.fullmatch(r"-?\d+", value):
         return int(value)
-    if "Mapping" in kinds and value.startswith("{"):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
+    if "int" in kinds and word == "inf":
+        return math.inf
+    if "float" in kinds and re.fullmatch(r"-?\d*\.?\d+(e[-+]?\d+)?", word):
+        return float(value)
+    if kinds & _COLLECTIONS and value[:1] in ("[", "{", "("):
+        return _literal(value)
     if kinds & {"frozenset", "tuple"} and "torch.device" not in kinds:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def _literal(value: str) -> Any:
+    """A collection as Python writes it; text that is none stays text."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,16 @@ def load_model(spec: str) -> Any:
     return found.eval()
 
 
+def import_modules(names: Sequence[str]) -> None:
+    """Import what registers the operators of a model or a file: modules, or ``file.py``.
+
+    Raises:
+        InputError: there is none, or importing it raised.
+    """
+    for name in names:
+        _import(name, "--import takes a module, or a file.py")
+
+
 def _load_file(path: Path) -> Any:
     import torch
 
@@ -72,10 +83,13 @@ def _load_file(path: Path) -> Any:
     try:
         return torch.export.load(path)
     except Exception as error:  # zip, pickle and schema errors of every kind
-        raise InputError(f"{str(path)!r} could not be read as an ExportedProgram: {_text(error)}") from error
+        raise InputError(
+            f"{str(path)!r} could not be read as an ExportedProgram: {_text(error)}",
+            advice="if it has operators of your own, --import the module that registers them",
+        ) from error
 
 
-def _import(name: str) -> ModuleType:
+def _import(name: str, advice: str = f"a model is {FORMS}") -> ModuleType:
     path = Path(name)
     try:
         if path.suffix == ".py":
@@ -86,7 +100,7 @@ def _import(name: str) -> ModuleType:
     except TrtcoreError:
         raise
     except Exception as error:
-        raise InputError(f"importing {name} raised {_text(error)}", advice=f"a model is {FORMS}") from error
+        raise InputError(f"importing {name} raised {_text(error)}", advice=advice) from error
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from trtcore.cli.inputs import GRAMMAR, InputType, parse_settings, split_inputs
-from trtcore.cli.loading import load_model
+from trtcore.cli.loading import import_modules, load_model
 from trtcore.cli.progress import show_progress
 from trtcore.errors import InputError
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-Parsed = Sequence[tuple[str | None, "Input"]]
+Parsed = Sequence[tuple[str | None, "Input | torch.Tensor"]]
 
 _INPUT_HELP = (
     f"One input of the model, in order: {GRAMMAR}. 1x3x224x224:float32 is static; "
     "?x128:int64@1x128,8x128,32x128 has a dynamic batch; "
     "?x9@1x9@8x9,32x9,64x9 has two optimisation profiles; mask=1x128:bool is a keyword argument; "
-    "scalar:float32 has rank 0. Not needed for a .pt2 file."
+    "scalar:float32 has rank 0; mask=mask.npy is the array in a file. Not needed for a .pt2 file."
 )
 
 
@@ -38,7 +38,20 @@ def _model_options(command: _F) -> _F:
     """The arguments that the three commands share."""
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A compilation setting."),
+        click.option(
+            "--import",
+            "imports",
+            multiple=True,
+            metavar="MODULE",
+            help="Import a module or a file.py first: what registers operators of your own.",
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="A compilation setting; `trtcore settings` lists them.",
+        ),
         click.option("--input", "inputs", multiple=True, type=InputType(), metavar="SPEC", help=_INPUT_HELP),
     ):
         command = decorate(command)
@@ -53,7 +66,13 @@ def _model_options(command: _F) -> _F:
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON."
 )
 def explain(
-    model: str, inputs: Parsed, settings: tuple[str, ...], as_json: bool, verbose: bool, output: Path | None
+    model: str,
+    inputs: Parsed,
+    settings: tuple[str, ...],
+    imports: tuple[str, ...],
+    as_json: bool,
+    verbose: bool,
+    output: Path | None,
 ) -> None:
     """Say what would become of MODEL, op by op, without building an engine.
 
@@ -61,6 +80,7 @@ def explain(
     """
     import trtcore
 
+    import_modules(imports)
     loaded, arguments, chosen = load_model(model), _arguments(inputs), parse_settings(settings)
     report = trtcore.explain(loaded, **arguments, **chosen)
     _write_report(report, output)
@@ -85,6 +105,7 @@ def compile_(
     model: str,
     inputs: Parsed,
     settings: tuple[str, ...],
+    imports: tuple[str, ...],
     as_json: bool,
     output: Path,
     report_file: Path | None,
@@ -93,6 +114,7 @@ def compile_(
     """Compile MODEL and save it; `trtcore run` and `trtcore.load` take the file."""
     import trtcore
 
+    import_modules(imports)
     chosen = parse_settings(settings)
     if output.suffix != ".pt2":
         raise InputError(f"--output {str(output)!r}: the file's name must end in .pt2")
@@ -105,7 +127,8 @@ def compile_(
     _write_report(compiled.report, report_file)
     _print_report(compiled.report, as_json)
     if not as_json:
-        click.echo(f"\nwrote {output} ({_size(output)}); run it with: trtcore run {output}")
+        needs = "".join(f" --import {name}" for name in imports)
+        click.echo(f"\nwrote {output} ({_size(output)}); run it with: trtcore run {output}{needs}")
 
 
 @click.command()
@@ -113,17 +136,26 @@ def compile_(
 @_model_options
 @click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="How many timed calls.")
 @click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
-def run(model: str, inputs: Parsed, settings: tuple[str, ...], as_json: bool, repeat: int, seed: int) -> None:
+def run(
+    model: str,
+    inputs: Parsed,
+    settings: tuple[str, ...],
+    imports: tuple[str, ...],
+    as_json: bool,
+    repeat: int,
+    seed: int,
+) -> None:
     """Run MODEL, a file that `trtcore compile` wrote or a model that is compiled first.
 
-    Inputs are random (integers are 0 or 1), at the opt shape; without --input, an exported .pt2 is run on
-    the example inputs in it, if it has some. A model that is compiled here is also run in eager, and the
-    difference is printed.
+    Inputs are random (integers are 0 or 1), at the opt shape, or arrays from files; without --input, an exported
+    .pt2 is run on the example inputs in it, if it has some. A model that is compiled here is also run in eager, and
+    the difference is printed.
     """
     import torch
 
     import trtcore
 
+    import_modules(imports)
     chosen = parse_settings(settings)
     eager = None
     compiled = _load_artifact(model)
@@ -173,11 +205,8 @@ def _example_call(
 
     positional, named = split_inputs(inputs)
     if positional or named:
-        args = tuple(value.example_tensor(seed=seed + i) for i, value in enumerate(positional))
-        kwargs = {
-            key: value.example_tensor(seed=seed + len(args) + i)
-            for i, (key, value) in enumerate(named.items())
-        }
+        args = tuple(_example(value, seed + i) for i, value in enumerate(positional))
+        kwargs = {key: _example(value, seed + len(args) + i) for i, (key, value) in enumerate(named.items())}
         return args, kwargs
     if isinstance(eager, torch.export.ExportedProgram) and eager.example_inputs:
         return eager.example_inputs[0], eager.example_inputs[1] or {}
@@ -187,6 +216,11 @@ def _example_call(
         example_inputs(compiled),
     )
     return found
+
+
+def _example(value: Input | torch.Tensor, seed: int) -> torch.Tensor:
+    """A tensor as it is; of an Input a random one."""
+    return value.example_tensor(seed=seed) if hasattr(value, "example_tensor") else value
 
 
 def _load_artifact(name: str) -> CompiledModule | None:
@@ -277,7 +311,7 @@ def _describe_output(path: str, value: torch.Tensor, reference: Any) -> dict[str
 
 
 def _print_run(result: Mapping[str, Any]) -> None:
-    from trtcore.report.data import format_seconds
+    from trtcore.report.text import format_seconds
 
     if result["note"]:
         click.echo(result["note"])
@@ -321,6 +355,6 @@ def _print_report(report: Report, as_json: bool, *, verbose: bool = False) -> No
 
 
 def _size(path: Path) -> str:
-    from trtcore.report.data import format_bytes
+    from trtcore.report.text import format_bytes
 
     return format_bytes(path.stat().st_size)

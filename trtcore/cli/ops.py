@@ -48,7 +48,7 @@ _MARK = {True: "yes", False: ""}
 
 
 def _print_table(described: Sequence[Mapping[str, Any]]) -> None:
-    from trtcore.report.data import format_table
+    from trtcore.report.text import format_table
 
     columns = ("op", "by", "pack", "converters", "dynamic", "core ATen")
     rows = [
@@ -103,7 +103,7 @@ def _facts(one: Mapping[str, Any]) -> list[str]:
 
 def _samples(op: str | None, as_json: bool) -> None:
     """The conformance tables that come with the ATen pack; with `op` (an operator or an overload) its rows alone."""
-    from trtcore.report.data import format_table
+    from trtcore.report.text import format_table
     from trtcore.testing.tables import load_tables
 
     tables = load_tables()

@@ -27,7 +27,7 @@ def packs(as_json: bool, no_import: bool) -> None:
 
 
 def _print(described: Sequence[Mapping[str, Any]]) -> None:
-    from trtcore.report.data import format_table
+    from trtcore.report.text import format_table
 
     if not described:
         click.echo("no pack is installed: pip install trtcore brings the built-in ones")

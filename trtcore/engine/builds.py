@@ -20,7 +20,7 @@ from trtcore.engine.request import EngineRequest, request_of
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError
 from trtcore.ir.graphs import is_getitem
 from trtcore.ir.program import Program
-from trtcore.ir.provenance import describe, op_name
+from trtcore.ir.provenance import SOURCES, describe, op_name
 from trtcore.packs.model import Converter
 from trtcore.partition import Partition, Segment
 
@@ -277,5 +277,12 @@ def _located(
         pack=str(chosen.pack) if chosen and chosen.pack else error.pack,
         tensorrt=error.tensorrt,
         layers=failure.layers.get(nodes[0].name, ()),
-        advice=error.advice or f"leave it to torch with torch_executed_ops={{{op_name(nodes[0].target)!r}}}",
+        advice=error.advice
+        or f"leave it to torch with torch_executed_ops={{{_names_in_settings(nodes[0])}}}",
     )
+
+
+def _names_in_settings(node: Node) -> str:
+    """What ``torch_executed_ops`` knows a node by: its op, or the ops that a pattern stands for."""
+    names = sorted({source.op for source in node.meta.get(SOURCES, ())}) or [op_name(node.target)]
+    return ", ".join(map(repr, names))

@@ -222,7 +222,8 @@ def _target_from_json(op: str, target: Any, strings: list[str]) -> Any:
         if found is None:
             raise UnknownOpError(
                 f"it calls {name}, and no torch op of that name is registered here",
-                advice="import what registers it, or install the pack that brings it, before loading",
+                advice="import what registers it (on the command line: --import MODULE), or install the pack that "
+                "brings it, before loading",
             )
         if problem := refuse_op(found, strings):
             raise ArtifactError(f"it may not be run: {problem}")

@@ -47,19 +47,20 @@ def settings_want_torch(node: fx.Node, name: str, settings: CompilationSettings)
         return "forced to torch by settings.torch_executed_ops"
     modules = settings.torch_executed_modules
     if modules:
-        for path, kind in _module_stack(node):
-            if any(_is_module(path, kind, wanted) for wanted in modules):
+        for path, kind in modules_of(node):
+            if any(in_module(path, kind, wanted) for wanted in modules):
                 return f"forced to torch by settings.torch_executed_modules ({path or kind})"
     return ""
 
 
-def _module_stack(node: fx.Node) -> list[tuple[str, Any]]:
+def modules_of(node: fx.Node) -> list[tuple[str, Any]]:
     """(module path, class or its qualified name), outermost first, as export and Dynamo write them."""
     stack = node.meta.get("nn_module_stack") or {}
     return [(plain_path(str(path)), kind) for path, kind in stack.values()]
 
 
-def _is_module(path: str, kind: Any, wanted: str | type) -> bool:
+def in_module(path: str, kind: Any, wanted: str | type) -> bool:
+    """Whether a module of `modules_of` is the one that ``settings.torch_executed_modules`` means, or below it."""
     if isinstance(wanted, str):
         name = kind if isinstance(kind, str) else _class_name(kind)
         return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence, Set
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Node
@@ -13,10 +13,11 @@ from trtcore._version import __version__
 from trtcore.context import CompileContext
 from trtcore.ir.graphs import is_getitem, mutates
 from trtcore.ir.program import profile_ranges
-from trtcore.ir.provenance import module_path, op_name, source_line
+from trtcore.ir.provenance import SOURCES, module_path, op_name, source_line
 from trtcore.packs.selection import Selection
 from trtcore.partition import Partition, Segment
 from trtcore.report.data import (
+    CandidateReport,
     NodeReport,
     PackReport,
     PluginReport,
@@ -24,8 +25,6 @@ from trtcore.report.data import (
     Report,
     SegmentReport,
     StageTiming,
-    peak_memory,
-    value_text,
 )
 
 if TYPE_CHECKING:
@@ -164,7 +163,7 @@ def _nodes(
         elif mutates(node):
             lost = "write_back"
         reports.append(
-            NodeReport.from_selection(
+            node_report(
                 node,
                 found.selections.get(node.name) or Selection(op_name(node.target)),
                 segment=where[node.name],
@@ -204,3 +203,71 @@ def _plugins(
                 key = (one.plugin.name, one.source_version, one.plugin.deployable)
                 placed.setdefault(key, [0, 0])[0 if taken else 1] += 1
     return tuple(PluginReport(*key, *counts) for key, counts in placed.items())
+
+
+def node_report(
+    node: Node,
+    selection: Selection,
+    *,
+    segment: str = "",
+    in_engine: bool = False,
+    reason: str | None = None,
+    lost_to: str = "",
+) -> NodeReport:
+    """The report of an fx node and the registry's selection for it.
+
+    Args:
+        node: the fx node; module path and source line are read from its meta.
+        selection: what `ConverterRegistry.select` returned for it.
+        segment: name of the segment that the node ended in.
+        in_engine: whether that segment is an engine.
+        reason: why the node is in torch; None takes the selection's own reason.
+        lost_to: see the class.
+    """
+    if reason is None:
+        reason = "" if in_engine else selection.reason
+    chosen = selection.chosen
+    return NodeReport(
+        name=node.name,
+        op=selection.target,
+        in_engine=in_engine,
+        segment=segment,
+        converter=chosen.name if chosen is not None else "",
+        pack=chosen.source_version if chosen is not None else "",
+        reason=reason,
+        lost_to=lost_to,
+        module_path=module_path(node),
+        source=source_line(node),
+        candidates=tuple(
+            CandidateReport(
+                converter=candidate.converter.name,
+                pack=candidate.converter.source_version,
+                priority=int(candidate.converter.priority),
+                verdict=candidate.verdict.outcome,
+                reason=candidate.reason,
+            )
+            for candidate in selection.candidates
+        ),
+        sources=tuple(map(str, node.meta.get(SOURCES, ()))),
+    )
+
+
+def value_text(node: Node) -> str:
+    """A node's value for `SegmentReport.inputs`: ``x: float32[s0, 128]``; the name alone when unknown."""
+    value: Any = node.meta.get("val")
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"{node.name}: {dtype}[{', '.join(map(str, value.shape))}]"
+    return f"{node.name}: {value}" if type(value).__name__ == "SymInt" else node.name
+
+
+def peak_memory() -> int | None:
+    """The most memory this process ever had resident, in bytes; None where the platform cannot say."""
+    try:
+        with open("/proc/self/status") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None
+    return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 import torch
@@ -10,19 +11,31 @@ import torch
 from trtcore.errors import SettingsError
 from trtcore.settings.values import AUTOCAST, FP4, QUANTISED
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-    from trtcore.settings import CompilationSettings
+class Chosen(attrs.AttrsInstance, Protocol):
+    """What the rules read of a `CompilationSettings`."""
+
+    @property
+    def enabled_precisions(self) -> frozenset[torch.dtype]: ...
+    @property
+    def use_explicit_typing(self) -> bool: ...
+    @property
+    def enable_autocast(self) -> bool: ...
+    @property
+    def autocast_low_precision_type(self) -> torch.dtype | None: ...
+    @property
+    def require_full_compilation(self) -> bool: ...
+    @property
+    def partitioner(self) -> str | None: ...
 
 
-def refuse_contradictions(settings: CompilationSettings) -> None:
+def refuse_contradictions(settings: Chosen) -> None:
     """Raise SettingsError for the first rule that is broken."""
     for rule in _RULES:
         rule(settings)
 
 
-def autocast_dtype(settings: CompilationSettings) -> torch.dtype | None:
+def autocast_dtype(settings: Chosen) -> torch.dtype | None:
     """What float32 nodes are cast to; None where autocast is off."""
     lower = _lower(settings)
     if not settings.enable_autocast and (settings.use_explicit_typing or not lower):
@@ -30,11 +43,11 @@ def autocast_dtype(settings: CompilationSettings) -> torch.dtype | None:
     return settings.autocast_low_precision_type or (lower[0] if lower else None)
 
 
-def _lower(settings: CompilationSettings) -> list[torch.dtype]:
+def _lower(settings: Chosen) -> list[torch.dtype]:
     return [dtype for dtype in AUTOCAST if dtype in settings.enabled_precisions]
 
 
-def _refuse_what_is_not_built(settings: CompilationSettings) -> None:
+def _refuse_what_is_not_built(settings: Chosen) -> None:
     for field in attrs.fields(type(settings)):
         what, value = field.metadata["not_built"], getattr(settings, field.name)
         if what and value != field.default:
@@ -50,7 +63,7 @@ def _not_built(name: str, value: object, what: str, instead: str) -> SettingsErr
     )
 
 
-def _refuse_quantised_precisions(settings: CompilationSettings) -> None:
+def _refuse_quantised_precisions(settings: Chosen) -> None:
     """A quantised dtype comes from the graph alone: naming it would change nothing."""
     asked = set(QUANTISED) & settings.enabled_precisions
     if settings.use_explicit_typing:
@@ -65,7 +78,7 @@ def _refuse_quantised_precisions(settings: CompilationSettings) -> None:
         )
 
 
-def _refuse_precisions_from_the_graph(settings: CompilationSettings) -> None:
+def _refuse_precisions_from_the_graph(settings: Chosen) -> None:
     other = settings.enabled_precisions - {torch.float32, FP4}
     if settings.use_explicit_typing and other:
         names = ", ".join(sorted(map(str, other)))
@@ -77,7 +90,7 @@ def _refuse_precisions_from_the_graph(settings: CompilationSettings) -> None:
         )
 
 
-def _refuse_two_autocast_types(settings: CompilationSettings) -> None:
+def _refuse_two_autocast_types(settings: Chosen) -> None:
     lower, chosen = _lower(settings), settings.autocast_low_precision_type
     if chosen is not None and lower and chosen not in lower:
         raise SettingsError(
@@ -91,7 +104,7 @@ def _refuse_two_autocast_types(settings: CompilationSettings) -> None:
         )
 
 
-def _refuse_idle_autocast(settings: CompilationSettings) -> None:
+def _refuse_idle_autocast(settings: Chosen) -> None:
     if autocast_dtype(settings) is not None:
         return
     if settings.enable_autocast:
@@ -112,7 +125,7 @@ def _refuse_idle_autocast(settings: CompilationSettings) -> None:
             )
 
 
-def _refuse_forcing_to_torch(settings: CompilationSettings) -> None:
+def _refuse_forcing_to_torch(settings: Chosen) -> None:
     if not settings.require_full_compilation:
         return
     for name in ("torch_executed_ops", "torch_executed_modules"):
@@ -124,7 +137,7 @@ def _refuse_forcing_to_torch(settings: CompilationSettings) -> None:
             )
 
 
-_RULES: tuple[Callable[[CompilationSettings], None], ...] = (
+_RULES: tuple[Callable[[Chosen], None], ...] = (
     _refuse_what_is_not_built,
     _refuse_quantised_precisions,
     _refuse_precisions_from_the_graph,

@@ -86,7 +86,7 @@ def named(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute
     """An attrs field transformer: converters and checks raise SettingsErrors with the field's name."""
     return [
         field.evolve(
-            converter=field.converter and _naming(field.converter, field.name),
+            converter=_naming(field.converter, field.name) if callable(field.converter) else None,
             validator=field.validator and _naming(field.validator, field.name),
         )
         for field in fields
@@ -184,7 +184,7 @@ def executor(_: Any, __: attrs.Attribute[Any], value: Any) -> None:
 def word(value: Any) -> str:
     """A choice as text in lower case; of an enum's member (trt.EngineCapability.STANDARD) its name."""
     text = getattr(value, "name", value)
-    return text.lower() if isinstance(text, str) else value  # type: ignore[no-any-return]  # for the check
+    return text.lower() if isinstance(text, str) else value  # else for the check to refuse
 
 
 def block_size(value: float) -> int:

@@ -111,7 +111,7 @@ def assert_converts(
     *,
     kwargs: Mapping[str, Any] | None = None,
     dynamic: Dynamic | None = None,
-    dtypes: Sequence[torch.dtype] = (torch.float32,),
+    dtypes: Sequence[torch.dtype] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -131,6 +131,7 @@ def assert_converts(
         dynamic: ``{0: {0: (1, 4, 8)}}``: dimension 0 of the first argument is 1 to 8. Dimensions of equal
             ranges get equal sizes.
         dtypes: each turn casts floating point tensors to one of these, and weights if it is a floating point one.
+            None: one turn, in the dtypes of the example; weights get that of its floating point tensors.
         rtol, atol: tolerances for floating point outputs; by default those of the turn's dtype.
         settings: further compile settings.
         min_converted: how many ops must at least be in engines.
@@ -145,9 +146,8 @@ def assert_converts(
     backend = usable_backend() if "backend" not in (settings or {}) else None
     deviations: list[Deviation] = []
     reports: list[Report] = []
-    for dtype in dtypes:
-        eager = _as_module(module, dtype)
-        args, named = _cast((tuple(inputs), kwargs), dtype)
+    for asked in dtypes if dtypes is not None else (None,):
+        eager, (args, named), dtype = _turn(module, (tuple(inputs), kwargs), asked)
         options = {
             "min_block_size": 1,
             "require_full_compilation": True,
@@ -271,6 +271,18 @@ def _as_module(module: torch.nn.Module | Callable[..., Any], dtype: torch.dtype 
         return _Function(module)
     copied = copy.deepcopy(module).eval()
     return copied.to(dtype) if dtype is not None and dtype.is_floating_point else copied
+
+
+def _turn(
+    module: torch.nn.Module | Callable[..., Any], tree: Any, dtype: torch.dtype | None
+) -> tuple[torch.nn.Module, Any, torch.dtype]:
+    """The module and its example in a dtype, or as the example has it; and what tolerances go by."""
+    if dtype is not None:
+        return _as_module(module, dtype), _cast(tree, dtype), dtype
+    own = {leaf.dtype for leaf in _tensors(tree) if leaf.is_floating_point()}
+    eager = _as_module(module, next(iter(own)) if len(own) == 1 else None)
+    own |= {weight.dtype for weight in eager.state_dict().values() if weight.is_floating_point()}
+    return eager, tree, max(own or {torch.float32}, key=lambda one: TOLERANCES.get(one, (1.0, 1.0)))
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

@@ -27,11 +27,12 @@ from trtcore.packs.model import Converter, PackInfo, Reject
 from trtcore.packs.registry import ConverterRegistry
 from trtcore.testing.conformance import (
     Dynamic,
-    _as_module,
     _compile,
     _input,
     _ranges,
+    _turn,
     assert_converts,
+    assert_refuses,
     usable_backend,
 )
 
@@ -61,7 +62,7 @@ class Example:
     module: torch.nn.Module | Callable[..., Any]
     inputs: tuple[Any, ...]
     dynamic: Dynamic | None = None
-    dtypes: tuple[torch.dtype, ...] = (torch.float32,)
+    dtypes: tuple[torch.dtype, ...] | None = None
     rtol: float | None = None
     atol: float | None = None
     converts: bool = True
@@ -71,7 +72,8 @@ class Example:
 class PackConformance:
     """Tests of a pack, for pytest. Give `pack` and `examples`; together they must use every converter of it.
 
-    The pack is pinned for its ops, so that other packs of the environment do not stand in its way.
+    The pack is pinned for its ops, so that other packs of the environment do not stand in its way. Where the backend
+    has no plugin layers, an example of a kernel plugin runs in torch instead, and its converter need not be shown.
 
     Attributes:
         pack: its name, ``distribution:name``, or its distribution.
@@ -145,9 +147,21 @@ class PackConformance:
         Of an example with ``converts=False`` a converter of the pack refuses an op, or one stays in torch.
         """
         __tracebackhide__ = True
-        for example in self._examples():
+        examples = self._examples()
+        waiting = [example for example in examples if example.converts and self._waits_for_plugins(example)]
+        for example in examples:
             if not example.converts:
                 self._is_refused(example)
+            elif example in waiting:
+                assert_refuses(
+                    example.module,
+                    example.inputs,
+                    "needs plugin layers",
+                    dynamic=example.dynamic,
+                    rtol=example.rtol,
+                    atol=example.atol,
+                    settings=self._settings(example),
+                )
             else:
                 assert_converts(
                     example.module,
@@ -158,6 +172,23 @@ class PackConformance:
                     atol=example.atol,
                     settings=self._settings(example),
                 )
+
+        if waiting and len(waiting) == len(examples):
+            _skip(
+                f"{self.pack} needs plugin layers, absent here: its examples ran in torch, and are right there"
+            )
+
+    def _waits_for_plugins(self, example: Example) -> bool:
+        """Whether all that keeps an example out of engines is that the backend has no plugin layers."""
+        left = self._report(example).in_torch if self._without_plugins() else ()
+        ops = {target_name(one.target) for one in self._without_plugins()}
+        return bool(left) and all(any(f"{node.op}.".startswith(f"{op}.") for op in ops) for node in left)
+
+    def _without_plugins(self) -> list[Converter]:
+        """The pack's converters that need plugin layers, where the backend has none."""
+        if usable_backend().has_plugins:
+            return []
+        return [one for one in self._loaded().converters if one.requires.plugins]
 
     def _is_refused(self, example: Example) -> None:
         pack = str(self._loaded().info)
@@ -223,7 +254,8 @@ class PackConformance:
             taken[key] = taken.get(key, False) or any(
                 name == one.name and f"{node}.".startswith(f"{op}.") for node, name in chosen
             )
-        return sorted({name for (name, _), is_taken in taken.items() if not is_taken} - self.not_shown)
+        excused = self.not_shown | {one.name for one in self._without_plugins()}
+        return sorted({name for (name, _), is_taken in taken.items() if not is_taken} - excused)
 
     def _reports(self, dynamic: bool) -> Iterator[Report]:
         """The reports of the compiles of the examples (of those with dynamic sizes, and that convert)."""
@@ -234,8 +266,8 @@ class PackConformance:
 
     def _report(self, example: Example) -> Report:
         options = {"min_block_size": 1, "runtime": "reference", **self._settings(example)}
-        eager = _as_module(example.module, example.dtypes[0])
-        report: Report = _compile(eager, example.inputs, {}, example.dynamic, options).report
+        eager, inputs = _first_turn(example)
+        report: Report = _compile(eager, inputs, {}, example.dynamic, options).report
         return report
 
     def _chosen(self, report: Report) -> set[tuple[str, str]]:
@@ -263,9 +295,19 @@ def _need_backend() -> None:
     try:
         usable_backend()
     except BackendUnavailableError as error:
-        import pytest
+        _skip(str(error))
 
-        pytest.skip(str(error))
+
+def _skip(reason: str) -> None:
+    import pytest
+
+    pytest.skip(reason)
+
+
+def _first_turn(example: Example) -> tuple[torch.nn.Module, tuple[Any, ...]]:
+    """The module and the inputs of an example, in the first of its dtypes."""
+    eager, inputs, _ = _turn(example.module, example.inputs, example.dtypes[0] if example.dtypes else None)
+    return eager, inputs
 
 
 def _is_op(target: Any) -> bool:
@@ -281,10 +323,9 @@ def _lowered(
     from trtcore.lowering import lower
     from trtcore.settings import CompilationSettings
 
-    inputs = tuple(
-        _input(value, _ranges(example.dynamic, i, value)) for i, value in enumerate(example.inputs)
-    )
-    exported = trace(_as_module(example.module, example.dtypes[0]), arg_inputs=inputs)
+    eager, given = _first_turn(example)
+    inputs = tuple(_input(value, _ranges(example.dynamic, i, value)) for i, value in enumerate(given))
+    exported = trace(eager, arg_inputs=inputs)
     context = make_context(CompilationSettings.from_kwargs(**settings))
     trusting = [
         replace(

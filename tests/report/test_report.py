@@ -7,6 +7,8 @@ import dataclasses
 import io
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ import torch
 from rich.console import Console
 
 from trtcore.errors import ArtifactError
+from trtcore.report.collect import node_report, peak_memory
 from trtcore.report.data import (
     REFERENCE_NOTE,
     CandidateReport,
@@ -24,10 +27,8 @@ from trtcore.report.data import (
     Report,
     SegmentReport,
     StageTiming,
-    format_bytes,
-    format_seconds,
-    peak_memory,
 )
+from trtcore.report.text import format_bytes, format_seconds, no_engine_warning
 
 NO_CONVERTER = "no converter for aten.foo.default in any pack"
 
@@ -264,7 +265,7 @@ def test_place_comes_from_what_export_leaves_on_a_node(monkeypatch: pytest.Monke
     graph = torch.export.export(_Outer(), (torch.zeros(2),)).graph
     relu = next(node for node in graph.nodes if node.target is torch.ops.aten.relu.default)
     selection = SimpleNamespace(target="aten.relu.default", chosen=None, candidates=(), reason="no converter")
-    report = NodeReport.from_selection(relu, selection)  # type: ignore[arg-type]
+    report = node_report(relu, selection)  # type: ignore[arg-type]
     line = _Inner.forward.__code__.co_firstlineno + 1
     assert report.module_path == "inner"
     assert report.source == f"{__file__}:{line}"
@@ -281,23 +282,23 @@ def test_place_of_a_bare_node_is_its_name() -> None:
     assert NodeReport("x", "aten.relu.default").place == "x"
 
 
-def test_from_selection_keeps_every_candidate() -> None:
+def test_node_report_keeps_every_candidate() -> None:
     def candidate(name: str, verdict: str, reason: str) -> SimpleNamespace:
         converter = SimpleNamespace(name=name, source_version="dist:aten 1.0", priority=0)
-        return SimpleNamespace(converter=converter, verdict=verdict, reason=reason)
+        return SimpleNamespace(converter=converter, verdict=SimpleNamespace(outcome=verdict), reason=reason)
 
     winner, loser = candidate("a", "chosen", ""), candidate("b", "rejected", "too big")
     selection = SimpleNamespace(
         target="aten.relu.default", chosen=winner.converter, candidates=(winner, loser), reason=""
     )
     node = torch.fx.Graph().placeholder("x")
-    report = NodeReport.from_selection(node, selection, segment="engine_0", in_engine=True)  # type: ignore[arg-type]
+    report = node_report(node, selection, segment="engine_0", in_engine=True)  # type: ignore[arg-type]
     assert (report.converter, report.pack, report.reason) == ("a", "dist:aten 1.0", "")
     assert [item.verdict for item in report.candidates] == ["chosen", "rejected"]
     assert report.candidates[1].reason == "too big"
 
     refused = SimpleNamespace(target="aten.foo.default", chosen=None, candidates=(), reason="no converter")
-    report = NodeReport.from_selection(node, refused)  # type: ignore[arg-type]
+    report = node_report(node, refused)  # type: ignore[arg-type]
     assert (report.in_engine, report.reason, report.converter) == (False, "no converter", "")
 
 
@@ -314,3 +315,58 @@ def test_numbers_for_people() -> None:
 def test_peak_memory_is_that_of_a_process_with_torch() -> None:
     peak = peak_memory()
     assert peak is None or peak > 50 << 20
+
+
+def test_a_compile_without_an_engine_says_what_was_lost_to_what() -> None:
+    small = NodeReport(
+        "relu", "aten.relu.default", converter="relu", lost_to="min_block_size", reason="too few"
+    )
+    double = NodeReport("sin", "aten.sin.default", reason="float64, which tensorrt_rtx cannot represent")
+    failed = QuarantineReport("tan", "aten.tan.default", "its converter raised ValueError")
+    report = Report(
+        nodes=(
+            small,
+            double,
+            *map(_missing, range(3)),
+            NodeReport("tan", "aten.tan.default", lost_to="quarantine"),
+        ),
+        quarantined=(failed,),
+        backend="tensorrt_rtx",
+    )
+    text = no_engine_warning(report)
+    assert text is not None
+    assert text.startswith("no engine was made: all 6 ops run in torch")
+    assert "1 could be in engines, and are in segments below min_block_size (aten.relu.default)" in text
+    assert "min_block_size=1" in text
+    assert f"3 x aten.foo.default: {NO_CONVERTER}" in text
+    assert "1 went back to torch after a failure: its converter raised ValueError" in text
+    assert "truncate_double=True" in text
+    assert "truncate_double=True" in report.text()
+    told = dataclasses.replace(report, settings={"truncate_double": True})
+    assert "truncate_double=True computes" not in f"{no_engine_warning(told)}"
+
+
+def test_no_backend_is_a_reason_for_no_engine() -> None:
+    text = no_engine_warning(Report(nodes=(_missing(0),), no_backend_reason="no bindings"))
+    assert text is not None
+    assert "no backend: no bindings" in text
+
+
+def test_a_compile_with_an_engine_or_without_ops_has_no_such_warning(report: Report) -> None:
+    assert no_engine_warning(report) is None
+    assert no_engine_warning(Report()) is None
+
+
+def test_reading_a_report_back_loads_no_torch(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(report.to_json())
+    code = (
+        "import sys; from trtcore.report.data import Report\n"
+        f"print(Report.from_json(open({str(tmp_path / 'report.json')!r}).read()).summary())\n"
+        "print(sorted(name for name in sys.modules if name == 'torch' or name.startswith('trtcore')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(eval(done.stdout.splitlines()[-1]))
+    assert loaded <= {
+        "trtcore", "trtcore._not_built", "trtcore._op_hook", "trtcore._version", "trtcore.errors",
+        "trtcore.report", "trtcore.report.data", "trtcore.report.records", "trtcore.report.text",
+    }  # fmt: skip

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "runtime"))
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "trtcore_reference"))
 from reference_networks import Network, messages, trt
 
 from trtcore.artifact.snapshot import LAYER_TYPES, NetworkSnapshot

@@ -1,0 +1,55 @@
+"""`trtcore settings`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from trtcore.cli.app import main
+from trtcore.settings import NOT_BUILT, CompilationSettings
+
+
+def test_the_list_has_every_setting_with_its_default_and_effect() -> None:
+    result = CliRunner().invoke(main, ["settings"])
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.stdout.split())
+    for row in CompilationSettings.describe():
+        assert f"{row.name} = " in words
+        assert " ".join(row.doc.split()) in words
+    assert words.count("not built in this version") == len(NOT_BUILT)
+    assert "torch_executed_ops = {}" in words
+
+
+def test_json() -> None:
+    result = CliRunner().invoke(main, ["settings", "--json"])
+    rows = {row["name"]: row for row in json.loads(result.stdout)["settings"]}
+    assert list(rows) == [row.name for row in CompilationSettings.describe()]
+    assert {name for name, row in rows.items() if not row["built"]} == set(NOT_BUILT)
+    assert rows["min_block_size"]["default"] == 5
+    assert rows["enabled_precisions"]["default"] == "{torch.float32}"
+
+
+def test_one_setting() -> None:
+    result = CliRunner().invoke(main, ["settings", "min_block_size"])
+    assert result.exit_code == 0
+    for part in ("partitioning", "int", "5", "fewer converted ops", "built    yes"):
+        assert part in result.stdout
+    assert "built    no: refit" in CliRunner().invoke(main, ["settings", "immutable_weights"]).stdout
+
+
+def test_an_old_name_leads_to_the_new_one() -> None:
+    result = CliRunner().invoke(main, ["settings", "truncate_long_and_double"])
+    assert result.exit_code == 0
+    assert "truncate_double (precision)" in result.stdout
+    assert "deprecated" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("min_blok", "min_block_size"), ("qqqqqqqq", "`trtcore settings`")]
+)
+def test_an_unknown_name_is_refused_with_the_nearest(name: str, text: str) -> None:
+    result = CliRunner().invoke(main, ["settings", name])
+    assert result.exit_code == 1
+    assert text in result.stderr

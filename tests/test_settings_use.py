@@ -1,0 +1,91 @@
+"""Names in settings that match nothing are told, with the nearest ones; what matches is not."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+import trtcore
+from trtcore.lowering import CORE_PASSES
+from trtcore.settings import CompilationSettings
+from trtcore.settings_use import SettingsUse
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = torch.nn.ModuleDict({"d1": torch.nn.Linear(4, 4), "d2": torch.nn.Linear(4, 4)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down["d2"](self.down["d1"](x).relu())
+
+
+def used(**settings: object) -> list[str]:
+    program = trtcore.dynamo.trace(Net(), inputs=[torch.ones(2, 4)])
+    passes = {one.name for one in CORE_PASSES} | {"recover_attention"}
+    use = SettingsUse(CompilationSettings(**settings), passes)  # type: ignore[arg-type]
+    use.look(program.graph)
+    return use.texts()
+
+
+AUTOCAST = {"enable_autocast": True, "autocast_low_precision_type": torch.float16}
+
+
+@pytest.mark.parametrize(
+    ("settings", "item", "nearest"),
+    [
+        ({"torch_executed_modules": ["down.d9", "down.d1"]}, "'down.d9'", "'down.d1'"),
+        ({"torch_executed_modules": [torch.nn.Conv2d]}, "Conv2d", ""),
+        ({"disabled_passes": {"recover_atention", "decompose"}}, "'recover_atention'", "'recover_attention'"),
+        ({**AUTOCAST, "autocast_excluded_nodes": ["^nothing$", "down"]}, "'^nothing$'", ""),
+        ({**AUTOCAST, "autocast_excluded_nodes": ["^rellu$"]}, "'^rellu$'", "'relu'"),
+        ({**AUTOCAST, "autocast_excluded_ops": ["aten.gelu", "aten.linear"]}, "'aten.gelu'", "'aten.relu'"),
+        (
+            {"torch_executed_ops": ["aten.relu_.default", "aten.relu"]},
+            "'aten.relu_.default'",
+            "'aten.relu.default'",
+        ),
+        ({"fused_ops": ["aten.tanh"]}, "'aten.tanh'", ""),
+    ],
+)
+def test_what_matches_nothing_is_told(settings: dict[str, object], item: str, nearest: str) -> None:
+    (text,) = used(**settings)
+    assert item in text
+    assert next(name for name in settings if name not in AUTOCAST) in text
+    assert nearest in text
+    assert ("did you mean" in text) >= bool(nearest)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"torch_executed_modules": ["down"]},
+        {"torch_executed_modules": [torch.nn.Linear]},
+        {"torch_executed_ops": ["aten.relu", "aten.linear.default"]},
+        {"disabled_passes": {"functionalize"}},
+        {**AUTOCAST, "autocast_excluded_nodes": ["relu", r"down\.d\d"]},
+    ],
+)
+def test_what_matches_is_not_told(settings: dict[str, object]) -> None:
+    assert used(**settings) == []
+
+
+def test_a_name_of_the_lowered_graph_counts() -> None:
+    use = SettingsUse(CompilationSettings(torch_executed_ops=["aten.tanh"]), ())
+    use.look(trtcore.dynamo.trace(Net(), inputs=[torch.ones(2, 4)]).graph)
+    lowered = torch.fx.Graph()
+    lowered.call_function(torch.ops.aten.tanh.default, (lowered.placeholder("x"),))
+    use.look(lowered)
+    assert use.texts() == []
+
+
+def test_each_is_a_warning() -> None:
+    use = SettingsUse(CompilationSettings(disabled_passes={"recover_atention"}), {"recover_attention"})
+    with pytest.warns(UserWarning, match="did you mean 'recover_attention'"):
+        assert len(use.warn()) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert SettingsUse(CompilationSettings(), ()).warn() == []

@@ -1,0 +1,327 @@
+"""The rows of a report, and its fields: plain, frozen values.
+
+They hold no tensor and no graph, so keeping them costs nothing, and they can be pickled and copied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+REFERENCE_NOTE = (
+    "TensorRT built this engine; the numbers below are from the reference runtime, no TensorRT kernel ran"
+)
+
+
+@dataclass(frozen=True)
+class CandidateReport:
+    """A converter that could have taken a node, and what became of it.
+
+    Attributes:
+        converter: the function's qualified name.
+        pack: ``distribution:name version``, or the scope for converters outside packs.
+        priority: the converter's priority.
+        verdict: "chosen", "shadowed" or "rejected".
+        reason: why it lost; "" when chosen.
+    """
+
+    converter: str
+    pack: str = ""
+    priority: int = 0
+    verdict: str = "chosen"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One op of the lowered graph.
+
+    Attributes:
+        name: the fx node's name.
+        op: the target, as ``aten.gelu.default``.
+        in_engine: whether a TensorRT engine computes it.
+        segment: name of the segment it is in.
+        converter: the chosen converter's name, "" when none was. Set too when the op has a converter and
+            still runs in torch (see `lost_to`).
+        pack: the chosen converter's pack.
+        reason: why the op runs in torch; "" when it is in an engine.
+        lost_to: what took a convertible op out of an engine: "min_block_size", "quarantine", ...; "write_back" for
+            a copy into a buffer or an input of the model, which computes nothing; else "".
+        module_path: where in the user's model, as ``encoder.layer.0.attention``.
+        source: file and line in the user's code, as ``/home/me/model.py:12``.
+        candidates: every converter that was considered, best first.
+        sources: of a pattern, the captured graph's ops that it stands for, as ``mul (aten.mul.Tensor)``.
+    """
+
+    name: str
+    op: str
+    in_engine: bool = False
+    segment: str = ""
+    converter: str = ""
+    pack: str = ""
+    reason: str = ""
+    lost_to: str = ""
+    module_path: str = ""
+    source: str = ""
+    candidates: tuple[CandidateReport, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """``module.path (file.py:12)``, as much of it as is known; the node's name when nothing is."""
+        source = _short_path(self.source)
+        if self.module_path and source:
+            return f"{self.module_path} ({source})"
+        return self.module_path or source or self.name
+
+
+@dataclass(frozen=True)
+class SegmentReport:
+    """One partition of the hybrid graph, in execution order.
+
+    Attributes:
+        name: the submodule's name.
+        kind: "tensorrt" or "torch".
+        ops: number of ops in it.
+        inputs: its inputs as text, ``x: float32[s0, 128]``.
+        outputs: its outputs, the same way.
+        layers: TensorRT layers in the network; None where none was built.
+        engine_bytes: size of the plan in bytes; None where none was built.
+        build_seconds: conversion and build of this segment; None where none was built.
+        reason: for a torch segment, a word on why it exists.
+        cached: the engine came from the engine cache.
+    """
+
+    name: str
+    kind: str
+    ops: int = 0
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    layers: int | None = None
+    engine_bytes: int | None = None
+    build_seconds: float | None = None
+    reason: str = ""
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class StageTiming:
+    """Seconds of wall clock spent in one stage ("export", "lowering", "partition", "conversion", "build")."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class QuarantineReport:
+    """A node whose converter failed or whose layers TensorRT refused, and that went back to torch.
+
+    Attributes:
+        node: the fx node's name.
+        op: its target.
+        reason: what went wrong, one line.
+        converter, pack: whose code was at work.
+        tensorrt: TensorRT's own log lines.
+        module_path, source: where in the user's model.
+        builds: how many builds it took to find the node.
+    """
+
+    node: str
+    op: str
+    reason: str
+    converter: str = ""
+    pack: str = ""
+    tensorrt: tuple[str, ...] = ()
+    module_path: str = ""
+    source: str = ""
+    builds: int = 0
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """A pack as this compile saw it.
+
+    Attributes:
+        name: ``distribution:name``.
+        version: the distribution's version.
+        status: "loaded", "disabled", "failed", "incompatible" or "not imported".
+        error: what went wrong; "" when loaded.
+        ops: how many ops of this model its converters took into engines.
+    """
+
+    name: str
+    version: str = ""
+    status: str = "loaded"
+    error: str = ""
+    ops: int = 0
+
+
+@dataclass(frozen=True)
+class PluginReport:
+    """A kernel plugin that this model's ops have.
+
+    Attributes:
+        name: the op's qualified name, ``"namespace::op"``.
+        pack: whose it is.
+        deployable: whether engines with it run outside Python.
+        ops: how many ops it computes in engines.
+        in_torch: how many ops it would compute if the backend had plugin layers; they run in torch between engines.
+    """
+
+    name: str
+    pack: str = ""
+    deployable: bool = False
+    ops: int = 0
+    in_torch: int = 0
+
+
+@dataclass(frozen=True)
+class FallbackGroup:
+    """Ops of one kind that run in torch for one reason."""
+
+    op: str
+    reason: str
+    nodes: tuple[NodeReport, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.nodes)
+
+    def __str__(self) -> str:
+        first = self.nodes[0]
+        return f"{self.count} x {self.op}: {self.reason or 'no reason given'}; first at {first.place}"
+
+
+@dataclass(frozen=True)
+class ReportFields:
+    """The fields of a `Report`, and the questions that its text and its readers ask of them.
+
+    Attributes:
+        kind: "compile", "explain" or "dryrun".
+        model: the model's class or file name.
+        nodes: every op of the lowered graph, in graph order.
+        segments: the hybrid graph's parts, in execution order.
+        stages: wall clock of each stage, in order.
+        quarantined: nodes that went back to torch after a failure.
+        packs: the packs this compile saw.
+        plugins: the kernel plugins that this model's ops have.
+        backend, backend_version: TensorRT flavour; None when there is none (`no_backend_reason`).
+        target: what engines are built for, as text.
+        runtime, runtime_reason: "native", "reference" or "", and why it was taken.
+        symbols: dynamic dimension name -> (min, opt, max); with several optimisation profiles what spans them.
+        profiles: the same for each of several optimisation profiles; empty when there is one, or none.
+        settings: the settings that the user set, as plain values.
+        ties: third-party packs with equal claims to an op, one sentence each.
+        warnings: other things that a person should know.
+        peak_memory_bytes: most host memory that the process had resident up to the end; None if unknown.
+        trtcore_version, torch_version: versions at work.
+    """
+
+    kind: str = "compile"
+    model: str = ""
+    nodes: tuple[NodeReport, ...] = ()
+    segments: tuple[SegmentReport, ...] = ()
+    stages: tuple[StageTiming, ...] = ()
+    quarantined: tuple[QuarantineReport, ...] = ()
+    packs: tuple[PackReport, ...] = ()
+    plugins: tuple[PluginReport, ...] = ()
+    backend: str | None = None
+    backend_version: str = ""
+    no_backend_reason: str = ""
+    target: str = ""
+    runtime: str = ""
+    runtime_reason: str = ""
+    symbols: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    profiles: tuple[Mapping[str, tuple[int, int, int]], ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    ties: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    peak_memory_bytes: int | None = None
+    trtcore_version: str = ""
+    torch_version: str = ""
+
+    def __post_init__(self) -> None:
+        # Settings may hold functions, dtypes, devices: a report is plain, so that it pickles and compares.
+        object.__setattr__(self, "settings", plain(self.settings))
+
+    # -- reading it ---------------------------------------------------------------------------------
+
+    @property
+    def engines(self) -> tuple[SegmentReport, ...]:
+        """The TensorRT segments."""
+        return tuple(segment for segment in self.segments if segment.kind == "tensorrt")
+
+    @property
+    def engine_bytes(self) -> int:
+        """Size of all plans together, in bytes."""
+        return sum(segment.engine_bytes or 0 for segment in self.segments)
+
+    @property
+    def converted(self) -> tuple[NodeReport, ...]:
+        """The ops that engines compute."""
+        return tuple(node for node in self.nodes if node.in_engine)
+
+    @property
+    def in_torch(self) -> tuple[NodeReport, ...]:
+        """The ops that stay in torch."""
+        return tuple(node for node in self.nodes if not node.in_engine and node.lost_to != "write_back")
+
+    @property
+    def written_back(self) -> tuple[NodeReport, ...]:
+        """Copies of results into buffers and inputs that the model changes. They are no ops of the model."""
+        return tuple(node for node in self.nodes if node.lost_to == "write_back")
+
+    @property
+    def fully_converted(self) -> bool:
+        """True when engines compute every op (what is only written back aside)."""
+        return not self.in_torch
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of all stages together."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def runtime_note(self) -> str:
+        """The sentence that must stand above numbers no TensorRT kernel made; "" where one did."""
+        return REFERENCE_NOTE if self.runtime == "reference" and self.engine_bytes else ""
+
+    def fallbacks(self) -> tuple[FallbackGroup, ...]:
+        """Ops in torch that no converter took, grouped by op and reason, the most frequent first."""
+        return _groups(node for node in self.nodes if not node.in_engine and not node.lost_to)
+
+    def lost(self, to: str = "min_block_size") -> tuple[FallbackGroup, ...]:
+        """Ops that have a converter and run in torch all the same, for the reason `to`."""
+        return _groups(node for node in self.nodes if not node.in_engine and node.lost_to == to)
+
+
+def _short_path(source: str) -> str:
+    """``file:line`` without what every file of an environment, or of this directory, begins with."""
+    _, found, rest = source.rpartition("site-packages" + os.sep)
+    return rest if found else source.removeprefix(os.getcwd() + os.sep)
+
+
+def _groups(nodes: Iterable[NodeReport]) -> tuple[FallbackGroup, ...]:
+    groups: dict[tuple[str, str], list[NodeReport]] = {}
+    for node in nodes:
+        groups.setdefault((node.op, node.reason), []).append(node)
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return tuple(FallbackGroup(op, reason, tuple(members)) for (op, reason), members in ordered)
+
+
+def plain(value: Any) -> Any:
+    """A JSON value for a record, a collection or a setting; what has none of its own is its text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted((plain(item) for item in value), key=str)
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

@@ -1,0 +1,115 @@
+"""Names in settings that match nothing in the model: told after a compile, with the nearest names that would."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from trtcore.ir.ops import target_name
+from trtcore.ir.provenance import module_path
+from trtcore.packs.rules import in_module, modules_of
+
+if TYPE_CHECKING:
+    from trtcore.settings import CompilationSettings
+
+_OPS = ("torch_executed_ops", "fused_ops", "autocast_excluded_ops")
+_NOTHING: dict[str, str] = {
+    "torch_executed_modules": "no op of the model is in it",
+    "disabled_passes": "there is no such lowering pass",
+    "autocast_excluded_nodes": "no node's name, and no module's path, begins with a match",
+    **dict.fromkeys(_OPS, "the model has no such op"),
+}
+
+
+class SettingsUse:
+    """Which of a compile's settings have matched something so far.
+
+    Lowering changes a graph in place, and its passes look at names of their own time: so a graph is looked at before
+    and after.
+
+        use = SettingsUse(settings, pass_names)
+        use.look(program.graph_module.graph)
+        ...                                      # lowering
+        use.look(lowered.graph_module.graph)
+        use.warn()
+    """
+
+    def __init__(self, settings: CompilationSettings, passes: Collection[str]) -> None:
+        self._unmatched: dict[str, list[Any]] = {
+            name: list(getattr(settings, name)) for name in _NOTHING if getattr(settings, name)
+        }
+        self._known: dict[str, set[str]] = {name: set() for name in self._unmatched}
+        if "disabled_passes" in self._unmatched:
+            self._known["disabled_passes"] = set(passes)
+            self._strike("disabled_passes", lambda name: name in passes)
+
+    def look(self, graph: fx.Graph) -> None:
+        """Strike what matches a node of a graph. Costs nothing where no setting names anything."""
+        if not any(self._unmatched.values()):
+            return
+        nodes = [node for node in graph.nodes if node.op == "call_function"]
+        self._look_at_modules(nodes)
+        self._look_at_names(nodes)
+        self._look_at_ops(nodes)
+
+    def texts(self) -> list[str]:
+        """One sentence for each name that has matched nothing."""
+        return [
+            f"{setting} has {_shown(item)}: {_NOTHING[setting]}{self._hint(setting, item)}"
+            for setting, items in self._unmatched.items()
+            for item in sorted(items, key=str)
+        ]
+
+    def warn(self) -> list[str]:
+        """Say each of `texts` as a UserWarning; return them, for the report."""
+        texts = self.texts()
+        for text in texts:
+            warnings.warn(text, UserWarning, stacklevel=3)
+        return texts
+
+    # -- one kind of setting each --------------------------------------------------------------------------
+
+    def _strike(self, setting: str, matches: Callable[[Any], bool]) -> None:
+        self._unmatched[setting] = [item for item in self._unmatched[setting] if not matches(item)]
+
+    def _look_at_modules(self, nodes: list[fx.Node]) -> None:
+        if not self._unmatched.get("torch_executed_modules"):
+            return
+        modules = {(path, kind) for node in nodes for path, kind in modules_of(node)}
+        self._known["torch_executed_modules"] |= {path for path, _ in modules if path}
+        self._strike(
+            "torch_executed_modules", lambda wanted: any(in_module(*module, wanted) for module in modules)
+        )
+
+    def _look_at_names(self, nodes: list[fx.Node]) -> None:
+        if not self._unmatched.get("autocast_excluded_nodes"):
+            return
+        names = {name for node in nodes for name in (node.name, module_path(node)) if name}
+        self._known["autocast_excluded_nodes"] |= names
+        self._strike("autocast_excluded_nodes", lambda pattern: any(map(re.compile(pattern).match, names)))
+
+    def _look_at_ops(self, nodes: list[fx.Node]) -> None:
+        for setting in _OPS:
+            if self._unmatched.get(setting):
+                ops = {target_name(node.target) for node in nodes}
+                ops |= {op.rpartition(".")[0] for op in ops}
+                self._known[setting] |= ops
+                self._strike(setting, ops.__contains__)
+
+    def _hint(self, setting: str, item: Any) -> str:
+        wanted = re.sub(r"[\^$\\]", "", item) if isinstance(item, str) else item.__name__
+        near = _nearest(wanted, self._known[setting])
+        return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _nearest(wanted: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(wanted, sorted(known), n=3, cutoff=0.5)
+
+
+def _shown(item: str | type) -> str:
+    return repr(item) if isinstance(item, str) else item.__qualname__
