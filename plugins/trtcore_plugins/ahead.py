@@ -16,15 +16,12 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from trtcore.pack import ConversionError
-from trtcore_plugins.launching import LaunchPlan, Role, compilable
-
-if TYPE_CHECKING:
-    from trtcore_plugins.declare import TritonPlugin
+from trtcore_plugins.launching import KernelDeclaration, LaunchPlan, Role, compilable
 
 MAX_SHARED_BYTES = 48 << 10
 """What a kernel may use without a launch attribute that raises the limit, which a plugin cannot set."""
@@ -71,7 +68,7 @@ class CompiledKernel:
 
 
 def compile_kernel(
-    plugin: TritonPlugin, plan: LaunchPlan, compute_capability: tuple[int, int]
+    plugin: KernelDeclaration, plan: LaunchPlan, compute_capability: tuple[int, int]
 ) -> CompiledKernel:
     """Compile a plugin's kernel for one launch plan; needs no GPU. Remembered per process.
 
@@ -88,10 +85,12 @@ def compile_kernel(
 
 
 # The plugin is kept beside its kernel: an id is its own only as long as the object lives.
-_compiled: dict[Any, tuple[TritonPlugin, CompiledKernel]] = {}
+_compiled: dict[Any, tuple[KernelDeclaration, CompiledKernel]] = {}
 
 
-def _compile(plugin: TritonPlugin, plan: LaunchPlan, compute_capability: tuple[int, int]) -> CompiledKernel:
+def _compile(
+    plugin: KernelDeclaration, plan: LaunchPlan, compute_capability: tuple[int, int]
+) -> CompiledKernel:
     kernel = compilable(plugin)
     source = _wrapped(plugin, kernel, plan)
     major, minor = compute_capability
@@ -184,7 +183,7 @@ def _check_metadata(name: str, metadata: Any, ptx: str) -> None:
 # ---- the wrapper ----------------------------------------------------------------------------------------
 
 
-def _wrapped(plugin: TritonPlugin, kernel: Any, plan: LaunchPlan) -> Any:
+def _wrapped(plugin: KernelDeclaration, kernel: Any, plan: LaunchPlan) -> Any:
     """The kernel behind the parameters that TensorRT gives: inputs, sizes, outputs; constants are compiled in."""
     signature: dict[str, str] = {}
     for i, dtype in enumerate(plan.inputs):

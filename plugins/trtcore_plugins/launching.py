@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -13,7 +13,28 @@ from trtcore.pack import ConversionError
 from trtcore_plugins.tracing import TensorSpec, trace_sizes
 
 if TYPE_CHECKING:
-    from trtcore_plugins.declare import TritonPlugin
+    from trtcore_plugins.signature import OpSignature
+
+
+class KernelDeclaration(Protocol):
+    """What is launched or compiled: a `trtcore_plugins.declare.TritonPlugin`."""
+
+    name: str
+    signature: OpSignature
+    options: dict[str, Any]
+    ptx_version: int | None
+
+    @property
+    def kernel(self) -> Any: ...
+
+    @property
+    def interpreted(self) -> bool: ...
+
+    def grid(self, values: Mapping[str, Any]) -> tuple[Any, ...]: ...
+
+    def kernel_arguments(self, values: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def new_outputs(self, values: Mapping[str, Any]) -> list[torch.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +75,7 @@ class LaunchPlan:
 
 
 def plan_launch(
-    plugin: TritonPlugin, specs: Sequence[TensorSpec], attributes: Mapping[str, Any]
+    plugin: KernelDeclaration, specs: Sequence[TensorSpec], attributes: Mapping[str, Any]
 ) -> LaunchPlan:
     """Trace a declaration for one kind of inputs.
 
@@ -97,7 +118,7 @@ def plan_launch(
     )
 
 
-def compilable(plugin: TritonPlugin) -> Any:
+def compilable(plugin: KernelDeclaration) -> Any:
     """The plugin's kernel as a `triton.jit` function.
 
     Raises:

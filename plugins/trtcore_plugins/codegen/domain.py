@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trtcore_plugins.codegen.program import OMITTED, Ref, references
+from trtcore_plugins.codegen.calls import OMITTED, Ref, references
 from trtcore_plugins.codegen.rules import (
     CREATIONS,
     POINTWISE,

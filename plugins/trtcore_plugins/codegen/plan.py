@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from trtcore_plugins.codegen.builder import held
+from trtcore_plugins.codegen.calls import OMITTED
 from trtcore_plugins.codegen.geometry import (
     Axis,
     Side,
@@ -25,7 +26,7 @@ from trtcore_plugins.codegen.geometry import (
     multiple,
     split_pointwise,
 )
-from trtcore_plugins.codegen.program import OMITTED, Program, evaluate, evaluate_all
+from trtcore_plugins.codegen.program import Program, evaluate, evaluate_all
 from trtcore_plugins.codegen.source import GIVEN_TIMES, Kernel, Shape, partials, scalars, write_kernel
 
 LARGEST_TILE = 32768

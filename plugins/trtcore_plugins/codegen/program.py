@@ -14,16 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 
+from trtcore_plugins.codegen.calls import OMITTED, Call, HomeDevice, Ref, Size, Spec, references
+from trtcore_plugins.codegen.rules import VIEWS, known_ops
+
 FORMAT = 1
-OMITTED = -1
-"""The axis of a dim of size 1."""
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -40,43 +41,6 @@ _MEMORY_FORMATS = {
 
 class ProgramError(ValueError):
     """A text that is no program, or one that this version cannot run."""
-
-
-@dataclass(frozen=True)
-class Ref:
-    """A tensor of the program, by number: inputs first, then the calls' results in order."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class Size:
-    """A symbolic int that the caller passes with each call, by number."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class HomeDevice:
-    """Stands for the device of the program's inputs."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A tensor of the program: its dtype, and the domain axis of each dim (`OMITTED` for size 1)."""
-
-    dtype: torch.dtype
-    axes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One ATen call. `op` is its name ("aten.mul.Tensor"); arguments hold Refs, Sizes and constants."""
-
-    op: str
-    args: tuple[Any, ...]
-    kwargs: tuple[tuple[str, Any], ...]
-    results: tuple[Spec, ...]
 
 
 @dataclass(frozen=True)
@@ -180,30 +144,10 @@ def resolve(name: str) -> Any:
     Raises:
         ProgramError: it is not in the tables.
     """
-    from trtcore_plugins.codegen.rules import known_ops
-
     try:
         return known_ops()[name]
     except KeyError:
         raise ProgramError(f"generated kernels do not know the op {name!r}") from None
-
-
-def references(value: Any) -> Iterator[int]:
-    """The numbers of the tensors in an argument."""
-    if isinstance(value, Ref):
-        yield value.index
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from references(item)
-
-
-def map_references(value: Any, function: Callable[[int], Any]) -> Any:
-    """An argument with `function(number)` in the place of its tensors."""
-    if isinstance(value, Ref):
-        return function(value.index)
-    if isinstance(value, tuple):
-        return tuple(map_references(item, function) for item in value)
-    return value
 
 
 # ---- JSON ------------------------------------------------------------------------------------------------
@@ -323,6 +267,4 @@ def _short(op: str) -> str:
 
 
 def _is_view(op: str) -> bool:
-    from trtcore_plugins.codegen.rules import VIEWS
-
     return resolve(op) in VIEWS

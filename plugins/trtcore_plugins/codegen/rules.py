@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trtcore_plugins.codegen.builder import HALF, Builder, Value, held
-from trtcore_plugins.codegen.program import Call, Ref, Size, Spec
+from trtcore_plugins.codegen.calls import Call, Ref, Size, Spec
 
 aten = torch.ops.aten
 prims = torch.ops.prims

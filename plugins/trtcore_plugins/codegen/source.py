@@ -22,7 +22,8 @@ from functools import cached_property, lru_cache
 import torch
 
 from trtcore_plugins.codegen.builder import HALF, Builder, Value, held, triton_name
-from trtcore_plugins.codegen.program import OMITTED, Program
+from trtcore_plugins.codegen.calls import OMITTED
+from trtcore_plugins.codegen.program import Program
 from trtcore_plugins.codegen.rules import lower, resolve_op
 
 ZERO, ONE, GIVEN, FLAT_ONE, FLAT_GIVEN = "0", "1", "s", "f1", "fs"

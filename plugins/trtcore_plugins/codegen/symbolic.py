@@ -18,6 +18,7 @@ import sympy
 import torch
 from torch.utils._sympy.functions import FloorDiv
 
+from trtcore_plugins.codegen.calls import OMITTED
 from trtcore_plugins.codegen.geometry import Axis
 from trtcore_plugins.codegen.plan import (
     Blocks,
@@ -29,7 +30,7 @@ from trtcore_plugins.codegen.plan import (
     power_of_two,
     row_blocks,
 )
-from trtcore_plugins.codegen.program import OMITTED, Program, evaluate_all
+from trtcore_plugins.codegen.program import Program, evaluate_all
 from trtcore_plugins.codegen.rules import Unsupported
 from trtcore_plugins.expressions import INTEGERS, lower
 from trtcore_plugins.tracing import TensorSpec, symbol_name

@@ -10,18 +10,9 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from trtcore_plugins.codegen.calls import Call, HomeDevice, Ref, Size, Spec, map_references
 from trtcore_plugins.codegen.domain import Step, find_domain
-from trtcore_plugins.codegen.program import (
-    Call,
-    HomeDevice,
-    Program,
-    ProgramError,
-    Ref,
-    Size,
-    Spec,
-    encode,
-    map_references,
-)
+from trtcore_plugins.codegen.program import Program, ProgramError, encode
 from trtcore_plugins.codegen.rules import MAY_ALIAS, POINTWISE, REDUCTIONS, ROW_NORMS, VIEWS, Unsupported
 from trtcore_plugins.codegen.source import scalars
 
