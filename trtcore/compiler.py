@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,17 @@ from trtcore.errors import BackendUnavailableError, SettingsError, UnsupportedOp
 from trtcore.ir.graphs import mutates
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import describe
-from trtcore.lowering import lower, restore_patterns
+from trtcore.lowering import lower, ordered_passes, restore_patterns
 from trtcore.packs.loading import build_registry
 from trtcore.partition import Partition, partition
 from trtcore.partition.whole import refuse_partial
 from trtcore.report.collect import make_report
+from trtcore.report.text import no_engine_warning
 from trtcore.runtime.choose import choose_runtime
 from trtcore.runtime.engine import register_engine
 from trtcore.runtime.module import CompiledModule, assemble
 from trtcore.settings import CompilationSettings
+from trtcore.settings_use import SettingsUse
 
 if TYPE_CHECKING:
     from trtcore.report.data import Report
@@ -55,7 +58,7 @@ def compile_program(
     """
     ctx, times = make_context(settings, observers), dict(timings or {})
     with ctx.stage("lowering", times):
-        lowered = lower(program.with_weight_names(), ctx, ctx.selections)
+        lowered = _lower(program, ctx)
     runtime, why = _runtime(ctx)
     with engine_builds(ctx, times, runtime) as build:
         lowered, parts = _partition(lowered, ctx, times)
@@ -68,8 +71,11 @@ def compile_program(
     report = make_report(kind, lowered, parts, ctx, times, engines, tuple(build.quarantined), runtime, why)
     _write_dryrun(report, settings)
     module = assemble(program, compiled, report)
-    if program.in_spec is not None:  # torch.compile keeps an eye on the model's weights itself
+    if (
+        program.in_spec is not None
+    ):  # torch.compile keeps an eye on the model's weights, and has many small graphs
         own_weights(module)
+        _warn_without_engine(report)
     return module
 
 
@@ -79,7 +85,7 @@ def explain_program(
     """Lower and partition a program and say what would happen. No network is made, no engine built."""
     ctx, times = make_context(settings), dict(timings or {})
     with ctx.stage("lowering", times):
-        lowered = lower(program.with_weight_names(), ctx, ctx.selections)
+        lowered = _lower(program, ctx)
     lowered, parts = _partition(lowered, ctx, times)
     return make_report("explain", lowered, parts, ctx, times, None, (), *_runtime(ctx))
 
@@ -93,7 +99,7 @@ def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
     ctx, times = make_context(settings), dict[str, float]()
     if ctx.backend is None:
         raise BackendUnavailableError(f"no engine can be built: {ctx.no_backend_reason}")
-    lowered = lower(program.with_weight_names(), ctx, ctx.selections)
+    lowered = _lower(program, ctx)
     with engine_builds(ctx, times, "native") as build:
         lowered, parts = _partition(lowered, ctx, times)
         _refuse_other_than_one(parts)
@@ -103,6 +109,23 @@ def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
         (engine,) = build.engines(parts).values()
     assert engine.artifact is not None
     return engine.artifact.plan.numpy().tobytes()
+
+
+def _lower(program: Program, ctx: CompileContext) -> Program:
+    """The lowered program. Names in settings that match nothing of the model are told."""
+    passes = ordered_passes(ctx.registry.lowering_passes)
+    use = SettingsUse(ctx.settings, [one.name for one in passes])
+    use.look(program.graph_module.graph)
+    lowered = lower(program.with_weight_names(), ctx, ctx.selections)
+    use.look(lowered.graph_module.graph)
+    use.warn()
+    return lowered
+
+
+def _warn_without_engine(report: Report) -> None:
+    text = no_engine_warning(report)
+    if text is not None and report.kind == "compile":
+        warnings.warn(text, UserWarning, stacklevel=4)
 
 
 def _partition(lowered: Program, ctx: CompileContext, times: dict[str, float]) -> tuple[Program, Partition]:
