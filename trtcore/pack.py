@@ -38,10 +38,10 @@ if TYPE_CHECKING:
         SettingsError,
         TrtcoreError,
     )
+    from trtcore.ir.facts import BOUNDARY, REASON, facts
     from trtcore.ir.provenance import module_path
     from trtcore.ir.schema import node_arguments
-    from trtcore.lowering.decompose import REASON
-    from trtcore.lowering.rewrite import BOUNDARY, fake_result, insert_call, insert_constant
+    from trtcore.lowering.rewrite import fake_result, insert_call, insert_constant
     from trtcore.packs.declare import Runtime, register_kernel_plugin
     from trtcore.packs.hookspecs import hookimpl
     from trtcore.packs.loading import register_pack
@@ -94,6 +94,7 @@ __all__ = [
     "converter",
     "converters_in",
     "current_device",
+    "facts",
     "fake_result",
     "forced_to_torch",
     "hookimpl",
@@ -134,8 +135,8 @@ _HOMES = {
     ),
     "trtcore.packs.hookspecs": ("hookimpl",),
     "trtcore.packs.loading": ("register_pack",),
-    "trtcore.lowering.decompose": ("REASON",),
-    "trtcore.lowering.rewrite": ("BOUNDARY", "fake_result", "insert_call", "insert_constant"),
+    "trtcore.ir.facts": ("BOUNDARY", "REASON", "NodeFacts", "facts", "set_facts"),
+    "trtcore.lowering.rewrite": ("fake_result", "insert_call", "insert_constant"),
     "trtcore.partition": ("Partitioner",),
     "trtcore.packs.patterns": ("Pattern", "pattern_converter"),
     "trtcore.ir.provenance": ("module_path",),

@@ -19,9 +19,9 @@ from trtcore.context import CompileContext
 from trtcore.conversion.interpreter import ConvertedSegment, NodeConversionError
 from trtcore.engine.builders import ConverterCrash, workshop
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError, UnsupportedOperatorError
+from trtcore.ir.facts import facts
 from trtcore.ir.graphs import is_getitem, mutates
 from trtcore.ir.provenance import describe, module_path, op_name, source_line
-from trtcore.lowering.rewrite import BOUNDARY
 from trtcore.packs.registry import Converter
 from trtcore.packs.selection import SelectionMemo
 from trtcore.partition import Partition, Segment, partition
@@ -450,7 +450,7 @@ def refuse_partial(found: Partition, asked: str = "require_full_compilation is s
         unit
         for unit in found.order
         if isinstance(unit, Node) and unit.name in found.torch_reasons and not mutates(unit)
-        if BOUNDARY not in unit.meta
+        if not facts(unit).boundary
     ]
     if not left:
         return

@@ -10,6 +10,7 @@ import sympy
 import torch
 from torch.utils import _pytree as pytree
 
+from trtcore.ir.facts import Rewrite
 from trtcore.ir.guards import Guard
 
 InputKind = Literal["tensor", "constant", "symint"]
@@ -87,6 +88,7 @@ class Program:
         symbols: range of every size symbol that occurs in `inputs`, by name.
         guards: conditions on input sizes that the graph relies on, beyond `symbols` and `inputs`.
         model_name: class of the model where it is known, for names and messages.
+        rewrites: what lowering's rules have put other nodes for, in order.
     """
 
     graph_module: torch.fx.GraphModule
@@ -97,3 +99,4 @@ class Program:
     symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
     model_name: str = "model"
+    rewrites: tuple[Rewrite, ...] = ()

@@ -13,9 +13,6 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-SOURCES = "trtcore_sources"
-"""Key in node.meta: the ops (`Source`) that a node of a pattern stands for."""
-
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _TESTING = (
     os.path.join(os.path.dirname(__file__), "testing") + os.sep

@@ -7,9 +7,10 @@ never read back from an engine's output.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,29 @@ def _raising(shape_env: Any) -> Iterator[None]:
         yield
     finally:
         del shape_env.evaluate_sym_node
+
+
+_SIZE_FACTS = (
+    "guards", "axioms", "replacements", "replacements_slocs", "divisible", "var_to_range", "var_to_range_sloc",
+    "deferred_runtime_asserts", "num_deferred_runtime_asserts", "symbol_guard_counter", "size_like",
+)  # fmt: skip
+
+
+def remember_sizes(shape_env: Any) -> Callable[[], None]:
+    """What is known of sizes now; the function that is returned forgets what was decided since."""
+    known = {name: copy.copy(getattr(shape_env, name)) for name in _SIZE_FACTS if hasattr(shape_env, name)}
+
+    def restore() -> None:
+        if shape_env is None:
+            return
+        for name, value in known.items():
+            setattr(shape_env, name, copy.copy(value))
+        for counter in ("_version_counter", "_replacements_version_counter"):  # what caches go by
+            if hasattr(shape_env, counter):
+                setattr(shape_env, counter, getattr(shape_env, counter) + 1)
+        getattr(shape_env, "fake_tensor_cache", {}).clear()
+
+    return restore
 
 
 def is_size_decision(error: BaseException) -> bool:

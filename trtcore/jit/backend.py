@@ -27,6 +27,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 from trtcore.errors import ExportError, SettingsError
 from trtcore.frontend.unlift import set_tensor
 from trtcore.ir.program import InputSpec, Program, SymbolRange
+from trtcore.ir.schema import normalise_arguments
 from trtcore.ir.symbols import expression_of
 from trtcore.jit.aliases import Outputs, mutated_placeholders
 from trtcore.jit.weights import WeightWatch
@@ -310,6 +311,7 @@ def _to_aten(gm: GraphModule) -> GraphModule:
     fake_mode = next((v.fake_mode for v in examples if isinstance(v, FakeTensor)), nullcontext())
     with torch.no_grad(), preserve_node_meta(), fake_mode:
         traced = make_fx(run, tracing_mode="real", pre_dispatch=whole_ops)(*values)
+        _ask_for_sizes(traced)
     for node in list(traced.graph.nodes):
         if node.target is torch._C._set_grad_enabled:
             traced.graph.erase_node(node)  # there are no gradients here
@@ -321,6 +323,22 @@ def _to_aten(gm: GraphModule) -> GraphModule:
         if "nn_module_stack" in node.meta:
             node.meta["nn_module_stack"] = _plain_stack(node.meta["nn_module_stack"])
     return traced
+
+
+_SIZED = {
+    torch.ops.aten._transformer_encoder_layer_fwd.default: ("src",),
+    torch.ops.aten._native_multi_head_attention.default: ("query", "key", "value"),
+}
+"""Kernels whose last dim must be ``embed_dim``, and whose FakeTensors do not say so -> the inputs that it is true of."""
+
+
+def _ask_for_sizes(traced: GraphModule) -> None:
+    """Let Dynamo guard on sizes that kernels need, as it does for those that ops ask for when they are traced."""
+    for node in traced.graph.nodes:
+        if node.target in _SIZED:
+            given = normalise_arguments(node.target, node.args, node.kwargs)
+            for name in _SIZED[node.target]:
+                bool(given[name].meta["val"].shape[-1] == given["embed_dim"])
 
 
 def _uses_autocast(gm: GraphModule) -> bool:

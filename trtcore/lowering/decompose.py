@@ -20,14 +20,11 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
+from trtcore.ir.facts import set_facts
 from trtcore.ir.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
 from trtcore.ir.provenance import op_name
 from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
 from trtcore.packs.selection import SelectionMemo
-
-REASON = "trtcore_reason"
-"""Key in node.meta: why a node runs in torch, in the words that the report shows: its decomposition could not be used,
-or what a pass says of a node of its own."""
 
 _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a cycle
 
@@ -76,8 +73,9 @@ class _Decomposer:
             return selection.reason
         pieces = self._pieces(node, function, depth)
         if isinstance(pieces, str):
-            node.meta[REASON] = f"{selection.reason}; its decomposition does not help: {pieces}"
-            return str(node.meta[REASON])
+            reason = f"{selection.reason}; its decomposition does not help: {pieces}"
+            set_facts(node, reason=reason)
+            return reason
         self._paste(graph, node, pieces)
         return ""
 

@@ -17,15 +17,13 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
+from trtcore.ir.facts import facts, set_facts
 from trtcore.ir.graphs import is_size, mutates
-from trtcore.ir.provenance import SOURCES, Source, op_name, source_line
+from trtcore.ir.provenance import Source, op_name, source_line
 from trtcore.ir.schema import normalise_arguments
 from trtcore.ir.symbols import SizeMaterialiser, expression_of
 from trtcore.packs.patterns import Pattern
 from trtcore.packs.registry import Candidate, Converter
-
-OBJECTIONS = "trtcore_patterns"
-"""Key in node.meta: candidates for patterns that end in this node and did not take it."""
 
 _FRAGMENT = "trtcore_fragment"
 
@@ -319,6 +317,9 @@ def _replace(graph: Graph, shape: _Shape, found: _Match, ctx: CompileContext) ->
     with graph.inserting_before(place):
         fused = graph.call_function(shape.pattern, found.arguments)
     fused.meta = _meta(sources, outputs, shape.single, found.arguments)
+    set_facts(
+        fused, sources=tuple(Source(node.name, op_name(node.target), source_line(node)) for node in sources)
+    )
     selection = ctx.registry.select(fused, ctx)
     chosen = selection.chosen
     objection = "" if chosen is None else _objection(chosen, sources, ctx)
@@ -329,8 +330,8 @@ def _replace(graph: Graph, shape: _Shape, found: _Match, ctx: CompileContext) ->
             one if one.verdict == "rejected" else Candidate(one.converter, "rejected", objection)
             for one in selection.candidates
         ]
-        known = anchor.meta.get(OBJECTIONS, ())
-        anchor.meta[OBJECTIONS] = (*known, *(one for one in lost if one not in known))
+        known = facts(anchor).objections
+        set_facts(anchor, objections=(*known, *(one for one in lost if one not in known)))
         return []
     fused.name = graph._graph_namespace.create_name(shape.pattern.__name__, fused)
     if shape.single:
@@ -403,7 +404,6 @@ def _meta(
         "val": values[0] if single else values,
         "nn_module_stack": common,
         "stack_trace": outputs[-1].meta.get("stack_trace"),
-        SOURCES: tuple(Source(node.name, op_name(node.target), source_line(node)) for node in sources),
         _FRAGMENT: _Fragment.of(sources, outputs, arguments),
     }
 

@@ -10,9 +10,6 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.ir.graphs import fake_mode_of
 
-BOUNDARY = "trtcore_boundary"
-"""Key in node.meta: the node changes the dtype of an input or a result, and runs in torch on purpose."""
-
 _PROVENANCE = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 
 
@@ -23,6 +20,7 @@ def insert_call(
     kwargs: Mapping[str, Any] | None = None,
     *,
     like: Node | None = None,
+    value: Any = None,
 ) -> Node:
     """Insert a call in front of a node, with the FakeTensor that it gives in ``meta["val"]``.
 
@@ -31,12 +29,14 @@ def insert_call(
         target: an op; it is run once on the FakeTensors of its arguments.
         args, kwargs: nodes and plain values.
         like: whose stack trace and module stack the new node gets; `before`'s by default.
+        value: the FakeTensor that the op gives, where that is known: then the op is not run.
 
     Raises:
         Whatever the op raises on these FakeTensors; the graph is then as it was.
     """
     given = dict(kwargs or {})
-    value = fake_result(before.graph, target, args, given)
+    if value is None:
+        value = fake_result(before.graph, target, args, given)
     with before.graph.inserting_before(before):
         node = before.graph.call_function(target, tuple(args), given)
     node.meta = {**provenance(like or before), "val": value}
@@ -58,10 +58,17 @@ def insert_constant(
     graph_module.register_buffer(name, value.detach())
     with graph_module.graph.inserting_before(before):
         node = graph_module.graph.get_attr(name)
-    mode = fake_mode_of(graph_module.graph)
-    value = value.detach() if mode is None else mode.from_tensor(value.detach(), static_shapes=True)
-    node.meta = {**provenance(like or before), "val": value}
+    node.meta = {**provenance(like or before), "val": _fake(value.detach(), fake_mode_of(graph_module.graph))}
     return node
+
+
+def _fake(value: torch.Tensor, mode: Any) -> torch.Tensor:
+    if mode is None:
+        return value
+    if type(value) is not torch.Tensor or value.layout is not torch.strided:
+        return mode.from_tensor(value, static_shapes=True)  # type: ignore[no-any-return]
+    with mode:  # a tenth of the time that from_tensor takes
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
 
 
 def fake_result(graph: Graph, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -271,6 +271,8 @@ class LoweringPass:
         before: names of passes that must come later than this one.
         after: names of passes that must come earlier.
         pack: who contributed it; filled in when the pack is loaded.
+        required: without it the result would be wrong, or not what the user's settings ask for: its failure ends the
+            compile. Any other pass that fails is undone, with a warning.
 
     Raises:
         PackError: a field of the wrong type.
@@ -281,6 +283,7 @@ class LoweringPass:
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     pack: PackInfo | None = None
+    required: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

@@ -103,7 +103,8 @@ class NodeReport:
         """
         if reason is None:
             reason = "" if in_engine else selection.reason
-        from trtcore.ir.provenance import SOURCES, module_path, source_line
+        from trtcore.ir.facts import facts
+        from trtcore.ir.provenance import module_path, source_line
 
         chosen = selection.chosen
         return cls(
@@ -127,7 +128,7 @@ class NodeReport:
                 )
                 for candidate in selection.candidates
             ),
-            sources=tuple(map(str, node.meta.get(SOURCES, ()))),
+            sources=tuple(map(str, facts(node).sources)),
         )
 
     @property

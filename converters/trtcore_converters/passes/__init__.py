@@ -48,10 +48,15 @@ _IN_ORDER = (
     ("attention_factors", attention_factors),
 )
 
+_ASKED_FOR = frozenset({"truncate_double", "autocast", "fp32_accumulation"})
+"""What the user's settings ask for: without them the model would compute in other dtypes than wanted."""
+
 PASSES = (
     LoweringPass("running_statistics", running_statistics, before=("functionalize",)),
     *(
-        LoweringPass(name, run, after=(_IN_ORDER[index - 1][0],) if index else ())
+        LoweringPass(
+            name, run, after=(_IN_ORDER[index - 1][0],) if index else (), required=name in _ASKED_FOR
+        )
         for index, (name, run) in enumerate(_IN_ORDER)
     ),
     LoweringPass(
