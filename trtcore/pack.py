@@ -38,10 +38,11 @@ if TYPE_CHECKING:
         SettingsError,
         TrtcoreError,
     )
-    from trtcore.ir.facts import BOUNDARY, REASON, facts
+    from trtcore.ir.facts import BOUNDARY, REASON, NodeFacts, facts, set_facts
     from trtcore.ir.provenance import module_path
     from trtcore.ir.schema import node_arguments
-    from trtcore.lowering.rewrite import fake_result, insert_call, insert_constant
+    from trtcore.lowering.rewrite import fake_result, insert_call, insert_constant, log_rewrite, replace_node
+    from trtcore.lowering.rules import RewriteRule, RuleMatch, rewrite, rules_pass
     from trtcore.packs.declare import Runtime, register_kernel_plugin
     from trtcore.packs.hookspecs import hookimpl
     from trtcore.packs.loading import register_pack
@@ -78,12 +79,15 @@ __all__ = [
     "LayerSnapshot",
     "LoweringPass",
     "NetworkSnapshot",
+    "NodeFacts",
     "PackError",
     "Partitioner",
     "Pattern",
     "Priority",
     "Reject",
     "Requires",
+    "RewriteRule",
+    "RuleMatch",
     "Runtime",
     "SettingsError",
     "Target",
@@ -101,13 +105,18 @@ __all__ = [
     "host_platform",
     "insert_call",
     "insert_constant",
+    "log_rewrite",
     "module_path",
     "no_gpu_reason",
     "node_arguments",
     "pattern_converter",
     "register_kernel_plugin",
     "register_pack",
+    "replace_node",
+    "rewrite",
+    "rules_pass",
     "scoped_registry",
+    "set_facts",
 ]
 
 _HOMES = {
@@ -136,7 +145,14 @@ _HOMES = {
     "trtcore.packs.hookspecs": ("hookimpl",),
     "trtcore.packs.loading": ("register_pack",),
     "trtcore.ir.facts": ("BOUNDARY", "REASON", "NodeFacts", "facts", "set_facts"),
-    "trtcore.lowering.rewrite": ("fake_result", "insert_call", "insert_constant"),
+    "trtcore.lowering.rules": ("RewriteRule", "RuleMatch", "rewrite", "rules_pass"),
+    "trtcore.lowering.rewrite": (
+        "log_rewrite",
+        "replace_node",
+        "fake_result",
+        "insert_call",
+        "insert_constant",
+    ),
     "trtcore.partition": ("Partitioner",),
     "trtcore.packs.patterns": ("Pattern", "pattern_converter"),
     "trtcore.ir.provenance": ("module_path",),

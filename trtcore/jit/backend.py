@@ -329,7 +329,7 @@ _SIZED = {
     torch.ops.aten._transformer_encoder_layer_fwd.default: ("src",),
     torch.ops.aten._native_multi_head_attention.default: ("query", "key", "value"),
 }
-"""Kernels whose last dim must be ``embed_dim``, and whose FakeTensors do not say so -> the inputs that it is true of."""
+"""Kernels whose last dim must be ``embed_dim``, and whose FakeTensors do not say so -> the inputs meant."""
 
 
 def _ask_for_sizes(traced: GraphModule) -> None:

@@ -109,8 +109,8 @@ class _Decomposer:
         try:
             key = (
                 node.target,
-                _signature(node.args, leaves),
-                _signature(dict(node.kwargs), leaves),
+                signature(node.args, leaves),
+                signature(dict(node.kwargs), leaves),
                 _used_outputs(node),
             )
         except TypeError:  # an unhashable constant
@@ -173,8 +173,8 @@ class _Decomposer:
 
     def _paste(self, graph: Graph, node: Node, traced: Graph) -> None:
         leaves: list[Node] = []
-        _signature(node.args, leaves)
-        _signature(dict(node.kwargs), leaves)
+        signature(node.args, leaves)
+        signature(dict(node.kwargs), leaves)
         sources = iter(dict.fromkeys(leaves))
         env: dict[Node, Node] = {}
         results: Any = None
@@ -289,7 +289,7 @@ def _check_results(node: Node, traced: Graph) -> None:
         raise ValueError(f"it returns {made}, and the op {wanted}")
 
 
-def _signature(value: Any, leaves: list[Node]) -> Any:
+def signature(value: Any, leaves: list[Node]) -> Any:
     """A hashable stand-in for an argument, equal where a trace of the op would be; collects the nodes in it."""
     if isinstance(value, Node):
         first = value not in leaves
@@ -309,9 +309,9 @@ def _signature(value: Any, leaves: list[Node]) -> Any:
             return ("size", expression_of(meta))
         return ("other", id(value))
     if isinstance(value, (list, tuple)):
-        return tuple(_signature(item, leaves) for item in value)
+        return tuple(signature(item, leaves) for item in value)
     if isinstance(value, dict):
-        return tuple((name, _signature(item, leaves)) for name, item in value.items())
+        return tuple((name, signature(item, leaves)) for name, item in value.items())
     hash(value)
     return (type(value).__name__, repr(value)) if isinstance(value, float) else (type(value).__name__, value)
 

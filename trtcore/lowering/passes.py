@@ -37,17 +37,29 @@ def run_passes(graph_module: GraphModule, passes: Sequence[LoweringPass], ctx: C
         try:
             result = runner.run(graph_module, left)
         except _PassFailure as failure:
-            if failure.culprit.required:
+            if not failure.culprit.required:
+                _leave_out(failure, left)
+            elif runner.checks_all:
                 raise failure.error from failure.error.__cause__
-            pack = str(failure.culprit.pack or "trtcore")
-            pack_failure(f"{failure.error.message}; the graph goes on without it", pack, failure.error)
-            left.remove(failure.culprit)
+            else:
+                runner.checks_all = True  # maybe it is an earlier pass that has broken the graph
         else:
             if _holds_together(result) or runner.checks_all:
                 result.graph.lint()
                 return result
             runner.checks_all = True  # one of them has broken the graph: find out which
         graph_module = before.restore()
+
+
+def _leave_out(failure: _PassFailure, passes: list[LoweringPass]) -> None:
+    """Go on without a pass, and say so.
+
+    Raises:
+        PackError: in strict mode.
+    """
+    pack = str(failure.culprit.pack or "trtcore")
+    pack_failure(f"{failure.error.message}; the graph goes on without it", pack, failure.error)
+    passes.remove(failure.culprit)
 
 
 def _holds_together(graph_module: GraphModule) -> bool:

@@ -32,6 +32,7 @@ _NORMALISATION = frozenset({aten.batch_norm.default})
 # ---- fold_batch_norm ---------------------------------------------------------------------------------------
 
 
+# A procedure and no rules: nine ops, each with strides and paddings of its own that are handed on as they are.
 def fold_batch_norm(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """A batch normalisation at inference goes into the weight and bias of the convolution before it.
 
@@ -55,7 +56,8 @@ def fold_batch_norm(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
         args = (convolution.args[0], weight, bias, *convolution.args[3:])
         kwargs = {name: v for name, v in convolution.kwargs.items() if name not in ("weight", "bias")}
         value = convolution.meta["val"]  # weight and bias are of the dtype and shape that they were
-        replace(node, insert_call(node, convolution.target, args, kwargs, like=convolution, value=value))
+        made = insert_call(node, convolution.target, args, kwargs, like=convolution, value=value)
+        replace(node, made, "fold_batch_norm")
 
 
 def _folded(
@@ -133,7 +135,7 @@ def fold_padding(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
         padding = [own + more for own, more in zip(given["padding"], extra)]
         args = (source.args[0], given["weight"], given["bias"], given["stride"], padding)
         made = insert_call(node, node.target, (*args, given["dilation"], given["groups"]), like=node)
-        replace(node, made)
+        replace(node, made, "fold_padding")
 
 
 def _zeros_around(pad: fx.Node, spatial: int) -> Sequence[int] | None:
