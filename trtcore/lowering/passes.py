@@ -44,10 +44,14 @@ def run_passes(graph_module: GraphModule, passes: Sequence[LoweringPass], ctx: C
             else:
                 runner.checks_all = True  # maybe it is an earlier pass that has broken the graph
         else:
-            if _holds_together(result) or runner.checks_all:
+            try:
                 result.graph.lint()
+            except Exception:
+                if runner.checks_all:
+                    raise
+                runner.checks_all = True  # one of them has broken the graph: find out which
+            else:
                 return result
-            runner.checks_all = True  # one of them has broken the graph: find out which
         graph_module = before.restore()
 
 
@@ -60,14 +64,6 @@ def _leave_out(failure: _PassFailure, passes: list[LoweringPass]) -> None:
     pack = str(failure.culprit.pack or "trtcore")
     pack_failure(f"{failure.error.message}; the graph goes on without it", pack, failure.error)
     passes.remove(failure.culprit)
-
-
-def _holds_together(graph_module: GraphModule) -> bool:
-    try:
-        graph_module.graph.lint()
-    except Exception:
-        return False
-    return True
 
 
 class _PassFailure(Exception):
@@ -191,13 +187,14 @@ class _Record:
 
     @classmethod
     def of(cls, graph_module: GraphModule) -> _Record:
-        nodes, attributes = [], {}
-        for node in graph_module.graph.nodes:
-            made = (node.op, node.target, node.args, node.kwargs, node.name, node.type)
-            nodes.append((node, made, node.meta.copy()))
-            if node.op == "get_attr":
-                attributes[str(node.target)] = attribute(graph_module, str(node.target))
-        shape_env = getattr(fake_mode_of(graph_module.graph), "shape_env", None)
+        graph = graph_module.graph
+        nodes = [
+            (node, node.op, node.target, node.args, node.kwargs, node.name, node.type, node.meta.copy())
+            for node in graph.nodes
+        ]
+        targets = [str(node.target) for node in graph.find_nodes(op="get_attr")]
+        attributes = {target: attribute(graph_module, target) for target in targets}
+        shape_env = getattr(fake_mode_of(graph), "shape_env", None)
         return cls(nodes, attributes, type(graph_module).__name__, remember_sizes(shape_env))
 
     def restore(self) -> GraphModule:
@@ -205,7 +202,7 @@ class _Record:
         self.restore_sizes()
         graph = Graph()
         known: dict[Node, Node] = {}
-        for old, (op, target, args, kwargs, name, kind), meta in self.nodes:
+        for old, op, target, args, kwargs, name, kind, meta in self.nodes:
             args, kwargs = torch.fx.map_arg((args, kwargs), known.__getitem__)
             node = known[old] = graph.create_node(op, target, args, kwargs, name, kind)
             node.meta = dict(meta)
