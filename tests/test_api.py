@@ -104,10 +104,10 @@ def test_small_segments_go_to_torch_and_the_report_says_so(model: Model, x: torc
 
 
 def test_explain_builds_nothing(model: Model, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trtcore.engine import build, isolation
+    from trtcore.engine import build
 
-    monkeypatch.setattr(build, "build_plan", lambda *a, **k: pytest.fail("explain built an engine"))
-    monkeypatch.setattr(isolation, "convert_segment", lambda *a, **k: pytest.fail("explain made a network"))
+    monkeypatch.setattr(build, "stream_plan", lambda *a, **k: pytest.fail("explain built an engine"))
+    monkeypatch.setattr(build, "convert_segment", lambda *a, **k: pytest.fail("explain made a network"))
     report = trtcore.explain(model, [x], min_block_size=1, torch_executed_ops=["aten.relu"])
     assert report.kind == "explain"
     assert [node.op for node in report.in_torch if "torch_executed_ops" in node.reason] == [

@@ -13,9 +13,10 @@ import torch
 
 import trtcore
 from trtcore.errors import PackError
+from trtcore.ir.ops import find_target, resolve_target
 from trtcore.pack import Priority, converter, converters_in, hookimpl, scoped_registry
-from trtcore.packs.declare import find_target, resolve_target
-from trtcore.packs.loading import build_registry, describe_packs, register_pack
+from trtcore.packs.listing import describe_packs
+from trtcore.packs.loading import build_registry, register_pack
 from trtcore.packs.registry import ConverterRegistry
 from trtcore.settings import CompilationSettings
 from trtcore.testing import assert_converts

@@ -556,11 +556,12 @@ def test_tied_parameters_are_in_the_plan_once() -> None:
     weight = 1000 * 256 * 4
     assert weight <= engine.engine_bytes < 1.5 * weight
     from trtcore.artifact.manifest import EngineManifest
-    from trtcore.runtime.engine import get_engine, plans_of
+    from trtcore.runtime.engine import get_engine
+    from trtcore.runtime.plans import plans_of
 
     assert len(plans_of(compiled)) == 1
     manifests = [node.args[3] for node in compiled.graph.nodes if node.name == "engine_0"]
-    snapshot = get_engine(EngineManifest.from_json(manifests[0]).id).snapshot
+    snapshot = get_engine(EngineManifest.from_json(manifests[0]).id).artifact.snapshot
     tables = [t for layer in snapshot.layers for t in layer.constants.values() if t.numel() == 256_000]
     assert {t.untyped_storage().data_ptr() for t in tables} == {
         model.head.weight.untyped_storage().data_ptr()

@@ -15,6 +15,7 @@ import trtcore
 from trtcore.errors import ConversionError, PackError, TrtcoreError
 from trtcore.pack import Converter, LoweringPass, Pattern, Reject, hookimpl, scoped_registry
 from trtcore.packs import loading as packs
+from trtcore.packs.listing import names_given
 from trtcore.packs.loading import PackWarning, register_pack
 
 aten = torch.ops.aten
@@ -208,7 +209,7 @@ def test_a_hook_that_fails_is_the_packs_own_failure(hook: str, give: Any) -> Non
         except PackError:
             return
         (pack,) = (pack for pack in packs.load_packs() if pack.info.name == "fuzzed")
-        assert not any(packs._names_given(pack).values())
+        assert not any(names_given(pack).values())
 
 
 @pytest.mark.parametrize("run", [_wrecks, _empties, _forgets, _retypes, doing(3), doing(SystemExit(1))])

@@ -20,16 +20,17 @@ import torch
 from trtcore.context import CompileContext, Event
 from trtcore.errors import PackError, SettingsError
 from trtcore.packs import loading as packs
+from trtcore.packs.declare import converter, converters_in, scoped_registry
 from trtcore.packs.hookspecs import hookimpl
+from trtcore.packs.listing import describe_packs
 from trtcore.packs.loading import (
     PackWarning,
     build_registry,
-    describe_packs,
     load_packs,
     process_converters,
     register_pack,
 )
-from trtcore.packs.registry import Converter, Scope, converter, converters_in, scoped_registry
+from trtcore.packs.model import Converter, Scope
 from trtcore.settings import CompilationSettings
 
 RELU = torch.ops.aten.relu.default
@@ -287,7 +288,8 @@ def test_a_blocked_pack_is_not_imported(site: Site, monkeypatch: Any, name: str,
     free = site.add("beta", name="slow")
     if how == "environment":
         monkeypatch.setenv("TRTCORE_DISABLE_PACKS", f"trtcore, {name}")
-        found = load()
+        found, messages = load_and_warn()
+        assert ["'other'" in message for message in messages] == [True] * name.startswith("other")
         source = "TRTCORE_DISABLE_PACKS"
     else:
         found = load(name.rpartition(", ")[2])
@@ -304,7 +306,28 @@ def test_a_blocked_pack_is_not_imported(site: Site, monkeypatch: Any, name: str,
 def test_other_names_block_nothing(site: Site, monkeypatch: Any, name: str) -> None:
     site.add("acme-tools", name="fast")
     monkeypatch.setenv("TRTCORE_DISABLE_PACKS", f"trtcore,{name}")
-    assert load()["acme-tools:fast"].info.status == "loaded"
+    found, messages = load_and_warn()
+    assert found["acme-tools:fast"].info.status == "loaded"
+    assert [f"TRTCORE_DISABLE_PACKS names {name!r}" in message for message in messages] == [True] * bool(name)
+    if name in ("fas", "acme-tools:slow"):
+        assert "did you mean fast" in messages[0] or "acme-tools:fast" in messages[0]
+
+
+def test_a_stranger_in_the_environment_is_told_once(site: Site, monkeypatch: Any) -> None:
+    site.add("acme")
+    monkeypatch.setenv("TRTCORE_DISABLE_PACKS", "trtcore,acmee")
+    assert len(load_and_warn()[1]) == 1
+    assert load_and_warn()[1] == []
+
+
+@pytest.mark.parametrize("value", ["yes", "none", "built-in", "2"])
+def test_a_value_for_autoload_that_means_nothing_is_refused(site: Site, monkeypatch: Any, value: str) -> None:
+    module = site.add("acme")
+    monkeypatch.setenv("TRTCORE_PACK_AUTOLOAD", value)
+    with pytest.raises(SettingsError, match=f"TRTCORE_PACK_AUTOLOAD='{value}'") as caught:
+        load_packs()
+    assert "builtin" in str(caught.value.advice)
+    assert module not in sys.modules
 
 
 def test_a_compile_that_disables_a_loaded_pack_leaves_other_compiles_alone(site: Site) -> None:
@@ -662,3 +685,113 @@ def converters(): return [*converters_in(waits)]
     (waiting,) = described["beta"]["waiting"]
     assert waiting["converter"] == "waits"
     assert "nothing in this process has registered the op nobody::registers_it" in waiting["reason"]
+
+
+# What hooks may return ----------------------------------------------------------------------------------
+
+
+def test_a_decorated_function_or_a_module_stands_for_its_converters(site: Site) -> None:
+    source = GOOD.replace("return converters_in(sys.modules[__name__])", "return {what}")
+    site.add("acme", source.replace("{what}", "[relu]"))
+    site.add("beta", source.replace("{what}", "[sys.modules[__name__]]"))
+    found = load()
+    assert [str(one) for one in found["acme:acme"].converters] == ["acme:acme:relu"]
+    assert [str(one) for one in found["beta:beta"].converters] == ["beta:beta:relu"]
+
+
+def test_refusals_are_loaded_and_listed(site: Site) -> None:
+    site.add(
+        "acme",
+        GOOD
+        + "\n    @hookimpl\n    def refusals(): return {'aten::neg.default': 'never', 'no::op': 'not there'}\n",
+    )
+    (pack,) = load().values()
+    assert [(str(one.target), one.reason, str(one.pack)) for one in pack.refusals] == [
+        ("aten::neg.default", "never", "acme:acme 1.2"),
+        ("no::op", "not there", "acme:acme 1.2"),
+    ]
+    (described,) = (one for one in describe_packs() if one["name"] == "acme")
+    assert described["gives"]["refusals"] == ["aten.neg.default", "no.op"]
+    registry = build_registry(CompilationSettings())
+    assert [str(one) for one in registry.refusals] == ["never (refused by acme:acme)"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{'aten::neg': ''}", "is not a reason in words"),
+        ("{'aten::neg': None}", "is not a reason in words"),
+        ("{3: 'never'}", "which is not an OpOverload, or the name of one"),
+        ("['aten::neg']", "which is no mapping"),
+    ],
+)
+def test_refusals_that_are_none(site: Site, given: str, said: str) -> None:
+    site.add("acme", GOOD + f"\n    @hookimpl\n    def refusals(): return {given}\n")
+    found, (message,) = load_and_warn()
+    assert found["acme:acme"].info.status == "failed"
+    assert said in message
+
+
+MUTE = """
+    class Mute(Exception):
+        def __str__(self): raise ValueError("no words")
+        __repr__ = __str__
+"""
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "raise Mute",
+        "@hookimpl\n    def decompositions(): raise Mute",
+        "@hookimpl\n    def backends():\n        yield from ()\n        raise Mute",
+        "@hookimpl\n    def backends(): return [Mute()]",
+        "@hookimpl\n    def refusals(): return {'aten::neg': Mute()}",
+        "@hookimpl\n    def partitioners(): return {Mute(): print}",
+    ],
+)
+def test_what_cannot_be_shown_is_named_by_its_type(site: Site, ending: str) -> None:
+    site.add("acme", GOOD + MUTE + f"\n    {ending}\n")
+    found, (message,) = load_and_warn()
+    assert found["acme:acme"].info.status == "failed"
+    assert "<Mute, whose text cannot be made>" in message
+
+
+# The doors of the packs that ship ---------------------------------------------------------------------------
+
+
+def test_a_family_is_found_by_itself() -> None:
+    from trtcore_converters import pack as aten_pack
+
+    families = aten_pack.families()
+    assert {"elementwise", "activations", "pooling_indices"} <= set(families)
+    assert not {one for one in families if one.startswith("_")} | ({*families} & {*aten_pack.NO_FAMILIES})
+    assert {aten_pack.family_of(one) for one in aten_pack.converters()} <= set(families)
+
+
+def test_a_name_that_is_no_module_of_the_pack_is_an_error(monkeypatch: Any) -> None:
+    from trtcore_converters import pack as aten_pack
+
+    monkeypatch.setattr(aten_pack, "NO_FAMILIES", (*aten_pack.NO_FAMILIES, "elementwize"))
+    with pytest.raises(ImportError, match="NO_FAMILIES names elementwize"):
+        aten_pack.families()
+
+
+def test_a_family_without_converters_is_an_error(monkeypatch: Any, tmp_path: Path) -> None:
+    import trtcore_converters
+    from trtcore_converters import pack as aten_pack
+
+    (tmp_path / "forgotten.py").write_text('"""No converter."""\n')
+    monkeypatch.setattr(trtcore_converters, "__path__", [*trtcore_converters.__path__, str(tmp_path)])
+    assert "forgotten" in aten_pack.families()
+    with pytest.raises(PackError, match=r"forgotten' declares no converter"):
+        aten_pack.converters()
+
+
+def test_the_kernel_packs_sources_are_found_by_themselves() -> None:
+    from trtcore_plugins.pack import sources
+
+    assert [one.__name__ for one in sources()] == [
+        "trtcore_plugins.codegen.contributions",
+        "trtcore_plugins.kernels.contributions",
+    ]

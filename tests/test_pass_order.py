@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from trtcore.errors import PackError
 from trtcore.lowering import CORE_PASSES, ordered_passes
 from trtcore.packs import loading as packs
-from trtcore.packs.declare import LoweringPass, PackInfo, Scope
 from trtcore.packs.loading import LoadedPack, PackWarning
+from trtcore.packs.model import LoweringPass, PackInfo, Scope
 from trtcore.packs.pass_order import CORE, order, told
 from trtcore.packs.registry import ConverterRegistry
 

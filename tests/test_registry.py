@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,25 +18,27 @@ from packaging.version import Version
 from torch import fx
 from torch._subclasses import FakeTensorMode
 
+import trtcore
 from trtcore.context import CompileContext
 from trtcore.errors import ConversionError, PackError, SettingsError
-from trtcore.packs.declare import PROCESS
-from trtcore.packs.loading import LoadedPack, PackWarning, forget_packs
-from trtcore.packs.registry import (
+from trtcore.ir.ops import target_name
+from trtcore.ir.schema import node_arguments
+from trtcore.packs.declare import PROCESS, converter, converters_in, scoped_registry
+from trtcore.packs.hookspecs import hookimpl
+from trtcore.packs.loading import LoadedPack, PackWarning, forget_packs, register_pack
+from trtcore.packs.model import (
     Converter,
-    ConverterRegistry,
     LoweringPass,
+    NodeContext,
     PackInfo,
     Priority,
+    Refusal,
     Reject,
     Requires,
     Scope,
-    converter,
-    converters_in,
-    node_arguments,
-    scoped_registry,
-    target_name,
 )
+from trtcore.packs.registry import ConverterRegistry
+from trtcore.packs.selection import Verdict
 from trtcore.settings import CompilationSettings
 
 aten = torch.ops.aten
@@ -78,7 +81,7 @@ def pack(identity: str, *converters: Converter, **contributions: Any) -> LoadedP
     distribution, _, name = identity.partition(":")
     scope = Scope.BUILT_IN if distribution == "trtcore" else Scope.THIRD_PARTY
     info = PackInfo(distribution, "1.0", name, scope)
-    owned = tuple(replace(c, pack=info, scope=scope, order=i) for i, c in enumerate(converters))
+    owned = tuple(attrs.evolve(c, pack=info, scope=scope, order=i) for i, c in enumerate(converters))
     return LoadedPack(info, converters=owned, **contributions)
 
 
@@ -125,7 +128,8 @@ def only_reason(one: Converter, node: fx.Node | None = None, **options: Any) -> 
     registry = ConverterRegistry.build([pack("acme:p", one)])
     selection = registry.select(node or relu_node(), context(registry, **options))
     assert selection.chosen is None
-    assert [c.verdict for c in selection.candidates] == ["rejected"]
+    assert [c.verdict.outcome for c in selection.candidates] == ["rejected"]
+    assert selection.candidates[0].verdict is selection.verdict
     assert selection.candidates[0].reason == selection.reason
     return selection.reason
 
@@ -307,7 +311,7 @@ def test_a_pinned_converter_that_says_no_leaves_the_node_to_the_next() -> None:
     selection = registry.select(relu_node(), context(registry))
     assert str(selection.chosen) == "b:b:b"
     assert [(c.verdict, c.reason) for c in selection.candidates] == [
-        ("rejected", "only on Sundays"),
+        ("validator", "only on Sundays"),
         ("chosen", ""),
     ]
 
@@ -598,7 +602,11 @@ def test_a_validator_gets_the_node_and_the_context() -> None:
     registry = ConverterRegistry.build([pack("a:a", one)])
     node, ctx = relu_node(), context(registry)
     assert registry.select(node, ctx).chosen is not None
-    assert seen == [(node, ctx)]
+    ((asked, given),) = seen
+    assert asked is node
+    assert isinstance(given, NodeContext)
+    assert (given.settings, given.backend, given.target) == (ctx.settings, ctx.backend, ctx.target)
+    assert given is ctx.for_validators  # made once per compile
 
 
 def test_several_rejections_name_their_converters() -> None:
@@ -844,3 +852,209 @@ def test_arguments_that_do_not_fit(args: tuple[Any, ...], kwargs: dict[str, Any]
     node = fx.Graph().call_function(RELU, args, kwargs)
     with pytest.raises(ConversionError, match=said):
         node_arguments(node)
+
+
+# Verdicts -----------------------------------------------------------------------------------------------
+
+
+def _nothing(node: Any, ctx: Any) -> Any:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("one", "node", "options", "verdict"),
+    [
+        (named("a"), None, {"torch_executed_ops": {"aten.relu"}}, "forced_to_torch"),
+        (named("a"), None, {"backend": None}, "no_backend"),
+        (named("a"), relu_node(torch.float64), {}, "dtype"),
+        (named("a"), call(RELU, torch.eye(3).to_sparse()), {}, "layout"),
+        (named("a"), dynamic_nodes()[0], {}, "dynamic_shapes"),
+        (named("a", requires=Requires(plugins=True)), None, {}, "requirement"),
+        (named("a", capability_validator=lambda node, ctx: Reject("no")), None, {}, "validator"),
+        (named("a", capability_validator=_nothing), None, {}, "validator_failed"),
+        (named("a"), call(aten.neg.default, torch.empty(2)), {}, "no_converter"),
+        (named("a"), None, {}, "chosen"),
+    ],
+)
+def test_every_cause_has_its_verdict(one: Converter, node: Any, options: Any, verdict: str) -> None:
+    registry = ConverterRegistry.build([pack("acme:p", one)])
+    selection = registry.select(node or relu_node(), context(registry, **options))
+    assert selection.verdict is Verdict(verdict)
+    assert [c.verdict for c in selection.candidates] == [verdict] * (verdict != "no_converter")
+    assert (selection.reason == "") == (verdict == "chosen")
+
+
+def test_candidates_that_lose_for_different_reasons_make_a_rejection() -> None:
+    no = named("no", capability_validator=lambda node, ctx: Reject("no"))
+    registry = ConverterRegistry.build([pack("acme:p", no, named("x", requires=Requires(plugins=True)))])
+    selection = registry.select(relu_node(), context(registry))
+    assert selection.verdict is Verdict.REJECTED
+    assert [c.verdict for c in selection.candidates] == [Verdict.VALIDATOR, Verdict.REQUIREMENT]
+
+
+def test_a_verdict_prints_as_its_value() -> None:
+    assert f"{Verdict.FORCED_TO_TORCH}" == str(Verdict.FORCED_TO_TORCH) == "forced_to_torch"
+    assert [one.outcome for one in (Verdict.CHOSEN, Verdict.SHADOWED, Verdict.DTYPE)] == [
+        "chosen",
+        "shadowed",
+        "rejected",
+    ]
+
+
+@pytest.mark.usefixtures("trt_backend")
+def test_words_of_a_validator_are_not_the_users_wish() -> None:
+    """A pack may write what it likes in a reason: the op is decomposed as after any other no."""
+    no = named("no", RELU, capability_validator=lambda node, ctx: Reject("forced to torch: not on Sundays"))
+
+    class Pack:
+        @hookimpl
+        def decompositions(self) -> dict[Any, Any]:
+            return {aten.special_bessel_j0.default: lambda x: torch.sigmoid(x) + x}
+
+        @hookimpl
+        def converters(self) -> list[Converter]:
+            return [attrs.evolve(no, target=aten.special_bessel_j0.default)]
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(x)
+
+    def ops(**options: Any) -> list[str]:
+        with scoped_registry():
+            register_pack(Pack(), name="sundays")
+            inputs = [torch.ones(2, 3)]
+            report = trtcore.explain(Model(), inputs=inputs, min_block_size=1, **options)
+        return [node.op for node in report.nodes]
+
+    assert ops() == ["aten.sigmoid.default", "aten.add.Tensor"]
+    assert ops(torch_executed_ops={"aten.special_bessel_j0"}) == ["aten.special_bessel_j0.default"]
+
+
+# The latest definition of a process ------------------------------------------------------------------------
+
+
+def test_in_a_process_the_latest_definition_goes_first_and_says_so() -> None:
+    with scoped_registry():
+
+        @converter(RELU)
+        def first(ctx: Any, x: Any) -> None: ...
+
+        @converter(RELU)
+        def second(ctx: Any, x: Any) -> None: ...
+
+        registry = ConverterRegistry.build(process=PROCESS.converters())
+    selection = registry.select(relu_node(), context(registry))
+    assert [(c.converter.name, str(c.verdict), c.reason) for c in selection.candidates] == [
+        ("second", "chosen", ""),
+        ("first", "shadowed", "process:second goes first: defined later in this process"),
+    ]
+    assert registry.places(RELU)[1] == "process:second goes first: defined later in this process"
+
+
+def test_priority_still_goes_before_the_latest_definition() -> None:
+    process = [named("strong", priority=1), named("late")]
+    assert chosen(ConverterRegistry.build(process=process)) == "process:strong"
+
+
+# Refusals and names that are nearly right -------------------------------------------------------------------
+
+
+def refusing(identity: str, target: Any, reason: str) -> LoadedPack:
+    loaded = pack(identity)
+    return replace(loaded, refusals=(Refusal(target, reason, loaded.info),))
+
+
+def test_a_refusal_is_the_reason_and_names_its_pack() -> None:
+    registry = ConverterRegistry.build([refusing("trtcore:aten", RELU, "it cannot be"), pack("a:a")])
+    selection = registry.select(relu_node(), context(registry))
+    assert selection.reason == "it cannot be (refused by trtcore:aten)"
+    assert (selection.verdict, selection.candidates) == (Verdict.REFUSED, ())
+    forced = registry.select(relu_node(), context(registry, torch_executed_ops={"aten.relu"}))
+    assert forced.verdict is Verdict.FORCED_TO_TORCH
+
+
+def test_a_converter_for_a_refused_op_is_asked() -> None:
+    refused = refusing("trtcore:aten", RELU, "it cannot be")
+    assert chosen(ConverterRegistry.build([refused, pack("a:a", named("mine"))])) == "a:a:mine"
+    picky = named("picky", capability_validator=lambda node, ctx: Reject("only on Sundays"))
+    registry = ConverterRegistry.build([refused, pack("a:a", picky)])
+    selection = registry.select(relu_node(), context(registry))
+    assert selection.reason == "a:a:picky: only on Sundays; it cannot be (refused by trtcore:aten)"
+
+
+def test_a_refusal_of_an_op_that_is_not_there_waits() -> None:
+    registry = ConverterRegistry.build([refusing("a:a", "nolibrary::op", "never")])
+    assert registry.refusals == ()
+
+
+@pytest.mark.parametrize(("target", "reason"), [(RELU, ""), (RELU, "  "), (RELU, 3), (3, "why")])
+def test_a_refusal_without_op_or_reason(target: Any, reason: Any) -> None:
+    with pytest.raises(PackError):
+        Refusal(target, reason)
+
+
+@pytest.mark.parametrize("written", ["aten::cumsumm", "aten::cunsum", "aten.cumsumm.default"])
+def test_a_misspelled_op_is_hinted_at(written: str) -> None:
+    registry = ConverterRegistry.build([pack("acme:ops", named("scan", written))])
+    node = call(aten.cumsum.default, torch.empty(2), 0)
+    reason = registry.select(node, context(registry)).reason
+    op = written.replace("aten.", "aten::")
+    assert (
+        f"acme:ops:scan waits: nothing in this process has registered the op {op}; is its name mis" in reason
+    )
+    far = registry.select(call(aten.neg.default, torch.empty(2)), context(registry)).reason
+    assert far == "no converter for aten.neg.default in any pack"
+
+
+# NodeContext -------------------------------------------------------------------------------------------------
+
+
+def test_a_validator_of_the_wider_context_goes_on_working_and_is_told() -> None:
+    def wide(node: fx.Node, ctx: Any) -> bool:
+        return bool(ctx.registry.candidates(node.target))
+
+    registry = ConverterRegistry.build([pack("a:a", named("wide", capability_validator=wide))])
+    ctx = context(registry)
+    with pytest.warns(DeprecationWarning, match=r"ctx.registry in a capability validator is deprecated"):
+        assert registry.select(relu_node(), ctx).chosen is not None
+
+
+def test_a_node_context_is_narrow_and_frozen() -> None:
+    ctx = context(ConverterRegistry.build([])).for_validators
+    with pytest.raises(AttributeError, match="has settings, backend and target, and no 'nodes'"):
+        _ = ctx.nodes
+    with pytest.raises(AttributeError):
+        ctx.backend = None  # type: ignore[misc]
+
+
+def test_requirements_take_what_a_set_can_be_made_of() -> None:
+    assert Requires(layers=["add_nms"], features=iter(["x"])).layers == {"add_nms"}
+    assert Requires(layers={"a"}) == Requires(layers=("a",))
+    assert hash(Requires(layers={"a"})) == hash(Requires(layers=("a",)))
+
+
+# Exceptions that cannot be shown -----------------------------------------------------------------------------
+
+
+class Mute(RuntimeError):
+    """Neither its str nor its repr can be made."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+def _mute(*_: Any) -> Any:
+    raise Mute
+
+
+def test_a_validator_whose_exception_cannot_be_shown() -> None:
+    reason = only_reason(named("a", capability_validator=_mute))
+    assert reason == "capability validator of acme:p raised <Mute, whose text cannot be made>"
+
+
+def test_a_reason_and_an_answer_that_cannot_be_shown() -> None:
+    for answer in (Reject(Mute()), Mute()):  # type: ignore[arg-type]
+        reason = only_reason(named("a", capability_validator=lambda node, ctx, answer=answer: answer))
+        assert "<Mute, whose text cannot be made>" in reason

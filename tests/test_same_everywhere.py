@@ -60,7 +60,7 @@ TOLD = """
     from trtcore.context import CompileContext
     from trtcore.lowering import ordered_passes
     from trtcore.packs.loading import build_registry
-    from trtcore.packs.registry import target_name
+    from trtcore.ir.ops import target_name
     from trtcore.settings import CompilationSettings
 
     settings = CompilationSettings(pins={"aten.mul.Tensor": "pack-2:pack_2"})

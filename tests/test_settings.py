@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import pickle
 import subprocess
 import sys
 from importlib.metadata import version
 
+import attrs
 import pytest
 import torch
 from packaging.version import Version
@@ -68,6 +68,7 @@ def test_what_is_not_built_is_refused_and_says_so(name):
 def test_every_field_has_a_text_and_an_acting_check():
     for row in CompilationSettings.describe():
         assert len(row.doc) > 10, row.name
+        assert row.category, row.name
     assert set(NOT_BUILT) <= {row.name for row in CompilationSettings.describe()}
 
 
@@ -92,7 +93,7 @@ def test_every_field_has_a_text_and_an_acting_check():
         ({"device": (8,)}, "compute capability"),
         ({"device": 0}, "compute capability"),
         ({"backend": ""}, "non-empty"),
-        ({"torch_executed_ops": "aten.gelu"}, "a collection"),
+        ({"torch_executed_ops": "aten.gelu"}, "torch_executed_ops='aten.gelu': it must be a collection"),
         ({"torch_executed_ops": [3]}, "not a torch op"),
         ({"torch_executed_modules": [3]}, "module paths"),
         ({"torch_executed_modules": [int]}, "module paths"),
@@ -117,6 +118,68 @@ def test_an_unknown_name_is_refused_with_the_nearest(make):
     assert "min_block_size" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch_executed_ops",
+        "fused_ops",
+        "autocast_excluded_ops",
+        "torch_executed_modules",
+        "disabled_packs",
+        "disabled_passes",
+        "pins",
+        "converters",
+    ],
+)
+def test_empty_braces_are_an_empty_collection(name):
+    assert not getattr(CompilationSettings(**{name: {}}), name)
+
+
+def test_a_block_of_infinite_size_keeps_everything_in_torch():
+    import trtcore
+
+    assert CompilationSettings(min_block_size=float("inf")).min_block_size == sys.maxsize
+    report = trtcore.explain(torch.nn.Linear(4, 4), inputs=[torch.ones(2, 4)], min_block_size=float("inf"))
+    assert not report.engines
+    for value in (float("-inf"), float("nan"), 1e9):
+        with pytest.raises(SettingsError, match="an int of at least 1"):
+            CompilationSettings(min_block_size=value)
+
+
+@pytest.mark.parametrize("name", ["use_fast_partitioner", "partitioner"])
+def test_the_global_partitioner_is_refused_under_both_names(name):
+    value = {"use_fast_partitioner": False, "partitioner": "global"}[name]
+    with pytest.raises(SettingsError, match=f"{name}=.*the global partitioner.* is not built yet"):
+        CompilationSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "followed"),
+    [
+        ({"torch_executed_ops": "aten.gelu"}, {"torch_executed_ops": ["aten.gelu"]}),
+        ({"torch_executed_ops": {"aten.gelu": 1}}, {"torch_executed_ops": ["aten.gelu"]}),
+        ({"torch_executed_ops": aten.gelu.default}, {"torch_executed_ops": ["aten.gelu.default"]}),
+        ({"disabled_packs": "acme"}, {"disabled_packs": ["acme"]}),
+        ({"torch_executed_modules": "a.b"}, {"torch_executed_modules": ["a.b"]}),
+        ({"enabled_precisions": "fp32"}, {"enabled_precisions": ["fp32"]}),
+    ],
+)
+def test_the_advice_for_a_lone_item_works(kwargs, followed):
+    with pytest.raises(SettingsError) as caught:
+        CompilationSettings(**kwargs)
+    (name,) = kwargs
+    text = caught.value.advice.removeprefix("write ")
+    assert eval(f"dict({text})") == followed
+    assert CompilationSettings(**followed).explicit == {name}
+
+
+@pytest.mark.parametrize("value", [3, None, "nothing.at_all"])
+def test_what_is_no_item_is_not_told_to_be_put_into_brackets(value):
+    with pytest.raises(SettingsError) as caught:
+        CompilationSettings(torch_executed_ops=value)
+    assert "[" not in (caught.value.advice or "")
+
+
 def test_use_python_runtime_false_names_the_alternative():
     with pytest.raises(SettingsError) as caught:
         CompilationSettings(use_python_runtime=False)
@@ -134,6 +197,11 @@ def test_use_python_runtime_false_names_the_alternative():
         ("aten::add.Tensor", "aten.add.Tensor"),
         (aten.gelu, "aten.gelu"),
         (aten.add.Tensor, "aten.add.Tensor"),
+        ("torch.ops.aten.sub.Tensor", "aten.sub.Tensor"),
+        ("torch.ops.higher_order.cond", "cond"),
+        ("higher_order.cond", "cond"),
+        ("cond", "cond"),
+        (torch.ops.higher_order.cond, "cond"),
     ],
 )
 def test_op_names(given, name):
@@ -199,7 +267,7 @@ def test_collections_become_immutable_and_the_object_hashes():
     assert dict(settings.pins) == {"aten.relu.default": "mine:relu"}
     assert settings.disabled_packs == ("a",)
     assert hash(settings) == hash(settings.replace())
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
         settings.min_block_size = 3
     with pytest.raises(TypeError):
         settings.pins["aten.add.Tensor"] = "x"
@@ -245,8 +313,8 @@ def test_explicit_and_replace():
         settings.replace(nothing=1)
 
 
-def test_dataclasses_replace_does_not_make_everything_explicit():
-    changed = dataclasses.replace(CompilationSettings(), optimization_level=2)
+def test_evolving_does_not_make_everything_explicit():
+    changed = attrs.evolve(CompilationSettings(), optimization_level=2)
     assert changed.optimization_level == 2
     assert changed.explicit == {"optimization_level"}
 

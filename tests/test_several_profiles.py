@@ -13,8 +13,9 @@ from trtcore.artifact.manifest import EngineManifest
 from trtcore.engine import build
 from trtcore.errors import ArtifactError, ExportError, InputError
 from trtcore.runtime import optimization_profile
-from trtcore.runtime.engine import plans_of, resolve
+from trtcore.runtime.engine import resolve
 from trtcore.runtime.op import execute_engine
+from trtcore.runtime.plans import plans_of
 
 ONE = ((1, 4), (1, 4), (1, 4))
 MANY = ((8, 4), (16, 4), (32, 4))
@@ -42,13 +43,13 @@ class Masked(nn.Module):
 def profiles_built(monkeypatch):
     """The number of optimisation profiles in the builder config of every build."""
     found = []
-    original = build.build_plan
+    original = build.stream_plan
 
-    def build_plan(backend, builder, network, config, logger, **rest):
+    def stream_plan(backend, builder, network, config, logger, write, **rest):
         found.append(config.num_optimization_profiles)
-        return original(backend, builder, network, config, logger, **rest)
+        return original(backend, builder, network, config, logger, write, **rest)
 
-    monkeypatch.setattr(build, "build_plan", build_plan)
+    monkeypatch.setattr(build, "stream_plan", stream_plan)
     return found
 
 

@@ -4,8 +4,8 @@
     compiled = trtcore.compile(model, inputs=[trtcore.Input((1, 3, 224, 224))])
     print(compiled.report)
 
-Importing this module loads neither TensorRT nor Triton nor any pack; names load when they are used. It does
-register the op `trtcore::execute_engine`, so that plain `torch.export.load` reads compiled modules.
+Importing this module loads neither TensorRT nor Triton nor torch nor any pack; names load when they are used. It does
+see to the op `trtcore::execute_engine`, so that plain `torch.export.load` reads compiled modules.
 People who write packs import from `trtcore.pack`.
 """
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import trtcore.runtime.op as _op  # noqa: F401  (registers the op)
+from trtcore._not_built import missing
+from trtcore._op_hook import register_with_torch
 from trtcore._version import __version__
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from trtcore.archive import load, save
     from trtcore.errors import TrtcoreError
     from trtcore.ir.inputs import Input
-    from trtcore.packs.registry import scoped_registry
+    from trtcore.packs.declare import scoped_registry
     from trtcore.report.data import Report
     from trtcore.settings import CompilationSettings
 
@@ -36,7 +37,7 @@ _HOMES = {
     "CompilationSettings": "trtcore.settings",
     "Report": "trtcore.report.data",
     "TrtcoreError": "trtcore.errors",
-    "scoped_registry": "trtcore.packs.registry",
+    "scoped_registry": "trtcore.packs.declare",
 }
 _MODULES = ("dynamo", "errors", "pack", "runtime", "testing")
 
@@ -63,10 +64,13 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(f"trtcore.{name}")
     else:
-        raise AttributeError(f"module 'trtcore' has no attribute {name!r}")
+        raise missing("trtcore", name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES, *_MODULES])
+
+
+register_with_torch()

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from trtcore.artifact.engine_file import EngineArtifact
-from trtcore.ir.graphs import attribute, is_size, reads_strides, set_attribute
+from trtcore.artifact.engine_file import EngineArtifact, stored
+from trtcore.errors import EngineBuildError
+from trtcore.ir.graphs import attribute, is_size, mutates, reads_strides, set_attribute
 from trtcore.ir.symbols import SizeMaterialiser, expression_of
 from trtcore.partition import Partition
 from trtcore.partition.segment import Segment
@@ -34,7 +35,7 @@ def assemble_hybrid(
             makes them, whatever they are in the model.
 
     Returns:
-        A GraphModule with plain codegen. It holds the attributes that torch nodes use and one plan per engine,
+        A GraphModule with plain codegen. It holds the attributes that torch nodes use and the file of each engine,
         as plain (not buffer) uint8 tensors ``engine_0.plan``: ``.to(device)`` does not move them.
     """
     return _Assembler(lowered, partition, engines, symbols, output_strides).run()
@@ -103,9 +104,9 @@ class _Assembler:
     def _call_engine(self, segment: Segment) -> None:
         artifact = self.engines[segment.name]
         plan_target = f"{segment.name}.plan"
-        set_attribute(self.root, plan_target, artifact.plan)
+        set_attribute(self.root, plan_target, artifact.container)
         plan = self.graph.get_attr(plan_target)
-        plan.meta["val"] = artifact.plan
+        plan.meta["val"] = artifact.container
         inputs = [self.lookup(source) for source in segment.inputs]
         sizes = [self.sizes.make(self.symbols[binding.symbol]) for binding in artifact.manifest.sizes]
         call = self.graph.create_node(
@@ -134,6 +135,44 @@ class _Assembler:
         result = self.graph.call_function(torch.ops.trtcore.restride.default, (item, made))
         result.meta = dict(node.meta)
         return result
+
+
+def own_weights(module: GraphModule) -> None:
+    """Give the graph weights of its own where torch ops read them: what is done to the model's later changes nothing.
+
+    Those on the CPU move to one mapped file, whose pages can be evicted; others are copied on their device. What the
+    graph writes to is the model's state, and stays shared with it.
+
+    Raises:
+        EngineBuildError: there is no room for the file.
+    """
+    written = {
+        node.args[0].target for node in module.graph.nodes if mutates(node) and isinstance(node.args[0], Node)
+    }
+    tensors: dict[str, torch.Tensor] = {}
+    for node in module.graph.find_nodes(op="get_attr"):
+        value = attribute(module, str(node.target))
+        engine = all(user.target is torch.ops.trtcore.execute_engine.default for user in node.users)
+        if isinstance(value, torch.Tensor) and node.target not in written and not engine:
+            tensors[str(node.target)] = value
+    try:
+        storages = stored({name: tensor.untyped_storage() for name, tensor in tensors.items()})
+    except OSError as error:
+        raise EngineBuildError(
+            f"the weights of the ops in torch could not be written to a temporary file: {error}",
+            advice="free some space, or set TMPDIR to a larger file system",
+        ) from error
+    for name, tensor in tensors.items():
+        own = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
+            storages[name], tensor.storage_offset(), tensor.shape, tensor.stride()
+        )
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        _replace(module, name, torch.nn.Parameter(own, tensor.requires_grad) if is_parameter else own)
+
+
+def _replace(module: GraphModule, name: str, value: torch.Tensor) -> None:
+    path, _, last = name.rpartition(".")
+    setattr(module.get_submodule(path), last, value)
 
 
 def _contiguous(shape: Sequence[Any]) -> tuple[Any, ...]:

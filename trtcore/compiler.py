@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trtcore.assembly import assemble_hybrid
+from trtcore.assembly import assemble_hybrid, own_weights
 from trtcore.backend.base import Backend, resolve_backend
 from trtcore.context import CompileContext, Observer
-from trtcore.engine.quarantine import BuiltPartition, build_segments, refuse_partial
+from trtcore.engine.builds import BuiltEngine, engine_builds
+from trtcore.engine.config import check_settings
+from trtcore.engine.quarantine import quarantine
 from trtcore.errors import BackendUnavailableError, SettingsError, UnsupportedOperatorError
 from trtcore.ir.graphs import mutates
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import describe
-from trtcore.lowering import lower
+from trtcore.lowering import lower, restore_patterns
 from trtcore.packs.loading import build_registry
-from trtcore.packs.selection import SelectionMemo
 from trtcore.partition import Partition, partition
+from trtcore.partition.whole import refuse_partial
 from trtcore.report.collect import make_report
-from trtcore.runtime.engine import choose_runtime, register_engine
+from trtcore.runtime.choose import choose_runtime
+from trtcore.runtime.engine import register_engine
 from trtcore.runtime.module import CompiledModule, assemble
 from trtcore.settings import CompilationSettings
 
@@ -50,34 +53,35 @@ def compile_program(
         UnsupportedOperatorError, ConversionError, EngineBuildError: with `require_full_compilation` or
             `pass_through_build_failures`; without them what fails is left to torch, and the report says why.
     """
-    times = dict(timings or {})
-    ctx = make_context(settings, observers)
-    memo = SelectionMemo(ctx)
+    ctx, times = make_context(settings, observers), dict(timings or {})
     with ctx.stage("lowering", times):
-        lowered = lower(program, ctx, memo)
-    runtime, why = choose_runtime(ctx.backend, settings, ctx.target) if ctx.backend is not None else ("", "")
-    built = build_segments(lowered, ctx, times, runtime, build=not settings.dryrun, memo=memo)
+        lowered = lower(program.with_weight_names(), ctx, ctx.selections)
+    runtime, why = _runtime(ctx)
+    with engine_builds(ctx, times, runtime) as build:
+        lowered, parts = _partition(lowered, ctx, times)
+        while failures := build(lowered, parts):
+            lowered, parts = _partition(quarantine(lowered, failures), ctx, times)
+        engines = build.engines(parts)
     with ctx.stage("assembly", times):
-        compiled = _assemble(lowered, built, ctx)
+        compiled = _assemble(lowered, parts, engines, ctx)
     kind = "dryrun" if settings.dryrun else "compile"
-    report = make_report(kind, lowered, built.partition, ctx, times, built, runtime, why)
+    report = make_report(kind, lowered, parts, ctx, times, engines, tuple(build.quarantined), runtime, why)
     _write_dryrun(report, settings)
-    return assemble(program, compiled, report)
+    module = assemble(program, compiled, report)
+    if program.in_spec is not None:  # torch.compile keeps an eye on the model's weights itself
+        own_weights(module)
+    return module
 
 
 def explain_program(
     program: Program, settings: CompilationSettings, *, timings: Mapping[str, float] | None = None
 ) -> Report:
     """Lower and partition a program and say what would happen. No network is made, no engine built."""
-    times = dict(timings or {})
-    ctx = make_context(settings)
-    memo = SelectionMemo(ctx)
+    ctx, times = make_context(settings), dict(timings or {})
     with ctx.stage("lowering", times):
-        lowered = lower(program, ctx, memo)
-    with ctx.stage("partition", times):
-        found = partition(lowered, ctx, memo)
-    runtime, why = choose_runtime(ctx.backend, settings, ctx.target) if ctx.backend is not None else ("", "")
-    return make_report("explain", lowered, found, ctx, times, None, runtime, why)
+        lowered = lower(program.with_weight_names(), ctx, ctx.selections)
+    lowered, parts = _partition(lowered, ctx, times)
+    return make_report("explain", lowered, parts, ctx, times, None, (), *_runtime(ctx))
 
 
 def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
@@ -86,21 +90,36 @@ def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
     Raises:
         UnsupportedOperatorError: it does not fit into one engine; the message names what did not convert.
     """
-    ctx = make_context(settings)
-    memo = SelectionMemo(ctx)
+    ctx, times = make_context(settings), dict[str, float]()
     if ctx.backend is None:
         raise BackendUnavailableError(f"no engine can be built: {ctx.no_backend_reason}")
-    lowered = lower(program, ctx, memo)
-    found = partition(lowered, ctx, memo)
-    refuse_partial(found, "the whole program is to be one engine")
-    _refuse_several(found)
-    _refuse_writes(found)
-    built = build_segments(lowered, ctx, {}, "native", memo=memo)
-    refuse_partial(built.partition, "the whole program is to be one engine")
-    _refuse_several(built.partition)
-    (engine,) = built.engines.values()
+    lowered = lower(program.with_weight_names(), ctx, ctx.selections)
+    with engine_builds(ctx, times, "native") as build:
+        lowered, parts = _partition(lowered, ctx, times)
+        _refuse_other_than_one(parts)
+        while failures := build(lowered, parts):
+            lowered, parts = _partition(quarantine(lowered, failures), ctx, times)
+            _refuse_other_than_one(parts)
+        (engine,) = build.engines(parts).values()
     assert engine.artifact is not None
     return engine.artifact.plan.numpy().tobytes()
+
+
+def _partition(lowered: Program, ctx: CompileContext, times: dict[str, float]) -> tuple[Program, Partition]:
+    """The partition, and the program that it is of: patterns that would run in torch are their ops again."""
+    with ctx.stage("partition", times):
+        parts = partition(lowered, ctx, ctx.selections)
+        while parts.patterns_in_torch:
+            lowered = restore_patterns(lowered, parts.patterns_in_torch, ctx)
+            parts = partition(lowered, ctx, ctx.selections)
+    if ctx.settings.require_full_compilation:
+        refuse_partial(parts)
+    return lowered, parts
+
+
+def _runtime(ctx: CompileContext) -> tuple[str, str]:
+    """The runtime's name, and why it is that one."""
+    return choose_runtime(ctx.backend, ctx.settings, ctx.target) if ctx.backend is not None else ("", "")
 
 
 def make_context(settings: CompilationSettings, observers: Sequence[Observer] = ()) -> CompileContext:
@@ -121,25 +140,23 @@ def make_context(settings: CompilationSettings, observers: Sequence[Observer] = 
         reason = f"{error.message}" + (f" ({error.advice})" if error.advice else "")
     if backend is None:
         return CompileContext(settings, registry, None, None, watching, reason)
-    from trtcore.engine.config import check_settings
-
     target = backend.default_target(settings)
     check_settings(backend, settings, target)
     return CompileContext(settings, registry, backend, target, watching)
 
 
-def _assemble(lowered: Program, built: BuiltPartition, ctx: CompileContext) -> torch.fx.GraphModule:
+def _assemble(
+    lowered: Program, parts: Partition, engines: Mapping[str, BuiltEngine], ctx: CompileContext
+) -> torch.fx.GraphModule:
     """The hybrid graph, with its engines registered for `execute_engine`; after a dry run, torch alone."""
-    artifacts = {
-        name: engine.artifact for name, engine in built.engines.items() if engine.artifact is not None
-    }
+    artifacts = {name: engine.artifact for name, engine in engines.items() if engine.artifact is not None}
     if not artifacts:
         return torch.fx.GraphModule(lowered.graph_module, lowered.graph_module.graph)
     for artifact in artifacts.values():
         register_engine(artifact)
     return assemble_hybrid(
         lowered.graph_module,
-        built.partition,
+        parts,
         artifacts,
         _symbol_values(lowered),
         output_strides=lowered.in_spec
@@ -161,6 +178,12 @@ def _symbol_values(program: Program) -> dict[str, Any]:
                 if dim.node.expr.is_Symbol:
                     values[dim.node.expr.name] = dim
     return values
+
+
+def _refuse_other_than_one(parts: Partition) -> None:
+    refuse_partial(parts, "the whole program is to be one engine")
+    _refuse_several(parts)
+    _refuse_writes(parts)
 
 
 def _refuse_writes(found: Partition) -> None:

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from trtcore.errors import shown
+from trtcore.events import Event, Observer
+from trtcore.packs.selection import SelectionMemo
 
 if TYPE_CHECKING:
     from trtcore.backend.base import Backend, Target
+    from trtcore.packs.model import NodeContext
     from trtcore.packs.registry import ConverterRegistry
     from trtcore.settings import CompilationSettings
 
-Observer = Callable[["Event"], None]
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened during a compile, for observers (packs' ``observe``, the CLI's progress).
-
-    Attributes:
-        stage: "export", "lowering", "partition", "conversion", "build", ...
-        status: "start", "progress" or "end".
-        data: plain values; what they are depends on the stage.
-        seconds: how long the stage took, on "end".
-    """
-
-    stage: str
-    status: str
-    data: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float | None = None
+__all__ = ["CompileContext", "Event", "Observer"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +37,18 @@ class CompileContext:
     observers: tuple[Observer, ...] = ()
     no_backend_reason: str = ""
 
+    @cached_property
+    def selections(self) -> SelectionMemo:
+        """The selections of this compile: what one stage has asked, the next need not ask again."""
+        return SelectionMemo(self)
+
+    @cached_property
+    def for_validators(self) -> NodeContext:
+        """What capability validators get of it; only where there is a backend."""
+        from trtcore.packs.model import NodeContext
+
+        return NodeContext.of(self)
+
     def emit(self, stage: str, status: str, seconds: float | None = None, **data: Any) -> None:
         """Tell every observer. An observer's exception other than KeyboardInterrupt never stops a compile."""
         event = Event(stage, status, data, seconds)
@@ -60,7 +61,7 @@ class CompileContext:
                 import warnings
 
                 warnings.warn(
-                    f"an observer raised {error!r} at {stage}/{status}", RuntimeWarning, stacklevel=2
+                    f"an observer raised {shown(error)} at {stage}/{status}", RuntimeWarning, stacklevel=2
                 )
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from trtcore.context import Observer
+    from trtcore.ir.program import Program
     from trtcore.jit.backend import GraphReport
     from trtcore.report.data import Report
     from trtcore.runtime.module import CompiledModule
@@ -38,7 +40,7 @@ def trace(
 
 
 def compile(
-    exported_program: ExportedProgram,
+    exported_program: ExportedProgram | torch.nn.Module,
     inputs: Any = None,
     *,
     arg_inputs: Sequence[Any] | None = None,
@@ -49,7 +51,8 @@ def compile(
     """Compile an ExportedProgram ahead of time.
 
     Args:
-        exported_program: from `trace` or torch.export. Its dynamic dims' ranges become the profile.
+        exported_program: from `trace` or torch.export; a module is traced with `inputs`. Its dynamic dims' ranges
+            become the profile.
         inputs, arg_inputs, kwarg_inputs: only needed to give opt sizes, or to narrow the ranges.
         observers: told of every stage's start, progress and end.
         **settings: fields of `CompilationSettings`.
@@ -69,14 +72,16 @@ def compile(
 
     chosen = CompilationSettings.from_kwargs(**settings)
     began = time.perf_counter()
-    program = program_from_exported(exported_program, *_positional(inputs, arg_inputs, kwarg_inputs))
+    given = _positional(inputs, arg_inputs, kwarg_inputs)
+    program = program_from_exported(_exported(exported_program, *given), *given)
+    _warn_of_exclusions(program)
     return compile_program(
         program, chosen, observers=observers, timings={"capture": time.perf_counter() - began}
     )
 
 
 def explain(
-    exported_program: ExportedProgram,
+    exported_program: ExportedProgram | torch.nn.Module,
     inputs: Any = None,
     *,
     arg_inputs: Sequence[Any] | None = None,
@@ -89,12 +94,13 @@ def explain(
     from trtcore.settings import CompilationSettings
 
     chosen = CompilationSettings.from_kwargs(**settings)
-    program = program_from_exported(exported_program, *_positional(inputs, arg_inputs, kwarg_inputs))
+    given = _positional(inputs, arg_inputs, kwarg_inputs)
+    program = program_from_exported(_exported(exported_program, *given), *given)
     return explain_program(program, chosen)
 
 
 def convert_exported_program_to_serialized_trt_engine(
-    exported_program: ExportedProgram,
+    exported_program: ExportedProgram | torch.nn.Module,
     inputs: Any = None,
     *,
     arg_inputs: Sequence[Any] | None = None,
@@ -107,13 +113,17 @@ def convert_exported_program_to_serialized_trt_engine(
 
     Raises:
         UnsupportedOperatorError: something did not convert; the message names it.
+        ExportError: the program was captured under a condition that not all sizes of its ranges fulfil. A plan
+            alone could not refuse the others.
     """
     from trtcore.compiler import serialize_program
     from trtcore.frontend.export import program_from_exported
     from trtcore.settings import CompilationSettings
 
     chosen = CompilationSettings.from_kwargs(**{"min_block_size": 1, **settings})
-    program = program_from_exported(exported_program, *_positional(inputs, arg_inputs, kwarg_inputs))
+    given = _positional(inputs, arg_inputs, kwarg_inputs)
+    program = program_from_exported(_exported(exported_program, *given), *given)
+    _refuse_exclusions(program)
     return serialize_program(program, chosen)
 
 
@@ -127,9 +137,48 @@ def reports() -> tuple[GraphReport, ...]:
     return made()
 
 
+def __getattr__(name: str) -> Any:
+    from trtcore._not_built import missing
+
+    raise missing("trtcore.dynamo", name)
+
+
 def _positional(inputs: Any, arg_inputs: Any, kwarg_inputs: Any) -> tuple[Any, Any]:
     from trtcore.errors import InputError
 
     if inputs is not None and arg_inputs is not None:
         raise InputError("give either inputs or arg_inputs, not both: they mean the same")
     return (inputs if inputs is not None else arg_inputs), kwarg_inputs
+
+
+def _exported(model: Any, inputs: Any, kwarg_inputs: Any) -> ExportedProgram:
+    """An ExportedProgram as it is; a module, traced."""
+    if isinstance(model, torch.export.ExportedProgram):
+        return model
+    from trtcore.frontend.export import trace as trace_model
+
+    return trace_model(model, arg_inputs=inputs, kwarg_inputs=kwarg_inputs)
+
+
+def _warn_of_exclusions(program: Program) -> None:
+    from trtcore.frontend.program import exclusions
+
+    if left_out := exclusions(program):
+        warnings.warn(
+            f"{program.model_name} was captured under the condition {'; '.join(left_out)}; calls with these sizes will "
+            "be refused",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _refuse_exclusions(program: Program) -> None:
+    from trtcore.errors import ExportError
+    from trtcore.frontend.program import exclusions
+
+    if left_out := exclusions(program):
+        raise ExportError(
+            f"{program.model_name} was captured under the condition {'; '.join(left_out)}, and a plan alone cannot "
+            "refuse these sizes",
+            advice="give `inputs` with ranges in which it holds: Input(profiles=[shape, ...]) takes single shapes",
+        )

@@ -7,7 +7,26 @@ is the text for a person.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def shown(value: object, how: Callable[[Any], str] = repr) -> str:
+    """``repr`` (or `how`) of somebody else's value or exception, whose own code for it may raise.
+
+    Example:
+        >>> class Mute(ValueError):
+        ...     def __str__(self): raise RuntimeError
+        >>> shown(ValueError("no")), shown(Mute(), str)
+        ("ValueError('no')", '<Mute, whose text cannot be made>')
+    """
+    try:
+        text = how(value)
+        return text if isinstance(text, str) else str(text)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException:
+        return f"<{type(value).__name__}, whose text cannot be made>"
 
 
 class TrtcoreError(Exception):
@@ -43,6 +62,10 @@ class TrtcoreError(Exception):
         self.layers = tuple(layers)
         self.advice = advice
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross processes with all their parts."""
+        return _rebuilt, (type(self), self.args, dict(self.__dict__))
+
     def __str__(self) -> str:
         lines = [self.message]
         if self.where:
@@ -55,6 +78,13 @@ class TrtcoreError(Exception):
         if self.advice:
             lines.append(f"  what to do: {self.advice}")
         return "\n".join(lines)
+
+
+def _rebuilt(kind: type[TrtcoreError], args: tuple[Any, ...], parts: dict[str, Any]) -> TrtcoreError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(parts)
+    return error
 
 
 class SettingsError(TrtcoreError, ValueError):

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
         host_platform,
         no_gpu_reason,
     )
-    from trtcore.context import CompileContext, Event
+    from trtcore.context import CompileContext
     from trtcore.conversion.context import ConversionContext
+    from trtcore.conversion.tensors import Dim, ITensor, Operand
     from trtcore.errors import (
         BackendUnavailableError,
         ConversionError,
@@ -38,27 +39,29 @@ if TYPE_CHECKING:
         SettingsError,
         TrtcoreError,
     )
+    from trtcore.events import Event
     from trtcore.ir.facts import BOUNDARY, REASON, NodeFacts, facts, set_facts
     from trtcore.ir.provenance import module_path
-    from trtcore.ir.schema import node_arguments
+    from trtcore.ir.schema import node_arguments, parameters_of
     from trtcore.lowering.rewrite import fake_result, insert_call, insert_constant, log_rewrite, replace_node
     from trtcore.lowering.rules import RewriteRule, RuleMatch, rewrite, rules_pass
-    from trtcore.packs.declare import Runtime, register_kernel_plugin
+    from trtcore.packs.declare import converter, converters_in, register_kernel_plugin, scoped_registry
     from trtcore.packs.hookspecs import hookimpl
     from trtcore.packs.loading import register_pack
-    from trtcore.packs.patterns import Pattern, pattern_converter
-    from trtcore.packs.registry import (
+    from trtcore.packs.model import (
         Converter,
+        Core,
         KernelPlugin,
         LoweringPass,
+        NodeContext,
         Priority,
+        Refusal,
         Reject,
         Requires,
-        converter,
-        converters_in,
-        forced_to_torch,
-        scoped_registry,
+        Runtime,
     )
+    from trtcore.packs.patterns import Pattern, pattern_converter
+    from trtcore.packs.rules import forced_to_torch
     from trtcore.partition import Partitioner
     from trtcore.paths import atomic_write, cache_directory
 
@@ -73,17 +76,23 @@ __all__ = [
     "ConversionContext",
     "ConversionError",
     "Converter",
+    "Core",
+    "Dim",
     "Event",
+    "ITensor",
     "InputError",
     "KernelPlugin",
     "LayerSnapshot",
     "LoweringPass",
     "NetworkSnapshot",
+    "NodeContext",
     "NodeFacts",
+    "Operand",
     "PackError",
     "Partitioner",
     "Pattern",
     "Priority",
+    "Refusal",
     "Reject",
     "Requires",
     "RewriteRule",
@@ -109,6 +118,7 @@ __all__ = [
     "module_path",
     "no_gpu_reason",
     "node_arguments",
+    "parameters_of",
     "pattern_converter",
     "register_kernel_plugin",
     "register_pack",
@@ -131,9 +141,11 @@ _HOMES = {
         "no_gpu_reason",
     ),
     "trtcore.paths": ("atomic_write", "cache_directory"),
-    "trtcore.context": ("CompileContext", "Event"),
-    "trtcore.packs.declare": ("Runtime", "register_kernel_plugin"),
+    "trtcore.context": ("CompileContext",),
+    "trtcore.events": ("Event",),
+    "trtcore.packs.declare": ("converter", "converters_in", "register_kernel_plugin", "scoped_registry"),
     "trtcore.conversion.context": ("ConversionContext",),
+    "trtcore.conversion.tensors": ("Dim", "ITensor", "Operand"),
     "trtcore.errors": (
         "BackendUnavailableError",
         "ConversionError",
@@ -156,25 +168,32 @@ _HOMES = {
     "trtcore.partition": ("Partitioner",),
     "trtcore.packs.patterns": ("Pattern", "pattern_converter"),
     "trtcore.ir.provenance": ("module_path",),
-    "trtcore.packs.registry": (
+    "trtcore.packs.model": (
         "Converter",
+        "Core",
         "KernelPlugin",
         "LoweringPass",
+        "NodeContext",
         "Priority",
+        "Refusal",
         "Reject",
         "Requires",
-        "converter",
-        "converters_in",
-        "forced_to_torch",
-        "scoped_registry",
+        "Runtime",
     ),
-    "trtcore.ir.schema": ("node_arguments",),
+    "trtcore.packs.rules": ("forced_to_torch",),
+    "trtcore.ir.schema": ("node_arguments", "parameters_of"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
+        from trtcore.packs.deprecation import NAMES
+
+        if name in NAMES:  # not kept in this module, so that every user is told
+            home, deprecation, there = NAMES[name]
+            deprecation.warn()
+            return getattr(importlib.import_module(home), there)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)
     globals()[name] = value

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, Reject, node_arguments
+from trtcore.pack import NodeContext, Reject, node_arguments
 
-Check: TypeAlias = Callable[[fx.Node, CompileContext], "bool | Reject"]
+Check: TypeAlias = Callable[[fx.Node, NodeContext], "bool | Reject"]
 
 
 def val(value: Any) -> Any:
@@ -41,7 +41,7 @@ def is_static(value: Any) -> bool:
 def all_of(*checks: Check) -> Check:
     """Every check in order; the first `Reject` is the answer."""
 
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         for one in checks:
             verdict = one(node, ctx)
             if not verdict:
@@ -55,7 +55,7 @@ def floating(*names: str) -> Check:
     """The named tensor arguments (default: ``self`` or ``input``) are floating point."""
     wanted = names or ("self", "input")
 
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         given = node_arguments(node)
         for name in wanted:
             tensor = val(given.get(name))
@@ -68,7 +68,7 @@ def floating(*names: str) -> Check:
     return check
 
 
-def numeric(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def numeric(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """The node's tensors are of dtypes that TensorRT computes with; int8 and uint8 it only stores."""
     for source in node.all_input_nodes:
         tensor = val(source)
@@ -80,7 +80,7 @@ def numeric(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 def static(*names: str) -> Check:
     """The named arguments are numbers known now, not sizes that vary from call to call."""
 
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         given = node_arguments(node)
         for name in names:
             if not is_static(given.get(name)):
@@ -94,7 +94,7 @@ def not_bool(*names: str) -> Check:
     """The named tensor arguments (default: ``self``) are no bools."""
     wanted = names or ("self",)
 
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         given = node_arguments(node)
         for name in wanted:
             tensor = val(given.get(name))
@@ -108,7 +108,7 @@ def not_bool(*names: str) -> Check:
 def only_first_output_used(what: str) -> Check:
     """No user of the node takes another output than the first."""
 
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         for user in node.users:
             index = user.args[1] if len(user.args) > 1 else None
             if index != 0:

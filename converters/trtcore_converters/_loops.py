@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, Requires
+from trtcore.pack import ConversionContext, ITensor, Operand, Requires
 from trtcore_converters._values import broadcast_dims
 
 LOOPS = Requires(layers=frozenset({"add_loop"}))
@@ -19,7 +19,7 @@ def repeat(
     step: Callable[..., Sequence[Any]],
     initial: Sequence[Any],
     result: int = 0,
-) -> Any:
+) -> ITensor:
     """The value `result` after `count` times ``values = step(*values)``; every value keeps its shape and dtype."""
     loop = ctx.net.add_loop()
     loop.add_trip_limit(ctx.constant(count, torch.int32), ctx.trt.TripLimit.COUNT)
@@ -30,7 +30,7 @@ def repeat(
     return ctx.output(loop.add_loop_output(values[result], ctx.trt.LoopOutput.LAST_VALUE))
 
 
-def stretched(ctx: ConversionContext, dtype: torch.dtype, *values: Any) -> list[Any]:
+def stretched(ctx: ConversionContext, dtype: torch.dtype, *values: Any) -> list[ITensor]:
     """The values, broadcast against each other: what a loop carries cannot change its shape."""
     tensors = ctx.promote(*values, to=dtype)
     dims = broadcast_dims(ctx, tensors)
@@ -40,7 +40,7 @@ def stretched(ctx: ConversionContext, dtype: torch.dtype, *values: Any) -> list[
 # ---- powers ------------------------------------------------------------------------------------------------
 
 
-def whole_power(ctx: ConversionContext, base: Any, exponent: Any, dtype: torch.dtype) -> Any:
+def whole_power(ctx: ConversionContext, base: Any, exponent: Any, dtype: torch.dtype) -> ITensor:
     """Integers to the power of integers, wrapping, by repeated squaring.
 
     With a negative exponent 1 and -1 have a power, as in torch; of everything else it is 0.
@@ -62,6 +62,6 @@ def whole_power(ctx: ConversionContext, base: Any, exponent: Any, dtype: torch.d
     return ctx.select(ctx.elementwise(exponent, 0, "LESS"), inverse, power)
 
 
-def _odd(ctx: ConversionContext, x: Any, half: Any) -> Any:
+def _odd(ctx: ConversionContext, x: Operand, half: Any) -> ITensor:
     """Whether `x`, of which the half is `half` rounded towards zero, is odd."""
     return ctx.unary(ctx.elementwise(ctx.elementwise(half, 2, "PROD"), x, "EQUAL"), "NOT")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext
+from trtcore.pack import ConversionContext, ITensor
 
 
 def spread(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
@@ -16,7 +16,7 @@ def spread(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
     return tuple(int(v) for v in (values * dims if len(values) == 1 else values))
 
 
-def in_two_dims(ctx: ConversionContext, x: Any, dims: int, layer: Callable[[Any], Any]) -> Any:
+def in_two_dims(ctx: ConversionContext, x: ITensor, dims: int, layer: Callable[[Any], Any]) -> Any:
     """Run `layer` on `x` as a batch with at least two spatial dims, which TensorRT's layers want.
 
     An unbatched input gets a batch dim of one, and with one spatial dim a dim of one goes before it; the
@@ -46,7 +46,7 @@ def one_dim(values: Sequence[int], dims: int, fill: int) -> tuple[int, ...]:
     return (fill, *values) if dims == 1 else tuple(values)
 
 
-def apply_along(ctx: ConversionContext, x: Any, axis: int, matrix: torch.Tensor) -> Any:
+def apply_along(ctx: ConversionContext, x: ITensor, axis: int, matrix: torch.Tensor) -> ITensor:
     """The product of a constant matrix of shape (new, old) with `x` along one axis, which gets the new size."""
     rank = ctx.rank(x)
     if axis == rank - 1:
@@ -58,14 +58,21 @@ def apply_along(ctx: ConversionContext, x: Any, axis: int, matrix: torch.Tensor)
     return ctx.permute(apply_along(ctx, ctx.permute(x, order), rank - 1, matrix), back)
 
 
-def pad_with_zeros(ctx: ConversionContext, x: Any, before: Sequence[int], after: Sequence[int]) -> Any:
+def pad_with_zeros(
+    ctx: ConversionContext, x: ITensor, before: Sequence[int], after: Sequence[int]
+) -> ITensor:
     """`x` with zeros around it; a count per dim."""
     return sample(ctx, x, before, after, "FILL")
 
 
 def sample(
-    ctx: ConversionContext, x: Any, before: Sequence[Any], after: Sequence[Any], mode: str, fill: Any = None
-) -> Any:
+    ctx: ConversionContext,
+    x: ITensor,
+    before: Sequence[Any],
+    after: Sequence[Any],
+    mode: str,
+    fill: Any = None,
+) -> ITensor:
     """`x` with elements added (or, for negative counts, removed) before and after every dim.
 
     Args:

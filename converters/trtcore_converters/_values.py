@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import ConversionContext, node_arguments
+from trtcore.pack import ConversionContext, Dim, Operand, node_arguments
 
 LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
@@ -33,12 +33,12 @@ def known_dim(value: Any) -> int | None:
     return int(value) if isinstance(value, int) else None
 
 
-def traced_dims(ctx: ConversionContext, shape: Sequence[Any]) -> list[Any]:
+def traced_dims(ctx: ConversionContext, shape: Sequence[Any]) -> list[Dim]:
     """A traced shape as ints and, for its symbolic dims, int64 ITensors of shape (1,)."""
     return [int(dim) if isinstance(dim, int) else ctx.symbolic(dim.node.expr) for dim in shape]
 
 
-def operand(ctx: ConversionContext, name: str, value: Any) -> Any:
+def operand(ctx: ConversionContext, name: str, value: Operand | float) -> Operand | float:
     """The argument `name`; a symbolic int, which comes with shape (1,), becomes a 0-d tensor, so that it counts
     as a number in promotion and broadcasting."""
     if ctx.is_tensor(value):

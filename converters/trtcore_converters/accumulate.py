@@ -16,8 +16,18 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Priority, Reject, converter, node_arguments
+from trtcore.pack import (
+    ConversionContext,
+    Dim,
+    ITensor,
+    NodeContext,
+    Operand,
+    Priority,
+    Reject,
+    node_arguments,
+)
 from trtcore_converters._checks import all_of, numeric, val
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import sample
 from trtcore_converters._values import LOW_PRECISION, broadcast_dims, most
 from trtcore_converters.creation import positions
@@ -66,7 +76,7 @@ _REDUCTIONS = {
 def _affordable(updates: str, places: Callable[[fx.Node], Any]) -> Callable[..., bool | Reject]:
     """The elements of the argument `updates` times ``places(node)`` stay under the limit."""
 
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         tensor = val(node_arguments(node)[updates])
         if not isinstance(tensor, torch.Tensor):
             return True
@@ -115,7 +125,7 @@ def computing_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in LOW_PRECISION else torch.int32 if dtype == torch.bool else dtype
 
 
-def belongs(ctx: ConversionContext, index: Any, axis: int, count: Any) -> Any:
+def belongs(ctx: ConversionContext, index: ITensor, axis: int, count: Any) -> ITensor:
     """Whether an element belongs to a place.
 
     Args:
@@ -133,7 +143,7 @@ def belongs(ctx: ConversionContext, index: Any, axis: int, count: Any) -> Any:
     return ctx.elementwise(ctx.reshape(index, [*dims[:axis], 1, *dims[axis:]]), places, "EQUAL")
 
 
-def gathered(ctx: ConversionContext, hit: Any, source: Any, axis: int, how: str) -> Any:
+def gathered(ctx: ConversionContext, hit: Any, source: ITensor, axis: int, how: str) -> ITensor:
     """The elements of every place as one: `source` reduced along `axis`, whose size is then that of the places.
 
     Args:
@@ -148,8 +158,14 @@ def gathered(ctx: ConversionContext, hit: Any, source: Any, axis: int, how: str)
 
 
 def _reduced_into(
-    ctx: ConversionContext, x: Any, index: Any, source: Any, axis: int, how: str, include_self: bool = True
-) -> Any:
+    ctx: ConversionContext,
+    x: ITensor,
+    index: ITensor,
+    source: ITensor,
+    axis: int,
+    how: str,
+    include_self: bool = True,
+) -> ITensor:
     """`x` with the elements of `source` reduced into ``x[..., index[...], ...]`` along `axis`.
 
     Args:
@@ -172,11 +188,12 @@ def _reduced_into(
         assert counted is not None
         result = _divided(ctx, result, counted, 1 if include_self else 0)
     if not include_self:
+        assert counted is not None
         result = ctx.select(ctx.elementwise(counted, 0, "GREATER", to=ctx.dtype(counted)), result, own)
     return ctx.cast(result, dtype)
 
 
-def _divided(ctx: ConversionContext, total: Any, counted: Any, more: int) -> Any:
+def _divided(ctx: ConversionContext, total: Any, counted: Any, more: int) -> ITensor:
     """A mean, rounded down on integers as torch does; of nothing it is the total, which nobody takes."""
     dtype = ctx.dtype(total)
     number = ctx.elementwise(counted, more, "SUM", to=ctx.dtype(counted)) if more else counted
@@ -184,7 +201,7 @@ def _divided(ctx: ConversionContext, total: Any, counted: Any, more: int) -> Any
     return ctx.elementwise(total, number, "DIV" if dtype.is_floating_point else "FLOOR_DIV", to=dtype)
 
 
-def _to_shape(ctx: ConversionContext, found: Any, axis: int, x: Any, fill: float) -> Any:
+def _to_shape(ctx: ConversionContext, found: Any, axis: int, x: Operand, fill: float) -> Any:
     """`found` grown to the shape of `x` behind the ends of its dims, where the op's index is smaller than `x`."""
     given = node_arguments(ctx.node)
     index, own = val(given.get("index")), val(given["self"])
@@ -203,12 +220,18 @@ _scatters = all_of(movable, numeric, _affordable("index", _along_dim))
 
 
 def _scatter(
-    ctx: ConversionContext, x: Any, dim: int, index: Any, source: Any, how: str, include_self: bool = True
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    dim: int,
+    index: Operand,
+    source: ITensor,
+    how: str,
+    include_self: bool = True,
+) -> ITensor:
     x, index = ctx.tensor(x), ctx.tensor(index)
     scalar = ctx.rank(x) == 0
     if scalar:
-        x, index, source = (ctx.reshape(item, [1]) for item in (x, index, source))
+        x, index, source = ctx.reshape(x, [1]), ctx.reshape(index, [1]), ctx.reshape(source, [1])
     elif ctx.rank(index) == 0:
         index, source = ctx.reshape(index, [1]), ctx.reshape(source, [1])
     if "src" in node_arguments(ctx.node) and not same_sizes("index", "src", ctx):
@@ -217,39 +240,39 @@ def _scatter(
     return ctx.reshape(result, []) if scalar else result
 
 
-@converter(aten.scatter_add.default, capability_validator=_scatters, supports_dynamic_shapes=True)
-def scatter_add(ctx: ConversionContext, x: Any, dim: int, index: Any, src: Any) -> Any:
+@converts(aten.scatter_add.default, capability_validator=_scatters)
+def scatter_add(ctx: ConversionContext, x: Operand, dim: int, index: Operand, src: Operand) -> ITensor:
     """``src[i]`` added at ``index[i]`` along `dim`."""
     return _scatter(ctx, x, dim, index, ctx.tensor(src), "sum")
 
 
-@converter(aten.scatter_reduce.two, capability_validator=_scatters, supports_dynamic_shapes=True)
+@converts(aten.scatter_reduce.two, capability_validator=_scatters)
 def scatter_reduce(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     dim: int,
-    index: Any,
-    src: Any,
+    index: Operand,
+    src: Operand,
     reduce: str,
     *,
     include_self: bool = True,
-) -> Any:
+) -> ITensor:
     """``src[i]`` reduced ("sum", "prod", "mean", "amax", "amin") into what is at ``index[i]`` along `dim`."""
     return _scatter(ctx, x, dim, index, ctx.tensor(src), reduce, include_self)
 
 
-@converter(aten.scatter.reduce, capability_validator=_scatters, supports_dynamic_shapes=True)
+@converts(aten.scatter.reduce, capability_validator=_scatters)
 def scatter_with_reduction(
-    ctx: ConversionContext, x: Any, dim: int, index: Any, src: Any, *, reduce: str
-) -> Any:
+    ctx: ConversionContext, x: Operand, dim: int, index: Operand, src: Operand, *, reduce: str
+) -> ITensor:
     """``src[i]`` added to ("add"), or multiplied with ("multiply"), what is at ``index[i]`` along `dim`."""
     return _scatter(ctx, x, dim, index, ctx.tensor(src), reduce)
 
 
-@converter(aten.scatter.value_reduce, capability_validator=_scatters, supports_dynamic_shapes=True)
+@converts(aten.scatter.value_reduce, capability_validator=_scatters)
 def scatter_value_with_reduction(
-    ctx: ConversionContext, x: Any, dim: int, index: Any, value: Any, *, reduce: str
-) -> Any:
+    ctx: ConversionContext, x: Operand, dim: int, index: Operand, value: Dim | float, *, reduce: str
+) -> ITensor:
     """A number added to, or multiplied with, what is at ``index[i]`` along `dim`, as often as it is there."""
     x = ctx.tensor(x)
     source = ctx.expand(ctx.scalar(value, ctx.dtype(x)), ctx.dims_of(ctx.tensor(index)))
@@ -260,8 +283,14 @@ def scatter_value_with_reduction(
 
 
 def _slices(
-    ctx: ConversionContext, x: Any, dim: int, index: Any, source: Any, how: str, include_self: bool = True
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    dim: int,
+    index: Operand,
+    source: ITensor,
+    how: str,
+    include_self: bool = True,
+) -> ITensor:
     """Slices of `source` reduced into the slices `index` (1-D, or 0-d for one) of `x` along `dim`."""
     x, index = ctx.tensor(x), ctx.tensor(index)
     if ctx.rank(x) == 0:
@@ -276,12 +305,13 @@ def _slices(
     return _reduced_into(ctx, x, line, source, axis, how, include_self)
 
 
-@converter(
+@converts(
     aten.index_add.default,
     capability_validator=all_of(movable, numeric, _affordable("source", _along_dim)),
-    supports_dynamic_shapes=True,
 )
-def index_add(ctx: ConversionContext, x: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
+def index_add(
+    ctx: ConversionContext, x: Operand, dim: int, index: Operand, source: Operand, *, alpha: Any = 1
+) -> ITensor:
     """`alpha` times the slices of `source` added to the slices `index` of `x` along `dim`."""
     x, source = ctx.tensor(x), ctx.tensor(source)
     inside = computing_dtype(ctx.dtype(x))
@@ -291,21 +321,20 @@ def index_add(ctx: ConversionContext, x: Any, dim: int, index: Any, source: Any,
     return ctx.cast(result, ctx.dtype(x))
 
 
-@converter(
+@converts(
     aten.index_reduce.default,
     capability_validator=all_of(movable, numeric, _affordable("source", _along_dim)),
-    supports_dynamic_shapes=True,
 )
 def index_reduce(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     dim: int,
-    index: Any,
-    source: Any,
+    index: Operand,
+    source: Operand,
     reduce: str,
     *,
     include_self: bool = True,
-) -> Any:
+) -> ITensor:
     """The slices of `source` reduced ("prod", "mean", "amax", "amin") into the slices `index` of `x`."""
     return _slices(ctx, x, dim, index, ctx.tensor(source), reduce, include_self)
 
@@ -313,13 +342,13 @@ def index_reduce(
 # ---- index_put ---------------------------------------------------------------------------------------------
 
 
-def _accumulates(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _accumulates(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     if not node_arguments(node).get("accumulate"):
         return Reject("it replaces elements")
     return True
 
 
-def _written(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _written(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """The elements that are written times the places they may go to."""
     given = node_arguments(node)
     indices = [val(item) for item in given["indices"] if item is not None]
@@ -335,20 +364,19 @@ def _aligned(tensors: Sequence[torch.Tensor]) -> list[list[Any]]:
     return [[t.shape[i - rank] for t in tensors if t.dim() >= rank - i] for i in range(rank)]
 
 
-@converter(
+@converts(
     [aten.index_put.default, aten._unsafe_index_put.default],
     priority=Priority.FALLBACK,
     capability_validator=all_of(_accumulates, movable, numeric, no_masks, _written),
-    supports_dynamic_shapes=True,
 )
 def index_put_accumulate(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     indices: Sequence[Any],
     values: Any,
     accumulate: bool = False,
     unsafe: bool = False,
-) -> Any:
+) -> ITensor:
     """``x[indices] += values`` with integer tensors, where an element may occur many times."""
     x, values = ctx.tensor(x), ctx.tensor(values)
     shape = sizes(ctx, x)

@@ -8,8 +8,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    ConversionContext,
+    Dim,
+    ITensor,
+    NodeContext,
+    Operand,
+    Reject,
+    node_arguments,
+)
 from trtcore_converters._checks import all_of, floating
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output_dtype
 from trtcore_converters.elementwise import arithmetic
 
@@ -19,7 +28,7 @@ _FLOATING = floating()
 
 
 def _activation(kind: str, alpha: float | None = None, beta: float | None = None) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, x: Any) -> Any:
+    def convert(ctx: ConversionContext, x: Operand) -> ITensor:
         x = ctx.tensor(x)
         return ctx.activation(ctx.cast(x, output_dtype(ctx, ctx.dtype(x))), kind, alpha, beta)
 
@@ -35,49 +44,51 @@ for _op, _convert, _check in (
     (aten.hardsigmoid.default, _activation("HARD_SIGMOID", 1 / 6, 0.5), _FLOATING),
 ):
     _name = _op.overloadpacket.__name__
-    converter(_op, name=_name, capability_validator=_check, supports_dynamic_shapes=True)(_convert)
+    converts(_op, name=_name, capability_validator=_check)(_convert)
 
 
-@converter(aten.gelu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def gelu(ctx: ConversionContext, x: Any, *, approximate: str = "none") -> Any:
+@converts(aten.gelu.default, capability_validator=_FLOATING)
+def gelu(ctx: ConversionContext, x: Operand, *, approximate: str = "none") -> ITensor:
     """``x * Phi(x)``, by erf or by the tanh approximation."""
     return ctx.activation(ctx.tensor(x), "GELU_ERF" if approximate == "none" else "GELU_TANH")
 
 
-@converter(aten.silu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def silu(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.silu.default, capability_validator=_FLOATING)
+def silu(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * sigmoid(x)``."""
     x = ctx.tensor(x)
     return ctx.elementwise(x, ctx.activation(x, "SIGMOID"), "PROD")
 
 
-@converter(aten.leaky_relu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def leaky_relu(ctx: ConversionContext, x: Any, negative_slope: float = 0.01) -> Any:
+@converts(aten.leaky_relu.default, capability_validator=_FLOATING)
+def leaky_relu(ctx: ConversionContext, x: Operand, negative_slope: float = 0.01) -> ITensor:
     """``x`` where positive, else ``negative_slope * x``."""
     return ctx.activation(ctx.tensor(x), "LEAKY_RELU", negative_slope)
 
 
-def _not_training(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _not_training(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     if node_arguments(node).get("training"):
         return Reject("its slopes are random in training mode; call model.eval() before compiling")
     return _FLOATING(node, ctx)
 
 
-@converter(aten.rrelu.default, capability_validator=_not_training, supports_dynamic_shapes=True)
+@converts(aten.rrelu.default, capability_validator=_not_training)
 def rrelu(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     lower: float = 1 / 8,
     upper: float = 1 / 3,
     training: bool = False,
     generator: Any = None,
-) -> Any:
+) -> ITensor:
     """At inference a leaky ReLU with the slope in the middle of the bounds."""
     return leaky_relu(ctx, x, (lower + upper) / 2)
 
 
-@converter(aten.elu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def elu(ctx: ConversionContext, x: Any, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Any:
+@converts(aten.elu.default, capability_validator=_FLOATING)
+def elu(
+    ctx: ConversionContext, x: Operand, alpha: float = 1, scale: float = 1, input_scale: float = 1
+) -> ITensor:
     """``scale * x`` where positive, else ``scale * alpha * (exp(input_scale * x) - 1)``."""
     x = ctx.tensor(x)
     if scale == 1 == input_scale:
@@ -92,29 +103,29 @@ def elu(ctx: ConversionContext, x: Any, alpha: float = 1, scale: float = 1, inpu
     return ctx.cast(result, ctx.dtype(x))
 
 
-@converter(aten.celu.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def celu(ctx: ConversionContext, x: Any, alpha: float = 1) -> Any:
+@converts(aten.celu.default, capability_validator=_FLOATING)
+def celu(ctx: ConversionContext, x: Operand, alpha: float = 1) -> ITensor:
     """``x`` where positive, else ``alpha * (exp(x / alpha) - 1)``."""
     return elu(ctx, x, alpha, 1, 1 / alpha)
 
 
-@converter(aten.hardtanh.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def hardtanh(ctx: ConversionContext, x: Any, min_val: Any = -1, max_val: Any = 1) -> Any:
+@converts(aten.hardtanh.default, capability_validator=arithmetic)
+def hardtanh(ctx: ConversionContext, x: Operand, min_val: Any = -1, max_val: Any = 1) -> ITensor:
     """``x`` between two bounds."""
     x = ctx.tensor(x)
     dtype = ctx.dtype(x)
     return ctx.elementwise(ctx.elementwise(x, min_val, "MAX", to=dtype), max_val, "MIN", to=dtype)
 
 
-@converter(aten.hardswish.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def hardswish(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.hardswish.default, capability_validator=_FLOATING)
+def hardswish(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * hardsigmoid(x)``."""
     x = ctx.tensor(x)
     return ctx.elementwise(x, ctx.activation(x, "HARD_SIGMOID", 1 / 6, 0.5), "PROD")
 
 
-@converter(aten.softplus.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def softplus(ctx: ConversionContext, x: Any, beta: float = 1, threshold: float = 20) -> Any:
+@converts(aten.softplus.default, capability_validator=_FLOATING)
+def softplus(ctx: ConversionContext, x: Operand, beta: float = 1, threshold: float = 20) -> ITensor:
     """``log(1 + exp(beta * x)) / beta``, and x itself where ``beta * x > threshold``."""
     x = ctx.tensor(x)
     wide = ctx.cast(x, torch.float32)
@@ -125,8 +136,8 @@ def softplus(ctx: ConversionContext, x: Any, beta: float = 1, threshold: float =
     return ctx.cast(smooth, ctx.dtype(x))
 
 
-@converter(aten.mish.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def mish(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.mish.default, capability_validator=_FLOATING)
+def mish(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * tanh(softplus(x))``."""
     x = ctx.tensor(x)
     wide = ctx.cast(x, torch.float32)
@@ -134,26 +145,22 @@ def mish(ctx: ConversionContext, x: Any) -> Any:
     return ctx.cast(ctx.elementwise(wide, gate, "PROD"), ctx.dtype(x))
 
 
-@converter(aten.log_sigmoid.default, capability_validator=_FLOATING, supports_dynamic_shapes=True)
-def log_sigmoid(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.log_sigmoid.default, capability_validator=_FLOATING)
+def log_sigmoid(ctx: ConversionContext, x: Operand) -> ITensor:
     """``-softplus(-x)``: the logarithm of a sigmoid would be -inf where that underflows."""
     x = ctx.tensor(x)
     wide = ctx.unary(ctx.cast(x, torch.float32), "NEG")
     return ctx.cast(ctx.unary(ctx.activation(wide, "SOFTPLUS", 1.0, 1.0), "NEG"), ctx.dtype(x))
 
 
-@converter(
-    [aten.prelu.default, aten._prelu_kernel.default],
-    capability_validator=all_of(_FLOATING),
-    supports_dynamic_shapes=True,
-)
-def prelu(ctx: ConversionContext, x: Any, weight: Any) -> Any:
+@converts([aten.prelu.default, aten._prelu_kernel.default], capability_validator=all_of(_FLOATING))
+def prelu(ctx: ConversionContext, x: Operand, weight: Operand) -> ITensor:
     """``x`` where positive, else ``weight * x``, with one weight in all or one per channel (dim 1)."""
     x = ctx.tensor(x)
     rank = ctx.rank(x)
     slope = ctx.tensor(weight)
     if ctx.rank(slope) == 1:
-        shape = [1] * max(rank, 1)
+        shape: list[Dim] = [1] * max(rank, 1)
         if ctx.shape(slope) != (1,):
             shape[1] = ctx.dim(slope, 0)
         slope = ctx.reshape(slope, shape if rank else [])
@@ -161,8 +168,8 @@ def prelu(ctx: ConversionContext, x: Any, weight: Any) -> Any:
     return ctx.select(ctx.elementwise(x, 0.0, "GREATER", to=ctx.dtype(x)), x, below)
 
 
-@converter(aten.threshold.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def threshold(ctx: ConversionContext, x: Any, threshold: Any, value: Any) -> Any:
+@converts(aten.threshold.default, capability_validator=arithmetic)
+def threshold(ctx: ConversionContext, x: Operand, threshold: Any, value: float) -> ITensor:
     """``x`` where it is above the threshold, else `value`."""
     x = ctx.tensor(x)
     dtype = ctx.dtype(x)

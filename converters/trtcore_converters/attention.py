@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
+    ITensor,
+    NodeContext,
+    Operand,
     Priority,
     Reject,
     Requires,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import val
-from trtcore_converters._values import LOW_PRECISION, compute_dtype
+from trtcore_converters._declare import converts
+from trtcore_converters._values import LOW_PRECISION, compute_dtype, known_dim
 from trtcore_converters.creation import positions
 from trtcore_converters.softmax import softmax_along
 
@@ -40,7 +42,7 @@ KERNELS = (
 """What torch takes ``scaled_dot_product_attention`` apart into; the pass `attention_kernels` puts it together again."""
 
 
-def _inference(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _inference(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     if given.get("dropout_p"):
         return Reject("attention with dropout is random; call model.eval() before compiling")
@@ -48,12 +50,12 @@ def _inference(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     if isinstance(query, torch.Tensor):
         if not query.is_floating_point():
             return Reject("attention is computed in floating point only")
-        if given.get("scale") is None and not isinstance(query.shape[-1], int):
+        if given.get("scale") is None and known_dim(query.shape[-1]) is None:
             return Reject("the size of a head varies from call to call")
     return True
 
 
-def _fits_layer(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fits_layer(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """What TensorRT's attention layer takes: (batch, heads, length, size), one head size and batch for all."""
     accepted = _inference(node, ctx)
     if not accepted:
@@ -71,7 +73,7 @@ def _fits_layer(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     if not (_same(query.shape[0], key.shape[0]) and _same(key.shape[0], value.shape[0])):
         return Reject("the attention layer does not broadcast batches")
     if (
-        not isinstance(query.shape[-1], int) or query.shape[-1] == 1
+        known_dim(query.shape[-1]) is None or query.shape[-1] == 1
     ):  # a vector of 1 is a number: _scaled_for_layer
         return Reject("the attention layer takes a known head size above 1")
     if not isinstance(query.shape[1], int) or not _same(key.shape[1], value.shape[1]):
@@ -147,17 +149,12 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a.node.expr == b.node.expr)
 
 
-@converter(
-    aten.scaled_dot_product_attention.default,
-    capability_validator=_fits_layer,
-    supports_dynamic_shapes=True,
-    requires=_LAYER,
-)
+@converts(aten.scaled_dot_product_attention.default, capability_validator=_fits_layer, requires=_LAYER)
 def attention_layer(
     ctx: ConversionContext,
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Operand,
+    key: Operand,
+    value: Operand | float,
     attn_mask: Any = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -187,7 +184,7 @@ def attention_layer(
     return _dead_rows_to_zero(ctx, result, attn_mask)
 
 
-def _scaled_for_layer(ctx: ConversionContext, query: Any, scale: float | None) -> Any:
+def _scaled_for_layer(ctx: ConversionContext, query: ITensor, scale: float | None) -> ITensor:
     """`query` times a vector of the scale.
 
     TensorRT-RTX 1.7.1 takes a product with a number into the attention layer, and crashes where something else has
@@ -199,22 +196,22 @@ def _scaled_for_layer(ctx: ConversionContext, query: Any, scale: float | None) -
     return _times(ctx, query, torch.full((1, 1, 1, _head_size(ctx, query)), factor))
 
 
-def _scaled(ctx: ConversionContext, query: Any, scale: float | None) -> Any:
+def _scaled(ctx: ConversionContext, query: ITensor, scale: float | None) -> ITensor:
     factor = _factor(ctx, query, scale)
     return query if factor == 1.0 else _times(ctx, query, factor)
 
 
-def _times(ctx: ConversionContext, query: Any, factor: Any) -> Any:
+def _times(ctx: ConversionContext, query: Operand, factor: Any) -> ITensor:
     dtype = ctx.dtype(query)
     number = factor if isinstance(factor, float) else factor.flatten()[0].item()
     return ctx.cast(ctx.elementwise(query, factor, "PROD", to=compute_dtype(ctx, dtype, number)), dtype)
 
 
-def _factor(ctx: ConversionContext, query: Any, scale: float | None) -> float:
+def _factor(ctx: ConversionContext, query: Operand, scale: float | None) -> float:
     return 1.0 / math.sqrt(_head_size(ctx, query)) if scale is None else float(scale)
 
 
-def _head_size(ctx: ConversionContext, query: Any) -> int:
+def _head_size(ctx: ConversionContext, query: Operand) -> int:
     traced = val(node_arguments(ctx.node)["query"])
     return int(traced.shape[-1]) if isinstance(traced, torch.Tensor) else int(ctx.shape(query)[-1])
 
@@ -234,7 +231,7 @@ def _dead_rows_to_zero(ctx: ConversionContext, result: Any, mask: Any) -> Any:
     return ctx.select(ctx.unsqueeze_to(known[mask], rank), result, zero)
 
 
-def _rows_alive(ctx: ConversionContext, mask: Any) -> Any:
+def _rows_alive(ctx: ConversionContext, mask: Any) -> ITensor:
     last = ctx.rank(mask) - 1
     if ctx.dtype(mask) == torch.bool:
         return ctx.cast(ctx.reduce(ctx.cast(mask, torch.float32), "MAX", [last], keepdim=True), torch.bool)
@@ -249,34 +246,31 @@ def _allowed(mask: torch.Tensor) -> torch.Tensor:
 # ---- torch's kernels ---------------------------------------------------------------------------------------
 
 
-def _more_than_attention(node: fx.Node, ctx: CompileContext) -> Reject:
+def _more_than_attention(node: fx.Node, ctx: NodeContext) -> Reject:
     return Reject(
         "of this kernel an engine gives the attention alone, not its logsumexp or random state, and under a causal "
         "mask only for as many queries as keys; call torch.nn.functional.scaled_dot_product_attention"
     )
 
 
-@converter(
-    KERNELS, name="kernel_refused", capability_validator=_more_than_attention, supports_dynamic_shapes=True
-)
-def _kernel(ctx: ConversionContext, *args: Any, **kwargs: Any) -> Any:
+@converts(KERNELS, name="kernel_refused", capability_validator=_more_than_attention)
+def _kernel(ctx: ConversionContext, *args: Any, **kwargs: Any) -> ITensor:
     raise AssertionError("a refused op is never converted")
 
 
 # ---- composed ----------------------------------------------------------------------------------------------
 
 
-@converter(
+@converts(
     aten.scaled_dot_product_attention.default,
     priority=Priority.FALLBACK,
     capability_validator=_inference,
-    supports_dynamic_shapes=True,
 )
 def attention_composed(
     ctx: ConversionContext,
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Operand,
+    key: Operand,
+    value: Operand | float,
     attn_mask: Any = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -301,10 +295,10 @@ def attention_composed(
     return _dead_rows_to_zero(ctx, ctx.matmul(softmax_along(ctx, scores, -1), value), attn_mask)
 
 
-def _repeat_heads(ctx: ConversionContext, x: Any, heads: int) -> Any:
+def _repeat_heads(ctx: ConversionContext, x: ITensor, heads: Any) -> ITensor:
     """Every key (or value) head repeated for its group of query heads; x of shape (..., heads, length, size)."""
     *batch, own, length, size = ctx.dims_of(x)
-    times = heads // own
+    times = heads // cast(int, own)
     if times == 1:
         return x
     apart = ctx.reshape(x, [*batch, own, 1, length, size])
@@ -312,7 +306,7 @@ def _repeat_heads(ctx: ConversionContext, x: Any, heads: int) -> Any:
     return ctx.reshape(wide, [*batch, heads, length, size])
 
 
-def _causal_mask(ctx: ConversionContext, query: Any, key: Any) -> Any:
+def _causal_mask(ctx: ConversionContext, query: Operand, key: Operand) -> Operand:
     """(length, key length), True where the query's position is not before the key's."""
     rows, columns = ctx.dim(query, -2), ctx.dim(key, -2)
     if not ctx.is_tensor(rows) and not ctx.is_tensor(columns):

@@ -13,14 +13,21 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    NodeContext,
+    Operand,
+    Reject,
+)
 from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output, used_outputs
 
 aten = torch.ops.aten
 
 
-def _inference(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _inference(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = arguments(node)
     training = given.get("training", given.get("train", given.get("use_input_stats", False)))
     if training and given.get("running_mean") is not None:
@@ -31,55 +38,55 @@ def _inference(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 _accepts = all_of(floating(), _inference)
 
 
-@converter(aten.batch_norm.default, capability_validator=_accepts, supports_dynamic_shapes=True)
+@converts(aten.batch_norm.default, capability_validator=_accepts)
 def batch_norm(
     ctx: ConversionContext,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    running_mean: Operand | None,
+    running_var: Operand | None,
     training: bool,
     momentum: float,
     eps: float,
     cudnn_enabled: bool,
-) -> Any:
+) -> ITensor:
     """Batch normalisation; without running statistics with those of the batch."""
-    if running_mean is None or training:
+    if running_mean is None or running_var is None or training:
         axes = [axis for axis in range(ctx.rank(x)) if axis != 1]
         return _normalise(ctx, ctx.tensor(x), axes, weight, bias, eps)
     return _scale_and_shift(ctx, ctx.tensor(x), weight, bias, running_mean, running_var, eps)
 
 
-@converter(
+@converts(
     aten._native_batch_norm_legit_no_training.default,
     capability_validator=all_of(floating(), only_first_output_used("saved statistics")),
-    supports_dynamic_shapes=True,
 )
 def native_batch_norm_no_training(
     ctx: ConversionContext,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    running_mean: Operand,
+    running_var: Operand,
     momentum: float,
     eps: float,
-) -> Any:
+) -> tuple[ITensor, None, None]:
     """What batch_norm decomposes into at inference."""
     return _scale_and_shift(ctx, ctx.tensor(x), weight, bias, running_mean, running_var, eps), None, None
 
 
-@converter(
+@converts(
     [
         aten.native_batch_norm.default,
         aten._native_batch_norm_legit.default,
         aten._native_batch_norm_legit.no_stats,
     ],
     capability_validator=_accepts,
-    supports_dynamic_shapes=True,
 )
-def native_batch_norm(ctx: ConversionContext, x: Any, weight: Any, bias: Any, *settings: Any) -> Any:
+def native_batch_norm(
+    ctx: ConversionContext, x: Operand, weight: Operand | None, bias: Operand | None, *settings: Any
+) -> list[ITensor | None]:
     """Batch normalisation with the statistics of the batch, where it used them."""
     *running, training, momentum, eps = settings
     return _with_statistics(
@@ -87,60 +94,71 @@ def native_batch_norm(ctx: ConversionContext, x: Any, weight: Any, bias: Any, *s
     )[:3]
 
 
-@converter(
-    aten._native_batch_norm_legit_functional.default,
-    capability_validator=floating(),
-    supports_dynamic_shapes=True,
-)
+@converts(aten._native_batch_norm_legit_functional.default, capability_validator=floating())
 def native_batch_norm_functional(
-    ctx: ConversionContext, x: Any, weight: Any, bias: Any, mean: Any, var: Any, *settings: Any
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    mean: Operand | None,
+    var: Operand | None,
+    *settings: Any,
+) -> list[ITensor | None]:
     """Batch normalisation that gives its statistics, and in training what the running ones become, as values."""
     return _with_statistics(ctx, x, weight, bias, [mean, var], *settings)
 
 
-def _no_reserve(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _no_reserve(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     used = used_outputs(node)
     if used is None or 3 in used:
         return Reject("the model uses the op's reserve, which is uint8, of which TensorRT makes none")
     return True
 
 
-@converter(
+@converts(
     aten._batch_norm_with_update_functional.default,
     capability_validator=all_of(floating(), _no_reserve),
-    supports_dynamic_shapes=True,
 )
 def batch_norm_with_update_functional(
-    ctx: ConversionContext, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    mean: Operand | None,
+    var: Operand | None,
+    momentum: float,
+    eps: float,
+) -> tuple[ITensor | None, ...]:
     """The same, in training; without the reserve, which cuDNN keeps for its backward pass."""
     *saved, new_mean, new_var = _with_statistics(ctx, x, weight, bias, [mean, var], True, momentum, eps)
     return *saved, None, new_mean, new_var
 
 
-@converter(
-    aten._batch_norm_no_update.default,
-    capability_validator=all_of(floating(), _no_reserve),
-    supports_dynamic_shapes=True,
-)
+@converts(aten._batch_norm_no_update.default, capability_validator=all_of(floating(), _no_reserve))
 def batch_norm_no_update(
-    ctx: ConversionContext, x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    mean: Operand | None,
+    var: Operand | None,
+    momentum: float,
+    eps: float,
+) -> tuple[ITensor | None, ...]:
     """Batch normalisation at inference, with statistics that are empty, and without the reserve."""
     return *_with_statistics(ctx, x, weight, bias, [mean, var], False, momentum, eps)[:3], None
 
 
 def _with_statistics(
     ctx: ConversionContext,
-    x: Any,
-    weight: Any,
-    bias: Any,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
     running: Sequence[Any],
     training: bool,
     momentum: float,
     eps: float,
-) -> list[Any]:
+) -> list[ITensor | None]:
     """The result, the mean and 1 / sqrt(variance + eps) of the batch, and what the running statistics become."""
     x = ctx.tensor(x)
     if training or not running:
@@ -156,13 +174,14 @@ def _with_statistics(
         unbiased = ctx.elementwise(squares, ctx.elementwise(count, 1.0, "SUB"), "DIV")
         saved = [ctx.cast(v, _result_dtype(ctx, i, torch.float32)) for i, v in enumerate((mean, inverse), 1)]
         return [out, *saved, *_updated(ctx, running, [mean, unbiased], momentum)]
-    out = _scale_and_shift(ctx, x, weight, bias, *running, eps)
+    mean, var = running
+    out = _scale_and_shift(ctx, x, weight, bias, mean, var, eps)
     empty = ctx.constant(torch.empty(0, dtype=_result_dtype(ctx, 1, torch.float32)))
     kept = (ctx.tensor(v, ctx.dtype(v)) for v in running)
     return [out, empty, empty, *kept]
 
 
-def _batch_statistics(ctx: ConversionContext, x: Any, axes: list[int]) -> tuple[Any, Any]:
+def _batch_statistics(ctx: ConversionContext, x: Operand, axes: list[int]) -> tuple[ITensor, ITensor]:
     """Mean and sum of squared distances from it, per channel, in fp32."""
     x = ctx.cast(x, torch.float32)
     mean = ctx.reduce(x, "AVG", axes, keepdim=True)
@@ -179,7 +198,7 @@ def _result_dtype(ctx: ConversionContext, number: int, default: torch.dtype) -> 
 
 def _updated(
     ctx: ConversionContext, running: Sequence[Any], batch: Sequence[Any], momentum: float
-) -> list[Any]:
+) -> list[ITensor]:
     """The running mean and variance (the op's last results) moved towards those of the batch."""
     first = len(ctx.node.meta["val"]) - len(running)
     return [
@@ -195,34 +214,41 @@ def _updated(
     ]
 
 
-@converter(aten.instance_norm.default, capability_validator=_accepts, supports_dynamic_shapes=True)
+@converts(aten.instance_norm.default, capability_validator=_accepts)
 def instance_norm(
     ctx: ConversionContext,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    running_mean: Operand | None,
+    running_var: Operand | None,
     use_input_stats: bool,
     momentum: float,
     eps: float,
     cudnn_enabled: bool,
-) -> Any:
+) -> ITensor:
     """Instance normalisation: statistics per sample and channel, or the running ones."""
     x = ctx.tensor(x)
     if use_input_stats:
         return _normalise(ctx, x, list(range(2, ctx.rank(x))), weight, bias, eps)
+    assert running_mean is not None
+    assert running_var is not None
     return _scale_and_shift(ctx, x, weight, bias, running_mean, running_var, eps)
 
 
 def _scale_and_shift(
-    ctx: ConversionContext, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    mean: Operand,
+    var: Operand,
+    eps: float,
+) -> ITensor:
     """``(x - mean) / sqrt(var + eps) * weight + bias`` with statistics per channel (dim 1)."""
     dtype = ctx.dtype(x)
     x = ctx.cast(x, torch.float32)
-    given = [value for value in (weight, bias, mean, var) if value is not None]
-    if not all(isinstance(value, torch.Tensor) for value in given):
+    if ctx.is_tensor(weight) or ctx.is_tensor(bias) or ctx.is_tensor(mean) or ctx.is_tensor(var):
         return ctx.cast(_affine_at_run_time(ctx, x, weight, bias, mean, var, eps), dtype)
     scale = torch.rsqrt(var.double() + eps)
     if weight is not None:
@@ -239,36 +265,54 @@ def _scale_and_shift(
 
 
 def _affine_at_run_time(
-    ctx: ConversionContext, x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float
-) -> Any:
+    ctx: ConversionContext,
+    x: ITensor,
+    weight: Operand | None,
+    bias: Operand | None,
+    mean: Operand,
+    var: Operand,
+    eps: float,
+) -> ITensor:
     """The same where a statistic or a parameter is computed by the engine."""
-    mean, var = (_per_channel(ctx, x, value) for value in (mean, var))
-    centred = ctx.elementwise(x, mean, "SUB")
-    return _affine(ctx, centred, var, _per_channel(ctx, x, weight), _per_channel(ctx, x, bias), eps)
+    centred = ctx.elementwise(x, _per_channel(ctx, x, mean), "SUB")
+    return _affine(ctx, centred, _per_channel(ctx, x, var), weight, bias, eps)
 
 
-def _normalise(ctx: ConversionContext, x: Any, axes: list[int], weight: Any, bias: Any, eps: float) -> Any:
+def _normalise(
+    ctx: ConversionContext,
+    x: Operand,
+    axes: list[int],
+    weight: Operand | None,
+    bias: Operand | None,
+    eps: float,
+) -> ITensor:
     """Normalise by the mean and (biased) variance of `x` over `axes`, in fp32."""
     dtype = ctx.dtype(x)
     x = ctx.cast(x, torch.float32)
     centred = ctx.elementwise(x, ctx.reduce(x, "AVG", axes, keepdim=True), "SUB")
     var = ctx.reduce(ctx.elementwise(centred, centred, "PROD"), "AVG", axes, keepdim=True)
-    out = _affine(ctx, centred, var, _per_channel(ctx, x, weight), _per_channel(ctx, x, bias), eps)
+    out = _affine(ctx, centred, var, weight, bias, eps)
     return ctx.cast(out, dtype)
 
 
-def _affine(ctx: ConversionContext, centred: Any, var: Any, weight: Any, bias: Any, eps: float) -> Any:
+def _affine(
+    ctx: ConversionContext,
+    centred: ITensor,
+    var: ITensor,
+    weight: Operand | None,
+    bias: Operand | None,
+    eps: float,
+) -> ITensor:
+    """``centred / sqrt(var + eps) * weight + bias``, with a weight and a bias per channel."""
     scale = ctx.unary(ctx.unary(ctx.elementwise(var, eps, "SUM"), "SQRT"), "RECIP")
     if weight is not None:
-        scale = ctx.elementwise(scale, weight, "PROD")
+        scale = ctx.elementwise(scale, _per_channel(ctx, centred, weight), "PROD")
     out = ctx.elementwise(centred, scale, "PROD")
-    return out if bias is None else ctx.elementwise(out, bias, "SUM")
+    return out if bias is None else ctx.elementwise(out, _per_channel(ctx, centred, bias), "SUM")
 
 
-def _per_channel(ctx: ConversionContext, x: Any, value: Any) -> Any:
+def _per_channel(ctx: ConversionContext, x: ITensor, value: Operand) -> ITensor:
     """A value per channel, in fp32, shaped to go with `x`."""
-    if value is None:
-        return None
     shape = [-1, *[1] * (ctx.rank(x) - 2)]
     if isinstance(value, torch.Tensor):
         return ctx.constant(value.float().reshape(shape))

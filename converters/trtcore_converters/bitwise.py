@@ -12,7 +12,12 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    Operand,
+)
+from trtcore_converters._declare import converts
 from trtcore_converters._values import operand, output_dtype
 from trtcore_converters.comparison import truth
 from trtcore_converters.elementwise import arithmetic
@@ -26,7 +31,7 @@ _BITS = {torch.int32: 32, torch.int64: 64}
 # ---- and, or, xor ------------------------------------------------------------------------------------------
 
 
-def _digits(ctx: ConversionContext, x: Any, count: int) -> Any:
+def _digits(ctx: ConversionContext, x: ITensor, count: int) -> ITensor:
     """The base-16 digits of int64 numbers in two's complement, lowest first, along a new last dim.
 
     Digit k is ``floor(x / 16**k) mod 16``, negative numbers included.
@@ -38,7 +43,7 @@ def _digits(ctx: ConversionContext, x: Any, count: int) -> Any:
     return ctx.elementwise(quotient, ctx.elementwise(above, _BASE, "PROD"), "SUB")
 
 
-def _number(ctx: ConversionContext, digits: Any, count: int) -> Any:
+def _number(ctx: ConversionContext, digits: Any, count: int) -> ITensor:
     """The int64 numbers of digits; the highest bit of the last digit is the sign."""
     last = torch.zeros(count, dtype=torch.int64)
     last[-1] = _BASE
@@ -48,7 +53,9 @@ def _number(ctx: ConversionContext, digits: Any, count: int) -> Any:
     return ctx.reduce(ctx.elementwise(signed, powers, "PROD"), "SUM", [ctx.rank(digits) - 1])
 
 
-def _on_integers(ctx: ConversionContext, a: Any, b: Any, table: torch.Tensor, dtype: torch.dtype) -> Any:
+def _on_integers(
+    ctx: ConversionContext, a: Operand | float, b: Operand | float, table: torch.Tensor, dtype: torch.dtype
+) -> ITensor:
     count = _BITS[dtype] // 4
     a, b = ctx.promote(a, b, to=torch.int64)
     left = ctx.elementwise(_digits(ctx, a, count), _BASE, "PROD")
@@ -65,7 +72,7 @@ def _table(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> to
 def _bitwise(operation: str, function: Callable[..., Any]) -> Callable[..., Any]:
     table = _table(function)
 
-    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    def convert(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
         a, b = operand(ctx, "self", a), operand(ctx, "other", b)
         dtype = output_dtype(ctx, ctx.result_type(a, b))
         if dtype == torch.bool:
@@ -81,16 +88,15 @@ for _name, _operation, _function in (
     ("xor", "XOR", torch.bitwise_xor),
 ):
     _packet, _dunder = getattr(aten, f"bitwise_{_name}"), getattr(aten, f"__{_name}__")
-    converter(
+    converts(
         [_packet.Tensor, _packet.Scalar, _packet.Scalar_Tensor, _dunder.Tensor, _dunder.Scalar],
         name=f"bitwise_{_name}",
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
     )(_bitwise(_operation, _function))
 
 
-@converter(aten.bitwise_not.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def bitwise_not(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.bitwise_not.default, capability_validator=arithmetic)
+def bitwise_not(ctx: ConversionContext, x: Operand) -> ITensor:
     """Not, on bools; ``-1 - x`` on integers, which is the same bits."""
     x = ctx.tensor(x)
     if ctx.dtype(x) == torch.bool:
@@ -101,13 +107,13 @@ def bitwise_not(ctx: ConversionContext, x: Any) -> Any:
 # ---- shifts ------------------------------------------------------------------------------------------------
 
 
-def _power(ctx: ConversionContext, shift: Any) -> Any:
+def _power(ctx: ConversionContext, shift: Any) -> ITensor:
     """2 to the power of integers from 0 to 63, as int64 (2**63 wraps, as it does in torch)."""
     powers = torch.tensor([1 << k for k in range(63)] + [-(1 << 63)])
     return ctx.gather(ctx.constant(powers), shift, 0)
 
 
-def _shift_left(ctx: ConversionContext, x: Any, shift: Any) -> Any:
+def _shift_left(ctx: ConversionContext, x: Operand | float, shift: Any) -> ITensor:
     """``x * 2 ** shift``; 0 where the shift is negative or as wide as the dtype, as in torch."""
     x, shift = operand(ctx, "self", x), operand(ctx, "other", shift)
     dtype = output_dtype(ctx, ctx.result_type(x, shift))
@@ -125,7 +131,7 @@ def _wrapped(ctx: ConversionContext, power: Any, dtype: torch.dtype) -> Any:
     return ctx.cast(ctx.select(ctx.elementwise(power, 1 << 31, "EQUAL"), -(1 << 31), power), dtype)
 
 
-def _shift_right(ctx: ConversionContext, x: Any, shift: Any) -> Any:
+def _shift_right(ctx: ConversionContext, x: Operand | float, shift: Any) -> ITensor:
     """``floor(x / 2 ** shift)``; a negative or too large shift leaves only the sign, as in torch."""
     x, shift = operand(ctx, "self", x), operand(ctx, "other", shift)
     dtype = output_dtype(ctx, ctx.result_type(x, shift))
@@ -137,7 +143,7 @@ def _shift_right(ctx: ConversionContext, x: Any, shift: Any) -> Any:
     return ctx.cast(ctx.elementwise(x, _power(ctx, ctx.elementwise(shift, half, "SUB")), "FLOOR_DIV"), dtype)
 
 
-def _outside(ctx: ConversionContext, shift: Any, bits: int) -> Any:
+def _outside(ctx: ConversionContext, shift: Any, bits: int) -> ITensor:
     below, above = ctx.elementwise(shift, 0, "LESS"), ctx.elementwise(shift, bits - 1, "GREATER")
     return ctx.elementwise(below, above, "OR")
 
@@ -147,9 +153,8 @@ for _name, _dunder_name, _convert in (
     ("bitwise_right_shift", "__rshift__", _shift_right),
 ):
     _packet, _dunder = getattr(aten, _name), getattr(aten, _dunder_name)
-    converter(
+    converts(
         [_packet.Tensor, _packet.Tensor_Scalar, _packet.Scalar_Tensor, _dunder.Tensor, _dunder.Scalar],
         name=_name,
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
     )(_convert)

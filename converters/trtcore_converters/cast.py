@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output_dtype
 
 aten = torch.ops.aten
@@ -26,7 +27,7 @@ _CASTABLE = frozenset(
 )
 
 
-def _castable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _castable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     for source in (node, *node.all_input_nodes):
         tensor = source.meta.get("val")
         if isinstance(tensor, torch.Tensor) and tensor.dtype not in _CASTABLE:
@@ -34,7 +35,7 @@ def _castable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     [
         aten.to.dtype,
         aten.to.dtype_layout,
@@ -44,9 +45,8 @@ def _castable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
         aten.type_as.default,
     ],
     capability_validator=_castable,
-    supports_dynamic_shapes=True,
 )
-def to(ctx: ConversionContext, x: Any, *_: Any, **__: Any) -> Any:
+def to(ctx: ConversionContext, x: Operand, *_: Any, **__: Any) -> ITensor:
     """`x` in the dtype that the op gives.
 
     Floats become integers by truncation; what is out of range saturates (in torch it is undefined).

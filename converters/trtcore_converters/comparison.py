@@ -8,8 +8,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    NodeContext,
+    Operand,
+    Reject,
+    node_arguments,
+)
 from trtcore_converters._checks import val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import broadcast_dims, operand, output_dtype
 from trtcore_converters.elementwise import arithmetic
 
@@ -19,7 +27,7 @@ aten = torch.ops.aten
 # ---- comparisons -------------------------------------------------------------------------------------------
 
 
-def compare(ctx: ConversionContext, a: Any, b: Any, *operations: str) -> Any:
+def compare(ctx: ConversionContext, a: Operand | float, b: Operand | float, *operations: str) -> ITensor:
     """Whether any of the operations (EQUAL, LESS, GREATER) holds, after promotion."""
     dtype = ctx.result_type(a, b)
     a, b = ctx.promote(a, b, to=torch.int32 if dtype == torch.bool else dtype)
@@ -30,13 +38,13 @@ def compare(ctx: ConversionContext, a: Any, b: Any, *operations: str) -> Any:
 
 
 def _comparison(*operations: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    def convert(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
         return compare(ctx, operand(ctx, "self", a), operand(ctx, "other", b), *operations)
 
     return convert
 
 
-def _not_equal(ctx: ConversionContext, a: Any, b: Any) -> Any:
+def _not_equal(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     return ctx.unary(compare(ctx, operand(ctx, "self", a), operand(ctx, "other", b), "EQUAL"), "NOT")
 
 
@@ -50,16 +58,15 @@ for _name, _convert in {
     "ge": _comparison("GREATER", "EQUAL"),
 }.items():
     _packet = getattr(aten, _name)
-    converter(
+    converts(
         [_packet.Tensor, _packet.Scalar],
         name=_name,
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
     )(_convert)
 
 
-@converter(aten.isnan.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def isnan(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.isnan.default, capability_validator=arithmetic)
+def isnan(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is NaN; never, for integers."""
     x = ctx.tensor(x)
     if ctx.dtype(x).is_floating_point:
@@ -67,15 +74,15 @@ def isnan(ctx: ConversionContext, x: Any) -> Any:
     return _never(ctx, x)
 
 
-@converter(aten.isinf.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def isinf(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.isinf.default, capability_validator=arithmetic)
+def isinf(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is infinite; never, for integers."""
     x = ctx.tensor(x)
     return ctx.unary(x, "ISINF") if ctx.dtype(x).is_floating_point else _never(ctx, x)
 
 
-@converter(aten.isfinite.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def isfinite(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.isfinite.default, capability_validator=arithmetic)
+def isfinite(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is neither NaN nor infinite."""
     x = ctx.tensor(x)
     if not ctx.dtype(x).is_floating_point:
@@ -83,7 +90,7 @@ def isfinite(ctx: ConversionContext, x: Any) -> Any:
     return ctx.unary(ctx.elementwise(ctx.unary(x, "ISNAN"), ctx.unary(x, "ISINF"), "OR"), "NOT")
 
 
-def _never(ctx: ConversionContext, x: Any) -> Any:
+def _never(ctx: ConversionContext, x: Operand) -> ITensor:
     x = ctx.cast(x, torch.int32)
     return ctx.unary(ctx.elementwise(x, x, "EQUAL"), "NOT")
 
@@ -91,13 +98,13 @@ def _never(ctx: ConversionContext, x: Any) -> Any:
 # ---- logic -------------------------------------------------------------------------------------------------
 
 
-def truth(ctx: ConversionContext, x: Any) -> Any:
+def truth(ctx: ConversionContext, x: Operand | float) -> ITensor:
     """Whether an element is anything but zero (NaN is)."""
     return ctx.tensor(x, torch.bool)
 
 
 def _logic(operation: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    def convert(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
         a, b = operand(ctx, "self", a), operand(ctx, "other", b)
         return ctx.elementwise(truth(ctx, a), truth(ctx, b), operation)
 
@@ -105,16 +112,15 @@ def _logic(operation: str) -> Callable[..., Any]:
 
 
 for _name, _operation in {"and": "AND", "or": "OR", "xor": "XOR"}.items():
-    converter(
+    converts(
         getattr(aten, f"logical_{_name}").default,
         name=f"logical_{_name}",
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
     )(_logic(_operation))
 
 
-@converter(aten.logical_not.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def logical_not(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.logical_not.default, capability_validator=arithmetic)
+def logical_not(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is zero."""
     return ctx.unary(truth(ctx, x), "NOT")
 
@@ -122,8 +128,8 @@ def logical_not(ctx: ConversionContext, x: Any) -> Any:
 # ---- choosing ----------------------------------------------------------------------------------------------
 
 
-def _bool_condition(name: str) -> Callable[[fx.Node, CompileContext], bool | Reject]:
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _bool_condition(name: str) -> Callable[[fx.Node, NodeContext], bool | Reject]:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         condition = val(node_arguments(node).get(name))
         if isinstance(condition, torch.Tensor) and condition.dtype != torch.bool:
             return Reject(f"{name} is no bool tensor")
@@ -135,12 +141,11 @@ def _bool_condition(name: str) -> Callable[[fx.Node, CompileContext], bool | Rej
     return check
 
 
-@converter(
+@converts(
     [aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar],
     capability_validator=_bool_condition("condition"),
-    supports_dynamic_shapes=True,
 )
-def where(ctx: ConversionContext, condition: Any, a: Any, b: Any) -> Any:
+def where(ctx: ConversionContext, condition: Any, a: Operand | float, b: Operand | float) -> ITensor:
     """`a` where the condition holds, else `b`."""
     a, b = operand(ctx, "self", a), operand(ctx, "other", b)
     dtype = output_dtype(ctx, ctx.result_type(a, b))
@@ -151,12 +156,8 @@ def where(ctx: ConversionContext, condition: Any, a: Any, b: Any) -> Any:
     return ctx.select(ctx.tensor(condition), chosen, other)
 
 
-@converter(
-    [aten.masked_fill.Scalar, aten.masked_fill.Tensor],
-    capability_validator=_bool_condition("mask"),
-    supports_dynamic_shapes=True,
-)
-def masked_fill(ctx: ConversionContext, x: Any, mask: Any, value: Any) -> Any:
+@converts([aten.masked_fill.Scalar, aten.masked_fill.Tensor], capability_validator=_bool_condition("mask"))
+def masked_fill(ctx: ConversionContext, x: Operand, mask: Any, value: Operand | float) -> ITensor:
     """`value`, cast to the dtype of `x`, where the mask holds, else `x`."""
     x = ctx.tensor(x)
     value = ctx.tensor(operand(ctx, "value", value), ctx.dtype(x))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import all_of, floating, shape_of, static
 from trtcore_converters._checks import arguments as arguments_of
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import in_two_dims, one_dim, pad_with_zeros, spread
 
 aten = torch.ops.aten
 
 
-def _kernel_known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _kernel_known(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """A kernel's shape is fixed in the layer, also where its values come at run time."""
     given = arguments_of(node)
     shape = shape_of(given["weight"])
@@ -31,16 +31,12 @@ _static = static("stride", "padding", "dilation", "output_padding", "groups")
 _accepts = all_of(floating("input", "weight"), _static, _kernel_known)
 
 
-@converter(
-    [aten.conv1d.default, aten.conv2d.default, aten.conv3d.default],
-    capability_validator=_accepts,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.conv1d.default, aten.conv2d.default, aten.conv3d.default], capability_validator=_accepts)
 def conv(
     ctx: ConversionContext,
-    x: Any,
-    weight: Any,
-    bias: Any,
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None,
     stride: Any,
     padding: Any,
     dilation: Any,
@@ -50,16 +46,12 @@ def conv(
     return _convolve(ctx, x, weight, bias, _Geometry.of(ctx, weight, stride, padding, dilation, groups))
 
 
-@converter(
-    [aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding],
-    capability_validator=_accepts,
-    supports_dynamic_shapes=True,
-)
+@converts([aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding], capability_validator=_accepts)
 def conv_named_padding(
     ctx: ConversionContext,
-    x: Any,
-    weight: Any,
-    bias: Any,
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None,
     stride: Any,
     padding: str,
     dilation: Any,
@@ -74,33 +66,32 @@ def conv_named_padding(
     return _convolve(ctx, x, weight, bias, geometry)
 
 
-@converter(
+@converts(
     [aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input],
     capability_validator=_accepts,
-    supports_dynamic_shapes=True,
 )
 def conv_transpose(
     ctx: ConversionContext,
-    x: Any,
-    weight: Any,
-    bias: Any,
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None,
     stride: Any,
     padding: Any,
     output_padding: Any,
     groups: int,
     dilation: Any,
-) -> Any:
+) -> ITensor:
     """conv_transpose1d, conv_transpose2d, conv_transpose3d."""
     geometry = _Geometry.of(ctx, weight, stride, padding, dilation, groups)
     return _deconvolve(ctx, x, weight, bias, geometry, spread(output_padding, len(geometry.kernel)))
 
 
-@converter(aten.convolution.default, capability_validator=_accepts, supports_dynamic_shapes=True)
+@converts(aten.convolution.default, capability_validator=_accepts)
 def convolution(
     ctx: ConversionContext,
-    x: Any,
-    weight: Any,
-    bias: Any,
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None,
     stride: Any,
     padding: Any,
     dilation: Any,
@@ -144,7 +135,9 @@ class _Geometry:
         layer.num_groups = self.groups
 
 
-def _convolve(ctx: ConversionContext, x: Any, weight: Any, bias: Any, geometry: _Geometry) -> Any:
+def _convolve(
+    ctx: ConversionContext, x: Operand, weight: Operand, bias: Operand | None, geometry: _Geometry
+) -> Any:
     def layer(batch: Any) -> Any:
         return _add(ctx, ctx.net.add_convolution_nd, batch, weight, bias, ctx.shape(weight)[0], geometry)
 
@@ -152,8 +145,13 @@ def _convolve(ctx: ConversionContext, x: Any, weight: Any, bias: Any, geometry: 
 
 
 def _deconvolve(
-    ctx: ConversionContext, x: Any, weight: Any, bias: Any, geometry: _Geometry, output_padding: Sequence[int]
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None,
+    geometry: _Geometry,
+    output_padding: Sequence[int],
+) -> ITensor:
     """A transposed convolution.
 
     Output padding keeps more of the far end: first what the padding cut away there, and past that, where no
@@ -165,13 +163,15 @@ def _deconvolve(
     beyond = [max(extra - p, 0) for p, extra in zip(geometry.pre, output_padding)]
     if max(geometry.stride) > 1 and max(geometry.dilation) > 1:
         # TensorRT-RTX refuses strided and dilated ones: put the dilation into the kernel.
-        constant = isinstance(weight, torch.Tensor)
-        grow = _dilated if constant else partial(_dilated_at_run_time, ctx)
-        weight = grow(weight, geometry.dilation)
+        if isinstance(weight, torch.Tensor):
+            weight = _dilated(weight, geometry.dilation)
+        else:
+            weight = _dilated_at_run_time(ctx, weight, geometry.dilation)
         geometry.kernel, geometry.dilation = ctx.shape(weight)[2:], (1,) * dims
     if dtype == torch.bfloat16:
         # TensorRT-RTX has no bf16 transposed convolution: compute in fp32 and round once, as torch does.
-        x, weight, bias = (_as_float32(ctx, value) for value in (x, weight, bias))
+        x, weight = _as_float32(ctx, x), _as_float32(ctx, weight)
+        bias = None if bias is None else _as_float32(ctx, bias)
 
     def layer(batch: Any) -> Any:
         early, late = (None, bias) if any(beyond) else (bias, None)
@@ -184,35 +184,41 @@ def _deconvolve(
     return ctx.cast(in_two_dims(ctx, ctx.tensor(x), dims, layer), dtype)
 
 
-def _as_float32(ctx: ConversionContext, value: Any) -> Any:
-    """A tensor or a constant in fp32; None stays None. Constants stay constants."""
-    if value is None or isinstance(value, torch.Tensor):
-        return value if value is None else value.float()
-    return ctx.cast(value, torch.float32)
+def _as_float32(ctx: ConversionContext, value: Operand) -> Operand:
+    """A tensor or a constant in fp32. Constants stay constants."""
+    return value.float() if isinstance(value, torch.Tensor) else ctx.cast(value, torch.float32)
 
 
 def _add(
-    ctx: ConversionContext, add: Any, x: Any, weight: Any, bias: Any, channels: int, geometry: _Geometry
-) -> Any:
+    ctx: ConversionContext,
+    add: Any,
+    x: Operand,
+    weight: Operand,
+    bias: Operand | None,
+    channels: int,
+    geometry: _Geometry,
+) -> ITensor:
     """Add a (de)convolution layer. Kernel and bias are weights where they are constant, else inputs."""
     dims = len(geometry.kernel)
     window = one_dim(geometry.kernel, dims, 1)
     absent = ctx.trt.Weights(ctx.backend.trt_dtype(ctx.dtype(weight)))
-    bias_as_weights = isinstance(weight, torch.Tensor) and isinstance(bias, torch.Tensor)
-    if bias_as_weights and bias.numel() == weight.numel() and bias.dtype == torch.bfloat16:
-        bias_as_weights = False  # of two bf16 weights of one size TensorRT does not say which is which
     if isinstance(weight, torch.Tensor):
-        kernel = ctx.weights(weight)
-        layer = add(x, channels, window, kernel, ctx.weights(bias) if bias_as_weights else absent)
+        kernel, shift = ctx.weights(weight), absent
+        # Of two bf16 weights of one size TensorRT does not say which is which.
+        if isinstance(bias, torch.Tensor) and (
+            bias.numel() != weight.numel() or bias.dtype != torch.bfloat16
+        ):
+            shift, bias = ctx.weights(bias), None
+        layer = add(x, channels, window, kernel, shift)
     else:
         layer = add(x, channels, window, absent, absent)
         layer.set_input(1, ctx.reshape(weight, [*ctx.shape(weight)[:2], *window]))
     geometry.apply(layer)
     out = ctx.output(layer)
-    return out if bias is None or bias_as_weights else _add_bias(ctx, out, bias)
+    return out if bias is None else _add_bias(ctx, out, bias)
 
 
-def _add_bias(ctx: ConversionContext, x: Any, bias: Any) -> Any:
+def _add_bias(ctx: ConversionContext, x: ITensor, bias: Operand) -> ITensor:
     """`x` plus a bias per channel."""
     if isinstance(bias, torch.Tensor):
         bias = ctx.cast(ctx.constant(bias.float()), ctx.dtype(x))
@@ -223,11 +229,12 @@ def _dilated(kernel: torch.Tensor, dilation: Sequence[int]) -> torch.Tensor:
     """A kernel with ``dilation - 1`` zeros between its taps."""
     taps = kernel.shape[2:]
     grown = kernel.new_zeros(*kernel.shape[:2], *((k - 1) * d + 1 for k, d in zip(taps, dilation)))
-    grown[(..., *(slice(None, None, d) for d in dilation))] = kernel
+    places = (slice(None), slice(None), *(slice(None, None, d) for d in dilation))
+    grown[places] = kernel
     return grown
 
 
-def _dilated_at_run_time(ctx: ConversionContext, kernel: Any, dilation: Sequence[int]) -> Any:
+def _dilated_at_run_time(ctx: ConversionContext, kernel: Any, dilation: Sequence[int]) -> ITensor:
     """The same for a kernel that the engine computes: zeros in a new dim behind each, merged with it, cut to size."""
     taps = ctx.shape(kernel)[2:]
     outer = list(ctx.shape(kernel)[:2])

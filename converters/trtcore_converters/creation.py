@@ -8,8 +8,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    NodeContext,
+    Operand,
+    Reject,
+    node_arguments,
+)
 from trtcore_converters._checks import is_static
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output, output_dtype, traced_dims
 from trtcore_converters.elementwise import ARITHMETIC
 
@@ -19,7 +27,7 @@ aten = torch.ops.aten
 # ---- arange ------------------------------------------------------------------------------------------------
 
 
-def _whole_range(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _whole_range(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """A range whose length varies is filled in int64, so its bounds must be whole numbers."""
     given = node_arguments(node)
     bounds = [given.get(name) for name in ("start", "end", "step")]
@@ -38,7 +46,7 @@ def _whole_range(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-def _arange(ctx: ConversionContext, start: Any, end: Any, step: Any, dtype: torch.dtype | None) -> Any:
+def _arange(ctx: ConversionContext, start: Any, end: Any, step: Any, dtype: torch.dtype | None) -> ITensor:
     if is_static([start, end, step]):
         return ctx.constant(torch.arange(start, end, step, dtype=output_dtype(ctx, dtype or torch.int64)))
     value = output(ctx)
@@ -46,7 +54,7 @@ def _arange(ctx: ConversionContext, start: Any, end: Any, step: Any, dtype: torc
     return ctx.cast(positions(ctx, traced_dims(ctx, value.shape)[0], start, step), value.dtype)
 
 
-def positions(ctx: ConversionContext, size: Any, start: Any = 0, step: Any = 1) -> Any:
+def positions(ctx: ConversionContext, size: Any, start: Any = 0, step: Any = 1) -> ITensor:
     """``start, start + step, ...``: `size` numbers, as an int64 ITensor. The arguments are ints or symbolic ints."""
     if is_static([size, start, step]):
         return ctx.constant(torch.arange(size) * step + start)
@@ -57,24 +65,24 @@ def positions(ctx: ConversionContext, size: Any, start: Any = 0, step: Any = 1) 
     return ctx.output(layer)
 
 
-@converter(aten.arange.default, capability_validator=_whole_range, supports_dynamic_shapes=True)
-def arange(ctx: ConversionContext, end: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
+@converts(aten.arange.default, capability_validator=_whole_range)
+def arange(ctx: ConversionContext, end: Any, *, dtype: torch.dtype | None = None, **_: Any) -> ITensor:
     """``0, 1, ... end - 1``."""
     return _arange(ctx, 0, end, 1, dtype)
 
 
-@converter(aten.arange.start, capability_validator=_whole_range, supports_dynamic_shapes=True)
+@converts(aten.arange.start, capability_validator=_whole_range)
 def arange_start(
     ctx: ConversionContext, start: Any, end: Any, *, dtype: torch.dtype | None = None, **_: Any
-) -> Any:
+) -> ITensor:
     """``start, start + 1, ... end - 1``."""
     return _arange(ctx, start, end, 1, dtype)
 
 
-@converter(aten.arange.start_step, capability_validator=_whole_range, supports_dynamic_shapes=True)
+@converts(aten.arange.start_step, capability_validator=_whole_range)
 def arange_step(
     ctx: ConversionContext, start: Any, end: Any, step: Any = 1, *, dtype: torch.dtype | None = None, **_: Any
-) -> Any:
+) -> ITensor:
     """``start, start + step, ...`` up to but without `end`."""
     return _arange(ctx, start, end, step, dtype)
 
@@ -82,7 +90,7 @@ def arange_step(
 # ---- evenly spaced numbers ----------------------------------------------------------------------------------
 
 
-def _numbers_known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _numbers_known(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """Every argument is a number known now, and the result is of a dtype that a constant can have."""
     result = node.meta.get("val")
     if isinstance(result, torch.Tensor) and result.dtype not in ARITHMETIC:
@@ -96,20 +104,22 @@ def _numbers_known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(aten.linspace.default, capability_validator=_numbers_known)
-def linspace(ctx: ConversionContext, start: Any, end: Any, steps: Any, **_: Any) -> Any:
+@converts(aten.linspace.default, capability_validator=_numbers_known, supports_dynamic_shapes=False)
+def linspace(ctx: ConversionContext, start: Any, end: Any, steps: Any, **_: Any) -> ITensor:
     """`steps` numbers from `start` to `end`, both included; torch's own."""
     return ctx.constant(torch.linspace(start, end, steps, dtype=output_dtype(ctx, torch.float32)))
 
 
-@converter(aten.logspace.default, capability_validator=_numbers_known)
-def logspace(ctx: ConversionContext, start: Any, end: Any, steps: Any, base: float = 10.0, **_: Any) -> Any:
+@converts(aten.logspace.default, capability_validator=_numbers_known, supports_dynamic_shapes=False)
+def logspace(
+    ctx: ConversionContext, start: Any, end: Any, steps: Any, base: float = 10.0, **_: Any
+) -> ITensor:
     """`base` to the power of evenly spaced numbers; torch's own."""
     return ctx.constant(torch.logspace(start, end, steps, base, dtype=output_dtype(ctx, torch.float32)))
 
 
 def _triangle_indices(make: Callable[..., torch.Tensor]) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, row: int, col: int, offset: int = 0, **_: Any) -> Any:
+    def convert(ctx: ConversionContext, row: int, col: int, offset: int = 0, **_: Any) -> ITensor:
         return ctx.constant(make(row, col, offset, dtype=output_dtype(ctx, torch.int64)))
 
     return convert
@@ -119,15 +129,18 @@ for _op, _make in (
     (aten.tril_indices.default, torch.tril_indices),
     (aten.triu_indices.default, torch.triu_indices),
 ):
-    converter(_op, name=_op.overloadpacket.__name__, capability_validator=_numbers_known)(
-        _triangle_indices(_make)
-    )
+    converts(
+        _op,
+        name=_op.overloadpacket.__name__,
+        capability_validator=_numbers_known,
+        supports_dynamic_shapes=False,
+    )(_triangle_indices(_make))
 
 
 # ---- fills -------------------------------------------------------------------------------------------------
 
 
-def _fillable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fillable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     result = node.meta.get("val")
     for source in node.all_input_nodes:
         given = source.meta.get("val")
@@ -146,28 +159,31 @@ def _fillable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-def filled(ctx: ConversionContext, dims: Sequence[Any], value: Any, dtype: torch.dtype) -> Any:
+def filled(
+    ctx: ConversionContext, dims: Sequence[Any], value: Operand | float, dtype: torch.dtype
+) -> ITensor:
     """`value` repeated to a tensor of `dims`: one constant element, stretched."""
     if dtype == torch.uint8 and not ctx.is_tensor(value) and is_static(list(dims)):  # it has no slices
-        return ctx.constant(torch.full(tuple(dims), value, dtype=dtype))
+        number = value.item() if isinstance(value, torch.Tensor) else value
+        return ctx.constant(torch.full(tuple(dims), number, dtype=dtype))
     one = ctx.scalar(value, dtype) if ctx.is_tensor(value) else ctx.constant(value, dtype)
     return ctx.expand(one, dims) if dims else one
 
 
-@converter(aten.full.default, capability_validator=_fillable, supports_dynamic_shapes=True)
-def full(ctx: ConversionContext, size: Any, value: Any, **_: Any) -> Any:
+@converts(aten.full.default, capability_validator=_fillable)
+def full(ctx: ConversionContext, size: Any, value: Operand | float, **_: Any) -> ITensor:
     """A tensor of `size` filled with `value`."""
     return filled(ctx, size, value, output_dtype(ctx, torch.float32))
 
 
-@converter(aten.full_like.default, capability_validator=_fillable, supports_dynamic_shapes=True)
-def full_like(ctx: ConversionContext, x: Any, value: Any, **_: Any) -> Any:
+@converts(aten.full_like.default, capability_validator=_fillable)
+def full_like(ctx: ConversionContext, x: Operand, value: Operand | float, **_: Any) -> ITensor:
     """A tensor of the shape of `x` filled with `value`."""
     return filled(ctx, ctx.dims_of(x), value, output_dtype(ctx, ctx.dtype(x)))
 
 
-@converter(aten.new_full.default, capability_validator=_fillable, supports_dynamic_shapes=True)
-def new_full(ctx: ConversionContext, x: Any, size: Any, value: Any, **_: Any) -> Any:
+@converts(aten.new_full.default, capability_validator=_fillable)
+def new_full(ctx: ConversionContext, x: Operand, size: Any, value: Operand | float, **_: Any) -> ITensor:
     """A tensor of `size` filled with `value`, of the dtype of `x` unless told."""
     return filled(ctx, size, value, output_dtype(ctx, ctx.dtype(x)))
 
@@ -175,58 +191,56 @@ def new_full(ctx: ConversionContext, x: Any, size: Any, value: Any, **_: Any) ->
 # What torch.empty holds is undefined, so zeros are as good as anything.
 for _name, _value in {"zeros": 0, "ones": 1, "empty": 0}.items():
 
-    def _sized(ctx: ConversionContext, size: Any, *, _value: int = _value, **_: Any) -> Any:
+    def _sized(ctx: ConversionContext, size: Any, *, _value: int = _value, **_: Any) -> ITensor:
         return filled(ctx, size, _value, output_dtype(ctx, torch.float32))
 
-    def _like(ctx: ConversionContext, x: Any, *, _value: int = _value, **_: Any) -> Any:
+    def _like(ctx: ConversionContext, x: Operand, *, _value: int = _value, **_: Any) -> ITensor:
         return filled(ctx, ctx.dims_of(x), _value, output_dtype(ctx, ctx.dtype(x)))
 
-    def _new(ctx: ConversionContext, x: Any, size: Any, *, _value: int = _value, **_: Any) -> Any:
+    def _new(ctx: ConversionContext, x: Operand, size: Any, *, _value: int = _value, **_: Any) -> ITensor:
         return filled(ctx, size, _value, output_dtype(ctx, ctx.dtype(x)))
 
     _base = aten.empty.memory_format if _name == "empty" else getattr(aten, _name).default
-    converter(_base, name=_name, capability_validator=_fillable, supports_dynamic_shapes=True)(_sized)
-    converter(
+    converts(_base, name=_name, capability_validator=_fillable)(_sized)
+    converts(
         getattr(aten, f"{_name}_like").default,
         name=f"{_name}_like",
         capability_validator=_fillable,
-        supports_dynamic_shapes=True,
     )(_like)
-    converter(
+    converts(
         getattr(aten, f"new_{_name}").default,
         name=f"new_{_name}",
         capability_validator=_fillable,
-        supports_dynamic_shapes=True,
     )(_new)
 
 
 # Strides and physical layouts mean nothing inside an engine.
-@converter(aten.empty_strided.default, capability_validator=_fillable, supports_dynamic_shapes=True)
-def empty_strided(ctx: ConversionContext, size: Any, stride: Any, **_: Any) -> Any:
+@converts(aten.empty_strided.default, capability_validator=_fillable)
+def empty_strided(ctx: ConversionContext, size: Any, stride: Any, **_: Any) -> ITensor:
     """Zeros of `size`."""
     return filled(ctx, size, 0, output_dtype(ctx, torch.float32))
 
 
-@converter(aten.empty_permuted.default, capability_validator=_fillable, supports_dynamic_shapes=True)
-def empty_permuted(ctx: ConversionContext, size: Any, physical_layout: Any, **_: Any) -> Any:
+@converts(aten.empty_permuted.default, capability_validator=_fillable)
+def empty_permuted(ctx: ConversionContext, size: Any, physical_layout: Any, **_: Any) -> ITensor:
     """Zeros of `size`."""
     return filled(ctx, size, 0, output_dtype(ctx, torch.float32))
 
 
-@converter(aten.new_empty_strided.default, capability_validator=_fillable, supports_dynamic_shapes=True)
-def new_empty_strided(ctx: ConversionContext, x: Any, size: Any, stride: Any, **_: Any) -> Any:
+@converts(aten.new_empty_strided.default, capability_validator=_fillable)
+def new_empty_strided(ctx: ConversionContext, x: Operand, size: Any, stride: Any, **_: Any) -> ITensor:
     """Zeros of `size`, of the dtype of `x` unless told."""
     return filled(ctx, size, 0, output_dtype(ctx, ctx.dtype(x)))
 
 
-@converter(aten.scalar_tensor.default, supports_dynamic_shapes=True)
-def scalar_tensor(ctx: ConversionContext, value: Any, **_: Any) -> Any:
+@converts(aten.scalar_tensor.default)
+def scalar_tensor(ctx: ConversionContext, value: Operand | float, **_: Any) -> ITensor:
     """A 0-d tensor of a number."""
     return filled(ctx, (), value, output_dtype(ctx, torch.float32))
 
 
-@converter([aten.eye.default, aten.eye.m], capability_validator=_fillable, supports_dynamic_shapes=True)
-def eye(ctx: ConversionContext, rows: Any, columns: Any = None, **_: Any) -> Any:
+@converts([aten.eye.default, aten.eye.m], capability_validator=_fillable)
+def eye(ctx: ConversionContext, rows: Any, columns: Any = None, **_: Any) -> ITensor:
     """Ones on the diagonal of (rows, columns), zeros besides."""
     columns = rows if columns is None else columns
     row = ctx.reshape(positions(ctx, rows), [rows, 1])

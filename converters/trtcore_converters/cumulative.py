@@ -7,20 +7,25 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, Requires, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    Operand,
+    Requires,
+)
 from trtcore_converters._checks import numeric
-from trtcore_converters._values import LOW_PRECISION, along, most, output_dtype
+from trtcore_converters._declare import converts
+from trtcore_converters._values import LOW_PRECISION, along, known_dim, most, output_dtype
 
 aten = torch.ops.aten
 
 
-@converter(
+@converts(
     aten.cumsum.default,
     capability_validator=numeric,
-    supports_dynamic_shapes=True,
     requires=Requires(layers=frozenset({"add_cumulative"})),
 )
-def cumsum(ctx: ConversionContext, x: Any, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+def cumsum(ctx: ConversionContext, x: Operand, dim: int, *, dtype: torch.dtype | None = None) -> ITensor:
     """The running sum along a dim; integers as int64, fp16 and bf16 summed in fp32."""
     own = ctx.dtype(x)
     result = dtype or output_dtype(ctx, own if own.is_floating_point else torch.int64)
@@ -43,7 +48,7 @@ def _scanned(parts: Pair, dim: int, combine: Callable[[Pair, Pair], Pair]) -> Pa
     if not parts[0].dim():
         return parts
     length = parts[0].shape[dim]
-    if not isinstance(length, int):
+    if known_dim(length) is None:
         return _scanned_by_place(parts, dim, combine)
     step = 1
     while step < length:

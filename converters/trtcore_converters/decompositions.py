@@ -64,13 +64,14 @@ def _wanted(op: Any) -> bool:
 def _native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torch.Tensor, torch.Tensor]:
     """At inference `x` and a mask of ones; in training it stays random, and whole."""
     if train and p:
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]  # torch then keeps the op
     return x, torch.ones_like(x, dtype=torch.bool)
 
 
 def _cdist_forward(a: torch.Tensor, b: torch.Tensor, p: float, compute_mode: int | None) -> torch.Tensor:
     """Distances between the rows of `a` and those of `b`: the norm of all differences."""
-    return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+    norm: torch.Tensor = torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+    return norm
 
 
 def _hypot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -220,7 +221,7 @@ def _logspace(
 def _angle(x: torch.Tensor) -> torch.Tensor:
     """Of real numbers: pi where they are negative, else 0; NaN stays."""
     if x.is_complex():
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]  # torch then keeps the op
     turned = torch.where(x < 0, math.pi, torch.zeros_like(x, dtype=float_of(x.dtype)))
     return torch.where(x != x, x, turned) if x.is_floating_point() else turned
 

@@ -19,7 +19,7 @@ def _is_empty(x: torch.Tensor) -> bool:
 
 def _masked_scatter(x: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """Where the mask is set, the elements of `source` one after the other: the n-th place takes element n."""
-    x, mask = torch.broadcast_tensors(x, mask)
+    x, mask = torch.broadcast_tensors(x, mask)  # type: ignore[no-untyped-call]
     if _is_empty(x) or _is_empty(source):
         return x.clone()
     flat = source.reshape(-1)
@@ -99,16 +99,17 @@ def _repeat_interleave_by(
 def _cosine_similarity(a: torch.Tensor, b: torch.Tensor, dim: int = 1, eps: float = 1e-8) -> torch.Tensor:
     """The sum of the products of vectors scaled to length one; shorter ones than `eps` are divided by `eps`."""
     dtype = torch.promote_types(a.dtype, b.dtype)
-    a, b = torch.broadcast_tensors(a.to(dtype), b.to(dtype))
+    a, b = torch.broadcast_tensors(a.to(dtype), b.to(dtype))  # type: ignore[no-untyped-call]
     lengths = [torch.linalg.vector_norm(x, 2, dim, keepdim=True).clamp(min=eps) for x in (a, b)]
-    return (a / lengths[0] * (b / lengths[1])).sum(dim)
+    product: torch.Tensor = a / lengths[0] * (b / lengths[1])
+    return product.sum(dim)
 
 
 def _put(
     x: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate: bool = False
 ) -> torch.Tensor:
     """Elements written (or added) at their numbers in the flat tensor."""
-    flat = aten.index_put(x.reshape(-1), [index.reshape(-1)], source.reshape(-1), accumulate)
+    flat: torch.Tensor = aten.index_put(x.reshape(-1), [index.reshape(-1)], source.reshape(-1), accumulate)
     return flat.reshape(x.shape)
 
 
@@ -133,7 +134,7 @@ def _index_put(
         return x.clone()
     rest = x.shape[mask.dim() :]
     flat = mask.reshape(-1)
-    rows = values.to(x.dtype).expand(torch.broadcast_shapes(values.shape, (1, *rest)))
+    rows = values.to(x.dtype).expand(torch.broadcast_shapes(values.shape, (1, *rest)))  # type: ignore[no-untyped-call]
     if rows.shape[0] != 1:
         rows = rows.index_select(0, (flat.to(torch.int64).cumsum(0) - 1).clamp(min=0))
     old = x.reshape(-1, *rest)

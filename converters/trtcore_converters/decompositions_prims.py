@@ -51,7 +51,8 @@ def _var(
     *,
     output_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    return torch.var(x, dims, correction=correction)
+    found: torch.Tensor = torch.var(x, tuple(dims), correction=correction)
+    return found
 
 
 def table() -> Mapping[Any, Callable[..., Any]]:
@@ -59,7 +60,7 @@ def table() -> Mapping[Any, Callable[..., Any]]:
     import torch._prims as prims
 
     found = {
-        op: op.impl_aten
+        op: vars(op)["impl_aten"]
         for op in vars(prims).values()
         if isinstance(op, torch._ops.OpOverload) and op.namespace == "prims"
     }

@@ -164,13 +164,13 @@ def _grid_sampler_3d(
     if interpolation_mode == 1:
         return at([place.round() for place in places]).to(dtype)
     low = [place.floor() for place in places]
-    total = None
+    total: torch.Tensor | None = None
     for upper in itertools.product((0, 1), repeat=3):
         corner = [edge + step for edge, step in zip(low, upper)]
-        share = math.prod(
-            (place - edge if step else 1 - (place - edge)) for place, edge, step in zip(places, low, upper)
+        across, down, deep = (
+            place - edge if step else 1 - (place - edge) for place, edge, step in zip(places, low, upper)
         )
-        part = at(corner) * share.unsqueeze(1)
+        part = at(corner) * (across * down * deep).unsqueeze(1)
         total = part if total is None else total + part
     assert total is not None
     return total.to(dtype)

@@ -25,7 +25,7 @@ def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) ->
     matrices = x.movedim((dim1 % x.dim(), dim2 % x.dim()), (-2, -1))
     rows, columns = matrices.shape[-2:]
     down, right = max(-offset, 0), max(offset, 0)
-    length = torch.sym_min(rows - down, columns - right)
+    length = torch.sym_min(rows - down, columns - right)  # type: ignore[no-untyped-call]
     if not least(length):
         raise ValueError("some of its sizes have no such diagonal")
     places = torch.arange(length, device=x.device) * (columns + 1) + (down * columns + right)

@@ -9,8 +9,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    NodeContext,
+    Operand,
+    Reject,
+    node_arguments,
+)
 from trtcore_converters._checks import all_of
+from trtcore_converters._declare import converts
 from trtcore_converters._loops import LOOPS, whole_power
 from trtcore_converters._values import compute_dtype, number, operand, output_dtype, power_of_two
 from trtcore_converters.remainders import floor_divide as floor_quotient
@@ -24,7 +32,7 @@ ARITHMETIC = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.int6
 _ON_BOOL = {"SUM": "OR", "PROD": "AND", "MAX": "OR", "MIN": "AND"}
 
 
-def arithmetic(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def arithmetic(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """TensorRT has no arithmetic on uint8 and int8."""
     for source in (node, *node.all_input_nodes):
         tensor = source.meta.get("val")
@@ -34,8 +42,13 @@ def arithmetic(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 
 
 def calculate(
-    ctx: ConversionContext, operation: str, a: Any, b: Any, *, to: torch.dtype | None = None
-) -> Any:
+    ctx: ConversionContext,
+    operation: str,
+    a: Operand | float,
+    b: Operand | float,
+    *,
+    to: torch.dtype | None = None,
+) -> ITensor:
     """``a operation b`` in the op's dtype; numbers that a low precision would round are taken in float32."""
     dtype = to or output_dtype(ctx, ctx.result_type(a, b))
     if dtype == torch.bool:
@@ -43,12 +56,14 @@ def calculate(
     return ctx.cast(ctx.elementwise(a, b, operation, to=compute_dtype(ctx, dtype, a, b)), dtype)
 
 
-def _operands(ctx: ConversionContext, a: Any, b: Any) -> tuple[Any, Any]:
+def _operands(
+    ctx: ConversionContext, a: Operand | float, b: Operand | float
+) -> tuple[Operand | float, Operand | float]:
     return operand(ctx, "self", a), operand(ctx, "other", b)
 
 
 def _binary(operation: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    def convert(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
         return calculate(ctx, operation, *_operands(ctx, a, b))
 
     return convert
@@ -64,15 +79,15 @@ for _op, _name, _operation in (
     (aten.fmax.default, "fmax", "MAX"),
     (aten.fmin.default, "fmin", "MIN"),
 ):
-    converter(_op, name=_name, capability_validator=arithmetic, supports_dynamic_shapes=True)(
-        _binary(_operation)
-    )
+    converts(_op, name=_name, capability_validator=arithmetic)(_binary(_operation))
 
 
 # ---- add, sub ----------------------------------------------------------------------------------------------
 
 
-def _scaled(ctx: ConversionContext, operation: str, a: Any, b: Any, alpha: Any) -> Any:
+def _scaled(
+    ctx: ConversionContext, operation: str, a: Operand | float, b: Operand | float, alpha: Any
+) -> ITensor:
     """``a operation alpha * b``."""
     if number(alpha) == 1:
         return calculate(ctx, operation, a, b)
@@ -84,34 +99,32 @@ def _scaled(ctx: ConversionContext, operation: str, a: Any, b: Any, alpha: Any) 
     return ctx.cast(ctx.elementwise(a, b, operation, to=inside), dtype)
 
 
-@converter(aten.add.Tensor, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def add(ctx: ConversionContext, a: Any, b: Any, *, alpha: Any = 1) -> Any:
+@converts(aten.add.Tensor, capability_validator=arithmetic)
+def add(ctx: ConversionContext, a: Operand | float, b: Operand | float, *, alpha: Any = 1) -> ITensor:
     """``a + alpha * b``; the logical or on bools."""
     return _scaled(ctx, "SUM", *_operands(ctx, a, b), operand(ctx, "alpha", alpha))
 
 
-@converter(aten.add.Scalar, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def add_scalar(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
+@converts(aten.add.Scalar, capability_validator=arithmetic)
+def add_scalar(ctx: ConversionContext, a: Operand | float, b: Operand | float, alpha: Any = 1) -> ITensor:
     """``a + alpha * b``."""
     return add(ctx, a, b, alpha=alpha)
 
 
-@converter(aten.sub.Tensor, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def sub(ctx: ConversionContext, a: Any, b: Any, *, alpha: Any = 1) -> Any:
+@converts(aten.sub.Tensor, capability_validator=arithmetic)
+def sub(ctx: ConversionContext, a: Operand | float, b: Operand | float, *, alpha: Any = 1) -> ITensor:
     """``a - alpha * b``."""
     return _scaled(ctx, "SUB", *_operands(ctx, a, b), operand(ctx, "alpha", alpha))
 
 
-@converter(aten.sub.Scalar, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def sub_scalar(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
+@converts(aten.sub.Scalar, capability_validator=arithmetic)
+def sub_scalar(ctx: ConversionContext, a: Operand | float, b: Operand | float, alpha: Any = 1) -> ITensor:
     """``a - alpha * b``."""
     return sub(ctx, a, b, alpha=alpha)
 
 
-@converter(
-    [aten.rsub.Tensor, aten.rsub.Scalar], capability_validator=arithmetic, supports_dynamic_shapes=True
-)
-def rsub(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
+@converts([aten.rsub.Tensor, aten.rsub.Scalar], capability_validator=arithmetic)
+def rsub(ctx: ConversionContext, a: Operand | float, b: Operand | float, alpha: Any = 1) -> ITensor:
     """``b - alpha * a``."""
     a, b = _operands(ctx, a, b)
     return _scaled(ctx, "SUB", b, a, operand(ctx, "alpha", alpha))
@@ -120,7 +133,7 @@ def rsub(ctx: ConversionContext, a: Any, b: Any, alpha: Any = 1) -> Any:
 # ---- division ----------------------------------------------------------------------------------------------
 
 
-def _divide(ctx: ConversionContext, a: Any, b: Any, rounding: str | None) -> Any:
+def _divide(ctx: ConversionContext, a: Operand | float, b: Operand | float, rounding: str | None) -> ITensor:
     if rounding is None:
         dtype = output_dtype(ctx, torch.float32)
         return ctx.cast(ctx.elementwise(a, b, "DIV", to=compute_dtype(ctx, dtype, a, b)), dtype)
@@ -135,48 +148,43 @@ def _divide(ctx: ConversionContext, a: Any, b: Any, rounding: str | None) -> Any
     return ctx.cast(ctx.unary(quotient, "FLOOR") if rounding == "floor" else truncate(ctx, quotient), dtype)
 
 
-def _broadcast(ctx: ConversionContext, a: Any, b: Any, dtype: torch.dtype) -> list[Any]:
+def _broadcast(
+    ctx: ConversionContext, a: Operand | float, b: Operand | float, dtype: torch.dtype
+) -> list[ITensor]:
     """Both in float32, after they were rounded to the op's dtype."""
     return [ctx.cast(value, torch.float32) for value in ctx.promote(a, b, to=dtype)]
 
 
-def truncate(ctx: ConversionContext, x: Any) -> Any:
+def truncate(ctx: ConversionContext, x: ITensor) -> ITensor:
     """Floats rounded towards zero: ``sign(x) * floor(abs(x))``."""
     return ctx.elementwise(ctx.unary(x, "SIGN"), ctx.unary(ctx.unary(x, "ABS"), "FLOOR"), "PROD")
 
 
-@converter(
+@converts(
     [aten.div.Tensor, aten.div.Scalar, aten.true_divide.Tensor, aten.true_divide.Scalar],
     capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
 )
-def div(ctx: ConversionContext, a: Any, b: Any) -> Any:
+def div(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     """``a / b``; ints divide as float32."""
     return _divide(ctx, *_operands(ctx, a, b), None)
 
 
-@converter(
-    [aten.div.Tensor_mode, aten.div.Scalar_mode],
-    capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
-)
-def div_mode(ctx: ConversionContext, a: Any, b: Any, *, rounding_mode: str | None) -> Any:
+@converts([aten.div.Tensor_mode, aten.div.Scalar_mode], capability_validator=arithmetic)
+def div_mode(
+    ctx: ConversionContext, a: Operand | float, b: Operand | float, *, rounding_mode: str | None
+) -> ITensor:
     """``a / b``, rounded towards zero (``trunc``), down (``floor``) or not at all."""
     return _divide(ctx, *_operands(ctx, a, b), rounding_mode)
 
 
-@converter(
-    [aten.floor_divide.default, aten.floor_divide.Scalar],
-    capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
-)
-def floor_divide(ctx: ConversionContext, a: Any, b: Any) -> Any:
+@converts([aten.floor_divide.default, aten.floor_divide.Scalar], capability_validator=arithmetic)
+def floor_divide(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     """``a / b`` rounded down."""
     return _divide(ctx, *_operands(ctx, a, b), "floor")
 
 
 def _modulus(rounding: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, a: Any, b: Any) -> Any:
+    def convert(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
         a, b = _operands(ctx, a, b)
         dtype = output_dtype(ctx, ctx.result_type(a, b))
         if dtype.is_floating_point and not power_of_two(number(b)):
@@ -198,18 +206,17 @@ for _op, _name, _rounding in (
     (aten.fmod.Tensor, "fmod", "trunc"),
     (aten.fmod.Scalar, "fmod", "trunc"),
 ):
-    converter(
+    converts(
         _op,
         name=_name,
         capability_validator=arithmetic,
-        supports_dynamic_shapes=True,
     )(_modulus(_rounding))
 
 
 # ---- powers ------------------------------------------------------------------------------------------------
 
 
-def _whole_exponent(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _whole_exponent(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """Integers to a constant power are multiplied out."""
     result, exponent = node.meta.get("val"), node_arguments(node).get("exponent")
     if not isinstance(result, torch.Tensor) or result.is_floating_point():
@@ -219,8 +226,8 @@ def _whole_exponent(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-def _kind_of_power(floating_point: bool) -> Callable[[fx.Node, CompileContext], bool | Reject]:
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _kind_of_power(floating_point: bool) -> Callable[[fx.Node, NodeContext], bool | Reject]:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         result = node.meta.get("val")
         if isinstance(result, torch.Tensor) and result.is_floating_point() != floating_point:
             return Reject(f"made for {'floating point' if floating_point else 'integers'}")
@@ -229,12 +236,8 @@ def _kind_of_power(floating_point: bool) -> Callable[[fx.Node, CompileContext], 
     return check
 
 
-@converter(
-    aten.pow.Tensor_Scalar,
-    capability_validator=all_of(arithmetic, _whole_exponent),
-    supports_dynamic_shapes=True,
-)
-def pow_scalar(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
+@converts(aten.pow.Tensor_Scalar, capability_validator=all_of(arithmetic, _whole_exponent))
+def pow_scalar(ctx: ConversionContext, x: Operand, exponent: Any) -> ITensor:
     """``x ** exponent``; small whole exponents by multiplication, as torch does."""
     exponent = operand(ctx, "exponent", exponent)
     dtype = output_dtype(ctx, ctx.result_type(x, exponent))
@@ -258,37 +261,36 @@ def pow_scalar(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
     return ctx.cast(result, dtype)
 
 
-def _multiplied(ctx: ConversionContext, x: Any, exponent: int, dtype: torch.dtype) -> Any:
+def _multiplied(ctx: ConversionContext, x: ITensor, exponent: int, dtype: torch.dtype) -> ITensor:
     """``x ** exponent`` for exponent >= 1, by repeated squaring."""
-    result = None
+    result: ITensor | None = None
     while exponent:
         if exponent & 1:
             result = x if result is None else ctx.elementwise(result, x, "PROD", to=dtype)
         exponent >>= 1
         if exponent:
             x = ctx.elementwise(x, x, "PROD", to=dtype)
+    assert result is not None
     return result
 
 
-@converter(
+@converts(
     [aten.pow.Tensor_Tensor, aten.pow.Scalar],
     capability_validator=all_of(arithmetic, _kind_of_power(True)),
-    supports_dynamic_shapes=True,
 )
-def pow_tensor(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
+def pow_tensor(ctx: ConversionContext, x: Operand | float, exponent: Any) -> ITensor:
     """``x ** exponent`` in floating point (float16 and bfloat16 through float32)."""
     x, exponent = operand(ctx, "self", x), operand(ctx, "exponent", exponent)
     dtype = output_dtype(ctx, torch.float32)
     return ctx.cast(ctx.elementwise(x, exponent, "POW", to=torch.float32), dtype)
 
 
-@converter(
+@converts(
     [aten.pow.Tensor_Tensor, aten.pow.Scalar],
     capability_validator=all_of(arithmetic, _kind_of_power(False)),
     requires=LOOPS,
-    supports_dynamic_shapes=True,
 )
-def pow_integers(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
+def pow_integers(ctx: ConversionContext, x: Operand | float, exponent: Any) -> ITensor:
     """``x ** exponent`` of integers, which TensorRT's own power would compute in floating point."""
     x, exponent = operand(ctx, "self", x), operand(ctx, "exponent", exponent)
     return whole_power(ctx, x, exponent, output_dtype(ctx, torch.int64))
@@ -297,12 +299,11 @@ def pow_integers(ctx: ConversionContext, x: Any, exponent: Any) -> Any:
 # ---- clamp -------------------------------------------------------------------------------------------------
 
 
-@converter(
+@converts(
     [aten.clamp.default, aten.clamp.Tensor, aten.clip.default, aten.clip.Tensor],
     capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
 )
-def clamp(ctx: ConversionContext, x: Any, low: Any = None, high: Any = None) -> Any:
+def clamp(ctx: ConversionContext, x: Operand, low: Any = None, high: Any = None) -> ITensor:
     """``min(max(x, low), high)``; where low > high, the result is high, as in torch."""
     result = ctx.tensor(x)
     dtype = output_dtype(ctx, ctx.dtype(result))
@@ -312,22 +313,14 @@ def clamp(ctx: ConversionContext, x: Any, low: Any = None, high: Any = None) -> 
     return ctx.cast(result, dtype)
 
 
-@converter(
-    [aten.clamp_min.default, aten.clamp_min.Tensor],
-    capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
-)
-def clamp_min(ctx: ConversionContext, x: Any, low: Any) -> Any:
+@converts([aten.clamp_min.default, aten.clamp_min.Tensor], capability_validator=arithmetic)
+def clamp_min(ctx: ConversionContext, x: Operand, low: Any) -> ITensor:
     """``max(x, low)``."""
     return clamp(ctx, x, low)
 
 
-@converter(
-    [aten.clamp_max.default, aten.clamp_max.Tensor],
-    capability_validator=arithmetic,
-    supports_dynamic_shapes=True,
-)
-def clamp_max(ctx: ConversionContext, x: Any, high: Any) -> Any:
+@converts([aten.clamp_max.default, aten.clamp_max.Tensor], capability_validator=arithmetic)
+def clamp_max(ctx: ConversionContext, x: Operand, high: Any) -> ITensor:
     """``min(x, high)``."""
     return clamp(ctx, x, None, high)
 
@@ -335,8 +328,8 @@ def clamp_max(ctx: ConversionContext, x: Any, high: Any) -> Any:
 # ---- angles -------------------------------------------------------------------------------------------------
 
 
-@converter(aten.atan2.default, capability_validator=arithmetic, supports_dynamic_shapes=True)
-def atan2(ctx: ConversionContext, y: Any, x: Any) -> Any:
+@converts(aten.atan2.default, capability_validator=arithmetic)
+def atan2(ctx: ConversionContext, y: Any, x: Operand) -> ITensor:
     """The angle of (x, y): ``atan(y / x)``, turned by pi to the side where x is negative; 0 for (0, 0)."""
     dtype = output_dtype(ctx, torch.float32)
     y, x = ctx.promote(y, x, to=torch.float32)

@@ -8,8 +8,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    NodeContext,
+    Operand,
+    Reject,
+    node_arguments,
+)
 from trtcore_converters._checks import all_of, arguments, floating, val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import used_outputs
 from trtcore_converters.accumulate import affordable
 from trtcore_converters.creation import positions
@@ -18,15 +26,15 @@ from trtcore_converters.shape import same
 aten = torch.ops.aten
 
 
-@converter(aten.embedding.default, supports_dynamic_shapes=True)
+@converts(aten.embedding.default)
 def embedding(
     ctx: ConversionContext,
-    weight: Any,
-    indices: Any,
+    weight: Operand,
+    indices: Operand,
     padding_idx: Any = -1,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
-) -> Any:
+) -> ITensor:
     """``weight[indices]``; the other arguments are about gradients. Indices out of range are undefined."""
     return ctx.gather(ctx.tensor(weight), ctx.tensor(indices), 0)
 
@@ -36,7 +44,7 @@ def embedding(
 _MODES = ("sum", "mean", "max")
 
 
-def _bags(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _bags(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """The op's table of floats, its output alone, and not too many places to compare."""
     given = arguments(node)
     used = used_outputs(node)
@@ -67,7 +75,7 @@ def _bag_length(node: fx.Node) -> int | None:
     return step if step > 0 and same(end, indices.shape[0]) else None
 
 
-@converter(
+@converts(
     [
         aten.embedding_bag.default,
         aten.embedding_bag.padding_idx,
@@ -75,12 +83,11 @@ def _bag_length(node: fx.Node) -> int | None:
         aten._embedding_bag_forward_only.default,
     ],
     capability_validator=all_of(floating("weight"), _bags),
-    supports_dynamic_shapes=True,
 )
 def embedding_bag(
     ctx: ConversionContext,
-    weight: Any,
-    indices: Any,
+    weight: Operand,
+    indices: Operand,
     offsets: Any,
     scale_grad_by_freq: bool = False,
     mode: int = 0,
@@ -88,7 +95,7 @@ def embedding_bag(
     per_sample_weights: Any = None,
     include_last_offset: bool = False,
     padding_idx: int | None = None,
-) -> Any:
+) -> tuple[ITensor, None, None, None]:
     """The sum, mean or maximum of the rows of every bag; bag i has the indices from ``offsets[i]`` on.
 
     Rows of `padding_idx` do not count, and an empty bag gives zeros. Shapes: weight (rows, size), indices (n,),
@@ -113,7 +120,7 @@ def embedding_bag(
     return ctx.cast(found, dtype), None, None, None
 
 
-def _equal_bags(ctx: ConversionContext, rows: Any, counts: Any, length: int, mode: str) -> Any:
+def _equal_bags(ctx: ConversionContext, rows: Any, counts: Any, length: int, mode: str) -> ITensor:
     """Bags of one length: rows (bags * length, size) as (bags, length, size)."""
     size = ctx.dim(rows, 1)
     bags = ctx.reshape(rows, [-1, length, size])
@@ -126,7 +133,7 @@ def _equal_bags(ctx: ConversionContext, rows: Any, counts: Any, length: int, mod
 
 def _any_bags(
     ctx: ConversionContext, rows: Any, counts: Any, offsets: Any, include_last_offset: bool, mode: str
-) -> Any:
+) -> ITensor:
     """Every bag looks for its rows: those between its offset and the next bag's."""
     number = ctx.reshape(positions(ctx, ctx.dim(rows, 0)), [1, -1])
     bags = ctx.dim(offsets, 0)
@@ -144,7 +151,7 @@ def _any_bags(
     return _of_hits(ctx, ctx.select(hit, rows, ctx.constant(neutral)), hit, 1, mode)
 
 
-def _of_hits(ctx: ConversionContext, chosen: Any, hit: Any, axis: int, mode: str) -> Any:
+def _of_hits(ctx: ConversionContext, chosen: Any, hit: Any, axis: int, mode: str) -> ITensor:
     """The chosen rows as one, by their number for a mean; zeros where there are none."""
     if mode == "sum":
         return ctx.reduce(chosen, "SUM", [axis])

@@ -10,15 +10,17 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
+    ITensor,
+    NodeContext,
+    Operand,
     Priority,
     Reject,
     Requires,
-    converter,
     node_arguments,
 )
 from trtcore_converters._checks import all_of, floating, is_static, val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import broadcast_dims
 from trtcore_converters.creation import filled
 from trtcore_converters.shape import movable
@@ -26,7 +28,7 @@ from trtcore_converters.shape import movable
 aten = torch.ops.aten
 
 
-def no_masks(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def no_masks(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """Indexing by a bool (or uint8) mask has a shape that depends on data."""
     for index in node_arguments(node)["indices"]:
         tensor = val(index)
@@ -35,12 +37,8 @@ def no_masks(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(
-    [aten.index.Tensor, aten._unsafe_index.Tensor],
-    capability_validator=all_of(movable, no_masks),
-    supports_dynamic_shapes=True,
-)
-def index(ctx: ConversionContext, x: Any, indices: Sequence[Any]) -> Any:
+@converts([aten.index.Tensor, aten._unsafe_index.Tensor], capability_validator=all_of(movable, no_masks))
+def index(ctx: ConversionContext, x: Operand, indices: Sequence[Any]) -> ITensor:
     """``x[indices]`` with integer tensors, broadcast against each other, and None for dims that are kept.
 
     The indexed dims are replaced by the dims of the indices, where they were if they are neighbours, else in
@@ -64,9 +62,9 @@ def index(ctx: ConversionContext, x: Any, indices: Sequence[Any]) -> Any:
     return ctx.gather(rows, position, before)
 
 
-def flat_position(ctx: ConversionContext, indices: Sequence[Any], sizes: Sequence[Any]) -> Any:
+def flat_position(ctx: ConversionContext, indices: Sequence[Any], sizes: Sequence[Any]) -> ITensor:
     """The row-major position of a multi-index in a block of `sizes`: an int64 ITensor of the broadcast shape."""
-    result = None
+    result: ITensor | None = None
     for item, size in zip(indices, sizes):
         wrapped = wrap(ctx, item, size)
         if result is None:
@@ -75,10 +73,11 @@ def flat_position(ctx: ConversionContext, indices: Sequence[Any], sizes: Sequenc
             result = ctx.elementwise(
                 ctx.elementwise(result, ctx.scalar(size, torch.int64), "PROD"), wrapped, "SUM"
             )
+    assert result is not None
     return result
 
 
-def wrap(ctx: ConversionContext, item: Any, size: Any) -> Any:
+def wrap(ctx: ConversionContext, item: Any, size: Any) -> ITensor:
     """Indices in [-size, size) as int64 in [0, size)."""
     if isinstance(item, torch.Tensor):
         if not bool((item < 0).any()):
@@ -90,8 +89,8 @@ def wrap(ctx: ConversionContext, item: Any, size: Any) -> Any:
     return ctx.select(negative, ctx.elementwise(item, ctx.scalar(size, torch.int64), "SUM"), item)
 
 
-@converter(aten.index_select.default, capability_validator=movable, supports_dynamic_shapes=True)
-def index_select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
+@converts(aten.index_select.default, capability_validator=movable)
+def index_select(ctx: ConversionContext, x: Operand, dim: int, index: Operand) -> ITensor:
     """The slices `index` (1-D or 0-d, taken as one) along `dim`."""
     x, index = ctx.tensor(x), ctx.tensor(index)
     if ctx.rank(x) == 0:
@@ -101,8 +100,10 @@ def index_select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
     return ctx.gather(x, index, dim)
 
 
-@converter(aten.gather.default, capability_validator=movable, supports_dynamic_shapes=True)
-def gather(ctx: ConversionContext, x: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
+@converts(aten.gather.default, capability_validator=movable)
+def gather(
+    ctx: ConversionContext, x: Operand, dim: int, index: Operand, *, sparse_grad: bool = False
+) -> ITensor:
     """``x[..., index[...], ...]``: one index per element of the result, along `dim`."""
     x, index = ctx.tensor(x), ctx.tensor(index, torch.int64)
     if 0 in ctx.shape(index):  # may have any number of dims
@@ -113,7 +114,7 @@ def gather(ctx: ConversionContext, x: Any, dim: int, index: Any, *, sparse_grad:
     return gather_elements(ctx, x, index, ctx.axis(dim, ctx.rank(x)))
 
 
-def gather_elements(ctx: ConversionContext, x: Any, index: Any, axis: int) -> Any:
+def gather_elements(ctx: ConversionContext, x: Operand, index: Operand, axis: int) -> ITensor:
     """TensorRT's GatherElements."""
     layer = ctx.net.add_gather_v2(x, index, ctx.trt.GatherMode.ELEMENT)
     layer.axis = axis
@@ -123,7 +124,7 @@ def gather_elements(ctx: ConversionContext, x: Any, index: Any, axis: int) -> An
 # ---- elements by their place in memory ----------------------------------------------------------------------
 
 
-def _fixed_corner(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fixed_corner(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     shape = getattr(val(given["self"]), "shape", None)
     if shape is not None and not (is_static(shape[given["dim1"]]) and is_static(shape[given["dim2"]])):
@@ -131,10 +132,8 @@ def _fixed_corner(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.diagonal.default, capability_validator=all_of(movable, _fixed_corner), supports_dynamic_shapes=True
-)
-def diagonal(ctx: ConversionContext, x: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+@converts(aten.diagonal.default, capability_validator=all_of(movable, _fixed_corner))
+def diagonal(ctx: ConversionContext, x: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> ITensor:
     """The diagonals of the matrices over two dims, as a last dim; `offset` counts to the right of the main one."""
     x = ctx.tensor(x)
     rank = ctx.rank(x)
@@ -151,7 +150,7 @@ def _memory_order(x: torch.Tensor) -> list[int] | None:
     """The dims of a traced tensor from the slowest to the fastest in memory; None where it is not dense there."""
     if not all(isinstance(size, int) for size in (*x.shape, *x.stride())) or x.storage_offset():
         return None
-    order = sorted(range(x.dim()), key=lambda dim: (-x.stride(dim), -x.shape[dim]))
+    order = sorted(range(x.dim()), key=lambda dim: (-x.stride()[dim], -x.shape[dim]))
     expected = 1
     for dim in reversed(order):
         if x.shape[dim] != 1 and x.stride(dim) != expected:
@@ -160,7 +159,7 @@ def _memory_order(x: torch.Tensor) -> list[int] | None:
     return order
 
 
-def _dense(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _dense(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     if not all(is_static(given[name]) for name in ("size", "stride", "storage_offset")):
         return Reject("its sizes or strides vary from call to call")
@@ -172,12 +171,10 @@ def _dense(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.as_strided.default, capability_validator=all_of(movable, _dense), supports_dynamic_shapes=True
-)
+@converts(aten.as_strided.default, capability_validator=all_of(movable, _dense))
 def as_strided(
-    ctx: ConversionContext, x: Any, size: Any, stride: Any, storage_offset: int | None = None
-) -> Any:
+    ctx: ConversionContext, x: Operand, size: Any, stride: Any, storage_offset: int | None = None
+) -> ITensor:
     """The elements at ``offset + sum(index * stride)`` of a tensor in its traced layout, gathered."""
     traced = val(node_arguments(ctx.node)["self"])
     x = ctx.permute(ctx.tensor(x), _memory_order(traced) or [])
@@ -186,14 +183,15 @@ def as_strided(
     return ctx.gather(ctx.reshape(x, [count]), ctx.constant(places), 0)
 
 
-@converter(
-    aten.as_strided_scatter.default,
-    capability_validator=all_of(movable, _dense),
-    supports_dynamic_shapes=True,
-)
+@converts(aten.as_strided_scatter.default, capability_validator=all_of(movable, _dense))
 def as_strided_scatter(
-    ctx: ConversionContext, x: Any, src: Any, size: Any, stride: Any, storage_offset: int | None = None
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    src: Operand,
+    size: Any,
+    stride: Any,
+    storage_offset: int | None = None,
+) -> ITensor:
     """`x` with `src` written at ``offset + sum(index * stride)`` of its traced layout."""
     order = _memory_order(val(node_arguments(ctx.node)["self"])) or []
     x = ctx.permute(ctx.tensor(x), order)
@@ -210,7 +208,7 @@ def as_strided_scatter(
     return ctx.permute(written, [order.index(dim) for dim in range(len(order))])
 
 
-def _fixed_dim(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fixed_dim(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     shape = getattr(val(given["self"]), "shape", None)
     if not is_static([given["size"], given["step"]]) or (shape and not is_static(shape[given["dimension"]])):
@@ -218,10 +216,8 @@ def _fixed_dim(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.unfold.default, capability_validator=all_of(movable, _fixed_dim), supports_dynamic_shapes=True
-)
-def unfold(ctx: ConversionContext, x: Any, dimension: int, size: int, step: int) -> Any:
+@converts(aten.unfold.default, capability_validator=all_of(movable, _fixed_dim))
+def unfold(ctx: ConversionContext, x: Operand, dimension: int, size: int, step: int) -> ITensor:
     """Windows of `size`, every `step`, along a dim, which counts the windows then; their elements are a last dim."""
     x = ctx.tensor(x)
     rank = ctx.rank(x)
@@ -236,24 +232,23 @@ def unfold(ctx: ConversionContext, x: Any, dimension: int, size: int, step: int)
 # ---- pairs ------------------------------------------------------------------------------------
 
 
-def _fixed_count(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fixed_count(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     shape = getattr(val(node_arguments(node)["self"]), "shape", None)
     if shape is not None and not is_static(shape[0]):
         return Reject("how many pairs there are varies from call to call")
     return True
 
 
-@converter(
+@converts(
     [aten.pdist.default, aten._pdist_forward.default],
     capability_validator=all_of(floating("self"), _fixed_count),
-    supports_dynamic_shapes=True,
 )
-def pdist(ctx: ConversionContext, x: Any, p: float = 2.0) -> Any:
+def pdist(ctx: ConversionContext, x: Operand, p: float = 2.0) -> ITensor:
     """The p-norms of the differences of all pairs of rows (i < j): x of shape (n, m), the result (n (n - 1) / 2,)."""
     x = ctx.tensor(x)
     first, second = torch.triu_indices(ctx.shape(x)[0], ctx.shape(x)[0], 1)
     rows = [ctx.gather(x, ctx.constant(index.contiguous()), 0) for index in (first, second)]
-    size = ctx.unary(ctx.cast(ctx.elementwise(*rows, "SUB"), torch.float32), "ABS")
+    size = ctx.unary(ctx.cast(ctx.elementwise(rows[0], rows[1], "SUB"), torch.float32), "ABS")
     if p == 0:
         found = ctx.reduce(ctx.cast(ctx.cast(size, torch.bool), torch.float32), "SUM", [1])
     elif math.isinf(p):
@@ -271,21 +266,20 @@ def pdist(ctx: ConversionContext, x: Any, p: float = 2.0) -> Any:
 # ---- where elements are -------------------------------------------------------------------------------------
 
 
-@converter(
+@converts(
     [aten.nonzero.default, aten.argwhere.default],
     capability_validator=movable,
-    supports_dynamic_shapes=True,
     requires_output_allocator=True,
     requires=Requires(layers=frozenset({"add_non_zero"})),
 )
-def nonzero(ctx: ConversionContext, x: Any) -> Any:
+def nonzero(ctx: ConversionContext, x: Operand) -> ITensor:
     """The indices of the elements that are not zero, one per row, in row-major order."""
     x = ctx.tensor(x)
     found = ctx.output(ctx.net.add_non_zero(ctx.cast(x, torch.bool)))
     return ctx.cast(ctx.permute(found, [1, 0]), torch.int64)
 
 
-def _one_mask(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _one_mask(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     indices = node_arguments(node)["indices"]
     if len(indices) != 1 or getattr(val(indices[0]), "dtype", None) != torch.bool:
         return Reject("a mask among several indices: the shape of the result depends on data")
@@ -295,14 +289,13 @@ def _one_mask(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 _NON_ZERO = Requires(layers=frozenset({"add_non_zero"}))
 
 
-@converter(
+@converts(
     aten.masked_select.default,
     capability_validator=movable,
-    supports_dynamic_shapes=True,
     requires_output_allocator=True,
     requires=_NON_ZERO,
 )
-def masked_select(ctx: ConversionContext, x: Any, mask: Any) -> Any:
+def masked_select(ctx: ConversionContext, x: Operand, mask: Any) -> ITensor:
     """The elements that the mask sets, in row-major order, after both are broadcast."""
     x, mask = ctx.tensor(x), ctx.tensor(mask)
     shape = broadcast_dims(ctx, [x, mask])
@@ -310,22 +303,21 @@ def masked_select(ctx: ConversionContext, x: Any, mask: Any) -> Any:
     return _selected(ctx, flat, where)
 
 
-@converter(
+@converts(
     aten.index.Tensor,
     priority=Priority.FALLBACK,
     capability_validator=all_of(movable, _one_mask),
-    supports_dynamic_shapes=True,
     requires_output_allocator=True,
     requires=_NON_ZERO,
 )
-def index_by_mask(ctx: ConversionContext, x: Any, indices: Sequence[Any]) -> Any:
+def index_by_mask(ctx: ConversionContext, x: Operand, indices: Sequence[Any]) -> ITensor:
     """``x[mask]``: the slices that the mask over the first dims sets."""
     x, mask = ctx.tensor(x), ctx.tensor(indices[0])
     rest = ctx.dims_of(x)[ctx.rank(mask) :]
     return _selected(ctx, ctx.reshape(x, [-1, *rest]), ctx.reshape(mask, [-1]))
 
 
-def _selected(ctx: ConversionContext, rows: Any, mask: Any) -> Any:
+def _selected(ctx: ConversionContext, rows: Any, mask: Any) -> ITensor:
     """The rows that a mask of shape (rows,) sets."""
     found = ctx.output(ctx.net.add_non_zero(mask))  # (1, how many)
     layer = ctx.net.add_shuffle(found)

@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    Operand,
+)
+from trtcore_converters._declare import converts
 from trtcore_converters._loops import LOOPS, repeat, stretched
 from trtcore_converters._values import output_dtype
 from trtcore_converters.elementwise import arithmetic
@@ -18,7 +23,7 @@ aten = torch.ops.aten
 _EUCLID = {torch.int32: 48, torch.int64: 94}
 
 
-def _gcd(ctx: ConversionContext, a: Any, b: Any, dtype: torch.dtype) -> Any:
+def _gcd(ctx: ConversionContext, a: ITensor, b: ITensor, dtype: torch.dtype) -> ITensor:
     def step(a: Any, b: Any) -> Sequence[Any]:
         """(b, a mod b); once b is 0, as it was: what is left of a divided by one is 0."""
         done = ctx.elementwise(b, 0, "EQUAL")
@@ -29,15 +34,16 @@ def _gcd(ctx: ConversionContext, a: Any, b: Any, dtype: torch.dtype) -> Any:
     return repeat(ctx, _EUCLID[dtype], step, [ctx.unary(value, "ABS") for value in (a, b)])
 
 
-@converter(aten.gcd.default, capability_validator=arithmetic, requires=LOOPS, supports_dynamic_shapes=True)
-def gcd(ctx: ConversionContext, a: Any, b: Any) -> Any:
+@converts(aten.gcd.default, capability_validator=arithmetic, requires=LOOPS)
+def gcd(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     """The greatest common divisor, by Euclid's algorithm."""
     dtype = output_dtype(ctx, ctx.result_type(a, b))
-    return _gcd(ctx, *stretched(ctx, dtype, a, b), dtype)
+    a, b = stretched(ctx, dtype, a, b)
+    return _gcd(ctx, a, b, dtype)
 
 
-@converter(aten.lcm.default, capability_validator=arithmetic, requires=LOOPS, supports_dynamic_shapes=True)
-def lcm(ctx: ConversionContext, a: Any, b: Any) -> Any:
+@converts(aten.lcm.default, capability_validator=arithmetic, requires=LOOPS)
+def lcm(ctx: ConversionContext, a: Operand | float, b: Operand | float) -> ITensor:
     """The least common multiple: ``abs(a / gcd * b)``, and 0 where both are 0."""
     dtype = output_dtype(ctx, ctx.result_type(a, b))
     a, b = stretched(ctx, dtype, a, b)

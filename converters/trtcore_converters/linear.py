@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import arguments, numeric
+from trtcore_converters._declare import converts
 from trtcore_converters._values import most, number, output_dtype
 
 aten = torch.ops.aten
@@ -22,7 +23,7 @@ _PRODUCTS = 1 << 24
 """The largest number of products in a matrix product of integers."""
 
 
-def _multiplies(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _multiplies(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """Floating point, or integers whose products are few."""
     result = node.meta.get("val")
     if not isinstance(result, torch.Tensor) or result.is_floating_point():
@@ -41,7 +42,7 @@ def _multiplies(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-def _at_rank(ctx: ConversionContext, x: Any, rank: int) -> Any:
+def _at_rank(ctx: ConversionContext, x: Operand, rank: int) -> ITensor:
     """`x` with ones prepended to its shape; a constant as a view of the same storage."""
     if isinstance(x, torch.Tensor):
         return ctx.constant(x.reshape([1] * (rank - x.dim()) + list(x.shape)) if x.dim() < rank else x)
@@ -53,7 +54,7 @@ def _transposed(x: torch.Tensor) -> bool:
     return x.dim() == 2 and not x.is_contiguous() and x.mT.is_contiguous()
 
 
-def product(ctx: ConversionContext, a: Any, b: Any, transpose_b: bool = False) -> Any:
+def product(ctx: ConversionContext, a: Operand, b: Operand, transpose_b: bool = False) -> ITensor:
     """``a @ b`` of operands of rank >= 2. A constant that is a transposed view is not copied."""
     if not ctx.dtype(a).is_floating_point:
         return _sum_of_products(ctx, ctx.tensor(a), ctx.tensor(b), transpose_b)
@@ -66,7 +67,7 @@ def product(ctx: ConversionContext, a: Any, b: Any, transpose_b: bool = False) -
     return ctx.matmul(_at_rank(ctx, a, rank), _at_rank(ctx, b, rank), transpose_a, transpose_b)
 
 
-def _sum_of_products(ctx: ConversionContext, a: Any, b: Any, transpose_b: bool) -> Any:
+def _sum_of_products(ctx: ConversionContext, a: ITensor, b: ITensor, transpose_b: bool) -> ITensor:
     """``a @ b`` of integers: every row times every column, element by element, and summed."""
     if not transpose_b:
         order = list(range(ctx.rank(b)))
@@ -79,8 +80,8 @@ def _sum_of_products(ctx: ConversionContext, a: Any, b: Any, transpose_b: bool) 
     return ctx.reduce(products, "SUM", [ctx.rank(products) - 1])
 
 
-@converter(aten.linear.default, capability_validator=_multiplies, supports_dynamic_shapes=True)
-def linear(ctx: ConversionContext, x: Any, weight: Any, bias: Any = None) -> Any:
+@converts(aten.linear.default, capability_validator=_multiplies)
+def linear(ctx: ConversionContext, x: Operand, weight: Operand, bias: Operand | None = None) -> ITensor:
     """``x @ weight.T + bias``; x of shape (..., in), weight (out, in), bias (out,)."""
     single = ctx.rank(x) == 1
     rows = ctx.unsqueeze_to(ctx.tensor(x), 2) if single else x
@@ -97,12 +98,11 @@ def linear(ctx: ConversionContext, x: Any, weight: Any, bias: Any = None) -> Any
     return ctx.elementwise(result, _at_rank(ctx, bias, ctx.rank(result)), "SUM", to=ctx.dtype(result))
 
 
-@converter(
+@converts(
     [aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default],
     capability_validator=_multiplies,
-    supports_dynamic_shapes=True,
 )
-def matmul(ctx: ConversionContext, a: Any, b: Any) -> Any:
+def matmul(ctx: ConversionContext, a: Operand, b: Operand) -> ITensor:
     """``a @ b``; a vector is a row on the left, a column on the right, and its dim of one goes again."""
     row, column = ctx.rank(a) == 1, ctx.rank(b) == 1
     if row:
@@ -116,12 +116,16 @@ def matmul(ctx: ConversionContext, a: Any, b: Any) -> Any:
     return result
 
 
-@converter(
-    [aten.addmm.default, aten.baddbmm.default, aten.addmv.default],
-    capability_validator=_multiplies,
-    supports_dynamic_shapes=True,
-)
-def addmm(ctx: ConversionContext, bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
+@converts([aten.addmm.default, aten.baddbmm.default, aten.addmv.default], capability_validator=_multiplies)
+def addmm(
+    ctx: ConversionContext,
+    bias: Operand,
+    a: Operand,
+    b: Operand,
+    *,
+    beta: Any = 1,
+    alpha: Any = 1,
+) -> ITensor:
     """``beta * bias + alpha * (a @ b)``; beta = 0 leaves the bias out, also where it is not finite."""
     result = matmul(ctx, a, b)
     dtype = output_dtype(ctx, ctx.dtype(result))
@@ -139,7 +143,7 @@ def addmm(ctx: ConversionContext, bias: Any, a: Any, b: Any, *, beta: Any = 1, a
 _WITH_ADDEND = frozenset({aten.addmm.default, aten.baddbmm.default, aten.addmv.default})
 
 
-@converter([aten.mm.dtype, aten.bmm.dtype], supports_dynamic_shapes=True)
-def matmul_to_dtype(ctx: ConversionContext, a: Any, b: Any, out_dtype: torch.dtype) -> Any:
+@converts([aten.mm.dtype, aten.bmm.dtype])
+def matmul_to_dtype(ctx: ConversionContext, a: Operand, b: Operand, out_dtype: torch.dtype) -> ITensor:
     """``a @ b`` of float16 or bfloat16 matrices in float32, unrounded."""
     return product(ctx, ctx.cast(a, out_dtype), ctx.cast(b, out_dtype))

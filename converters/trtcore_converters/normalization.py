@@ -8,8 +8,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    NodeContext,
+    Operand,
+    Reject,
+    node_arguments,
+)
 from trtcore_converters._checks import floating, is_static
+from trtcore_converters._declare import converts
 from trtcore_converters._values import LOW_PRECISION, output_dtype, used_outputs
 
 aten = torch.ops.aten
@@ -17,7 +25,7 @@ aten = torch.ops.aten
 
 def _affine(
     ctx: ConversionContext, parameter: Any, default: float, dims: Sequence[int], rank: int, dtype: torch.dtype
-) -> Any:
+) -> ITensor:
     """A scale or bias of the trailing `dims`, at `rank`; a constant of `default` where the op has none."""
     if parameter is None:
         return ctx.constant(
@@ -31,8 +39,13 @@ def _affine(
 
 
 def _normalise(
-    ctx: ConversionContext, x: Any, shape: Sequence[int], weight: Any, bias: Any, eps: float
-) -> Any:
+    ctx: ConversionContext,
+    x: Operand,
+    shape: Sequence[int],
+    weight: Operand | None,
+    bias: Operand | None,
+    eps: float,
+) -> ITensor:
     """Layer normalisation of an ITensor over its trailing dims, in its dtype."""
     dtype, rank = ctx.dtype(x), ctx.rank(x)
     mixed = any(p is not None and ctx.dtype(p) != dtype for p in (weight, bias))
@@ -50,42 +63,56 @@ def _normalise(
     return ctx.cast(ctx.output(layer), dtype)
 
 
-def _normalization_layer(ctx: ConversionContext, x: Any, scale: Any, bias: Any, axes: int) -> Any:
+def _normalization_layer(
+    ctx: ConversionContext, x: Operand, scale: Any, bias: Operand | None, axes: int
+) -> Any:
     add = getattr(ctx.net, "add_normalization_v2", None) or ctx.net.add_normalization
     return add(x, scale, bias, axes)
 
 
-def _static_shape(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _static_shape(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     accepted = floating()(node, ctx)
     if accepted and not is_static(node_arguments(node).get("normalized_shape")):
         return Reject("the normalised shape varies from call to call")
     return accepted
 
 
-@converter(aten.layer_norm.default, capability_validator=_static_shape, supports_dynamic_shapes=True)
+@converts(aten.layer_norm.default, capability_validator=_static_shape)
 def layer_norm(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     normalized_shape: Sequence[int],
-    weight: Any = None,
-    bias: Any = None,
+    weight: Operand | None = None,
+    bias: Operand | None = None,
     eps: float = 1e-5,
     cudnn_enable: bool = True,
-) -> Any:
+) -> ITensor:
     """``(x - mean) / sqrt(var + eps) * weight + bias`` over the trailing `normalized_shape`."""
     return _layer_norm(ctx, ctx.tensor(x), list(normalized_shape), weight, bias, eps)
 
 
-def _layer_norm(ctx: ConversionContext, x: Any, shape: list[int], weight: Any, bias: Any, eps: float) -> Any:
+def _layer_norm(
+    ctx: ConversionContext,
+    x: ITensor,
+    shape: list[int],
+    weight: Operand | None,
+    bias: Operand | None,
+    eps: float,
+) -> ITensor:
     if ctx.rank(x) > len(shape):
         return _normalise(ctx, x, shape, weight, bias, eps)
     dims = ctx.dims_of(x)  # all dims are normalised: TensorRT wants one besides
     return ctx.reshape(_normalise(ctx, ctx.reshape(x, [1, *dims]), shape, weight, bias, eps), dims)
 
 
-@converter(aten.native_layer_norm.default, capability_validator=_static_shape, supports_dynamic_shapes=True)
+@converts(aten.native_layer_norm.default, capability_validator=_static_shape)
 def native_layer_norm(
-    ctx: ConversionContext, x: Any, normalized_shape: Sequence[int], weight: Any, bias: Any, eps: float
+    ctx: ConversionContext,
+    x: Operand,
+    normalized_shape: Sequence[int],
+    weight: Operand | None,
+    bias: Operand | None,
+    eps: float,
 ) -> Any:
     """Layer normalisation with its statistics: (output, mean, 1 / sqrt(var + eps)); those only where used."""
     x = ctx.tensor(x)
@@ -98,7 +125,9 @@ def native_layer_norm(
     return result, *(ctx.cast(v, _statistics_dtype(ctx, i + 1)) for i, v in enumerate((mean, inverse)))
 
 
-def _statistics(ctx: ConversionContext, x: Any, axes: Sequence[int], eps: float) -> tuple[Any, Any]:
+def _statistics(
+    ctx: ConversionContext, x: ITensor, axes: Sequence[int], eps: float
+) -> tuple[ITensor, ITensor]:
     mean = ctx.reduce(x, "AVG", axes, keepdim=True)
     centred = ctx.elementwise(x, mean, "SUB")
     variance = ctx.reduce(ctx.elementwise(centred, centred, "PROD"), "AVG", axes, keepdim=True)
@@ -113,23 +142,31 @@ def _statistics_dtype(ctx: ConversionContext, index: int) -> torch.dtype:
 # ---- group normalisation -----------------------------------------------------------------------------------
 
 
-@converter(aten.group_norm.default, capability_validator=floating(), supports_dynamic_shapes=True)
+@converts(aten.group_norm.default, capability_validator=floating())
 def group_norm(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     num_groups: int,
-    weight: Any = None,
-    bias: Any = None,
+    weight: Operand | None = None,
+    bias: Operand | None = None,
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
-) -> Any:
+) -> ITensor:
     """Normalisation of groups of channels; x of shape (N, C, ...)."""
     return _group_norm(ctx, ctx.tensor(x), num_groups, weight, bias, eps)
 
 
-@converter(aten.native_group_norm.default, capability_validator=floating(), supports_dynamic_shapes=True)
+@converts(aten.native_group_norm.default, capability_validator=floating())
 def native_group_norm(
-    ctx: ConversionContext, x: Any, weight: Any, bias: Any, n: Any, c: Any, hxw: Any, group: int, eps: float
+    ctx: ConversionContext,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    n: Any,
+    c: Any,
+    hxw: Any,
+    group: int,
+    eps: float,
 ) -> Any:
     """Group normalisation with its statistics (N, groups); those only where used."""
     x = ctx.tensor(x)
@@ -144,14 +181,16 @@ def native_group_norm(
     )
 
 
-def _in_groups(ctx: ConversionContext, x: Any, groups: int) -> Any:
+def _in_groups(ctx: ConversionContext, x: Operand, groups: int) -> ITensor:
     """`x` of shape (N, C, ...) as float32 rows (N, groups, the rest)."""
     dims = ctx.dims_of(x)
     rest = ctx.dim_op(ctx.dim_product(dims[1:]), groups, "FLOOR_DIV")
     return ctx.reshape(ctx.cast(x, torch.float32), [dims[0], groups, -1 if ctx.is_tensor(rest) else rest])
 
 
-def _group_norm(ctx: ConversionContext, x: Any, groups: int, weight: Any, bias: Any, eps: float) -> Any:
+def _group_norm(
+    ctx: ConversionContext, x: Operand, groups: int, weight: Operand | None, bias: Operand | None, eps: float
+) -> ITensor:
     """The groups normalised as rows of (N, groups, -1) by float32 statistics, then scaled per channel."""
     dims, dtype = ctx.dims_of(x), ctx.dtype(x)
     rank = len(dims)
@@ -174,14 +213,14 @@ def _group_norm(ctx: ConversionContext, x: Any, groups: int, weight: Any, bias: 
 # ---- RMS normalisation -------------------------------------------------------------------------------------
 
 
-@converter(aten.rms_norm.default, capability_validator=_static_shape, supports_dynamic_shapes=True)
+@converts(aten.rms_norm.default, capability_validator=_static_shape)
 def rms_norm(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     normalized_shape: Sequence[int],
-    weight: Any = None,
+    weight: Operand | None = None,
     eps: float | None = None,
-) -> Any:
+) -> ITensor:
     """``x / sqrt(mean(x * x) + eps) * weight`` over the trailing `normalized_shape`, computed in float32.
 
     Without eps it is the machine epsilon of the dtype torch computes in.

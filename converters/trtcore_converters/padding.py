@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import all_of, arguments, numeric
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import sample
 
 aten = torch.ops.aten
@@ -17,7 +18,7 @@ aten = torch.ops.aten
 _MODES = {"constant": "FILL", "reflect": "REFLECT", "replicate": "CLAMP", "circular": "WRAP"}
 
 
-def _wraps_whole(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _wraps_whole(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """torch wraps what is left after cropping; TensorRT, as both do for reflection and replication, the whole."""
     given = arguments(node)
     if node.target is not aten._pad_circular.default and given.get("mode") != "circular":
@@ -30,45 +31,45 @@ def _wraps_whole(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 _accepts = all_of(numeric, _wraps_whole)
 
 
-@converter(aten.constant_pad_nd.default, capability_validator=numeric, supports_dynamic_shapes=True)
-def constant_pad_nd(ctx: ConversionContext, x: Any, pad: Sequence[Any], value: Any = 0) -> Any:
+@converts(aten.constant_pad_nd.default, capability_validator=numeric)
+def constant_pad_nd(ctx: ConversionContext, x: Operand, pad: Sequence[Any], value: Any = 0) -> ITensor:
     """Pad with a value; negative counts crop."""
     return padded(ctx, ctx.tensor(x), pad, "constant", value)
 
 
-@converter(aten.pad.default, capability_validator=_accepts, supports_dynamic_shapes=True)
-def pad(ctx: ConversionContext, x: Any, pad: Sequence[Any], mode: str = "constant", value: Any = None) -> Any:
+@converts(aten.pad.default, capability_validator=_accepts)
+def pad(
+    ctx: ConversionContext, x: Operand, pad: Sequence[Any], mode: str = "constant", value: Any = None
+) -> ITensor:
     """torch.nn.functional.pad in its four modes."""
     return padded(ctx, ctx.tensor(x), pad, mode, value or 0)
 
 
-@converter(
+@converts(
     [aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default],
     capability_validator=_accepts,
-    supports_dynamic_shapes=True,
 )
-def reflection_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> Any:
+def reflection_pad(ctx: ConversionContext, x: Operand, padding: Sequence[Any]) -> ITensor:
     """Mirror at the edge element, which is not repeated."""
     return padded(ctx, ctx.tensor(x), padding, "reflect")
 
 
-@converter(
+@converts(
     [aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default],
     capability_validator=_accepts,
-    supports_dynamic_shapes=True,
 )
-def replication_pad(ctx: ConversionContext, x: Any, padding: Sequence[Any]) -> Any:
+def replication_pad(ctx: ConversionContext, x: Operand, padding: Sequence[Any]) -> ITensor:
     """Repeat the edge element."""
     return padded(ctx, ctx.tensor(x), padding, "replicate")
 
 
-@converter(aten._pad_circular.default, capability_validator=_accepts, supports_dynamic_shapes=True)
-def pad_circular(ctx: ConversionContext, x: Any, pad: Sequence[Any]) -> Any:
+@converts(aten._pad_circular.default, capability_validator=_accepts)
+def pad_circular(ctx: ConversionContext, x: Operand, pad: Sequence[Any]) -> ITensor:
     """Go on at the other end."""
     return padded(ctx, ctx.tensor(x), pad, "circular")
 
 
-def padded(ctx: ConversionContext, x: Any, counts: Sequence[Any], mode: str, value: Any = 0) -> Any:
+def padded(ctx: ConversionContext, x: ITensor, counts: Sequence[Any], mode: str, value: Any = 0) -> ITensor:
     """`x` with `counts` elements added before and after its dims: torch's order, the last dim first.
 
     Args:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used, shape_of
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import apply_along, in_two_dims, one_dim, pad_with_zeros, spread
 
 aten = torch.ops.aten
@@ -82,7 +83,7 @@ def dims_of_pool(node: fx.Node) -> int:
     return next(n for n in (1, 2, 3) if f"pool{n}d" in name)
 
 
-def _windows_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _windows_fit(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = arguments(node)
     dims = dims_of_pool(node)
     if max(spread(given.get("dilation", 1), dims)) > 1:
@@ -102,14 +103,13 @@ def _windows_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     [aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default],
     capability_validator=all_of(floating(), _windows_fit),
-    supports_dynamic_shapes=True,
 )
 def max_pool(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     kernel_size: Any,
     stride: Any,
     padding: Any,
@@ -121,28 +121,26 @@ def max_pool(
     return _pool(ctx, ctx.tensor(x), "MAX", windows)
 
 
-@converter(
+@converts(
     [
         aten.max_pool1d_with_indices.default,
         aten.max_pool2d_with_indices.default,
         aten.max_pool3d_with_indices.default,
     ],
     capability_validator=all_of(floating(), _windows_fit, only_first_output_used("indices")),
-    supports_dynamic_shapes=True,
 )
-def max_pool_with_indices(ctx: ConversionContext, x: Any, *settings: Any) -> Any:
+def max_pool_with_indices(ctx: ConversionContext, x: Operand, *settings: Any) -> tuple[ITensor, None]:
     """Max pooling whose indices nobody uses."""
     return max_pool(ctx, x, *settings), None
 
 
-@converter(
+@converts(
     [aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default],
     capability_validator=all_of(floating(), _windows_fit),
-    supports_dynamic_shapes=True,
 )
 def avg_pool(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     kernel_size: Any,
     stride: Any,
     padding: Any,
@@ -167,7 +165,7 @@ def avg_pool(
     return _pool(ctx, x, "AVERAGE", windows, exclude_padding=ceil_mode or not count_include_pad)
 
 
-def _padded(ctx: ConversionContext, x: Any, windows: Windows) -> tuple[Any, Windows]:
+def _padded(ctx: ConversionContext, x: ITensor, windows: Windows) -> tuple[ITensor, Windows]:
     """`x` with its padding as zeros, and the windows over that."""
     unpadded = ctx.rank(x) - len(windows.kernel)
     pads = (0,) * unpadded + windows.padding
@@ -175,7 +173,7 @@ def _padded(ctx: ConversionContext, x: Any, windows: Windows) -> tuple[Any, Wind
 
 
 def _pool(
-    ctx: ConversionContext, x: Any, kind: str, windows: Windows, *, exclude_padding: bool = True
+    ctx: ConversionContext, x: ITensor, kind: str, windows: Windows, *, exclude_padding: bool = True
 ) -> Any:
     """One pooling layer, with torch's output size."""
     dims = len(windows.kernel)
@@ -209,8 +207,8 @@ def _same(a: Any, b: Any) -> bool:
     return str(a) == str(b)
 
 
-def _sizes_fit(exact_only: bool) -> Callable[[fx.Node, CompileContext], bool | Reject]:
-    def check(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _sizes_fit(exact_only: bool) -> Callable[[fx.Node, NodeContext], bool | Reject]:
+    def check(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         given = arguments(node)
         dims = dims_of_pool(node)
         shape = shape_of(given["self"])
@@ -241,7 +239,7 @@ def spread_sizes(value: Any, dims: int) -> list[Any]:
 _MOST_SLICES = 16  # windows of different sizes are pooled one by one, up to so many per dim
 
 
-@converter(
+@converts(
     [
         aten.adaptive_avg_pool1d.default,
         aten.adaptive_avg_pool2d.default,
@@ -250,9 +248,8 @@ _MOST_SLICES = 16  # windows of different sizes are pooled one by one, up to so 
         aten._adaptive_avg_pool3d.default,
     ],
     capability_validator=all_of(floating(), _sizes_fit(exact_only=False)),
-    supports_dynamic_shapes=True,
 )
-def adaptive_avg_pool(ctx: ConversionContext, x: Any, output_size: Any) -> Any:
+def adaptive_avg_pool(ctx: ConversionContext, x: Operand, output_size: Any) -> ITensor:
     """adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d.
 
     To one: a reduction. To a divisor: windows. To another size: a product with the matrix of averages.
@@ -273,25 +270,25 @@ def adaptive_avg_pool(ctx: ConversionContext, x: Any, output_size: Any) -> Any:
     return ctx.cast(x, dtype)
 
 
-@converter(
+@converts(
     [aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default],
     capability_validator=all_of(floating(), only_first_output_used("indices"), _sizes_fit(exact_only=True)),
-    supports_dynamic_shapes=True,
 )
-def adaptive_max_pool(ctx: ConversionContext, x: Any, output_size: Any) -> Any:
+def adaptive_max_pool(ctx: ConversionContext, x: Operand, output_size: Any) -> tuple[ITensor, None]:
     """adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d whose indices nobody uses."""
     dims = dims_of_pool(ctx.node)
     x = ctx.tensor(x)
     plan = _adaptive_plan(ctx, x, output_size, dims)
-    x = _reduce_and_window(ctx, x, plan, "MAX", "MAX")
+    result = _reduce_and_window(ctx, x, plan, "MAX", "MAX")
     for dim, (how, size, wanted) in plan.items():
         if how == "uneven":
-            x = ctx.concat([_maximum_over(ctx, x, dim, *w) for w in uneven_windows(size, wanted)], dim)
-    return x, None
+            parts = [_maximum_over(ctx, result, dim, *w) for w in uneven_windows(size, wanted)]
+            result = ctx.concat(parts, dim)
+    return result, None
 
 
 def _adaptive_plan(
-    ctx: ConversionContext, x: Any, output_size: Any, dims: int
+    ctx: ConversionContext, x: Operand, output_size: Any, dims: int
 ) -> dict[int, tuple[str, int, int]]:
     """Per spatial axis of `x` that changes: how ("all", "even" or "uneven"), the size, the wanted size."""
     rank, shape = ctx.rank(x), ctx.shape(x)
@@ -308,7 +305,7 @@ def _adaptive_plan(
 
 
 def _reduce_and_window(
-    ctx: ConversionContext, x: Any, plan: dict[int, tuple[str, int, int]], reduction: str, pooling: str
+    ctx: ConversionContext, x: ITensor, plan: dict[int, tuple[str, int, int]], reduction: str, pooling: str
 ) -> Any:
     """Reduce the axes that go to one, then pool those that go to a divisor."""
     whole = [axis for axis, (how, _, _) in plan.items() if how == "all"]
@@ -337,7 +334,7 @@ def _averages(size: int, count: int) -> torch.Tensor:
     return matrix
 
 
-def _maximum_over(ctx: ConversionContext, x: Any, axis: int, start: int, length: int) -> Any:
+def _maximum_over(ctx: ConversionContext, x: ITensor, axis: int, start: int, length: int) -> ITensor:
     begin: Sequence[int] = [start if a == axis else 0 for a in range(ctx.rank(x))]
     sizes = [length if a == axis else size for a, size in enumerate(ctx.dims_of(x))]
     return ctx.reduce(ctx.slice(x, begin, sizes), "MAX", [axis], keepdim=True)

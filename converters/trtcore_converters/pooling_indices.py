@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Priority, Reject, converter
+from trtcore.pack import ConversionContext, NodeContext, Operand, Priority, Reject
 from trtcore_converters._checks import all_of, arguments, is_static, numeric, shape_of
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import spread
 from trtcore_converters._values import used_outputs
 from trtcore_converters.pooling import Windows, dims_of_pool, spread_sizes, uneven_windows
@@ -87,7 +88,7 @@ def _flat(taps: list[torch.Tensor], sizes: list[int]) -> torch.Tensor:
     return flat.reshape(math.prod(flat.shape[:count]), -1)
 
 
-def _gatherable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _gatherable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     plan = _plan_of(node)
     if isinstance(plan, Reject):
         return plan
@@ -96,7 +97,7 @@ def _gatherable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     [
         getattr(aten, f"{name}{dims}d{suffix}").default
         for name, suffixes in (("max_pool", ("", "_with_indices")), ("adaptive_max_pool", ("",)))
@@ -105,9 +106,8 @@ def _gatherable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     ],
     priority=Priority.FALLBACK,
     capability_validator=all_of(movable, numeric, _gatherable),
-    supports_dynamic_shapes=True,
 )
-def max_pool_gathered(ctx: ConversionContext, x: Any, *settings: Any) -> Any:
+def max_pool_gathered(ctx: ConversionContext, x: Operand, *settings: Any) -> Any:
     """max_pool, max_pool_with_indices and adaptive_max_pool of any dtype, dilation and window sizes."""
     x = ctx.tensor(x)
     plan = _plan_of(ctx.node)

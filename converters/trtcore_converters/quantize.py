@@ -8,8 +8,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, Requires, converter, node_arguments
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    NodeContext,
+    Operand,
+    Reject,
+    Requires,
+    node_arguments,
+)
 from trtcore_converters._checks import val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output_dtype
 
 importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
@@ -42,7 +51,7 @@ def constant_of(value: Any) -> Any:
     return found
 
 
-def _symmetric(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _symmetric(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """int8 (or fp8) with constant positive scales and zero points of 0."""
     given = node_arguments(node)
     dtype = given["dtype"]
@@ -80,19 +89,18 @@ def _quantises_floats(node: fx.Node) -> bool | Reject:
     return True
 
 
-@converter(
+@converts(
     sorted(QUANTIZE, key=str),
     capability_validator=_symmetric,
-    supports_dynamic_shapes=True,
-    requires=Requires(layers={"add_quantize"}),
+    requires=Requires(layers=frozenset({"add_quantize"})),
 )
 def quantize(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     scale: Any,
     zero_point: Any,
     *rest: Any,
-) -> Any:
+) -> ITensor:
     """``clamp(round(x / scale), quant_min, quant_max)`` in int8 or fp8; half to even, as torch rounds."""
     *axis, low, high, dtype = rest
     x = ctx.cast(ctx.tensor(x), torch.float32)
@@ -107,8 +115,8 @@ def quantize(
 
 
 def _quantize_fp8(
-    ctx: ConversionContext, x: Any, scale: torch.Tensor, axis: list[int], low: float, high: float
-) -> Any:
+    ctx: ConversionContext, x: Operand, scale: torch.Tensor, axis: list[int], low: float, high: float
+) -> ITensor:
     x = ctx.elementwise(x, _along(ctx, scale, axis, ctx.rank(x)), "DIV")
     x = ctx.unary(x, "ROUND")
     x = ctx.elementwise(ctx.elementwise(x, float(low), "MAX"), float(high), "MIN")
@@ -116,20 +124,19 @@ def _quantize_fp8(
     return ctx.output(ctx.net.add_quantize(x, one, ctx.backend.trt_dtype(_FP8)))
 
 
-@converter(
+@converts(
     sorted(DEQUANTIZE, key=str),
     capability_validator=_symmetric,
-    supports_dynamic_shapes=True,
-    requires=Requires(layers={"add_dequantize"}),
+    requires=Requires(layers=frozenset({"add_dequantize"})),
 )
 def dequantize(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     scale: Any,
     zero_point: Any,
     *rest: Any,
     out_dtype: torch.dtype | None = None,
-) -> Any:
+) -> ITensor:
     """``x * scale`` in float32, then in the dtype that the op gives."""
     axis = list(rest[:-3])
     x = ctx.tensor(x)
@@ -143,7 +150,7 @@ def _scale(value: Any) -> torch.Tensor:
     return scale.reshape(()) if scale.numel() == 1 and scale.dim() != 1 else scale
 
 
-def _along(ctx: ConversionContext, values: torch.Tensor, axis: list[int], rank: int) -> Any:
+def _along(ctx: ConversionContext, values: torch.Tensor, axis: list[int], rank: int) -> ITensor:
     """Numbers for the channels of `axis`, in a shape that broadcasts."""
     shape = [1] * rank
     if axis:
@@ -151,7 +158,7 @@ def _along(ctx: ConversionContext, values: torch.Tensor, axis: list[int], rank: 
     return ctx.constant(values.reshape(shape))
 
 
-def _with_axis(ctx: ConversionContext, layer: Any, axis: list[int], x: Any) -> Any:
+def _with_axis(ctx: ConversionContext, layer: Any, axis: list[int], x: Operand) -> ITensor:
     if axis and layer is not None:
         layer.axis = axis[0] % ctx.rank(x)
     return ctx.output(layer)

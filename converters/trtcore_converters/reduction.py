@@ -12,8 +12,14 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, converter
+from trtcore.pack import (
+    ConversionContext,
+    Dim,
+    ITensor,
+    Operand,
+)
 from trtcore_converters._checks import all_of, not_bool, numeric
+from trtcore_converters._declare import converts
 from trtcore_converters._values import LOW_PRECISION, output_dtype, used_outputs
 
 aten = torch.ops.aten
@@ -27,7 +33,9 @@ def axes_of(dim: Any, rank: int, *, empty_is_all: bool = True) -> list[int]:
     return sorted({d % max(rank, 1) for d in dims}) if rank else []
 
 
-def reduced(ctx: ConversionContext, x: Any, operation: str, axes: Sequence[int], keepdim: bool) -> Any:
+def reduced(
+    ctx: ConversionContext, x: ITensor, operation: str, axes: Sequence[int], keepdim: bool
+) -> ITensor:
     """One reduce layer; none where there is nothing to reduce (a 0-d tensor, no axes)."""
     return ctx.reduce(x, operation, axes, keepdim) if axes else x
 
@@ -39,7 +47,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype.is_floating_point else torch.int64
 
 
-def _count(ctx: ConversionContext, x: Any, axes: Sequence[int]) -> Any:
+def _count(ctx: ConversionContext, x: Operand, axes: Sequence[int]) -> Dim:
     """How many elements of `x` go into one result: an int, or an int64 ITensor of shape (1,)."""
     return ctx.dim_product([ctx.dim(x, axis) for axis in axes])
 
@@ -50,12 +58,12 @@ def _count(ctx: ConversionContext, x: Any, axes: Sequence[int]) -> Any:
 def _accumulating(operation: str) -> Callable[..., Any]:
     def convert(
         ctx: ConversionContext,
-        x: Any,
+        x: Operand,
         dim: Any = None,
         keepdim: bool = False,
         *,
         dtype: torch.dtype | None = None,
-    ) -> Any:
+    ) -> ITensor:
         own = ctx.dtype(x)
         result = dtype or output_dtype(ctx, own if own.is_floating_point else torch.int64)
         x = ctx.tensor(x, result)
@@ -70,29 +78,25 @@ for _ops, _name, _convert in (
     ([aten.sum.default, aten.sum.dim_IntList], "sum", _sum),
     ([aten.prod.default, aten.prod.dim_int], "prod", _prod),
 ):
-    converter(_ops, name=_name, capability_validator=numeric, supports_dynamic_shapes=True)(_convert)
+    converts(_ops, name=_name, capability_validator=numeric)(_convert)
 
 
-@converter([aten.mean.default, aten.mean.dim], capability_validator=numeric, supports_dynamic_shapes=True)
+@converts([aten.mean.default, aten.mean.dim], capability_validator=numeric)
 def mean(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     dim: Any = None,
     keepdim: bool = False,
     *,
     dtype: torch.dtype | None = None,
-) -> Any:
+) -> ITensor:
     """The mean; integers only with a floating-point dtype."""
     x = ctx.tensor(x, dtype)
     return reduced(ctx, x, "AVG", axes_of(dim, ctx.rank(x)), keepdim)
 
 
-@converter(
-    [aten.count_nonzero.default, aten.count_nonzero.dim_IntList],
-    capability_validator=numeric,
-    supports_dynamic_shapes=True,
-)
-def count_nonzero(ctx: ConversionContext, x: Any, dim: Any = None) -> Any:
+@converts([aten.count_nonzero.default, aten.count_nonzero.dim_IntList], capability_validator=numeric)
+def count_nonzero(ctx: ConversionContext, x: Operand, dim: Any = None) -> ITensor:
     """How many elements are not 0, as int64."""
     x = ctx.cast(_is_true(ctx, ctx.tensor(x)), torch.int64)
     return reduced(ctx, x, "SUM", axes_of(dim, ctx.rank(x)), False)
@@ -101,7 +105,7 @@ def count_nonzero(ctx: ConversionContext, x: Any, dim: Any = None) -> Any:
 # ---- logic ----
 
 
-def _is_true(ctx: ConversionContext, x: Any) -> Any:
+def _is_true(ctx: ConversionContext, x: ITensor) -> ITensor:
     """Whether elements are not 0; NaN is not."""
     return x if ctx.dtype(x) == torch.bool else ctx.unary(ctx.elementwise(x, 0, "EQUAL"), "NOT")
 
@@ -109,7 +113,7 @@ def _is_true(ctx: ConversionContext, x: Any) -> Any:
 def _logic(operation: str) -> Callable[..., Any]:
     """any is a sum above 0, all a product of ones: right over no elements as well."""
 
-    def convert(ctx: ConversionContext, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    def convert(ctx: ConversionContext, x: Operand, dim: Any = None, keepdim: bool = False) -> ITensor:
         truth = _is_true(ctx, ctx.tensor(x))
         axes = axes_of(dim, ctx.rank(truth), empty_is_all=False)
         return ctx.cast(reduced(ctx, ctx.cast(truth, torch.int32), operation, axes, keepdim), torch.bool)
@@ -118,18 +122,17 @@ def _logic(operation: str) -> Callable[..., Any]:
 
 
 for _packet, _name, _operation in ((aten.any, "any", "SUM"), (aten.all, "all", "PROD")):
-    converter(
+    converts(
         [_packet.default, _packet.dim, _packet.dims],
         name=_name,
         capability_validator=numeric,
-        supports_dynamic_shapes=True,
     )(_logic(_operation))
 
 
 # ---- extremes ----
 
 
-def _extreme(ctx: ConversionContext, x: Any, operation: str, dim: Any, keepdim: bool) -> Any:
+def _extreme(ctx: ConversionContext, x: Operand, operation: str, dim: Any, keepdim: bool) -> ITensor:
     """The largest (MAX) or smallest (MIN) elements, in the input's dtype."""
     x = ctx.tensor(x)
     dtype, axes = ctx.dtype(x), axes_of(dim, ctx.rank(x))
@@ -138,7 +141,7 @@ def _extreme(ctx: ConversionContext, x: Any, operation: str, dim: Any, keepdim: 
 
 
 def _values_only(operation: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
+    def convert(ctx: ConversionContext, x: Operand, dim: Any = None, keepdim: bool = False) -> ITensor:
         return _extreme(ctx, x, operation, dim, keepdim)
 
     return convert
@@ -148,19 +151,19 @@ for _ops, _name, _operation in (
     ([aten.amax.default, aten.max.default], "amax", "MAX"),
     ([aten.amin.default, aten.min.default], "amin", "MIN"),
 ):
-    converter(_ops, name=_name, capability_validator=numeric, supports_dynamic_shapes=True)(
-        _values_only(_operation)
-    )
+    converts(_ops, name=_name, capability_validator=numeric)(_values_only(_operation))
 
 
-@converter(aten.aminmax.default, capability_validator=numeric, supports_dynamic_shapes=True)
-def aminmax(ctx: ConversionContext, x: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
+@converts(aten.aminmax.default, capability_validator=numeric)
+def aminmax(
+    ctx: ConversionContext, x: Operand, *, dim: int | None = None, keepdim: bool = False
+) -> tuple[ITensor, ...]:
     """The smallest and the largest elements."""
     return tuple(_extreme(ctx, x, operation, dim, keepdim) for operation in ("MIN", "MAX"))
 
 
 def _with_index(operation: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, x: Any, dim: int, keepdim: bool = False) -> Any:
+    def convert(ctx: ConversionContext, x: Operand, dim: int, keepdim: bool = False) -> Any:
         if used_outputs(ctx.node) == {0}:
             return _extreme(ctx, x, operation, dim, keepdim), None
         return _first(ctx, ctx.tensor(x), operation, dim, keepdim)
@@ -169,13 +172,11 @@ def _with_index(operation: str) -> Callable[..., Any]:
 
 
 for _packet, _name, _operation in ((aten.max, "max_dim", "MAX"), (aten.min, "min_dim", "MIN")):
-    converter(_packet.dim, name=_name, capability_validator=numeric, supports_dynamic_shapes=True)(
-        _with_index(_operation)
-    )
+    converts(_packet.dim, name=_name, capability_validator=numeric)(_with_index(_operation))
 
 
 def _index(operation: str) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    def convert(ctx: ConversionContext, x: Operand, dim: int | None = None, keepdim: bool = False) -> ITensor:
         x = ctx.tensor(x)
         if dim is not None:
             return _first(ctx, x, operation, dim, keepdim)[1]
@@ -190,10 +191,12 @@ for _op, _name, _operation in (
     (aten.argmax.default, "argmax", "MAX"),
     (aten.argmin.default, "argmin", "MIN"),
 ):
-    converter(_op, name=_name, capability_validator=numeric, supports_dynamic_shapes=True)(_index(_operation))
+    converts(_op, name=_name, capability_validator=numeric)(_index(_operation))
 
 
-def _first(ctx: ConversionContext, x: Any, operation: str, dim: int, keepdim: bool) -> tuple[Any, Any]:
+def _first(
+    ctx: ConversionContext, x: ITensor, operation: str, dim: int, keepdim: bool
+) -> tuple[ITensor, ITensor]:
     """The extreme along `dim` and the index (int64) where it is first."""
     rank, dtype = ctx.rank(x), ctx.dtype(x)
     if rank == 0:
@@ -209,7 +212,7 @@ def _first(ctx: ConversionContext, x: Any, operation: str, dim: int, keepdim: bo
     return ctx.cast(values, dtype), indices
 
 
-def top(ctx: ConversionContext, x: Any, operation: str, k: Any, dim: int) -> tuple[Any, Any]:
+def top(ctx: ConversionContext, x: ITensor, operation: str, k: Any, dim: int) -> tuple[ITensor, ITensor]:
     """The `k` largest (MAX) or smallest (MIN) elements along `dim`, in order, and their indices as int64.
 
     Args:
@@ -231,7 +234,9 @@ def top(ctx: ConversionContext, x: Any, operation: str, k: Any, dim: int) -> tup
 # ---- variance ----
 
 
-def _moments(ctx: ConversionContext, x: Any, dim: Any, correction: Any, keepdim: bool) -> tuple[Any, Any]:
+def _moments(
+    ctx: ConversionContext, x: Operand, dim: Any, correction: Any, keepdim: bool
+) -> tuple[ITensor, ITensor]:
     """Variance and mean in fp32, from the centred elements."""
     x = ctx.tensor(x, torch.float32)
     axes = axes_of(dim, ctx.rank(x))
@@ -250,8 +255,8 @@ def _moments(ctx: ConversionContext, x: Any, dim: Any, correction: Any, keepdim:
 
 def _deviation(root: bool, with_mean: bool) -> Callable[..., Any]:
     def convert(
-        ctx: ConversionContext, x: Any, dim: Any = None, *, correction: Any = None, keepdim: bool = False
-    ) -> Any:
+        ctx: ConversionContext, x: Operand, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+    ) -> tuple[ITensor, ITensor] | ITensor:
         dtype = ctx.dtype(x)
         spread, centre = _moments(ctx, x, dim, correction, keepdim)
         spread = ctx.cast(ctx.unary(spread, "SQRT") if root else spread, dtype)
@@ -266,17 +271,15 @@ for _op, _name, _root, _with_mean in (
     (aten.var_mean.correction, "var_mean", False, True),
     (aten.std_mean.correction, "std_mean", True, True),
 ):
-    converter(_op, name=_name, capability_validator=numeric, supports_dynamic_shapes=True)(
-        _deviation(_root, _with_mean)
-    )
+    converts(_op, name=_name, capability_validator=numeric)(_deviation(_root, _with_mean))
 
 
 # ---- norms ----
 
 
 def vector_norm(
-    ctx: ConversionContext, x: Any, order: float, dim: Any, keepdim: bool, dtype: torch.dtype
-) -> Any:
+    ctx: ConversionContext, x: Operand, order: float, dim: Any, keepdim: bool, dtype: torch.dtype
+) -> ITensor:
     """The vector norm of `order` over `dim`, computed in fp32, as `dtype`."""
     x = ctx.tensor(x, torch.float32)
     axes = axes_of(dim, ctx.rank(x))
@@ -298,21 +301,21 @@ def vector_norm(
 _numbers = all_of(numeric, not_bool())
 
 
-@converter(aten.linalg_vector_norm.default, capability_validator=_numbers, supports_dynamic_shapes=True)
+@converts(aten.linalg_vector_norm.default, capability_validator=_numbers)
 def linalg_vector_norm(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     ord: Any = 2,
     dim: Any = None,
     keepdim: bool = False,
     *,
     dtype: torch.dtype | None = None,
-) -> Any:
+) -> ITensor:
     """torch.linalg.vector_norm."""
     return vector_norm(ctx, x, float(ord), dim, keepdim, dtype or ctx.dtype(x))
 
 
-@converter(
+@converts(
     [
         aten.norm.Scalar,
         aten.norm.ScalarOpt_dim,
@@ -320,23 +323,22 @@ def linalg_vector_norm(
         aten.norm.ScalarOpt_dtype,
     ],
     capability_validator=_numbers,
-    supports_dynamic_shapes=True,
 )
 def norm(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     p: Any = 2,
     dim: Any = None,
     keepdim: bool = False,
     *,
     dtype: torch.dtype | None = None,
-) -> Any:
+) -> ITensor:
     """The older torch.norm; no p means 2."""
     return vector_norm(ctx, x, 2.0 if p is None else float(p), dim, keepdim, dtype or ctx.dtype(x))
 
 
-@converter(aten.logsumexp.default, capability_validator=numeric, supports_dynamic_shapes=True)
-def logsumexp(ctx: ConversionContext, x: Any, dim: Any, keepdim: bool = False) -> Any:
+@converts(aten.logsumexp.default, capability_validator=numeric)
+def logsumexp(ctx: ConversionContext, x: Operand, dim: Any, keepdim: bool = False) -> ITensor:
     """``log(sum(exp(x)))`` about the largest element (about 0 where that is infinite)."""
     dtype = output_dtype(ctx, torch.float32)
     x = ctx.tensor(x, torch.float32)

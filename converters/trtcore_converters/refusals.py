@@ -1,17 +1,14 @@
 """Ops that TensorRT cannot do as torch does, with the reason that a user reads instead of "no converter".
 
-An op with a reason here stays in torch, whole. Where TensorRT itself
+An op with a reason here has no converter in this pack, and stays in torch unless it decomposes. Where TensorRT itself
 says no, the smallest network that makes it say so is in ``tests/conformance/probes.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import fx, ops
-
-from trtcore.pack import CompileContext, Reject, converter
+from torch import ops
 
 aten = ops.aten
 
@@ -45,20 +42,3 @@ REFUSED: dict[Any, str] = {
         _DATA,
     ),
 }
-
-
-def _never(reason: str) -> Callable[[fx.Node, CompileContext], Reject]:
-    return lambda node, ctx: Reject(reason)
-
-
-def _unreachable(ctx: Any, *args: Any, **kwargs: Any) -> Any:
-    raise AssertionError("a refused op is never converted")
-
-
-for _op, _reason in REFUSED.items():
-    converter(
-        _op,
-        name=f"{_op.overloadpacket.__name__}_refused",
-        capability_validator=_never(_reason),
-        supports_dynamic_shapes=True,
-    )(_unreachable)

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext
+from trtcore.pack import ConversionContext, ITensor, Operand
 from trtcore_converters._exponents import parts, scaled
 
 _PIECE = 35  # a remainder has less than 27 bits, and with 35 more it fits int64
 _PIECES = 8  # 8 * 35 bits: from the smallest denormal number to the largest number
 
 
-def fmod(ctx: ConversionContext, a: Any, b: Any) -> Any:
+def fmod(ctx: ConversionContext, a: ITensor, b: ITensor) -> ITensor:
     """``a - trunc(a / b) * b`` of float32 ITensors, as if it were never rounded; NaN for what has no remainder."""
     size, divisor = ctx.unary(a, "ABS"), ctx.unary(b, "ABS")
     (m, e), (n, f) = parts(ctx, size), parts(ctx, divisor)
@@ -39,13 +39,13 @@ def fmod(ctx: ConversionContext, a: Any, b: Any) -> Any:
     return ctx.select(_has_one(ctx, size, divisor), result, math.nan)
 
 
-def remainder(ctx: ConversionContext, a: Any, b: Any) -> Any:
+def remainder(ctx: ConversionContext, a: ITensor, b: ITensor) -> ITensor:
     """`fmod`, and one divisor more where that is on the other side of zero than the divisor."""
     left = fmod(ctx, a, b)
     return ctx.select(_across(ctx, left, b), ctx.elementwise(left, b, "SUM"), left)
 
 
-def floor_divide(ctx: ConversionContext, a: Any, b: Any) -> Any:
+def floor_divide(ctx: ConversionContext, a: ITensor, b: ITensor) -> ITensor:
     """The quotient rounded down, from what the division leaves: torch's own steps.
 
     Without the remainder ``(a - left) / b`` is a whole number but for its rounding; half a unit tells which.
@@ -59,7 +59,7 @@ def floor_divide(ctx: ConversionContext, a: Any, b: Any) -> Any:
     return ctx.select(ctx.elementwise(b, 0.0, "EQUAL"), ctx.elementwise(a, b, "DIV"), whole)
 
 
-def _across(ctx: ConversionContext, left: Any, b: Any) -> Any:
+def _across(ctx: ConversionContext, left: Any, b: Operand | float) -> ITensor:
     """Whether a remainder is neither 0 nor on the divisor's side of it."""
     return ctx.elementwise(
         ctx.elementwise(ctx.elementwise(left, 0.0, "LESS"), ctx.elementwise(b, 0.0, "GREATER"), "AND"),
@@ -68,13 +68,13 @@ def _across(ctx: ConversionContext, left: Any, b: Any) -> Any:
     )
 
 
-def _has_one(ctx: ConversionContext, size: Any, divisor: Any) -> Any:
+def _has_one(ctx: ConversionContext, size: Any, divisor: Any) -> ITensor:
     """Whether there is a remainder: of a finite number, by a number other than 0."""
     return ctx.elementwise(
         ctx.elementwise(size, math.inf, "LESS"), ctx.elementwise(divisor, 0.0, "GREATER"), "AND"
     )
 
 
-def _modulo(ctx: ConversionContext, a: Any, n: Any) -> Any:
+def _modulo(ctx: ConversionContext, a: Operand | float, n: Any) -> ITensor:
     """``a mod n`` of positive int64 numbers."""
     return ctx.elementwise(a, ctx.elementwise(ctx.elementwise(a, n, "DIV"), n, "PROD"), "SUB")

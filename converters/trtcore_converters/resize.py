@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import all_of, arguments, floating, numeric, shape_of
+from trtcore_converters._declare import converts
 from trtcore_converters._spatial import apply_along
 
 aten = torch.ops.aten
@@ -32,7 +33,9 @@ def _scales_of(scales: Any, dims: int) -> list[float | None]:
     return given * dims if len(given) == 1 else given
 
 
-def _out_size(ctx: ConversionContext, x: Any, output_size: Any, factors: Sequence[float | None]) -> list[Any]:
+def _out_size(
+    ctx: ConversionContext, x: Operand, output_size: Any, factors: Sequence[float | None]
+) -> list[Any]:
     """The output's spatial sizes: those given, else the factors times the input's, rounded down."""
     if output_size is not None:
         return list(output_size)
@@ -64,7 +67,7 @@ def _ratio(factor: float) -> Fraction | None:
     return ratio if torch.equal(wanted, by_ratio) and torch.equal(wanted, in_float) else None
 
 
-def _factors_fit(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _factors_fit(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """TensorRT computes the sizes that torch computes from the scale factors."""
     given = arguments(node)
     shape, out = shape_of(given.get("self", given.get("input"))), shape_of(node)
@@ -94,8 +97,8 @@ def _factors(given: Mapping[str, Any], dims: int) -> list[float | None]:
 
 
 def _interpolated(
-    ctx: ConversionContext, x: Any, output_size: Any, align: bool, scales: Any, mode: str
-) -> Any:
+    ctx: ConversionContext, x: Operand, output_size: Any, align: bool, scales: Any, mode: str
+) -> ITensor:
     x = ctx.tensor(x)
     dims = ctx.rank(x) - 2
     factors = _scales_of(scales, dims)
@@ -111,7 +114,7 @@ def _interpolated(
     return ctx.output(layer)
 
 
-def _set_size(ctx: ConversionContext, layer: Any, x: Any, sizes: Sequence[Any]) -> None:
+def _set_size(ctx: ConversionContext, layer: Any, x: Operand, sizes: Sequence[Any]) -> None:
     shape = ctx.dims([*ctx.dims_of(x)[:2], *sizes])
     if ctx.is_tensor(shape):
         layer.set_input(1, shape)
@@ -119,7 +122,7 @@ def _set_size(ctx: ConversionContext, layer: Any, x: Any, sizes: Sequence[Any]) 
         layer.shape = shape
 
 
-def _all_or_none(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _all_or_none(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = arguments(node)
     factors = _factors(given, len(shape_of(node) or ()) - 2)
     if not given["align_corners"] and any(factors) and not all(factors):
@@ -133,34 +136,38 @@ for _packet in (*_LINEAR, aten.upsample_bicubic2d):
     _mode = "LINEAR" if _packet in _LINEAR else "CUBIC"
 
     def _by_size(
-        ctx: ConversionContext, x: Any, output_size: Any, align_corners: bool, *scales: Any, mode: str = _mode
-    ) -> Any:
+        ctx: ConversionContext,
+        x: Operand,
+        output_size: Any,
+        align_corners: bool,
+        *scales: Any,
+        mode: str = _mode,
+    ) -> ITensor:
         return _interpolated(ctx, x, output_size, align_corners, scales, mode)
 
     def _by_factors(
         ctx: ConversionContext,
-        x: Any,
+        x: Operand,
         output_size: Any,
         align_corners: bool,
         scales: Any,
         *,
         mode: str = _mode,
-    ) -> Any:
+    ) -> ITensor:
         return _interpolated(ctx, x, output_size, align_corners, scales, mode)
 
     for _op, _convert in ((_packet.default, _by_size), (_packet.vec, _by_factors)):
-        converter(
+        converts(
             _op,
             name=str(_packet).removeprefix("aten."),
             capability_validator=all_of(floating(), _all_or_none, _factors_fit),
-            supports_dynamic_shapes=True,
         )(_convert)
 
 
 # ---- antialiased ----
 
 
-def _static(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _static(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     shapes = [shape_of(arguments(node).get(name)) for name in ("self", "input")] + [shape_of(node)]
     if all(isinstance(dim, int) for shape in shapes if shape is not None for dim in shape[2:]):
         return True
@@ -168,7 +175,9 @@ def _static(node: fx.Node, ctx: CompileContext) -> bool | Reject:
 
 
 def _antialiased(op: Any) -> Callable[..., Any]:
-    def convert(ctx: ConversionContext, x: Any, output_size: Any, align_corners: bool, *scales: Any) -> Any:
+    def convert(
+        ctx: ConversionContext, x: Operand, output_size: Any, align_corners: bool, *scales: Any
+    ) -> ITensor:
         if len(scales) == 1:  # the overload with one list of factors
             scales = tuple(_scales_of(scales[0], 2))
         x = ctx.tensor(x)
@@ -177,7 +186,9 @@ def _antialiased(op: Any) -> Callable[..., Any]:
         for axis, wanted, factor in zip((2, 3), _out_size(ctx, x, output_size, scales), scales):
             size = ctx.dim(x, axis)
             # One dim of the op at a time, on the unit vectors: its weights, of shape (wanted, size).
-            weights = op(torch.eye(size)[None, None], [wanted, size], align_corners, factor, None)[0, 0]
+            weights = op(torch.eye(cast(int, size))[None, None], [wanted, size], align_corners, factor, None)[
+                0, 0
+            ]
             if wanted != size or factor not in (None, 1.0):
                 y = apply_along(ctx, y, axis, weights)
         return ctx.cast(y, dtype)
@@ -186,11 +197,10 @@ def _antialiased(op: Any) -> Callable[..., Any]:
 
 
 for _packet in (aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa):
-    converter(
+    converts(
         [_packet.default, _packet.vec],
         name=str(_packet).removeprefix("aten."),
         capability_validator=all_of(floating(), _static),
-        supports_dynamic_shapes=True,
     )(_antialiased(_packet.default))
 
 
@@ -210,7 +220,7 @@ def nearest_index(size: int, count: int, factor: float | None, exact: bool) -> t
     return (places * scale).floor().long().clamp(max=size - 1)
 
 
-def _nearest(ctx: ConversionContext, x: Any, output_size: Any, scales: Any, exact: bool) -> Any:
+def _nearest(ctx: ConversionContext, x: Operand, output_size: Any, scales: Any, exact: bool) -> ITensor:
     x = ctx.tensor(x)
     dims = ctx.rank(x) - 2
     factors = _scales_of(scales, dims)
@@ -229,7 +239,9 @@ def _nearest(ctx: ConversionContext, x: Any, output_size: Any, scales: Any, exac
     return x
 
 
-def _is_exact(ctx: ConversionContext, x: Any, sizes: Sequence[Any], factors: Sequence[float | None]) -> bool:
+def _is_exact(
+    ctx: ConversionContext, x: Operand, sizes: Sequence[Any], factors: Sequence[float | None]
+) -> bool:
     """Whether every index is the exact floor of i / scale, so that no rounding in TensorRT can change it."""
     if not ctx.dtype(x).is_floating_point:
         return False
@@ -249,12 +261,14 @@ def _is_exact(ctx: ConversionContext, x: Any, sizes: Sequence[Any], factors: Seq
         length = _LONGEST if dynamic else count
         if multiple & (multiple - 1) or length > _LONGEST:  # i / 2**k is exact in float32
             return False
-        if not dynamic and count != size * multiple:
+        if not dynamic and count != cast(int, size) * multiple:
             return False
     return True
 
 
-def _resized(ctx: ConversionContext, x: Any, sizes: Sequence[Any], factors: Sequence[float | None]) -> Any:
+def _resized(
+    ctx: ConversionContext, x: Operand, sizes: Sequence[Any], factors: Sequence[float | None]
+) -> ITensor:
     layer = ctx.net.add_resize(x)
     layer.resize_mode = ctx.trt.InterpolationMode.NEAREST
     layer.coordinate_transformation = ctx.trt.ResizeCoordinateTransformation.ASYMMETRIC
@@ -268,7 +282,7 @@ def _resized(ctx: ConversionContext, x: Any, sizes: Sequence[Any], factors: Sequ
 
 def _index_at_run_time(
     ctx: ConversionContext, size: Any, count: Any, factor: float | None, exact: bool
-) -> Any:
+) -> ITensor:
     """`nearest_index` as layers, where a size is known only at run time."""
     number = _range(ctx, count)
     if exact:
@@ -282,7 +296,7 @@ def _index_at_run_time(
     return ctx.elementwise(index, last if ctx.is_tensor(last) else ctx.constant([last], torch.int64), "MIN")
 
 
-def _range(ctx: ConversionContext, count: Any) -> Any:
+def _range(ctx: ConversionContext, count: Any) -> ITensor:
     """0, 1, ..., count - 1 as float32."""
     if not ctx.is_tensor(count):
         return ctx.constant(torch.arange(count, dtype=torch.float32))
@@ -304,10 +318,10 @@ _NEAREST = {
 
 
 def _nearest_converters(exact: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    def by_size(ctx: ConversionContext, x: Any, output_size: Any, *scales: Any) -> Any:
+    def by_size(ctx: ConversionContext, x: Operand, output_size: Any, *scales: Any) -> ITensor:
         return _nearest(ctx, x, output_size, scales, exact)
 
-    def by_factors(ctx: ConversionContext, x: Any, output_size: Any, scales: Any) -> Any:
+    def by_factors(ctx: ConversionContext, x: Operand, output_size: Any, scales: Any) -> ITensor:
         return _nearest(ctx, x, output_size, scales, exact)
 
     return by_size, by_factors
@@ -315,9 +329,8 @@ def _nearest_converters(exact: bool) -> tuple[Callable[..., Any], Callable[..., 
 
 for _packet, _exact in _NEAREST.items():
     for _op, _convert in zip((_packet.default, _packet.vec), _nearest_converters(_exact)):
-        converter(
+        converts(
             _op,
             name=str(_packet).removeprefix("aten."),
             capability_validator=all_of(numeric, _factors_fit),
-            supports_dynamic_shapes=True,
         )(_convert)

@@ -6,20 +6,29 @@ Where an index occurs twice, which value wins is undefined in torch and in Tenso
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    ConversionContext,
+    Dim,
+    ITensor,
+    NodeContext,
+    Operand,
+    Reject,
+    node_arguments,
+)
 from trtcore_converters._checks import all_of, is_static, val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import broadcast_dims
 from trtcore_converters.shape import movable, sizes
 
 aten = torch.ops.aten
 
 
-def scatter_elements(ctx: ConversionContext, x: Any, index: Any, updates: Any, axis: int) -> Any:
+def scatter_elements(ctx: ConversionContext, x: Operand, index: Operand, updates: Any, axis: int) -> ITensor:
     """`updates` written into `x` at ``[..., index[...], ...]``; index and updates have one shape."""
     layer = ctx.net.add_scatter(x, index, updates, ctx.trt.ScatterMode.ELEMENT)
     if layer is not None:
@@ -27,13 +36,13 @@ def scatter_elements(ctx: ConversionContext, x: Any, index: Any, updates: Any, a
     return ctx.output(layer)
 
 
-def scatter_tuples(ctx: ConversionContext, x: Any, tuples: Any, updates: Any) -> Any:
+def scatter_tuples(ctx: ConversionContext, x: Operand, tuples: Any, updates: Any) -> ITensor:
     """`updates` (N, rest of x's dims) written into `x` at the N index tuples (N, k) of its first k dims."""
     return ctx.output(ctx.net.add_scatter(x, tuples, updates, ctx.trt.ScatterMode.ND))
 
 
-@converter(aten.copy.default, capability_validator=movable, supports_dynamic_shapes=True)
-def copy(ctx: ConversionContext, x: Any, src: Any, non_blocking: bool = False) -> Any:
+@converts(aten.copy.default, capability_validator=movable)
+def copy(ctx: ConversionContext, x: Operand, src: Operand, non_blocking: bool = False) -> ITensor:
     """`src` written over all of `x`: broadcast to its shape, in its dtype."""
     return ctx.expand(ctx.cast(ctx.tensor(src), ctx.dtype(x)), sizes(ctx, x))
 
@@ -41,8 +50,8 @@ def copy(ctx: ConversionContext, x: Any, src: Any, non_blocking: bool = False) -
 # ---- scatter -----------------------------------------------------------------------------------------------
 
 
-@converter(aten.scatter.src, capability_validator=movable, supports_dynamic_shapes=True)
-def scatter_src(ctx: ConversionContext, x: Any, dim: int, index: Any, src: Any) -> Any:
+@converts(aten.scatter.src, capability_validator=movable)
+def scatter_src(ctx: ConversionContext, x: Operand, dim: int, index: Operand, src: Operand) -> ITensor:
     """``src[i]`` written at ``index[i]`` along `dim`; `src` may be larger than `index`, and its rest is not read."""
     x, index, src = ctx.tensor(x), ctx.tensor(index), ctx.tensor(src)
     wanted = sizes(ctx, index, "index")
@@ -51,18 +60,20 @@ def scatter_src(ctx: ConversionContext, x: Any, dim: int, index: Any, src: Any) 
     return _scatter(ctx, x, dim, index, src)
 
 
-@converter(aten.scatter.value, capability_validator=movable, supports_dynamic_shapes=True)
-def scatter_value(ctx: ConversionContext, x: Any, dim: int, index: Any, value: Any) -> Any:
+@converts(aten.scatter.value, capability_validator=movable)
+def scatter_value(
+    ctx: ConversionContext, x: Operand, dim: int, index: Operand, value: Dim | float
+) -> ITensor:
     """The number `value` written at every ``index[i]`` along `dim`."""
     x, index = ctx.tensor(x), ctx.tensor(index)
     updates = ctx.expand(ctx.scalar(value, ctx.dtype(x)), sizes(ctx, index, "index"))
     return _scatter(ctx, x, dim, index, updates)
 
 
-def _scatter(ctx: ConversionContext, x: Any, dim: int, index: Any, updates: Any) -> Any:
+def _scatter(ctx: ConversionContext, x: ITensor, dim: int, index: ITensor, updates: ITensor) -> ITensor:
     if ctx.rank(x):
         return scatter_elements(ctx, x, index, updates, ctx.axis(dim, ctx.rank(x)))
-    x, index, updates = (ctx.reshape(item, [1]) for item in (x, index, updates))
+    x, index, updates = ctx.reshape(x, [1]), ctx.reshape(index, [1]), ctx.reshape(updates, [1])
     return ctx.reshape(scatter_elements(ctx, x, index, updates, 0), [])
 
 
@@ -80,8 +91,8 @@ def _expressions(tensor: torch.Tensor) -> list[Any]:
 # ---- index_copy, index_fill --------------------------------------------------------------------------------
 
 
-@converter(aten.index_copy.default, capability_validator=movable, supports_dynamic_shapes=True)
-def index_copy(ctx: ConversionContext, x: Any, dim: int, index: Any, source: Any) -> Any:
+@converts(aten.index_copy.default, capability_validator=movable)
+def index_copy(ctx: ConversionContext, x: Operand, dim: int, index: Operand, source: Operand) -> ITensor:
     """The slices of `source` written over the slices `index` (1-D, or 0-d for one) of `x` along `dim`."""
     x, index, source = ctx.tensor(x), ctx.tensor(index), ctx.tensor(source)
     if ctx.rank(x) == 0:
@@ -93,8 +104,8 @@ def index_copy(ctx: ConversionContext, x: Any, dim: int, index: Any, source: Any
     return write_slices(ctx, x, axis, index, source)
 
 
-@converter(aten.index_fill.int_Scalar, capability_validator=movable, supports_dynamic_shapes=True)
-def index_fill(ctx: ConversionContext, x: Any, dim: int, index: Any, value: Any) -> Any:
+@converts(aten.index_fill.int_Scalar, capability_validator=movable)
+def index_fill(ctx: ConversionContext, x: Operand, dim: int, index: Operand, value: Dim | float) -> ITensor:
     """The number `value` written into the slices `index` of `x` along `dim`."""
     x, index = ctx.tensor(x), ctx.tensor(index)
     updates = ctx.scalar(value, ctx.dtype(x))
@@ -105,7 +116,7 @@ def index_fill(ctx: ConversionContext, x: Any, dim: int, index: Any, value: Any)
     return write_slices(ctx, x, axis, index, ctx.expand(updates, [*shape[:axis], count, *shape[axis + 1 :]]))
 
 
-def write_slices(ctx: ConversionContext, x: Any, axis: int, index: Any, source: Any) -> Any:
+def write_slices(ctx: ConversionContext, x: ITensor, axis: int, index: ITensor, source: ITensor) -> ITensor:
     """`source` (as x, but as long as `index` along `axis`) written over the slices `index` of `x`.
 
     The index is spread over the source, not the source moved: what is written is small beside `x`.
@@ -121,7 +132,7 @@ def write_slices(ctx: ConversionContext, x: Any, axis: int, index: Any, source: 
 # ---- index_put ---------------------------------------------------------------------------------------------
 
 
-def _writes(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _writes(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     if given.get("accumulate"):
         return Reject("TensorRT's scatter replaces elements; it does not accumulate")
@@ -140,19 +151,18 @@ def _is_mask(index: Any) -> bool:
     return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
 
 
-@converter(
+@converts(
     [aten.index_put.default, aten._unsafe_index_put.default],
     capability_validator=all_of(movable, _writes),
-    supports_dynamic_shapes=True,
 )
 def index_put(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     indices: Sequence[Any],
     values: Any,
     accumulate: bool = False,
     unsafe: bool = False,
-) -> Any:
+) -> ITensor:
     """``x[indices] = values`` with integer tensors, or with one mask and one value."""
     x, values = ctx.tensor(x), ctx.tensor(values)
     indexed = [dim for dim, item in enumerate(indices) if item is not None]
@@ -166,13 +176,13 @@ def index_put(
     return _put_tuples(ctx, x, indexed, [ctx.tensor(indices[dim], torch.int64) for dim in indexed], values)
 
 
-def _put_masked(ctx: ConversionContext, x: Any, mask: Any, value: Any) -> Any:
+def _put_masked(ctx: ConversionContext, x: ITensor, mask: Any, value: ITensor) -> ITensor:
     rank = ctx.rank(x)
     mask = ctx.reshape(mask, [*ctx.dims_of(mask), *[1] * (rank - ctx.rank(mask))])
     return ctx.select(mask, ctx.reshape(value, [1] * rank), x)
 
 
-def _put_along(ctx: ConversionContext, x: Any, dim: int, index: Any, values: Any) -> Any:
+def _put_along(ctx: ConversionContext, x: ITensor, dim: int, index: ITensor, values: Any) -> ITensor:
     """One index of any rank: its dims are merged into one of what is written."""
     shape = sizes(ctx, x)
     places = ctx.dims_of(index)
@@ -182,7 +192,9 @@ def _put_along(ctx: ConversionContext, x: Any, dim: int, index: Any, values: Any
     return write_slices(ctx, x, dim, index, source)
 
 
-def _put_tuples(ctx: ConversionContext, x: Any, indexed: list[int], indices: list[Any], values: Any) -> Any:
+def _put_tuples(
+    ctx: ConversionContext, x: ITensor, indexed: list[int], indices: list[Any], values: Any
+) -> ITensor:
     """Several indices: their dims moved to the front of `x`, written there, and moved back."""
     kept = [dim for dim in range(ctx.rank(x)) if dim not in indexed]
     neighbours = indexed[-1] - indexed[0] + 1 == len(indexed)
@@ -204,7 +216,7 @@ def _put_tuples(ctx: ConversionContext, x: Any, indexed: list[int], indices: lis
 # ---- slices ------------------------------------------------------------------------------------------------
 
 
-def _static_range(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _static_range(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     x = val(given["self"])
     if not all(is_static(given.get(name)) for name in ("start", "end", "step", "index")):
@@ -214,25 +226,21 @@ def _static_range(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.slice_scatter.default,
-    capability_validator=all_of(movable, _static_range),
-    supports_dynamic_shapes=True,
-)
+@converts(aten.slice_scatter.default, capability_validator=all_of(movable, _static_range))
 def slice_scatter(
     ctx: ConversionContext,
-    x: Any,
-    src: Any,
+    x: Operand,
+    src: Operand,
     dim: int = 0,
     start: int | None = None,
     end: int | None = None,
     step: int = 1,
-) -> Any:
+) -> ITensor:
     """`x` with ``x[start:end:step]`` along `dim` replaced by `src`."""
     x, src = ctx.tensor(x), ctx.tensor(src)
     axis = ctx.axis(dim, ctx.rank(x))
     length = sizes(ctx, x)[axis]
-    places = list(range(length))[start:end:step]
+    places = list(range(cast(int, length)))[start:end:step]
     if not places:
         return x
     if step == 1 or len(places) == 1:
@@ -240,26 +248,22 @@ def slice_scatter(
     return write_slices(ctx, x, axis, ctx.constant(places, torch.int64), src)
 
 
-@converter(
-    aten.select_scatter.default,
-    capability_validator=all_of(movable, _static_range),
-    supports_dynamic_shapes=True,
-)
-def select_scatter(ctx: ConversionContext, x: Any, src: Any, dim: int, index: int) -> Any:
+@converts(aten.select_scatter.default, capability_validator=all_of(movable, _static_range))
+def select_scatter(ctx: ConversionContext, x: Operand, src: Operand, dim: int, index: int) -> ITensor:
     """`x` with ``x[index]`` along `dim` replaced by `src`."""
     x, src = ctx.tensor(x), ctx.tensor(src)
     axis = ctx.axis(dim, ctx.rank(x))
     shape = sizes(ctx, x)
-    place = index % shape[axis]
+    place = index % cast(int, shape[axis])
     src = ctx.reshape(src, [*shape[:axis], 1, *shape[axis + 1 :]])
     return _replaced(ctx, x, axis, place, place + 1, src)
 
 
-def _replaced(ctx: ConversionContext, x: Any, axis: int, start: int, end: int, src: Any) -> Any:
+def _replaced(ctx: ConversionContext, x: ITensor, axis: int, start: int, end: int, src: ITensor) -> ITensor:
     """What is before `start` in `x`, then `src`, then what is from `end` on."""
     shape = sizes(ctx, x)
 
-    def part(begin: int, stop: int) -> list[Any]:
+    def part(begin: int, stop: Any) -> list[Any]:
         if stop <= begin:
             return []
         origin = [begin if i == axis else 0 for i in range(len(shape))]

@@ -9,8 +9,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import (
+    ConversionContext,
+    Dim,
+    ITensor,
+    NodeContext,
+    Operand,
+    Reject,
+    node_arguments,
+)
 from trtcore_converters._checks import all_of, is_static, val
+from trtcore_converters._declare import converts
 from trtcore_converters._values import known_dim, output, traced_dims, used_outputs
 
 aten = torch.ops.aten
@@ -19,7 +28,7 @@ aten = torch.ops.aten
 _MOST_DIMS = 8
 
 
-def movable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def movable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """TensorRT knows uint8 at the edges of a network only, and no more than eight dims."""
     result = node.meta.get("val")
     for tensor in result if isinstance(result, (list, tuple)) else (result,):
@@ -36,7 +45,7 @@ def _traced_shape(ctx: ConversionContext, name: str) -> Sequence[Any] | None:
     return tensor.shape if isinstance(tensor, torch.Tensor) else None
 
 
-def sizes(ctx: ConversionContext, x: Any, name: str = "self") -> list[Any]:
+def sizes(ctx: ConversionContext, x: Operand, name: str = "self") -> list[Dim]:
     """The dims of the argument `name`: ints wherever the trace has them, else int64 ITensors of shape (1,)."""
     traced = _traced_shape(ctx, name)
     if traced is None or len(traced) != ctx.rank(x):
@@ -47,7 +56,7 @@ def sizes(ctx: ConversionContext, x: Any, name: str = "self") -> list[Any]:
 # ---- other shapes ------------------------------------------------------------------------------------------
 
 
-def _reshape_to(ctx: ConversionContext, x: Any, dims: Sequence[Any]) -> Any:
+def _reshape_to(ctx: ConversionContext, x: Operand, dims: Sequence[Any]) -> ITensor:
     """`x` reshaped to the op's dims, with every dim that the trace knows as an int."""
     traced = output(ctx)
     if traced is not None and len(traced.shape) == len(dims):
@@ -56,41 +65,37 @@ def _reshape_to(ctx: ConversionContext, x: Any, dims: Sequence[Any]) -> Any:
     return ctx.reshape(ctx.tensor(x), dims)
 
 
-@converter(
-    [aten.view.default, aten.reshape.default, aten._unsafe_view.default],
-    capability_validator=movable,
-    supports_dynamic_shapes=True,
-)
-def reshape(ctx: ConversionContext, x: Any, dims: Sequence[Any]) -> Any:
+@converts([aten.view.default, aten.reshape.default, aten._unsafe_view.default], capability_validator=movable)
+def reshape(ctx: ConversionContext, x: Operand, dims: Sequence[Any]) -> ITensor:
     """`x` in another shape, rows kept in order."""
     return _reshape_to(ctx, x, dims)
 
 
-@converter(aten.flatten.using_ints, capability_validator=movable, supports_dynamic_shapes=True)
-def flatten(ctx: ConversionContext, x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+@converts(aten.flatten.using_ints, capability_validator=movable)
+def flatten(ctx: ConversionContext, x: Operand, start_dim: int = 0, end_dim: int = -1) -> ITensor:
     """Dims `start_dim` to `end_dim` as one."""
     dims = sizes(ctx, x)
     start, end = ctx.axis(start_dim, len(dims)), ctx.axis(end_dim, len(dims))
     return _reshape_to(ctx, x, [*dims[:start], -1, *dims[end + 1 :]])
 
 
-@converter(aten.unflatten.int, capability_validator=movable, supports_dynamic_shapes=True)
-def unflatten(ctx: ConversionContext, x: Any, dim: int, dims: Sequence[Any]) -> Any:
+@converts(aten.unflatten.int, capability_validator=movable)
+def unflatten(ctx: ConversionContext, x: Operand, dim: int, dims: Sequence[Any]) -> ITensor:
     """Dim `dim` as several."""
     own = sizes(ctx, x)
     dim = ctx.axis(dim, len(own))
     return _reshape_to(ctx, x, [*own[:dim], *dims, *own[dim + 1 :]])
 
 
-@converter(aten.unsqueeze.default, capability_validator=movable, supports_dynamic_shapes=True)
-def unsqueeze(ctx: ConversionContext, x: Any, dim: int) -> Any:
+@converts(aten.unsqueeze.default, capability_validator=movable)
+def unsqueeze(ctx: ConversionContext, x: Operand, dim: int) -> ITensor:
     """A new dim of one."""
     dims = sizes(ctx, x)
     dims.insert(dim % (len(dims) + 1), 1)
     return ctx.reshape(ctx.tensor(x), dims)
 
 
-def _squeezed(ctx: ConversionContext, x: Any, candidates: Sequence[int] | None) -> Any:
+def _squeezed(ctx: ConversionContext, x: Operand, candidates: Sequence[int] | None) -> ITensor:
     dims = sizes(ctx, x)
     chosen = range(len(dims)) if candidates is None else {ctx.axis(dim, len(dims)) for dim in candidates}
     return ctx.reshape(
@@ -102,20 +107,20 @@ def _is_one(ctx: ConversionContext, size: Any) -> bool:
     return not ctx.is_tensor(size) and size == 1
 
 
-@converter(aten.squeeze.default, capability_validator=movable, supports_dynamic_shapes=True)
-def squeeze(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.squeeze.default, capability_validator=movable)
+def squeeze(ctx: ConversionContext, x: Operand) -> ITensor:
     """Without the dims of one."""
     return _squeezed(ctx, x, None)
 
 
-@converter(aten.squeeze.dim, capability_validator=movable, supports_dynamic_shapes=True)
-def squeeze_dim(ctx: ConversionContext, x: Any, dim: int) -> Any:
+@converts(aten.squeeze.dim, capability_validator=movable)
+def squeeze_dim(ctx: ConversionContext, x: Operand, dim: int) -> ITensor:
     """Without dim `dim`, if it is one."""
     return _squeezed(ctx, x, [dim])
 
 
-@converter(aten.squeeze.dims, capability_validator=movable, supports_dynamic_shapes=True)
-def squeeze_dims(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
+@converts(aten.squeeze.dims, capability_validator=movable)
+def squeeze_dims(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITensor:
     """Without those of the `dims` that are one."""
     return _squeezed(ctx, x, dims)
 
@@ -123,14 +128,14 @@ def squeeze_dims(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
 # ---- order of dims -----------------------------------------------------------------------------------------
 
 
-@converter(aten.permute.default, capability_validator=movable, supports_dynamic_shapes=True)
-def permute(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
+@converts(aten.permute.default, capability_validator=movable)
+def permute(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITensor:
     """Dims in another order."""
     return ctx.permute(ctx.tensor(x), dims)
 
 
-@converter(aten.transpose.int, capability_validator=movable, supports_dynamic_shapes=True)
-def transpose(ctx: ConversionContext, x: Any, dim0: int, dim1: int) -> Any:
+@converts(aten.transpose.int, capability_validator=movable)
+def transpose(ctx: ConversionContext, x: Operand, dim0: int, dim1: int) -> ITensor:
     """Two dims swapped."""
     order = list(range(ctx.rank(x)))
     if order:
@@ -139,12 +144,8 @@ def transpose(ctx: ConversionContext, x: Any, dim0: int, dim1: int) -> Any:
     return ctx.permute(ctx.tensor(x), order)
 
 
-@converter(
-    [aten.t.default, aten.numpy_T.default, aten.mT.default],
-    capability_validator=movable,
-    supports_dynamic_shapes=True,
-)
-def matrix_transpose(ctx: ConversionContext, x: Any) -> Any:
+@converts([aten.t.default, aten.numpy_T.default, aten.mT.default], capability_validator=movable)
+def matrix_transpose(ctx: ConversionContext, x: Operand) -> ITensor:
     """The dims of a matrix (or of a batch of them) swapped; ``T`` of more dims reverses all of them."""
     order = list(range(ctx.rank(x)))
     if ctx.node.target is aten.numpy_T.default:
@@ -157,8 +158,8 @@ def matrix_transpose(ctx: ConversionContext, x: Any) -> Any:
 # ---- repetition --------------------------------------------------------------------------------------------
 
 
-@converter(aten.expand.default, capability_validator=movable, supports_dynamic_shapes=True)
-def expand(ctx: ConversionContext, x: Any, dims: Sequence[Any], *, implicit: bool = False) -> Any:
+@converts(aten.expand.default, capability_validator=movable)
+def expand(ctx: ConversionContext, x: Operand, dims: Sequence[Any], *, implicit: bool = False) -> ITensor:
     """Dims of one stretched; -1 keeps a dim, new dims come first."""
     traced, own = output(ctx), _traced_shape(ctx, "self")
     x = ctx.tensor(x)
@@ -183,18 +184,14 @@ def same(a: Any, b: Any) -> bool:
     return bool(a.node.expr == b.node.expr)
 
 
-def _static_when_repeated(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _static_when_repeated(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     if not is_static(node_arguments(node)["repeats"]):
         return Reject("how often to repeat varies from call to call")
     return True
 
 
-@converter(
-    aten.repeat.default,
-    capability_validator=all_of(movable, _static_when_repeated),
-    supports_dynamic_shapes=True,
-)
-def repeat(ctx: ConversionContext, x: Any, repeats: Sequence[int]) -> Any:
+@converts(aten.repeat.default, capability_validator=all_of(movable, _static_when_repeated))
+def repeat(ctx: ConversionContext, x: Operand, repeats: Sequence[int]) -> ITensor:
     """`x` laid side by side, `repeats` times per dim; new dims come first."""
     x = ctx.unsqueeze_to(ctx.tensor(x), len(repeats))
     for dim, times in enumerate(repeats):
@@ -213,7 +210,7 @@ def repeat(ctx: ConversionContext, x: Any, repeats: Sequence[int]) -> Any:
 # ---- parts -------------------------------------------------------------------------------------------------
 
 
-def cut(ctx: ConversionContext, x: Any, dim: int, start: Any, size: Any, step: Any = 1) -> Any:
+def cut(ctx: ConversionContext, x: ITensor, dim: int, start: Any, size: Any, step: Any = 1) -> ITensor:
     """`size` slices of `x` along `dim` from `start` on, which is in range."""
     dims = ctx.dims_of(x)
     starts, steps = [0] * len(dims), [1] * len(dims)
@@ -221,7 +218,7 @@ def cut(ctx: ConversionContext, x: Any, dim: int, start: Any, size: Any, step: A
     return ctx.slice(x, starts, dims, steps)
 
 
-def bounded(ctx: ConversionContext, position: Any, name: str, size: Any) -> Any:
+def bounded(ctx: ConversionContext, position: Any, name: str, size: Any) -> Dim:
     """A slice's start or end as torch reads it: from the end if negative, at least 0, at most `size`."""
     if not ctx.is_tensor(position):
         position = int(position)
@@ -249,10 +246,10 @@ def _never_negative(ctx: ConversionContext, name: str) -> bool:
     return bool(interval.lower >= 0)
 
 
-@converter(aten.slice.Tensor, capability_validator=movable, supports_dynamic_shapes=True)
+@converts(aten.slice.Tensor, capability_validator=movable)
 def slice_(
-    ctx: ConversionContext, x: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1
-) -> Any:
+    ctx: ConversionContext, x: Operand, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1
+) -> ITensor:
     """``x[start:end:step]`` along `dim`."""
     x = ctx.tensor(x)
     dim = ctx.axis(dim, ctx.rank(x))
@@ -270,7 +267,7 @@ def slice_(
     return cut(ctx, x, dim, first, _length(ctx, dim, size, first, end, step), step)
 
 
-def _length(ctx: ConversionContext, dim: int, size: Any, first: Any, end: Any, step: Any) -> Any:
+def _length(ctx: ConversionContext, dim: int, size: Any, first: Any, end: Any, step: Any) -> Dim:
     """How many slices there are: what the trace says, where the sizes there are known to the engine."""
     made = output(ctx)
     if made is not None:
@@ -285,8 +282,8 @@ def _length(ctx: ConversionContext, dim: int, size: Any, first: Any, end: Any, s
     return length
 
 
-@converter(aten.select.int, capability_validator=movable, supports_dynamic_shapes=True)
-def select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
+@converts(aten.select.int, capability_validator=movable)
+def select(ctx: ConversionContext, x: Operand, dim: int, index: Dim) -> ITensor:
     """``x[index]`` along `dim`, which goes."""
     x = ctx.tensor(x)
     dim = ctx.axis(dim, ctx.rank(x))
@@ -295,15 +292,15 @@ def select(ctx: ConversionContext, x: Any, dim: int, index: Any) -> Any:
     return ctx.gather(x, ctx.scalar(index, torch.int64), dim)
 
 
-@converter([aten.narrow.default], capability_validator=movable, supports_dynamic_shapes=True)
-def narrow(ctx: ConversionContext, x: Any, dim: int, start: Any, length: Any) -> Any:
+@converts([aten.narrow.default], capability_validator=movable)
+def narrow(ctx: ConversionContext, x: Operand, dim: int, start: Any, length: Any) -> ITensor:
     """`length` slices from `start` on."""
     x = ctx.tensor(x)
     dim = ctx.axis(dim, ctx.rank(x))
     return cut(ctx, x, dim, bounded(ctx, start, "start", ctx.dim(x, dim)), length)
 
 
-def _pieces(ctx: ConversionContext, x: Any, dim: int, lengths: Sequence[Any]) -> list[Any]:
+def _pieces(ctx: ConversionContext, x: Operand, dim: int, lengths: Sequence[Any]) -> list[ITensor]:
     """Consecutive parts of `x` along `dim`; None for those that nobody takes."""
     x = ctx.tensor(x)
     dim = ctx.axis(dim, ctx.rank(x))
@@ -317,18 +314,18 @@ def _pieces(ctx: ConversionContext, x: Any, dim: int, lengths: Sequence[Any]) ->
     return parts
 
 
-def _traced_lengths(ctx: ConversionContext, dim: int) -> list[Any]:
+def _traced_lengths(ctx: ConversionContext, dim: int) -> list[Dim]:
     """The lengths of the parts along `dim`, from the trace."""
     return [traced_dims(ctx, [part.shape[dim]])[0] for part in ctx.node.meta["val"]]
 
 
-def _known_parts(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _known_parts(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     if not isinstance(node.meta.get("val"), (list, tuple)):
         return Reject("how many parts there are is unknown")
     return True
 
 
-@converter(
+@converts(
     [
         aten.split.Tensor,
         aten.split.default,
@@ -337,14 +334,13 @@ def _known_parts(node: fx.Node, ctx: CompileContext) -> bool | Reject:
         aten.unsafe_split.Tensor,
     ],
     capability_validator=all_of(movable, _known_parts),
-    supports_dynamic_shapes=True,
 )
-def split(ctx: ConversionContext, x: Any, size_or_chunks: Any, dim: int = 0) -> Any:
+def split(ctx: ConversionContext, x: Operand, size_or_chunks: Any, dim: int = 0) -> list[ITensor]:
     """Parts of one size, the last of them smaller."""
     return _pieces(ctx, x, dim, _traced_lengths(ctx, dim))
 
 
-@converter(
+@converts(
     [
         aten.split_with_sizes.default,
         aten.split.sizes,
@@ -353,15 +349,14 @@ def split(ctx: ConversionContext, x: Any, size_or_chunks: Any, dim: int = 0) -> 
         aten.unsafe_split_with_sizes.default,
     ],
     capability_validator=all_of(movable, _known_parts),
-    supports_dynamic_shapes=True,
 )
-def split_with_sizes(ctx: ConversionContext, x: Any, lengths: Any, dim: int = 0) -> Any:
+def split_with_sizes(ctx: ConversionContext, x: Operand, lengths: Any, dim: int = 0) -> list[ITensor]:
     """Parts of the given lengths."""
     return _pieces(ctx, x, dim, _traced_lengths(ctx, dim))
 
 
-@converter(aten.unbind.int, capability_validator=all_of(movable, _known_parts), supports_dynamic_shapes=True)
-def unbind(ctx: ConversionContext, x: Any, dim: int = 0) -> Any:
+@converts(aten.unbind.int, capability_validator=all_of(movable, _known_parts))
+def unbind(ctx: ConversionContext, x: Operand, dim: int = 0) -> list[ITensor | None]:
     """The slices along `dim`, without it."""
     x = ctx.tensor(x)
     used = used_outputs(ctx.node)
@@ -374,10 +369,8 @@ def unbind(ctx: ConversionContext, x: Any, dim: int = 0) -> Any:
 # ---- joins -------------------------------------------------------------------------------------------------
 
 
-@converter(
-    [aten.cat.default, aten.concat.default], capability_validator=movable, supports_dynamic_shapes=True
-)
-def cat(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> Any:
+@converts([aten.cat.default, aten.concat.default], capability_validator=movable)
+def cat(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> ITensor:
     """The tensors one after the other; empty 1-D ones, which torch allows anywhere, are left out."""
     rank = max(ctx.rank(x) for x in tensors)
     made = output(ctx)
@@ -388,8 +381,8 @@ def cat(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> Any:
     return ctx.concat([ctx.tensor(x, dtype) for x in kept], ctx.axis(dim, rank))
 
 
-@converter(aten.stack.default, capability_validator=movable, supports_dynamic_shapes=True)
-def stack(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> Any:
+@converts(aten.stack.default, capability_validator=movable)
+def stack(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> ITensor:
     """The tensors along a new dim."""
     rank = ctx.rank(tensors[0]) + 1
     dim = ctx.axis(dim, rank)
@@ -406,8 +399,8 @@ def stack(ctx: ConversionContext, tensors: Sequence[Any], dim: int = 0) -> Any:
 # ---- the same elements in another order --------------------------------------------------------------------
 
 
-@converter(aten.flip.default, capability_validator=movable, supports_dynamic_shapes=True)
-def flip(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
+@converts(aten.flip.default, capability_validator=movable)
+def flip(ctx: ConversionContext, x: Operand, dims: Sequence[int]) -> ITensor:
     """The `dims` backwards."""
     x = ctx.tensor(x)
     own = ctx.dims_of(x)
@@ -420,7 +413,7 @@ def flip(ctx: ConversionContext, x: Any, dims: Sequence[int]) -> Any:
     return ctx.slice(x, starts, own, [-1 if i in chosen else 1 for i in range(len(own))])
 
 
-def _rolled_dims_static(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _rolled_dims_static(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     shape = getattr(val(given["self"]), "shape", ())
     dims = given["dims"] or range(len(shape))
@@ -429,10 +422,8 @@ def _rolled_dims_static(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-@converter(
-    aten.roll.default, capability_validator=all_of(movable, _rolled_dims_static), supports_dynamic_shapes=True
-)
-def roll(ctx: ConversionContext, x: Any, shifts: Sequence[int], dims: Sequence[int] = ()) -> Any:
+@converts(aten.roll.default, capability_validator=all_of(movable, _rolled_dims_static))
+def roll(ctx: ConversionContext, x: Operand, shifts: Sequence[int], dims: Sequence[int] = ()) -> ITensor:
     """Elements moved by `shifts` along `dims`, round and round; without dims along the flattened tensor."""
     x = ctx.tensor(x)
     if not dims:
@@ -450,7 +441,7 @@ def roll(ctx: ConversionContext, x: Any, shifts: Sequence[int], dims: Sequence[i
 # ---- nothing at all ----------------------------------------------------------------------------------------
 
 
-def _identity(ctx: ConversionContext, x: Any, *_: Any, **__: Any) -> Any:
+def _identity(ctx: ConversionContext, x: Operand, *_: Any, **__: Any) -> ITensor:
     return ctx.tensor(x)
 
 
@@ -466,21 +457,20 @@ _SAME: Sequence[Callable[..., Any]] = (
     aten.resolve_neg.default,
     aten.positive.default,
 )
-converter(list(_SAME), name="identity", supports_dynamic_shapes=True)(_identity)
+converts(list(_SAME), name="identity")(_identity)
 
 
-def _inactive(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _inactive(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     if given.get("train") and given.get("p") != 0:
         return Reject("dropout in training mode is random; call model.eval() before compiling")
     return True
 
 
-@converter(
+@converts(
     [aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default],
     capability_validator=_inactive,
-    supports_dynamic_shapes=True,
 )
-def dropout(ctx: ConversionContext, x: Any, p: float, train: bool) -> Any:
+def dropout(ctx: ConversionContext, x: Operand, p: float, train: bool) -> ITensor:
     """Nothing, at inference."""
     return ctx.tensor(x)

@@ -7,13 +7,18 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    Operand,
+)
+from trtcore_converters._declare import converts
 from trtcore_converters._values import output_dtype
 
 aten = torch.ops.aten
 
 
-def _on_matrix(ctx: ConversionContext, x: Any, dim: int, compute: Callable[[Any, int], Any]) -> Any:
+def _on_matrix(ctx: ConversionContext, x: ITensor, dim: int, compute: Callable[[Any, int], Any]) -> Any:
     """Run `compute(x, axis)` on at least two dims: TensorRT's softmax refuses less."""
     rank = ctx.rank(x)
     if rank >= 2:
@@ -22,19 +27,19 @@ def _on_matrix(ctx: ConversionContext, x: Any, dim: int, compute: Callable[[Any,
     return ctx.reshape(compute(ctx.unsqueeze_to(x, 2), 1), dims)
 
 
-def softmax_along(ctx: ConversionContext, x: Any, dim: int) -> Any:
+def softmax_along(ctx: ConversionContext, x: ITensor, dim: int) -> Any:
     """Softmax of an ITensor of any rank."""
     return _on_matrix(ctx, x, dim, ctx.softmax)
 
 
-@converter([aten.softmax.int, aten._softmax.default], supports_dynamic_shapes=True)
-def softmax(ctx: ConversionContext, x: Any, dim: int, dtype_or_half_to_float: Any = None) -> Any:
+@converts([aten.softmax.int, aten._softmax.default])
+def softmax(ctx: ConversionContext, x: Operand, dim: int, dtype_or_half_to_float: Any = None) -> Any:
     """``exp(x) / sum(exp(x))`` along `dim`, in the op's dtype (the input is cast to it first)."""
     return softmax_along(ctx, ctx.tensor(x, output_dtype(ctx, ctx.dtype(x))), dim)
 
 
-@converter([aten.log_softmax.int, aten._log_softmax.default], supports_dynamic_shapes=True)
-def log_softmax(ctx: ConversionContext, x: Any, dim: int, dtype_or_half_to_float: Any = None) -> Any:
+@converts([aten.log_softmax.int, aten._log_softmax.default])
+def log_softmax(ctx: ConversionContext, x: Operand, dim: int, dtype_or_half_to_float: Any = None) -> ITensor:
     """``x - max - log(sum(exp(x - max)))``: the logarithm of a softmax would be -inf where that underflows."""
     dtype = output_dtype(ctx, ctx.dtype(x))
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter
+from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._checks import all_of, arguments, numeric, shape_of
+from trtcore_converters._declare import converts
 from trtcore_converters._values import most
 from trtcore_converters.creation import filled
 from trtcore_converters.reduction import top
@@ -23,7 +24,7 @@ MOST = 3840
 """The largest k of a TopK layer."""
 
 
-def _few_enough(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _few_enough(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = arguments(node)
     shape = shape_of(given["self"])
     k = given["k"] if "k" in given else _length(shape, given["dim"])
@@ -39,48 +40,46 @@ def _length(shape: Sequence[Any] | None, dim: int) -> Any:
     return shape[dim] if len(shape) else 1
 
 
-@converter(aten.topk.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
+@converts(aten.topk.default, capability_validator=all_of(numeric, _few_enough))
 def topk(
-    ctx: ConversionContext, x: Any, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> tuple[Any, Any]:
+    ctx: ConversionContext, x: Operand, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[ITensor, ITensor]:
     """The k largest or smallest elements along a dim, always sorted, and their indices."""
     return _top(ctx, ctx.tensor(x), k, dim, largest)
 
 
-@converter(aten.sort.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
-def sort(ctx: ConversionContext, x: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
+@converts(aten.sort.default, capability_validator=all_of(numeric, _few_enough))
+def sort(
+    ctx: ConversionContext, x: Operand, dim: int = -1, descending: bool = False
+) -> tuple[ITensor, ITensor]:
     """All elements along a dim in order, and their indices."""
     x = ctx.tensor(x)
     return _top(ctx, x, ctx.dim(x, dim) if ctx.rank(x) else 1, dim, descending)
 
 
-@converter(aten.sort.stable, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True)
+@converts(aten.sort.stable, capability_validator=all_of(numeric, _few_enough))
 def sort_stable(
-    ctx: ConversionContext, x: Any, *, stable: bool | None, dim: int = -1, descending: bool = False
-) -> tuple[Any, Any]:
+    ctx: ConversionContext, x: Operand, *, stable: bool | None, dim: int = -1, descending: bool = False
+) -> tuple[ITensor, ITensor]:
     """`sort`, whose order is stable anyway."""
     return sort(ctx, x, dim, descending)
 
 
-@converter(
-    aten.argsort.default, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True
-)
-def argsort(ctx: ConversionContext, x: Any, dim: int = -1, descending: bool = False) -> Any:
+@converts(aten.argsort.default, capability_validator=all_of(numeric, _few_enough))
+def argsort(ctx: ConversionContext, x: Operand, dim: int = -1, descending: bool = False) -> ITensor:
     """The indices of `sort`."""
     return sort(ctx, x, dim, descending)[1]
 
 
-@converter(
-    aten.argsort.stable, capability_validator=all_of(numeric, _few_enough), supports_dynamic_shapes=True
-)
+@converts(aten.argsort.stable, capability_validator=all_of(numeric, _few_enough))
 def argsort_stable(
-    ctx: ConversionContext, x: Any, *, stable: bool, dim: int = -1, descending: bool = False
-) -> Any:
+    ctx: ConversionContext, x: Operand, *, stable: bool, dim: int = -1, descending: bool = False
+) -> ITensor:
     """The indices of `sort`."""
     return sort(ctx, x, dim, descending)[1]
 
 
-def _top(ctx: ConversionContext, x: Any, k: Any, dim: int, largest: bool) -> tuple[Any, Any]:
+def _top(ctx: ConversionContext, x: ITensor, k: Any, dim: int, largest: bool) -> tuple[ITensor, ITensor]:
     dtype = ctx.dtype(x)
     if ctx.rank(x) == 0:
         return x, ctx.constant(0, torch.int64)

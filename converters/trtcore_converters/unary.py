@@ -13,8 +13,13 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import ConversionContext, converter
+from trtcore.pack import (
+    ConversionContext,
+    ITensor,
+    Operand,
+)
 from trtcore_converters._checks import all_of, floating, not_bool, numeric
+from trtcore_converters._declare import converts
 from trtcore_converters._exponents import exponent, scaled
 from trtcore_converters._values import LOW_PRECISION, output_dtype
 
@@ -74,15 +79,13 @@ for _table, _make, _check in (
     (_ROUNDING, _rounding, all_of(numeric, not_bool())),
 ):
     for _op, _operation in _table.items():
-        converter(
-            _op, name=str(_op).split(".")[1], capability_validator=_check, supports_dynamic_shapes=True
-        )(_make(_operation))
+        converts(_op, name=str(_op).split(".")[1], capability_validator=_check)(_make(_operation))
 
 
 # ---- several layers ----
 
 
-def _as_float(ctx: ConversionContext, x: Any) -> Any:
+def _as_float(ctx: ConversionContext, x: Operand) -> ITensor:
     """`x` in the dtype of torch's floating-point result: its own, or the default dtype for an integer."""
     return ctx.tensor(x, ctx.dtype(x) if ctx.dtype(x).is_floating_point else output_dtype(ctx, torch.float32))
 
@@ -90,7 +93,7 @@ def _as_float(ctx: ConversionContext, x: Any) -> Any:
 def _in_float32(formula: Callable[[ConversionContext, Any], Any]) -> Callable[..., Any]:
     """A converter that evaluates `formula` in float32 and rounds once."""
 
-    def convert(ctx: ConversionContext, x: Any) -> Any:
+    def convert(ctx: ConversionContext, x: Operand) -> ITensor:
         x = _as_float(ctx, x)
         dtype = ctx.dtype(x)
         wide = torch.float32 if dtype in LOW_PRECISION else dtype
@@ -99,11 +102,11 @@ def _in_float32(formula: Callable[[ConversionContext, Any], Any]) -> Callable[..
     return convert
 
 
-def _rsqrt(ctx: ConversionContext, x: Any) -> Any:
+def _rsqrt(ctx: ConversionContext, x: ITensor) -> ITensor:
     return ctx.unary(ctx.unary(x, "SQRT"), "RECIP")
 
 
-def _expm1(ctx: ConversionContext, x: Any) -> Any:
+def _expm1(ctx: ConversionContext, x: Operand) -> ITensor:
     """``2 sinh(x/2) exp(x/2)``: no cancellation near 0."""
     half = ctx.elementwise(x, 0.5, "PROD")
     product = ctx.elementwise(ctx.unary(half, "SINH"), ctx.unary(half, "EXP"), "PROD")
@@ -112,7 +115,7 @@ def _expm1(ctx: ConversionContext, x: Any) -> Any:
     return ctx.select(small, -1.0, ctx.elementwise(product, 2.0, "PROD"))
 
 
-def _log1p(ctx: ConversionContext, x: Any) -> Any:
+def _log1p(ctx: ConversionContext, x: Operand) -> ITensor:
     """``log(u) * x / (u - 1)`` with ``u = 1 + x``, whose rounding cancels (Kahan); x itself where u is 1."""
     u = ctx.elementwise(x, 1.0, "SUM")
     excess = ctx.elementwise(u, 1.0, "SUB")
@@ -127,7 +130,7 @@ def _log(base: float) -> Callable[[ConversionContext, Any], Any]:
     return lambda ctx, x: ctx.elementwise(ctx.unary(x, "LOG"), 1.0 / math.log(base), "PROD")
 
 
-def _exp2(ctx: ConversionContext, x: Any) -> Any:
+def _exp2(ctx: ConversionContext, x: Operand) -> ITensor:
     return ctx.elementwise(2.0, x, "POW")
 
 
@@ -145,42 +148,38 @@ for _op, _formula in {
     aten.deg2rad.default: _scaled(math.pi / 180.0),
     aten.rad2deg.default: _scaled(180.0 / math.pi),
 }.items():
-    converter(_op, name=str(_op).split(".")[1], capability_validator=numeric, supports_dynamic_shapes=True)(
-        _in_float32(_formula)
-    )
+    converts(_op, name=str(_op).split(".")[1], capability_validator=numeric)(_in_float32(_formula))
 
 
 _NUMBERS = all_of(numeric, not_bool())
 
 
-@converter(aten.square.default, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
-def square(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.square.default, capability_validator=_NUMBERS)
+def square(ctx: ConversionContext, x: Operand) -> ITensor:
     """``x * x``, in the input's dtype."""
     return ctx.elementwise(x, x, "PROD")
 
 
-@converter(
-    [aten.trunc.default, aten.fix.default], capability_validator=_NUMBERS, supports_dynamic_shapes=True
-)
-def trunc(ctx: ConversionContext, x: Any) -> Any:
+@converts([aten.trunc.default, aten.fix.default], capability_validator=_NUMBERS)
+def trunc(ctx: ConversionContext, x: Operand) -> ITensor:
     """Towards zero: the ceiling of negative numbers, the floor of others."""
     x = ctx.tensor(x)
     return _truncated(ctx, x) if ctx.dtype(x).is_floating_point else x
 
 
-@converter(aten.frac.default, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
-def frac(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.frac.default, capability_validator=_NUMBERS)
+def frac(ctx: ConversionContext, x: Operand) -> ITensor:
     """What `trunc` cuts off."""
     x = ctx.tensor(x)
     return ctx.elementwise(x, _truncated(ctx, x), "SUB")
 
 
-def _truncated(ctx: ConversionContext, x: Any) -> Any:
+def _truncated(ctx: ConversionContext, x: ITensor) -> ITensor:
     return ctx.select(ctx.elementwise(x, 0.0, "LESS"), ctx.unary(x, "CEIL"), ctx.unary(x, "FLOOR"))
 
 
-@converter(aten.round.decimals, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
-def round_decimals(ctx: ConversionContext, x: Any, *, decimals: int) -> Any:
+@converts(aten.round.decimals, capability_validator=_NUMBERS)
+def round_decimals(ctx: ConversionContext, x: Operand, *, decimals: int) -> ITensor:
     """Scale by a power of ten, round half to even, scale back; each in the input's dtype, as torch does."""
     x = ctx.tensor(x)
     if not ctx.dtype(x).is_floating_point:
@@ -192,20 +191,20 @@ def round_decimals(ctx: ConversionContext, x: Any, *, decimals: int) -> Any:
     return ctx.elementwise(ctx.unary(ctx.elementwise(x, factor, there), "ROUND"), factor, back)
 
 
-@converter(aten.signbit.default, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
-def signbit(ctx: ConversionContext, x: Any) -> Any:
+@converts(aten.signbit.default, capability_validator=_NUMBERS)
+def signbit(ctx: ConversionContext, x: Operand) -> ITensor:
     """Whether an element is negative; TensorRT does not see the sign of a zero."""
     return ctx.elementwise(x, 0, "LESS")
 
 
-@converter(aten.nan_to_num.default, capability_validator=_NUMBERS, supports_dynamic_shapes=True)
+@converts(aten.nan_to_num.default, capability_validator=_NUMBERS)
 def nan_to_num(
     ctx: ConversionContext,
-    x: Any,
+    x: Operand,
     nan: float | None = None,
     posinf: float | None = None,
     neginf: float | None = None,
-) -> Any:
+) -> ITensor:
     """NaN and infinities replaced, by 0 and the dtype's largest and smallest number unless given."""
     x = ctx.tensor(x)
     dtype = ctx.dtype(x)
@@ -219,11 +218,11 @@ def nan_to_num(
     return out
 
 
-@converter(aten.logit.default, capability_validator=numeric, supports_dynamic_shapes=True)
-def logit(ctx: ConversionContext, x: Any, eps: float | None = None) -> Any:
+@converts(aten.logit.default, capability_validator=numeric)
+def logit(ctx: ConversionContext, x: Operand, eps: float | None = None) -> Any:
     """``log(x / (1 - x))``, x clamped to ``[eps, 1 - eps]``."""
 
-    def formula(ctx: ConversionContext, x: Any) -> Any:
+    def formula(ctx: ConversionContext, x: Operand) -> ITensor:
         if eps is not None:
             x = ctx.elementwise(ctx.elementwise(x, eps, "MAX"), 1.0 - eps, "MIN")
         return ctx.unary(ctx.elementwise(x, ctx.elementwise(1.0, x, "SUB"), "DIV"), "LOG")
@@ -231,8 +230,8 @@ def logit(ctx: ConversionContext, x: Any, eps: float | None = None) -> Any:
     return _in_float32(formula)(ctx, x)
 
 
-@converter(aten.frexp.Tensor, capability_validator=floating(), supports_dynamic_shapes=True)
-def frexp(ctx: ConversionContext, x: Any) -> tuple[Any, Any]:
+@converts(aten.frexp.Tensor, capability_validator=floating())
+def frexp(ctx: ConversionContext, x: Operand) -> tuple[ITensor, ITensor]:
     """m and e (int32) with ``x == m * 2**e`` and 0.5 <= abs(m) < 1; for 0, infinities and NaN x itself and 0."""
     x = ctx.tensor(x)
     wide = ctx.cast(x, torch.float32)

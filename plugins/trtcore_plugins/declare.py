@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ConversionError,
+    NodeContext,
     PackError,
     Priority,
     register_kernel_plugin,
@@ -101,7 +101,7 @@ class TritonPlugin(OpPlugin):
         return not self.python_callback
 
     def definition(
-        self, absent: tuple[str, ...] = (), ctx: ConversionContext | CompileContext | None = None
+        self, absent: tuple[str, ...] = (), ctx: ConversionContext | NodeContext | None = None
     ) -> Definition:
         """The plugin without the optional tensors in `absent`, compiled for the target of a compile.
 
@@ -270,7 +270,8 @@ class TritonPlugin(OpPlugin):
             raise ValueError(
                 f"{self.name}: its tensors must be on one device, and are on {devices or 'none'}"
             )
-        return devices.pop()
+        device: torch.device = devices.pop()
+        return device
 
     def _interprets(self) -> bool:
         try:

@@ -155,7 +155,8 @@ class _Lowering:
 
     def add(self, expression: sympy.Expr) -> Any:
         """Sums, with what is subtracted gathered on the right, so that few values are negative."""
-        plus, minus = [], []
+        plus: list[sympy.Expr] = []
+        minus: list[sympy.Expr] = []
         for term in expression.args:
             coefficient, rest = term.as_coeff_Mul()
             (minus if coefficient.is_negative else plus).append(

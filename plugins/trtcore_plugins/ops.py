@@ -7,19 +7,19 @@ import random
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import attrs
 import torch
 from torch import fx
 
 from trtcore.pack import (
     Backend,
-    CompileContext,
     ConversionContext,
     ConversionError,
     Converter,
+    NodeContext,
     PackError,
     Priority,
     Reject,
@@ -57,9 +57,7 @@ class OpPlugin(ABC):
         """Whether an engine with the plugin runs outside Python."""
 
     @abstractmethod
-    def definition(
-        self, absent: tuple[str, ...], ctx: ConversionContext | CompileContext | None
-    ) -> Definition:
+    def definition(self, absent: tuple[str, ...], ctx: ConversionContext | NodeContext | None) -> Definition:
         """The plugin as it is registered, without the optional tensors in `absent`."""
 
     def shape_definition(self, absent: tuple[str, ...] = ()) -> Definition:
@@ -113,13 +111,11 @@ class OpPlugin(ABC):
         first = len(definition.aliased)
         return self.signature.pack([ctx.output(layer, first + i) for i in range(len(self.signature.outputs))])
 
-    def validate(self, node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    def validate(self, node: fx.Node, ctx: NodeContext) -> bool | Reject:
         """The capability validator: whether the plugin gives what the graph says, for this node."""
         return self.validate_call(node_arguments(node), node.meta.get("val"), ctx)
 
-    def validate_call(
-        self, values: Mapping[str, Any], result: Any, ctx: CompileContext | None
-    ) -> bool | Reject:
+    def validate_call(self, values: Mapping[str, Any], result: Any, ctx: NodeContext | None) -> bool | Reject:
         """Whether the plugin gives `result` (FakeTensors) for the op's arguments by name, nodes among them."""
         if self.signature.mutated:
             written = ", ".join(self.signature.mutated)
@@ -193,7 +189,8 @@ def _disagreement(
 
 def _sizes_in_range(tensors: Sequence[torch.Tensor]) -> Iterator[Any]:
     """Functions from a size of these tensors to an int, for some choices of the symbols in them."""
-    sizes = [size.node for tensor in tensors for size in tensor.shape if isinstance(size, torch.SymInt)]
+    traced: list[Any] = [size for tensor in tensors for size in tensor.shape]
+    sizes = [size.node for size in traced if isinstance(size, torch.SymInt)]
     symbols = sorted({symbol for node in sizes for symbol in node.expr.free_symbols}, key=str)
     randoms = random.Random(0)
     for which in range(_CHECKED_SIZES if symbols else 1):
@@ -317,7 +314,7 @@ def generate_converter(
 ) -> Converter:
     """Make the converter that places the plugin of a torch op; see `generate_plugin`."""
     plugin = generate_plugin(op, combinations=combinations, priority=priority)
-    return replace(plugin.converter, plugin=plugin)
+    return attrs.evolve(plugin.converter, plugin=plugin)
 
 
 def custom_op(

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import threading
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -256,7 +257,7 @@ class Registration:
                 advice="TensorRT 10.8 and later have",
             )
         descriptions = self._tensors(trtp.TensorDesc)
-        returned = tuple[(trtp.TensorDesc,) * self.definition.num_outputs]  # type: ignore[misc]
+        returned = types.GenericAlias(tuple, (trtp.TensorDesc,) * self.definition.num_outputs)
         try:
             trtp.register(name)(
                 _with_signature(self.describe_outputs, [*descriptions, *self._attributes()], returned)
@@ -266,7 +267,7 @@ class Registration:
                     _with_signature(
                         self.combinations,
                         [*descriptions, *self._attributes(), self._outputs(trtp.TensorDesc)],
-                        list[trtp.AutoTuneCombination],
+                        types.GenericAlias(list, trtp.AutoTuneCombination),
                     )
                 )
             if self.definition.compile is None:
@@ -278,7 +279,9 @@ class Registration:
                     _with_signature(
                         self.launch,
                         [*parameters, _parameter("tactic", int)],
-                        tuple[str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymExprs],
+                        types.GenericAlias(
+                            tuple, (str | bytes, str | bytes, trtp.KernelLaunchParams, trtp.SymExprs)
+                        ),
                     )
                 )
         except (ValueError, TypeError) as error:
@@ -373,7 +376,7 @@ class Registration:
         outputs, stream = rest[0], rest[1] if stream is None else stream
         device = self.definition.device
         inputs = [tensor_at(t, self.backend.torch_dtype(t.dtype), device) for t in tensors]
-        external = torch.cuda.ExternalStream(stream) if device == "cuda" else None
+        external = torch.cuda.ExternalStream(stream) if device == "cuda" else None  # type: ignore[no-untyped-call]
         with torch.no_grad(), torch.cuda.stream(external):  # a None stream changes nothing
             results = self.definition.call(inputs, attributes)
             for result, output in zip(results, outputs[len(self.definition.aliased) :]):

@@ -305,6 +305,6 @@ def _fixes_a_size(guard: Any, allowed: set[int]) -> bool:
 def _check_symbols(path: _Path, names: Mapping[Any, Any]) -> None:
     known = set(names.values())
     for expression in (*path.sizes, *path.guards):
-        strange = getattr(expression, "free_symbols", set()) - known
+        strange: set[Any] = getattr(expression, "free_symbols", set()) - known
         if strange:
             raise ConversionError(f"the size {expression} depends on data: no input's shape gives it")

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import torch
 from torch import fx
 
 from trtcore.pack import NetworkSnapshot
 from trtcore_reference import (
+    build,
     control,
     elementwise,
     image,
@@ -26,7 +26,6 @@ from trtcore_reference import (
     shape,
 )
 from trtcore_reference.emit import Evaluator
-from trtcore_reference.region import Engine, Region
 from trtcore_reference.staging import Constants
 
 #: LayerType name -> evaluator.
@@ -47,27 +46,8 @@ EVALUATORS: Mapping[str, Evaluator] = MappingProxyType(
 def compile_snapshot(
     snapshot: NetworkSnapshot, evaluators: Mapping[str, Evaluator] = EVALUATORS
 ) -> fx.GraphModule:
-    """Compile a snapshot to one fx graph module: (*inputs) -> tuple of outputs, both in the snapshot's order.
-
-    It runs on the device of its inputs: the first that is not on the CPU decides, and constants are copied
-    there on the first call (`module.constants`, see `staging.Constants`). Shapes are computed on the CPU.
-    Outputs are on that device too, contiguous, and share memory with no input or constant. Inputs are
-    trusted: whoever calls checks dtypes and ranges.
-
-    Raises:
-        ConversionError: a layer, or an attribute of it, that has no evaluator; the message names the layer.
-    """
-    engine = Engine(snapshot, evaluators)
-    region = Region(engine)
-    region.open(snapshot.inputs)
-    region.build(snapshot.layers)
-    inputs = [region.value(tensor, False) for tensor in snapshot.inputs]
-    region.close([region.value(tensor, False) for tensor in snapshot.outputs], inputs)
-    object.__setattr__(region.root, "constants", engine.constants)
-    with torch.no_grad():
-        module = fx.GraphModule(region.root, region.graph, class_name="ReferenceEngine")
-    object.__setattr__(module, "constants", engine.constants)  # neither parameter, buffer nor submodule
-    return module
+    """A snapshot as one fx graph module, with these evaluators; see `build.compile_snapshot`."""
+    return build.compile_snapshot(snapshot, evaluators)
 
 
 __all__ = ["EVALUATORS", "Constants", "compile_snapshot"]

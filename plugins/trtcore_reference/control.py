@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from trtcore.pack import ConversionError, InputError
-from trtcore_reference.emit import Const, Emitter, Evaluator, Value
-from trtcore_reference.region import Loop, Region
+from trtcore.pack import InputError
+from trtcore_reference.emit import Emitter, Evaluator
+from trtcore_reference.values import Const, Value
 
 # -- conditionals and assertions ------------------------------------------------------------------
 
@@ -56,90 +55,6 @@ fx.node.has_side_effect(check_assertion)
 
 
 # -- loops ----------------------------------------------------------------------------------------
-
-
-def emit_loop(region: Region, loop: Loop) -> None:
-    """Write a loop as one call of `run_loop`.
-
-    The body becomes a graph module (staged constants, *states, *iterated slices, *captured values) ->
-    (condition of the next iteration, *next states, *values to collect).
-    """
-    where = loop.boundary[0].name
-    counts = [limit for limit in loop.limits if limit.attributes["kind"] == "COUNT"]
-    whiles = [limit for limit in loop.limits if limit.attributes["kind"] == "WHILE"]
-    if not loop.limits:
-        raise ConversionError(f"the loop of layer {where!r} has no trip limit")
-    collected = [x for x in loop.outputs if x.attributes["kind"] != "LAST_VALUE"]
-    places = {x.outputs[0]: i for i, x in enumerate(loop.recurrences)}
-    states = [_input(x.inputs, 0) for x in loop.recurrences]
-    variables = [*(x.outputs[0] for x in loop.recurrences), *(x.outputs[0] for x in loop.iterators)]
-
-    def body(layers: Sequence[Any], results: Sequence[int]) -> tuple[fx.GraphModule, list[fx.Node]]:
-        inner = Region(region.engine, region)
-        inner.open_body(variables)
-        inner.build(layers)
-        inner.close([inner.value(tensor, False) for tensor in results])
-        return fx.GraphModule(inner.root, inner.graph), inner.captured
-
-    step, captured = body(
-        loop.body,
-        [*(_input(x.inputs, 1) for x in loop.recurrences), *(_input(x.inputs, 0) for x in collected)],
-    )
-    test: fx.Node | None = None
-    test_captured: list[fx.Node] = []
-    if whiles:
-        checks, test_captured = body(loop.body, [_input(x.inputs, 0) for x in whiles])
-        test = region.submodule(checks)
-    trips = [_operand(region, _input(x.inputs, 0), host=True) for x in counts]
-    lengths = [
-        _operand(region, x.inputs[1], host=True) if len(x.inputs) > 1 and x.inputs[1] is not None else None
-        for x in collected
-    ]
-    outputs = region.add(
-        run_loop,
-        (
-            region.submodule(step),
-            test,
-            region.stage_node,
-            tuple(trips),
-            tuple(_operand(region, tensor, host=False) for tensor in states),
-            tuple(
-                (
-                    _operand(region, _input(x.inputs, 0), host=False),
-                    x.attributes["axis"],
-                    x.attributes["reverse"],
-                )
-                for x in loop.iterators
-            ),
-            tuple((x.attributes["kind"], x.attributes["axis"]) for x in collected),
-            tuple(lengths),
-            tuple(captured),
-            tuple(test_captured),
-        ),
-        {},
-        loop.boundary[0],
-    )
-    for layer in loop.outputs:
-        if layer.attributes["kind"] == "LAST_VALUE":
-            place = places.get(_input(layer.inputs, 0))
-            if place is None:
-                raise ConversionError(f"loop output {layer.name!r} is the last value of no recurrence")
-        else:
-            place = len(states) + collected.index(layer)
-        region.define(layer.outputs[0], region.add(operator.getitem, (outputs, place), {}, layer), host=False)
-
-
-def _input(inputs: Sequence[int | None], index: int) -> int:
-    found = inputs[index] if index < len(inputs) else None
-    if found is None:
-        raise ConversionError("a loop layer lacks an input")
-    return found
-
-
-def _operand(region: Region, tensor: int | None, *, host: bool) -> fx.Node:
-    assert tensor is not None
-    value = region.value(tensor, host)
-    return region.staged(value, host) if isinstance(value, Const) else value
 
 
 def run_loop(

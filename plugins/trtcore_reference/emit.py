@@ -10,33 +10,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
 
 from trtcore.pack import ConversionError, LayerSnapshot, TensorInfo, TrtcoreError
-
-if TYPE_CHECKING:
-    from trtcore_reference.region import Region
-
-ADVICE = "run on a GPU with the native runtime, or keep this op in torch with torch_executed_ops"
+from trtcore_reference.region import Region
+from trtcore_reference.values import ADVICE, Const, Value
 
 #: Folded results up to this many elements are kept; larger ones only if they are views of a constant.
 FOLD_LIMIT = 1 << 16
 
 
-class Const:
-    """A tensor known when the snapshot is compiled, on the host."""
-
-    __slots__ = ("slots", "tensor")
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-        self.slots: dict[bool, int] = {}  # on host? -> position in the staged constants
-
-
-Value: TypeAlias = Union[fx.Node, Const]  # noqa: UP007 (evaluated at run time)
 Evaluator: TypeAlias = Callable[["Emitter"], "Value | Sequence[Value]"]
 
 

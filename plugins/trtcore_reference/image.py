@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trtcore_reference.emit import Emitter, Evaluator, Value
+from trtcore_reference.emit import Emitter, Evaluator
 from trtcore_reference.linear import flat_padding, padded
+from trtcore_reference.values import Value
 
 # -- pooling --------------------------------------------------------------------------------------
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trtcore.pack import InputError
-from trtcore_reference.emit import Const, Emitter, Evaluator, Value
+from trtcore_reference.emit import Emitter, Evaluator
+from trtcore_reference.values import Const, Value
 
 # -- gather ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from trtcore_reference.emit import Const, Emitter, Evaluator, Value
+from trtcore_reference.emit import Emitter, Evaluator
+from trtcore_reference.values import Const, Value
 
 
 def transpose(x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trtcore_reference.emit import Emitter, Evaluator, Value
+from trtcore_reference.emit import Emitter, Evaluator
+from trtcore_reference.values import Value
 
 _INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009
 _FP4 = torch.float4_e2m1fn_x2

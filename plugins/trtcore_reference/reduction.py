@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trtcore_reference.emit import Emitter, Evaluator, Value
+from trtcore_reference.emit import Emitter, Evaluator
+from trtcore_reference.values import Value
 
 _HALF = (torch.float16, torch.bfloat16)
 

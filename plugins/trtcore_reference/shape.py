@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trtcore.pack import InputError
-from trtcore_reference.emit import Emitter, Evaluator, Value
+from trtcore_reference.emit import Emitter, Evaluator
 from trtcore_reference.staging import to_device
+from trtcore_reference.values import Value
 
 # -- constant -------------------------------------------------------------------------------------
 

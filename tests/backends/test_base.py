@@ -7,16 +7,17 @@ import copy
 import pytest
 import torch
 
-from trtcore.backend.base import Availability, Backend, Capability, Target, host_platform, resolve_backend
+from trtcore.backend import base
+from trtcore.backend.base import Availability, Capability, Target, host_platform, resolve_backend
 from trtcore.errors import BackendUnavailableError, ConversionError, SettingsError
 from trtcore.settings import CompilationSettings
-from trtcore_backends import base
 from trtcore_backends.pack import backends
+from trtcore_backends.probed import ProbedBackend
 from trtcore_backends.tensorrt import TensorRTBackend
 from trtcore_backends.tensorrt_rtx import RtxBackend
 
 
-class Fake(Backend):
+class Fake(ProbedBackend):
     """A backend that loads, or does not."""
 
     def __init__(self, name, reason="", fix=""):

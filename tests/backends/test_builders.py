@@ -7,7 +7,7 @@ import sys
 import textwrap
 import weakref
 
-from trtcore_backends import builders
+from trtcore.backend import builders
 
 SCRIPT = """
     import gc, sys, threading

@@ -165,10 +165,10 @@ def test_a_layer_newer_than_the_probes_is_there_by_its_name(fresh, monkeypatch):
 
 def test_answers_are_kept(fresh, tmp_path, monkeypatch):
     asked = []
-    from trtcore_backends import probes
+    from trtcore_backends import probed
 
-    real = probes.probe
-    monkeypatch.setattr(probes, "probe", lambda *args: asked.append(args[1]) or real(*args))
+    real = probed.probe
+    monkeypatch.setattr(probed, "probe", lambda *args: asked.append(args[1]) or real(*args))
     refused = fresh.can("layer:add_non_zero", ANY)
     assert fresh.can("layer:add_non_zero", ANY) == refused
     assert fresh.can("layer:add_unary", ANY).ok

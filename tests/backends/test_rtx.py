@@ -9,7 +9,7 @@ import pytest
 from packaging.version import Version
 
 from trtcore.errors import BackendUnavailableError
-from trtcore_backends import rtx
+from trtcore_backends import tensorrt_rtx as rtx
 from trtcore_backends.tensorrt_rtx import RtxBackend
 
 

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 import trtcore
-from trtcore.runtime.engine import plans_of, resolve
+from trtcore.runtime.engine import resolve
 from trtcore.runtime.op import execute_engine
+from trtcore.runtime.plans import plans_of
 
 SEGMENTS = (1, 5, 20)
 ROUNDS = 1500

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import torch
 from packaging.version import Version
 from torch import fx
 
 from trtcore.context import CompileContext
 from trtcore.packs.loading import LoadedPack
-from trtcore.packs.registry import Converter, ConverterRegistry, PackInfo, Requires
+from trtcore.packs.model import Converter, PackInfo, Requires
+from trtcore.packs.registry import ConverterRegistry
 from trtcore.settings import CompilationSettings
 
 SIZES = ((50, 5), (5000, 50))  # converters, packs
@@ -63,7 +64,7 @@ def _pack(info: PackInfo, targets: list[Any]) -> LoadedPack:
     converters = (
         Converter(target, print, name=f"c{i}", order=i, **options) for i, target in enumerate(targets)
     )
-    return LoadedPack(info, tuple(replace(one, pack=info, scope=info.scope) for one in converters))
+    return LoadedPack(info, tuple(attrs.evolve(one, pack=info, scope=info.scope) for one in converters))
 
 
 def microseconds(work: Callable[[], object], units: int, rounds: int = 15) -> float:

@@ -133,6 +133,13 @@ def test_bad_settings_say_why(text: str, why: str) -> None:
         CompilationSettings.from_kwargs(**parse_settings([text]))
 
 
+def test_the_advice_for_pins_can_be_written_on_the_command_line() -> None:
+    values = parse_settings(['pins={"aten.hardswish.default": "trtcore:aten"}'])
+    assert dict(CompilationSettings.from_kwargs(**values).pins) == {"aten.hardswish.default": "trtcore:aten"}
+    with pytest.raises(SettingsError, match="a mapping from ops to packs"):
+        CompilationSettings.from_kwargs(**parse_settings(["pins={aten.hardswish.default: x}"]))
+
+
 def test_a_setting_given_twice_is_refused() -> None:
     with pytest.raises(SettingsError, match="min_block_size= was given twice"):
         parse_settings(["min_block_size=1", "min_block_size=2"])

@@ -23,7 +23,7 @@ from trtcore.pack import (
 )
 from trtcore.packs.coverage import describe_op, describe_ops
 from trtcore.packs.loading import register_pack
-from trtcore.packs.registry import Scope
+from trtcore.packs.model import Scope
 
 aten = torch.ops.aten
 

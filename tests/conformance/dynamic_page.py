@@ -43,7 +43,7 @@ def publish(results: Sequence[dict[str, Any]]) -> None:
 
 def registered() -> set[str]:
     """Every converter of the ATen pack that can take part, as ``target name``; those of refused ops do not count."""
-    from trtcore.packs.declare import target_name
+    from trtcore.ir.ops import target_name
     from trtcore.packs.loading import build_registry
     from trtcore.settings import CompilationSettings
 

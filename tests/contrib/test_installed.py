@@ -7,6 +7,7 @@ and two that tie.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -17,14 +18,18 @@ import venv
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent.parent
 CONTRIB = sorted(path.parent for path in (ROOT / "contrib").glob("*/pyproject.toml"))
+#: Those that contribute; the other is for converters that packs and programs declare.
+PACKS = [project for project in CONTRIB if project.name != "trtcore-contrib-torch-tensorrt"]
 
 PYPROJECT = """
     [build-system]
@@ -177,14 +182,19 @@ def reversed_environment(made: Path) -> Environment:
     return environment_of(made, "backward", -1)
 
 
-def test_every_project_in_contrib_is_a_pack() -> None:
+def test_every_project_in_contrib_is_a_pack_or_helps_to_write_one() -> None:
     names = [project.name for project in CONTRIB]
-    assert names == ["trtcore-contrib-example", "trtcore-contrib-llm", "trtcore-contrib-vision"]
+    assert names == [
+        "trtcore-contrib-example",
+        "trtcore-contrib-llm",
+        "trtcore-contrib-torch-tensorrt",
+        "trtcore-contrib-vision",
+    ]
     for project in CONTRIB:
         text = (project / "pyproject.toml").read_text()
         assert f'name = "{project.name}"' in text
         assert 'dependencies = ["trtcore>=0.1,<0.2"]' in text
-        assert "[project.entry-points.trtcore]" in text
+        assert ("[project.entry-points.trtcore]" in text) == (project in PACKS)
         assert (project / "README.md").is_file()
         assert list((project / "tests").glob("test_*.py"))
 
@@ -211,10 +221,44 @@ def test_the_packs_own_tests_pass_where_they_are_installed(
     assert all("could not import 'torchvision'" in line for line in skips), run.stdout
 
 
+OLD_NAME = """
+    import warnings
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import trtcore.compat.torch_tensorrt.impl.unary as old_unary
+        from trtcore.compat import torch_tensorrt as old
+        from trtcore.compat.torch_tensorrt.converter_utils import get_trt_tensor
+    import trtcore_contrib_torch_tensorrt as new
+    assert old is new and old_unary is new.impl.unary
+    assert get_trt_tensor is new.converter_utils.get_trt_tensor
+    print([str(one.message) for one in caught if one.category is DeprecationWarning])
+"""
+
+
+def test_the_old_name_of_the_torch_tensorrt_package_means_the_package(environment: Environment) -> None:
+    (told,) = ast.literal_eval(environment.run("-c", textwrap.dedent(OLD_NAME)).stdout.splitlines()[-1])
+    assert "goes away in trtcore 0.3: import trtcore_contrib_torch_tensorrt" in told
+
+
+def test_the_old_name_says_what_to_install() -> None:
+    code = """
+        import sys
+        sys.modules["trtcore_contrib_torch_tensorrt"] = None  # as where it is not installed
+        import trtcore.compat.torch_tensorrt
+    """
+    run = check(sys.executable, "-c", textwrap.dedent(code), code=1)
+    assert "ImportError: trtcore.compat.torch_tensorrt is the package" in run.stderr
+    assert (
+        "pip install trtcore-contrib-torch-tensorrt, and import trtcore_contrib_torch_tensorrt" in run.stderr
+    )
+    assert Version(metadata.version("trtcore")) < Version("0.3"), "remove trtcore/compat"
+
+
 ANSWERS = """
     import json, torch, trtcore, warnings
-    from trtcore.packs.loading import build_registry, describe_packs
-    from trtcore.packs.registry import target_name
+    from trtcore.packs.listing import describe_packs
+    from trtcore.packs.loading import build_registry
+    from trtcore.ir.ops import target_name
     from trtcore.settings import CompilationSettings
     from trtcore_contrib_example.ops import squared_relu
 
@@ -292,4 +336,4 @@ def test_trtcore_packs_lists_them_all(environment: Environment, answers: dict[st
     status = {pack["distribution"]: pack["status"] for pack in listed}
     assert status["trtcore-broken"] == "failed"
     assert status["trtcore-late"] == "incompatible"
-    assert {status[project.name] for project in CONTRIB} == {"loaded"}
+    assert {status[project.name] for project in PACKS} == {"loaded"}

@@ -13,7 +13,8 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "runtime"))
 from reference_networks import Network, messages, trt
 
-from trtcore.artifact.snapshot import LAYER_CLASSES, NetworkSnapshot, take_snapshot
+from trtcore.artifact.snapshot import LAYER_TYPES, NetworkSnapshot
+from trtcore.conversion.readback import LAYER_CLASSES, take_snapshot
 from trtcore.errors import ArtifactError, ConversionError
 
 
@@ -35,6 +36,7 @@ def test_layer_table_covers_the_bindings():
     """Every LayerType of the bindings is readable but for plugins and distribution."""
     missing = set(trt.LayerType.__members__) - set(LAYER_CLASSES)
     assert missing == {"PLUGIN", "PLUGIN_V2", "PLUGIN_V3", "DIST_COLLECTIVE"}
+    assert set(LAYER_CLASSES) == LAYER_TYPES  # what is read can be loaded again, and nothing else
     for kind, name in LAYER_CLASSES.items():
         assert issubclass(getattr(trt, name), trt.ILayer), kind
 

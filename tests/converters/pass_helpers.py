@@ -121,7 +121,7 @@ def snapshots(compiled: Any) -> Iterator[Any]:
     """The networks behind the engines of a compiled module."""
     for node in compiled.graph.nodes:
         if node.op == "call_function" and node.target is execute_engine:
-            yield resolve(str(node.args[3]), attribute(compiled, node.args[2].target)).snapshot
+            yield resolve(str(node.args[3]), attribute(compiled, node.args[2].target)).artifact.snapshot
 
 
 def dtypes_of(snapshot: Any, *kinds: str) -> set[torch.dtype]:

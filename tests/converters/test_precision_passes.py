@@ -64,7 +64,6 @@ X = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
         ({"use_explicit_typing": False}, None),
         ({"use_explicit_typing": False, "enabled_precisions": {"fp16", "fp32"}}, torch.float16),
         ({"use_explicit_typing": False, "enabled_precisions": {"bf16"}}, torch.bfloat16),
-        ({"use_explicit_typing": False, "enabled_precisions": {"int8", "fp32"}}, None),
         (
             {
                 "use_explicit_typing": False,
@@ -85,6 +84,9 @@ def test_what_autocast_casts_to(settings, dtype):
         ({"enabled_precisions": {"fp16"}}, "use_explicit_typing=True"),
         ({"enabled_precisions": {"fp16"}, **HALF}, "use_explicit_typing=True"),
         ({"enabled_precisions": {"int64"}}, "must be of"),
+        ({"use_explicit_typing": False, "enabled_precisions": {"int8", "fp32"}}, "would change nothing"),
+        ({"use_explicit_typing": False, "enabled_precisions": {"fp8", "fp16"}}, "would change nothing"),
+        ({"enabled_precisions": {"int8"}}, "quantises and dequantises"),
         ({"enable_autocast": True}, "to what"),
         ({"autocast_low_precision_type": torch.float16}, "no effect without autocast"),
         ({"autocast_excluded_ops": {"aten.gelu"}}, "no effect without autocast"),

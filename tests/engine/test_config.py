@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from trtcore.backend.base import Target
@@ -129,7 +127,7 @@ def test_settings_at_rest_ask_nothing_of_the_backend(backend):
 
 
 def test_every_builder_setting_is_a_setting():
-    names = {item.name for item in dataclasses.fields(CompilationSettings)}
+    names = {item.name for item in CompilationSettings.describe()}
     assert set(_APPLY) <= names
     assert set(_NEEDS) <= set(_APPLY)
     tested = {case[0] for case in CASES} | {case[0] for case in REFUSED}

@@ -61,11 +61,11 @@ def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_several_segments_in_one_child(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
     """With TensorRT's progress for observers here, and the weights of the model itself."""
-    from trtcore.engine.builders import _ChildProcess
+    from trtcore.engine.builders import ProcessBuilder
 
     started: list[Any] = []
-    start = _ChildProcess._start
-    monkeypatch.setattr(_ChildProcess, "_start", lambda self: (started.append(self), start(self)))
+    start = ProcessBuilder._start
+    monkeypatch.setattr(ProcessBuilder, "_start", lambda self: (started.append(self), start(self)))
     seen: list[Any] = []
     model = Block().eval()
     module = compiled(model, [X], X, observers=[seen.append])
@@ -76,17 +76,21 @@ def test_several_segments_in_one_child(monkeypatch: pytest.MonkeyPatch, temporar
     assert {"segment", "phase", "step", "steps"} <= set(steps[0].data)
     assert not list(temporary.glob("trtcore-*"))
     assert all(engine.layers and engine.engine_bytes for engine in module.report.engines)
-    # The snapshots hold the model's own weight, not a copy.
+    # Each engine owns its weights: what is done to the model later changes neither.
     from trtcore.artifact.manifest import EngineManifest
     from trtcore.runtime.engine import get_engine
 
     for node in module.graph.nodes:
         if node.name.startswith("engine_") and "execute_engine" in str(node.target):
-            engine = get_engine(EngineManifest.from_json(node.args[3]).id)
-            weights = [
-                t for layer in engine.snapshot.layers for t in layer.constants.values() if t.numel() == 64
-            ]
-            assert [t.data_ptr() for t in weights] == [model.first.weight.data_ptr()]
+            artifact = get_engine(EngineManifest.from_json(node.args[3]).id).artifact
+            (weight,) = (
+                t for layer in artifact.snapshot.layers for t in layer.constants.values() if t.numel() == 64
+            )
+            assert weight.untyped_storage().data_ptr() == artifact.container.untyped_storage().data_ptr()
+            assert torch.equal(weight.reshape(8, 8), model.first.weight)
+            (record,) = (w for w in artifact.manifest.weights if w.name.endswith("weight"))
+            assert record.name in ("first.weight", "second.weight")
+            assert record.transform == ("memory", 0)
 
 
 class Shapes(torch.nn.Module):
@@ -214,17 +218,17 @@ def test_a_script_without_a_main_guard() -> None:
 
 
 def test_ctrl_c_ends_the_child(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
-    from trtcore.engine.builders import _ChildProcess
+    from trtcore.engine.builders import ProcessBuilder
 
     children: list[Any] = []
-    real = _ChildProcess.convert
+    real = ProcessBuilder.build
 
-    def interrupted(self: Any, *arguments: Any) -> Any:
-        real(self, *arguments)
+    def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
+        real(self, *arguments, **options)
         children.append(self.child)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_ChildProcess, "convert", interrupted)
+    monkeypatch.setattr(ProcessBuilder, "build", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compiled(Block().eval(), [X])
     assert children[0].poll() is not None

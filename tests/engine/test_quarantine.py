@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 import trtcore
-from trtcore.engine import isolation
+from trtcore.conversion.interpreter import NodeConversionError
+from trtcore.engine.build import Failure, build_engine
+from trtcore.engine.builders import ThreadBuilder
 from trtcore.errors import ConversionError, EngineBuildError
 from trtcore.pack import converter
 
@@ -27,14 +30,22 @@ def _scope() -> Iterator[None]:
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the segments that were built, trials too."""
+    return _told(monkeypatch, "build")
+
+
+def _told(monkeypatch: pytest.MonkeyPatch, wanted: str) -> list[str]:
+    """The names of the requests that get to this stage."""
     names: list[str] = []
-    real = isolation._Here.build
 
-    def counting(self: Any, converted: Any) -> Any:
-        names.append(converted.segment.name)
-        return real(self, converted)
+    def counting(request: Any, registry: Any, *, tell: Any, **options: Any) -> Any:
+        def telling(what: str, *data: Any) -> Any:
+            if what == wanted:
+                names.append(request.name)
+            return tell(what, *data)
 
-    monkeypatch.setattr(isolation._Here, "build", counting)
+        return build_engine(request, registry, tell=telling, **options)
+
+    monkeypatch.setattr("trtcore.engine.builders.build_engine", counting)
     return names
 
 
@@ -177,46 +188,42 @@ def test_a_culprit_of_twenty_shapes(builds: list[str]) -> None:
     assert builds.count("trial") <= 48
 
 
-class _Combination:
-    """A workshop that refuses networks with both of two kinds of nodes, as TensorRT does for some fusions."""
+class _Combination(ThreadBuilder):
+    """A builder that refuses networks with both of two kinds of nodes, as TensorRT does for some fusions."""
 
     def __init__(self, ctx: Any, first: str, second: str) -> None:
-        self.real = isolation._Here(ctx)
+        super().__init__(ctx)
         self.first, self.second = first, second
         self.refused = 0
 
-    def convert(self, *arguments: Any) -> Any:
-        return self.real.convert(*arguments)
-
-    def build(self, converted: Any) -> Any:
-        ops = [str(node.target) for node in converted.segment.nodes]
-        if any(self.first in op for op in ops) and any(self.second in op for op in ops):
+    def build(self, request: Any, tell: Any, *, convert_only: bool = False, **options: Any) -> Any:
+        ops = [str(node.target) for node in request.segment.nodes]
+        both = any(self.first in op for op in ops) and any(self.second in op for op in ops)
+        if both and not convert_only:
             self.refused += 1
-            raise EngineBuildError("TensorRT could not build the engine", tensorrt=["Myelin: no such fusion"])
-        return self.real.build(converted)
-
-    def close(self) -> None:
-        pass
+            lines = ["Myelin: no such fusion"]
+            return Failure("build", EngineBuildError("TensorRT could not build the engine", tensorrt=lines))
+        return super().build(request, tell, convert_only=convert_only, **options)
 
 
 def test_a_converter_that_crashes_for_every_shape_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash costs a new process, so that after three nobody asks again."""
     crashes: list[str] = []
 
-    class Crashing(isolation._Here):
-        def convert(self, segment: Any, *rest: Any) -> Any:
-            for node in segment.nodes:
+    class Crashing(ThreadBuilder):
+        def build(self, request: Any, tell: Any, **options: Any) -> Any:
+            for node in request.segment.nodes:
                 if node.target is aten.erf.default:
                     crashes.append(node.name)
-                    raise isolation.ConverterCrash("its process was killed", node=node.name)
-            return super().convert(segment, *rest)
+                    return Failure("crash", NodeConversionError("its process was killed", node=node.name))
+            return super().build(request, tell, **options)
 
     def forward(x: Tensor) -> Tensor:
         for _ in range(6):
             x = torch.erf(torch.cat([x, x[:1]]))
         return x
 
-    monkeypatch.setattr("trtcore.engine.quarantine.workshop", Crashing)
+    monkeypatch.setattr("trtcore.engine.builds.builder_of", Crashing)
     module = compiled(forward)
     assert len(crashes) == 3
     reasons = [item.reason for item in module.report.quarantined]
@@ -226,7 +233,7 @@ def test_a_converter_that_crashes_for_every_shape_is_given_up(monkeypatch: pytes
 
 def test_nodes_that_fail_only_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "trtcore.engine.quarantine.workshop", lambda ctx: _Combination(ctx, "aten.cos.", "aten.erf.")
+        "trtcore.engine.builds.builder_of", lambda ctx: _Combination(ctx, "aten.cos.", "aten.erf.")
     )
     module = compiled(lambda x: torch.erf(torch.tanh(torch.cos(torch.sin(x)) + 1)).exp())
     (item,) = module.report.quarantined
@@ -239,7 +246,7 @@ def test_combinations_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The likes of a node that is blamed twice go with it, so that the rounds are few."""
     made: list[_Combination] = []
 
-    def workshop(ctx: Any) -> _Combination:
+    def builder(ctx: Any) -> _Combination:
         made.append(_Combination(ctx, "aten.cos.", "aten.erf."))
         return made[-1]
 
@@ -248,7 +255,7 @@ def test_combinations_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
             x = torch.erf(torch.cos(x))
         return x
 
-    monkeypatch.setattr("trtcore.engine.quarantine.workshop", workshop)
+    monkeypatch.setattr("trtcore.engine.builds.builder_of", builder)
     module = compiled(forward)
     assert {item.op for item in module.report.quarantined} == {"aten.erf.default"}
     assert made[0].refused < 25
@@ -265,7 +272,7 @@ def test_the_limit_gives_the_whole_segment_to_torch(limit: int, builds: list[str
 
 def test_a_fused_name_blames_nobody() -> None:
     """TensorRT names a fusion by its first and last layers, which need not be at fault."""
-    from trtcore.engine.quarantine import _FUSED
+    from trtcore.engine.build import _FUSED
 
     text = "could not find any implementation for node {ForeignNode[m/aten.add/add...m/aten.mul/mul_3]}."
     assert "aten" not in _FUSED.sub("", text)
@@ -302,15 +309,7 @@ def test_a_network_that_cannot_be_read_back() -> None:
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the segments that were converted."""
-    names: list[str] = []
-    real = isolation._Here.convert
-
-    def counting(self: Any, segment: Any, *rest: Any) -> Any:
-        names.append(segment.name)
-        return real(self, segment, *rest)
-
-    monkeypatch.setattr(isolation._Here, "convert", counting)
-    return names
+    return _told(monkeypatch, "conversion")
 
 
 def test_a_converter_that_raises_for_many_shapes_is_found_in_one_round(rounds):
@@ -358,11 +357,55 @@ def test_what_fails_behind_a_failed_node_and_in_other_segments_is_found_with_it(
 
 
 def test_the_errors_of_several_nodes_travel_between_processes():
-    from trtcore.conversion.interpreter import NodeConversionError
-    from trtcore.engine.request import pack_error, raise_error
-
     other = NodeConversionError("second", node="b", tensorrt=("said",))
-    with pytest.raises(NodeConversionError) as caught:
-        raise_error(pack_error(NodeConversionError("first", node="a", others=[other], advice="help")))
-    assert (caught.value.message, caught.value.node, caught.value.advice) == ("first", "a", "help")
-    assert [(e.message, e.node, e.tensorrt) for e in caught.value.others] == [("second", "b", other.tensorrt)]
+    error = NodeConversionError("first", node="a", others=[other], advice="help")
+    found = pickle.loads(pickle.dumps(error))
+    assert type(found) is NodeConversionError
+    assert (found.message, found.node, found.advice, str(found)) == ("first", "a", "help", str(error))
+    assert [(e.message, e.node, e.tensorrt) for e in found.others] == [("second", "b", other.tensorrt)]
+
+
+def test_the_next_candidate_is_tried_before_torch():
+    @converter(aten.tan.default)
+    def tan(ctx: Any, x: Any) -> Any:
+        raise ValueError("not today")
+
+    module = compiled(lambda x: torch.tan(x).relu())
+    (item,) = module.report.quarantined
+    assert (item.op, item.converter) == (
+        "aten.tan.default",
+        "test_the_next_candidate_is_tried_before_torch.<locals>.tan".rpartition(".")[2],
+    )
+    assert module.report.fully_converted
+    (node,) = [node for node in module.report.nodes if node.op == "aten.tan.default"]
+    assert node.pack.startswith("trtcore:aten")
+    assert any("not today" in candidate.reason for candidate in node.candidates)
+
+
+def test_a_fixed_dim_where_the_ops_varies_and_an_output_of_its_own_are_refused():
+    def narrow(ctx: Any, x: Any) -> Any:
+        return ctx.slice(x, [0, 0], [1, 4])
+
+    def marks(ctx: Any, x: Any) -> Any:
+        result = ctx.activation(x, "TANH")
+        ctx.net.mark_output(result)
+        return result
+
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    def silent(ctx: Any, x: Any) -> Any:
+        raise Silent
+
+    batch = trtcore.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(5, 4))
+    for body, words in ((narrow, "which varies"), (marks, "marked an output"), (silent, "Silent")):
+        with trtcore.scoped_registry():
+            converter(aten.special_bessel_j0.default, supports_dynamic_shapes=True)(body)
+            model = model_of(lambda x: torch.special.bessel_j0(x).relu())
+            module = trtcore.compile(model, [batch], min_block_size=1)
+            (item,) = module.report.quarantined
+            assert words in item.reason
+            for size in (1, 2, 5):
+                x = torch.rand(size, 4)
+                torch.testing.assert_close(module(x), model(x))

@@ -1,11 +1,14 @@
 """trace(): what users may ask for, and what they are told when the model can't give it."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
 from trtcore.errors import ExportError, InputError
 from trtcore.frontend.export import program_from_exported, trace
+from trtcore.ir.exclusions import holds_everywhere
 from trtcore.ir.inputs import Input
 
 
@@ -172,25 +175,89 @@ class TestPromises:
                 return a.view(a.shape[0] // 2, 2, -1)
 
         program = program_from_exported(trace(Even(), dynamic((2, 7), (4, 7), (8, 7))))
-        assert all(guard.holds(lambda i, d: (4, 7)[d]) for guard in program.guards)
-        assert not all(guard.holds(lambda i, d: (5, 7)[d]) for guard in program.guards)
+        (name,) = program.symbols
+        assert [n for n in range(2, 9) if all(guard.holds({name: n}) for guard in program.guards)] == [
+            2,
+            4,
+            6,
+            8,
+        ]
 
     @pytest.mark.parametrize("behind", [0, 1])
     def test_conditions_on_variadic_arguments_are_kept(self, behind):
+        def fives(tensor):
+            return tensor.reshape(5, -1) if tensor.shape[0] % 5 == 0 else tensor.reshape(1, -1)
+
         class Rows(nn.Module):
             def forward(self, *tensors):
-                return tensors[behind].reshape(5, -1)
+                return fives(tensors[behind])
 
         class Named(nn.Module):
             def forward(self, first, *tensors):
-                return tensors[0].reshape(5, -1) + first
+                return fives(tensors[0]) + first
 
         model, others = (Named(), (torch.ones(1),)) if behind else (Rows(), ())
         with pytest.raises(ExportError, match=r"tensors\[0\].size\(\)\[0\] % 5 == 0"):
             trace(model, (*others, dynamic((2, 5), (50, 5), (54, 5))))
-        program = program_from_exported(trace(model, (*others, dynamic((50, 5), (50, 5), (55, 5)))))
-        sizes = {behind: (52, 5), 1 - behind: (1,)}
-        assert not all(guard.holds(lambda i, d: sizes[i][d]) for guard in program.guards)
+        rows = {0: torch.export.Dim.DYNAMIC(min=50, max=55)}
+        exported = torch.export.export(
+            model, (*others, torch.ones(50, 5)), dynamic_shapes=(None, (rows,)) if behind else ((rows,),)
+        )
+        program = program_from_exported(exported)
+        (name,) = program.symbols
+        assert [n for n in range(50, 56) if all(guard.holds({name: n}) for guard in program.guards)] == [
+            50,
+            55,
+        ]
+
+    @pytest.mark.parametrize("opt", [16, 17])
+    def test_a_branch_that_one_capture_has_for_all_sizes(self, opt):
+        class Pad(nn.Module):
+            def forward(self, x):
+                missing = (4 - x.shape[1] % 4) % 4
+                if missing > 0:
+                    x = nn.functional.pad(x, (0, missing))
+                return x.reshape(x.shape[0], -1, 4).amax(1)
+
+        x = dynamic((1, 8), (1, opt), (2, 32))
+        program = program_from_exported(trace(Pad(), x), x)
+        assert ranges(program) == [(1, 1, 2), (8, opt, 32)]
+        assert all(holds_everywhere(guard, program.symbols) for guard in program.guards)
+        for batch, length in itertools.product((1, 2), range(8, 33)):
+            example = torch.randn(batch, length)
+            (found,) = program.graph_module(example)
+            torch.testing.assert_close(found, Pad()(example))
+
+    @pytest.mark.parametrize("opt", [16, 17])
+    def test_a_branch_on_sizes_inside_of_the_range_is_not_promised(self, opt):
+        class Odd(nn.Module):
+            def forward(self, x):
+                return (x * 2 if x.shape[1] % 2 else x) + 1
+
+        sizes, which = (r"9, 11, 13, 15, 17, 19, \.\.\. \(12 sizes\)", "==") if opt == 16 else ("8, 10", "!=")
+        with pytest.raises(
+            ExportError, match=rf"assumed x.size\(\)\[1\] % 2 {which} 0, which leaves out .* = {sizes}"
+        ):
+            trace(Odd(), dynamic((1, 8), (1, opt), (1, 32)))
+        # What the error advises:
+        some = Input(profiles=[(1, 8), (1, 16), (1, 32)])
+        assert len(program_from_exported(trace(Odd(), some), some).symbols) == 1
+
+    def test_a_cut_that_depends_on_parity_is_not_promised(self):
+        class Cut(nn.Module):
+            def forward(self, x):
+                return x[:, :-1] if x.shape[1] % 2 else x * 1
+
+        with pytest.raises(ExportError, match="% 2 == 0, which leaves out"):
+            trace(Cut(), dynamic((1, 8), (1, 16), (2, 32)))
+
+    def test_one_size_far_from_the_others_is_seen(self):
+        class Needle(nn.Module):
+            def forward(self, x):
+                return x * 3 if x.shape[0] == 777 else x * 2
+
+        with pytest.raises(ExportError, match=r"leaves out x: dimension 0 = 777\. At x: dimension 0 = 777"):
+            trace(Needle(), dynamic((2, 1), (8, 1), (1000, 1)))
 
     def test_weights_that_are_not_real(self):
         with torch.device("meta"):

@@ -18,7 +18,8 @@ import torch
 
 from trtcore.backend.builders import make_builder
 from trtcore_backends.tensorrt_rtx import load
-from trtcore.artifact.snapshot import NetworkSnapshot, take_snapshot
+from trtcore.artifact.snapshot import NetworkSnapshot
+from trtcore.conversion.readback import take_snapshot
 
 FOLDER = pathlib.Path(__file__).parent
 CASES, TENSORS = replay.load(FOLDER)

@@ -10,7 +10,7 @@ import torch
 
 from trtcore.artifact.snapshot import NetworkSnapshot
 from trtcore_reference import compile_snapshot
-from trtcore_reference.region import _host_tensors
+from trtcore_reference.schedule import host_tensors
 
 NAMES = [case["name"] for case in golden.CASES]
 
@@ -74,7 +74,7 @@ LOOKS = ("scatter", "non_zero", "nms")
 def test_data_stays_on_its_device(name: str):
     """With inputs on the meta device, which refuses to meet CPU tensors, all outputs are there too."""
     network = golden.snapshot(name)
-    host = _host_tensors(network)
+    host = host_tensors(network)
     inputs = [
         tensor if index in host else tensor.to("meta")
         for index, tensor in ((i, torch.from_numpy(golden.array(name, network, i))) for i in network.inputs)

@@ -7,8 +7,8 @@ import torch
 
 import trtcore
 from trtcore.pack import hookimpl, scoped_registry
-from trtcore.packs.declare import LoweringPass
 from trtcore.packs.loading import PackWarning, register_pack
+from trtcore.packs.model import LoweringPass
 
 
 class Counts(torch.nn.Module):

@@ -278,7 +278,7 @@ def snapshots(compiled: Any) -> list[Any]:
     from trtcore.runtime.op import execute_engine
 
     return [
-        resolve(str(node.args[3]), attribute(compiled, node.args[2].target)).snapshot
+        resolve(str(node.args[3]), attribute(compiled, node.args[2].target)).artifact.snapshot
         for node in compiled.graph.nodes
         if node.op == "call_function" and node.target is execute_engine
     ]

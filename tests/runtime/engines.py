@@ -11,7 +11,7 @@ import torch
 
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
-from trtcore.artifact.snapshot import take_snapshot
+from trtcore.conversion.readback import take_snapshot
 from trtcore_backends.tensorrt_rtx import RtxBackend
 
 BACKEND = RtxBackend()

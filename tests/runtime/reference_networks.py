@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from trtcore.artifact.snapshot import NetworkSnapshot, take_snapshot
+from trtcore.artifact.snapshot import NetworkSnapshot
 from trtcore.backend.builders import make_builder
+from trtcore.conversion.readback import take_snapshot
 from trtcore_backends.tensorrt_rtx import load
 from trtcore_reference import compile_snapshot
 

@@ -23,11 +23,12 @@ from trtcore.errors import (
     SettingsError,
 )
 from trtcore.runtime import op
-from trtcore.runtime.engine import Engine, choose_runtime, get_engine, register_engine, with_runtime
+from trtcore.runtime.choose import choose_runtime
+from trtcore.runtime.engine import Engine, get_engine, register_engine, with_runtime
 
 
 def engine_of(artifact: EngineArtifact) -> Engine:
-    return Engine(artifact.manifest, artifact.plan, artifact.snapshot)
+    return Engine(artifact)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_what_the_program_does_not_promise_is_an_error():
         ((2, 4, 1), torch.float32, "promises"),
     ]:
         manifest = replace(artifact.manifest, outputs=(TensorBinding("out", dtype, shape),))
-        engine = Engine(manifest, artifact.plan, artifact.snapshot)
+        engine = Engine(artifact.with_manifest(manifest))
         with pytest.raises(ConversionError, match=words):
             engine.run([torch.randn(2, 4)])
 
@@ -145,7 +146,7 @@ def test_data_dependent_shapes_are_read_from_the_output():
         outputs=(TensorBinding("out", torch.float32, ("u0", 4)),),
         symbols={**artifact.manifest.symbols, "u0": ("output", 0, 0)},
     )
-    assert Engine(manifest, artifact.plan, artifact.snapshot).run([torch.randn(3, 4)])[0].shape == (3, 4)
+    assert Engine(artifact.with_manifest(manifest)).run([torch.randn(3, 4)])[0].shape == (3, 4)
 
 
 # ---- the table ----------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ def test_registering_twice_is_one_engine_and_another_of_that_id_is_refused():
     engine = get_engine(artifact.manifest.id)
     assert engine.artifact.manifest == artifact.manifest
     assert engine.artifact.plan.data_ptr() == artifact.plan.data_ptr()
-    other = EngineArtifact(artifact.plan, replace(artifact.manifest, name="other"), artifact.snapshot)
+    other = EngineArtifact(artifact.plan, replace(artifact.manifest, backend_version="9"), artifact.snapshot)
     with pytest.raises(ArtifactError, match="two different engines"):
         register_engine(other)
 
@@ -167,13 +168,13 @@ def test_the_op_refuses_a_manifest_that_is_not_the_engines():
     register_engine(artifact)
     lie = replace(artifact.manifest, outputs=(TensorBinding("out", torch.float32, (2, 4)),))
     with pytest.raises(ArtifactError, match="not the one of engine"):
-        op.execute_engine([torch.randn(2, 4)], [], artifact.plan, lie.to_json())
+        op.execute_engine([torch.randn(2, 4)], [], artifact.container, lie.to_json())
 
 
 def test_nothing_keeps_an_engine_but_its_plan():
     artifact = add_one()
     id = register_engine(artifact)
-    op.execute_engine([torch.randn(2, 4)], [], artifact.plan, artifact.manifest.to_json())
+    op.execute_engine([torch.randn(2, 4)], [], artifact.container, artifact.manifest.to_json())
     assert get_engine(id) is not None
     del artifact
     assert get_engine(id) is None  # at once, without the garbage collector
@@ -266,7 +267,7 @@ def test_a_native_engine_where_it_cannot_run_says_why_and_what_to_do():
 
 def test_a_backend_nobody_contributes():
     artifact = add_one(runtime="native")
-    engine = Engine(replace(artifact.manifest, backend="tensorrt_fast"), artifact.plan, None)
+    engine = Engine(EngineArtifact(artifact.plan, replace(artifact.manifest, backend="tensorrt_fast")))
     with pytest.raises(BackendUnavailableError, match="'tensorrt_fast'"):
         engine.run([torch.randn(2, 4)])
 
@@ -281,7 +282,7 @@ def test_threads():
         generator = torch.Generator().manual_seed(seed)
         for _ in range(30):
             x = torch.randn(1 + seed % 8, 4, generator=generator)
-            (y,) = op.execute_engine([x], [], artifact.plan, text)
+            (y,) = op.execute_engine([x], [], artifact.container, text)
             if not torch.equal(y, torch.relu(x + 1)):
                 failures.append(seed)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import pickle
 import subprocess
 import sys
 
@@ -16,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy import functions as tsf
 
 from trtcore.errors import ArtifactError
-from trtcore.ir.expressions import evaluate, parse, symbols_of, to_text
+from trtcore.ir.expressions import evaluate, parse, parse_condition, symbols_of, to_text
 
 S0, S1 = sympy.symbols("s0 s1", integer=True, positive=True)
 
@@ -226,3 +228,36 @@ def test_int_division_is_exact_beyond_doubles():
     assert evaluate("FloorDiv(s0, 2)", {"s0": big}) == big // 2
     assert evaluate("CeilDiv(s0, 2)", {"s0": big}) == -(-big // 2)
     assert math.ceil(7 / 2) == evaluate("CeilToInt(IntTrueDiv(s0, 2))", {"s0": 7})
+
+
+def test_conditions():
+    condition = parse_condition("s0 % 4 == 0 and not (s1 > 3 or 2 <= s0 // 2 < 7)")
+    assert condition.symbols == ("s0", "s1")
+    for s0, s1 in itertools.product(range(40), range(6)):
+        assert condition.holds({"s0": s0, "s1": s1}) == (s0 % 4 == 0 and not (s1 > 3 or 2 <= s0 // 2 < 7))
+    assert pickle.loads(pickle.dumps(condition)) == condition
+    with pytest.raises(ArtifactError, match="s1"):
+        condition.holds({"s0": 4})
+
+
+def test_a_condition_that_cannot_be_computed_does_not_hold():
+    assert not parse_condition("8 // s0 >= 0").holds({"s0": 0})
+    assert not parse_condition("s0 ** 9 > 0").holds({"s0": 2**30})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s0",
+        "True",
+        "s0 + 1",
+        "s0 in s1",
+        "s0 is s1",
+        "(s0 < 1) + 1 == 2",
+        "f(s0) == 1",
+        "s0 < 1 if s1 else 2",
+    ],
+)
+def test_texts_that_are_no_conditions(text):
+    with pytest.raises(ArtifactError):
+        parse_condition(text)

@@ -33,7 +33,7 @@ def manifest(**changes):
         "backend_version": "1.7.1",
         "target": {"compute_capability": None, "platform": "linux_x86_64"},
         "runtime": "reference",
-        "packs": ({"distribution": "trtcore", "version": "0.1.0", "name": "aten"},),
+        "packs": ({"distribution": "trtcore", "version": "0.1.0", "name": "aten", "role": "converter"},),
         "trtcore_version": "0.1.0",
         "torch_version": "2.13.0",
     }
@@ -94,7 +94,7 @@ def test_symbols_of_an_output_are_not_solved_from_inputs():
         {"symbols": {"s1": ("input", 1, 0, 2, 1), "s2": ("size", 0), "s0": ()}},
         {"target": {"a": object()}},
         {"packs": ({"distribution": "x"},)},
-        {"format": 2},
+        {"format": 3},
     ],
 )
 def test_nonsense_is_refused(changes):
@@ -129,8 +129,8 @@ def test_what_is_no_manifest(text):
 
 
 def test_a_later_format_says_so():
-    with pytest.raises(ArtifactError, match="format 2"):
-        EngineManifest.from_json(json.dumps({**json.loads(manifest().to_json()), "format": 2}))
+    with pytest.raises(ArtifactError, match="format 3"):
+        EngineManifest.from_json(json.dumps({**json.loads(manifest().to_json()), "format": 3}))
 
 
 JUNK = st.recursive(

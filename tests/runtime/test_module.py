@@ -67,9 +67,22 @@ class TestCalls:
     def test_positional_or_keyword(self, nested):
         x, pair = torch.ones(4, 3), (torch.ones(3), {"k": torch.ones(3)})
         expected = call(nested)["y"]
-        torch.testing.assert_close(nested(x, pair, torch.ones(2), 2.0, None)["y"], expected)
+        with pytest.raises(InputError, match="got 5 positional arguments"):
+            nested(x, pair, torch.ones(2), 2.0, None)  # the model takes the last three by name
         found = nested(mask=None, scale=2.0, extra=torch.ones(2), pair=pair, x=x)
         torch.testing.assert_close(found["y"], expected)
+
+    def test_dict_order_matters_to_a_model_that_goes_through_it(self):
+        class First(nn.Module):
+            def forward(self, d):
+                first, second = d.values()
+                return first - second
+
+        a, b = torch.randn(2), torch.randn(2)
+        module = compiled(First(), ({"a": a, "b": b},))
+        torch.testing.assert_close(module({"a": a, "b": b}), a - b)
+        with pytest.raises(InputError, match=r"keys in the order \['b', 'a'\]"):
+            module({"b": b, "a": a})
 
     def test_dict_order_does_not_matter(self):
         class Sub(nn.Module):
@@ -200,11 +213,13 @@ class TestRefused:
             call(nested, **changes)
 
     def test_number_of_arguments(self, nested):
-        with pytest.raises(InputError, match=r"takes \(x, pair, extra, scale, mask\), got no pair, extra"):
+        with pytest.raises(
+            InputError, match=r"takes \(x, pair, \*, extra, scale=2\.0, mask=None\), got no pair, extra"
+        ):
             nested(torch.ones(4, 3), scale=2.0, mask=None)
         with pytest.raises(InputError, match="got 6 positional arguments"):
             nested(1, 2, 3, 4, 5, 6)
-        with pytest.raises(InputError, match="got x twice"):
+        with pytest.raises(InputError, match="x twice"):
             nested(torch.ones(4, 3), 2, 3, 4, 5, x=1)
 
     def test_sizes_that_must_agree(self):

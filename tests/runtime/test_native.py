@@ -228,7 +228,7 @@ def test_a_shape_that_only_the_run_tells():
         outputs=(TensorBinding("out", torch.float32, ("u0", 4)),),
         symbols={**ROWS, "u0": ("output", 0, 0)},
     )
-    artifact = replace(artifact, manifest=manifest)
+    artifact = artifact.with_manifest(manifest)
     engine, _ = native(artifact)
     for rows in (2, 7, 1):
         x = torch.randn(rows, 4)

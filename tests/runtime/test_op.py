@@ -15,7 +15,7 @@ from engines import ROWS, X, add_one, make
 from torch.export import Dim
 
 from trtcore.artifact.manifest import SizeBinding, TensorBinding
-from trtcore.engine.quarantine import _device_without_inputs
+from trtcore.engine.build import _device_without_inputs
 from trtcore.errors import ArtifactError, InputError
 from trtcore.runtime import op
 from trtcore.runtime.engine import get_engine, register_engine
@@ -28,7 +28,7 @@ class Hybrid(torch.nn.Module):
     def __init__(self, artifact):
         super().__init__()
         register_engine(artifact)
-        self.plan = artifact.plan
+        self.plan = artifact.container
         self.manifest = artifact.manifest.to_json()
 
     def forward(self, x):
@@ -48,14 +48,14 @@ def test_runs():
 def test_opcheck():
     artifact = add_one()
     register_engine(artifact)
-    arguments = ([torch.randn(3, 4)], [], artifact.plan, artifact.manifest.to_json())
+    arguments = ([torch.randn(3, 4)], [], artifact.container, artifact.manifest.to_json())
     torch.library.opcheck(op.execute_engine, arguments)
 
 
 def test_opcheck_with_sizes():
     artifact = sized()
     register_engine(artifact)
-    arguments = ([torch.randn(3, 4)], [5], artifact.plan, artifact.manifest.to_json())
+    arguments = ([torch.randn(3, 4)], [5], artifact.container, artifact.manifest.to_json())
     torch.library.opcheck(op.execute_engine, arguments)
 
 
@@ -83,7 +83,7 @@ def test_sizes_reach_the_engine_and_shape_the_fake():
             a, b = torch.ops.trtcore.execute_engine([x], [y.shape[0]], PLAN, MANIFEST)
             return a, b + y
 
-    PLAN, MANIFEST = artifact.plan, artifact.manifest.to_json()
+    PLAN, MANIFEST = artifact.container, artifact.manifest.to_json()
     x, y = torch.randn(2, 4), torch.randn(5)
     a, b = M()(x, y)
     assert torch.equal(a, x + 1)
@@ -173,7 +173,7 @@ def test_no_alias():
     x = torch.randn(2, 4)
     kept = x.clone()
     for _ in range(2):  # a constant that the first call gave away would be changed in the second
-        results = op.execute_engine([x], [], artifact.plan, artifact.manifest.to_json())
+        results = op.execute_engine([x], [], artifact.container, artifact.manifest.to_json())
         assert torch.equal(results[2], torch.tensor([1.0, 2.0]))
         for result in results:
             result.add_(100)

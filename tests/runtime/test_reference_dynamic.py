@@ -337,6 +337,98 @@ def test_nested_loops():
         assert_close(run(build, x, torch.tensor(count, dtype=torch.int32)), want)
 
 
+def test_an_inner_loop_that_starts_from_constants():
+    """For each row, add row + i for i = 0, 1, ... `inner` - 1 in a loop with state and a counter of its own.
+
+    The inner counter depends on nothing outside, and the inner sum only inside its body.
+    """
+
+    def build(n, x, inner):
+        net = n.net
+        loop = net.add_loop()
+        loop.add_trip_limit(n.constant(3, torch.int32), trt.TripLimit.COUNT)
+        row = out(loop.add_iterator(x, 0))
+        total = loop.add_recurrence(n.constant(torch.zeros(2)))
+        within = net.add_loop()
+        within.add_trip_limit(inner, trt.TripLimit.COUNT)
+        counter = within.add_recurrence(n.constant(torch.zeros(2)))
+        counter.set_input(1, out(net.add_elementwise(out(counter), n.constant(torch.ones(2)), SUM)))
+        state = within.add_recurrence(n.constant(torch.zeros(2)))
+        step = out(net.add_elementwise(row, out(counter), SUM))
+        state.set_input(1, out(net.add_elementwise(out(state), step, SUM)))
+        summed = out(within.add_loop_output(out(state), trt.LoopOutput.LAST_VALUE, 0))
+        counted = out(within.add_loop_output(out(counter), trt.LoopOutput.LAST_VALUE, 0))
+        both = out(net.add_elementwise(summed, counted, SUM))
+        total.set_input(1, out(net.add_elementwise(out(total), both, SUM)))
+        return out(loop.add_loop_output(out(total), trt.LoopOutput.LAST_VALUE, 0))
+
+    x = torch.randn(3, 2)
+    for count in (0, 1, 4):
+        want = (x * count + sum(range(count)) + count).sum(0)
+        assert_close(run(build, x, torch.tensor(count, dtype=torch.int32)), want)
+
+
+def test_three_loops_one_in_another():
+    """Counts a * b * c; the loops in the middle and inside have states of their own, from constants."""
+
+    def build(n, a, b, c):
+        net, one = n.net, n.constant(torch.ones(1))
+
+        def count(depth):
+            loop = net.add_loop()
+            loop.add_trip_limit((a, b, c)[depth], trt.TripLimit.COUNT)
+            state = loop.add_recurrence(n.constant(torch.zeros(1)))
+            more = count(depth + 1) if depth < 2 else one
+            state.set_input(1, out(net.add_elementwise(out(state), more, SUM)))
+            return out(loop.add_loop_output(out(state), trt.LoopOutput.LAST_VALUE, 0))
+
+        return count(0)
+
+    sizes = [torch.tensor(size, dtype=torch.int32) for size in (2, 3, 4)]
+    assert_close(run(build, *sizes), torch.tensor([24.0]))
+
+
+def test_an_inner_loop_that_stops_by_a_condition():
+    """For each row, double a state that starts at 1 while it is below the row's only element."""
+
+    def build(n, x):
+        net = n.net
+        loop = net.add_loop()
+        loop.add_trip_limit(n.constant(3, torch.int32), trt.TripLimit.COUNT)
+        row = out(loop.add_iterator(x, 0))
+        total = loop.add_recurrence(n.constant(torch.zeros(())))
+        within = net.add_loop()
+        state = within.add_recurrence(n.constant(torch.ones(())))
+        below = out(net.add_elementwise(out(state), row, trt.ElementWiseOperation.LESS))
+        within.add_trip_limit(below, trt.TripLimit.WHILE)
+        state.set_input(1, out(net.add_elementwise(out(state), out(state), SUM)))
+        reached = out(within.add_loop_output(out(state), trt.LoopOutput.LAST_VALUE, 0))
+        total.set_input(1, out(net.add_elementwise(out(total), reached, SUM)))
+        return out(loop.add_loop_output(out(total), trt.LoopOutput.LAST_VALUE, 0))
+
+    assert_close(run(build, torch.tensor([5.0, 0.5, 16.0])), torch.tensor(8.0 + 1.0 + 16.0))
+
+
+def test_a_conditional_on_the_state_of_a_loop():
+    """Both of its values are made outside of the loop: only the condition is the loop's."""
+
+    def build(n, small, large):
+        net = n.net
+        loop = net.add_loop()
+        loop.add_trip_limit(n.constant(4, torch.int32), trt.TripLimit.COUNT)
+        total = loop.add_recurrence(n.constant(torch.zeros(())))
+        choice = net.add_if_conditional()
+        choice.set_condition(
+            out(net.add_elementwise(out(total), n.constant(torch.tensor(2.5)), trt.ElementWiseOperation.LESS))
+        )
+        ends = [out(choice.add_input(value)) for value in (small, large)]
+        step = out(choice.add_output(*ends))
+        total.set_input(1, out(net.add_elementwise(out(total), step, SUM)))
+        return out(loop.add_loop_output(out(total), trt.LoopOutput.LAST_VALUE, 0))
+
+    assert_close(run(build, torch.tensor(1.0), torch.tensor(10.0)), torch.tensor(13.0))
+
+
 def test_loop_past_the_end_raises():
     def build(n, x, count):
         loop = n.net.add_loop()

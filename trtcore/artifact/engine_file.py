@@ -1,34 +1,40 @@
 """EngineArtifact: a plan with everything needed to run it, in a file that holds no code and no pickle.
 
+An artifact is born as such a file: the network's constants, then the plan as TensorRT streams it, both hashed on the
+way. The file is mapped and has no name any more, so that an engine owns its weights (nothing that is done to the model
+later changes it), its pages can be evicted, and it is gone with the artifact.
+
 The file is a safetensors container, so any safetensors reader can look into it:
 
-- tensor ``plan``: TensorRT's plan, uint8, shape (bytes,).
 - tensors ``snapshot.<key>``: the constants' storages of the network snapshot, flat; tied weights once.
+- tensor ``plan``: TensorRT's plan, uint8, shape (bytes,).
 - ``__metadata__``: ``trtcore`` (the format's number), ``manifest`` (JSON, see `EngineManifest`), ``snapshot``
   (JSON, the network's structure; absent when the artifact carries no reference), ``dtypes`` (JSON, of the
-  tensors whose dtype safetensors has no name for, kept as uint8).
-
-Reading maps the file: the plan and the weights come into memory when they are used.
+  tensors whose dtype safetensors has no name for, kept as uint8), ``sha256`` (JSON, of every tensor's bytes).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
+from trtcore.artifact.manifest import EngineManifest, WeightRecord
 from trtcore.errors import ArtifactError
+from trtcore.paths import atomic_write
 
 if TYPE_CHECKING:
-    from trtcore.artifact.manifest import EngineManifest
     from trtcore.artifact.snapshot import NetworkSnapshot
 
 FORMAT = 1
@@ -57,27 +63,64 @@ _RAW: Mapping[str, torch.dtype] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
 class EngineArtifact:
-    """One built engine.
+    """One built engine: everything that it promises, and its bytes.
 
-    Attributes:
+    Args:
         plan: TensorRT's plan, uint8, shape (bytes,), on the CPU.
-        manifest: bindings, symbols, what it was built with and for.
+        manifest: bindings, symbols, conditions, weights, what it was built with and for.
         snapshot: the network, for the reference runtime, refit and inspection; None if left out.
+        container: the engine file's bytes, uint8, of which `plan` and the snapshot's constants are views; made when
+            it is asked for where it is not given.
     """
 
-    plan: torch.Tensor
-    manifest: EngineManifest
-    snapshot: NetworkSnapshot | None = None
-
-    def __post_init__(self) -> None:
-        plan = self.plan
+    def __init__(
+        self,
+        plan: torch.Tensor,
+        manifest: EngineManifest,
+        snapshot: NetworkSnapshot | Callable[[], NetworkSnapshot] | None = None,
+        container: torch.Tensor | None = None,
+    ) -> None:
         if plan.dtype != torch.uint8 or plan.dim() != 1 or plan.device.type != "cpu":
             raise ArtifactError(
                 f"a plan must be a uint8 tensor of one dimension on the CPU, not {plan.dtype} of shape "
                 f"{tuple(plan.shape)} on {plan.device}"
             )
+        self.plan = plan
+        self.manifest = manifest
+        self._snapshot = snapshot
+        self._container = container
+
+    def __repr__(self) -> str:
+        return f"<EngineArtifact {self.manifest.name} {self.manifest.id[:12]}>"
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether it carries the network, without reading it."""
+        return self._snapshot is not None
+
+    @property
+    def snapshot(self) -> NetworkSnapshot | None:
+        """The network, read when it is first asked for."""
+        if callable(self._snapshot):
+            self._snapshot = self._snapshot()
+        return self._snapshot
+
+    @property
+    def container(self) -> torch.Tensor:
+        """The engine file's bytes, uint8, shape (bytes,)."""
+        if self._container is None:
+            self._container = self.to_tensor()
+        return self._container
+
+    def with_manifest(self, manifest: EngineManifest) -> EngineArtifact:
+        """The same engine under another name or for another runtime; the container keeps its own manifest."""
+        return EngineArtifact(self.plan, manifest, self._snapshot, self._container)
+
+    def detached(self) -> EngineArtifact:
+        """The same engine on tensor objects of its own: those of this one can be freed."""
+        container = None if self._container is None else self._container.detach()
+        return EngineArtifact(self.plan.detach(), self.manifest, self._snapshot, container)
 
     def to_file(self, path: str | os.PathLike[str], *, reference: bool = True) -> None:
         """Write the artifact, in one step: another file of that name stays whole until the new one is.
@@ -89,35 +132,28 @@ class EngineArtifact:
         Raises:
             ArtifactError: the file cannot be written.
         """
-        target = Path(path)
         try:
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".tmp")
-        except OSError as error:
-            raise ArtifactError(f"{target} cannot be written: {error}") from error
-        try:
-            with os.fdopen(handle, "wb") as file:
+            with atomic_write(path) as file:
                 self._write(file, reference)
-            os.replace(name, target)
-        except BaseException as error:
-            with suppress(OSError):
-                os.unlink(name)
-            if isinstance(error, OSError):
-                raise ArtifactError(f"{target} cannot be written: {error}") from error
-            raise
+        except OSError as error:
+            raise ArtifactError(f"{os.fspath(path)} cannot be written: {error}") from error
 
     def to_tensor(self, *, reference: bool = True) -> torch.Tensor:
-        """The container's bytes as a uint8 tensor, shape (bytes,), mapped from a file that goes with it."""
-        from trtcore.engine.build import map_and_unlink
+        """The container's bytes as a uint8 tensor, shape (bytes,), mapped from a file that goes with it.
 
-        handle, name = tempfile.mkstemp(prefix="trtcore-", suffix=".engine")
+        Raises:
+            ArtifactError: there is no room for it in the folder of temporary files.
+        """
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary_file() as (file, path):
                 self._write(file, reference)
-            return map_and_unlink(Path(name))
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+                file.flush()
+                return map_and_unlink(path)
+        except OSError as error:
+            raise ArtifactError(
+                f"the engine {self.manifest.name} cannot be written to {tempfile.gettempdir()}: {error}",
+                advice="free some space, or set TMPDIR to a larger file system",
+            ) from error
 
     @staticmethod
     def from_file(path: str | os.PathLike[str]) -> EngineArtifact:
@@ -131,8 +167,8 @@ class EngineArtifact:
             size = source.stat().st_size
             if size < 8 or not source.is_file():
                 raise ArtifactError(f"{source} is not an engine file: it has {size} bytes")
-            data = torch.from_file(str(source), shared=False, size=size, dtype=torch.uint8)
-        except (OSError, RuntimeError) as error:
+            data = map_file(source)
+        except (OSError, RuntimeError, ValueError) as error:
             raise ArtifactError(f"{source} cannot be read: {error}") from error
         try:
             return EngineArtifact.from_tensor(data)
@@ -149,29 +185,51 @@ class EngineArtifact:
         Raises:
             ArtifactError: truncated, foreign, of a newer format, or damaged.
         """
-        from trtcore.artifact.manifest import EngineManifest
+        artifact = open_container(data)
+        _ = artifact.snapshot  # checked now, because it comes from elsewhere
+        return artifact
 
-        metadata, tensors = _parse(data)
-        version = metadata.get("trtcore")
-        if version is None or "manifest" not in metadata or "plan" not in tensors:
-            raise ArtifactError(
-                "this is not an engine file of trtcore (a safetensors file of something else)"
-            )
-        _check_version(version)
-        manifest = EngineManifest.from_json(metadata["manifest"])
-        plan = tensors.pop("plan")
-        return EngineArtifact(plan, manifest, _snapshot(metadata, tensors))
+    def verify(self) -> None:
+        """Hash the engine's bytes and compare: reads all of them.
+
+        Raises:
+            ArtifactError: a byte is not what was written.
+        """
+        metadata, tensors = _parse(self.container)
+        hashes = _json(metadata.get("sha256", "{}"), "sha256")
+        for name, tensor in tensors.items():
+            if hashes.get(name) != _sha256(tensor):
+                raise ArtifactError(
+                    f"the engine {self.manifest.name} is damaged: tensor {name!r} has changed"
+                )
 
     # -- writing -------------------------------------------------------------------------------------------
 
     def _write(self, file: BinaryIO, reference: bool) -> None:
-        metadata = {"trtcore": str(FORMAT), "manifest": self.manifest.to_json()}
-        tensors = {"plan": self.plan}
-        if reference and self.snapshot is not None:
-            structure, constants = self.snapshot.to_json()
-            metadata["snapshot"] = json.dumps(structure, separators=(",", ":"), allow_nan=True)
-            tensors |= {_PREFIX + key: tensor for key, tensor in constants.items()}
-        _write_container(file, tensors, metadata)
+        writer = EngineFileWriter(file, self.manifest, self.snapshot if reference else None)
+        if self.plan.numel():
+            writer.write(self.plan.contiguous().numpy().data)
+        writer.finish(self.manifest)
+
+
+def open_container(data: torch.Tensor) -> EngineArtifact:
+    """A container's artifact; its snapshot is read when it is asked for.
+
+    Args:
+        data: as for `EngineArtifact.from_tensor`, which is for bytes that come from elsewhere.
+    """
+    metadata, tensors = _parse(data)
+    version = metadata.get("trtcore")
+    if version is None or "manifest" not in metadata or "plan" not in tensors:
+        raise ArtifactError("this is not an engine file of trtcore (a safetensors file of something else)")
+    _check_version(version)
+    manifest = EngineManifest.from_json(metadata["manifest"])
+    plan = tensors.pop("plan")
+    if "snapshot" not in metadata:
+        if tensors:
+            raise ArtifactError(f"the engine file holds tensors that nothing names: {sorted(tensors)[:3]}")
+        return EngineArtifact(plan, manifest, None, data)
+    return EngineArtifact(plan, manifest, lambda: _snapshot(metadata, tensors), data)
 
 
 def _check_version(text: str) -> None:
@@ -188,11 +246,7 @@ def _check_version(text: str) -> None:
         raise ArtifactError(f"the engine file has format {number}, which never was")
 
 
-def _snapshot(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> NetworkSnapshot | None:
-    if "snapshot" not in metadata:
-        if tensors:
-            raise ArtifactError(f"the engine file holds tensors that nothing names: {sorted(tensors)[:3]}")
-        return None
+def _snapshot(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> NetworkSnapshot:
     from trtcore.artifact.snapshot import NetworkSnapshot
 
     raw = _json(metadata.get("dtypes", "{}"), "dtypes")
@@ -223,12 +277,101 @@ def _json(text: str, what: str) -> dict[str, Any]:
 # the safetensors package copies every tensor before it writes, and reads files only.
 
 
-def _write_container(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+_ALIGNMENT = 64
+_PLACEHOLDER = 1 << 60  # as wide as any size can be
+_NO_HASH = "0" * 64
+
+
+class EngineFileWriter:
+    """Writes one container as it comes to be: the constants at once, the plan as it is streamed, the header last.
+
+    The header stands first in the file. Its room is kept by a header of the same texts with the widest numbers.
+
+    Args:
+        file: seekable, at its start.
+        manifest: as it will be, but for hashes.
+        snapshot: the network, whose constants are written; None leaves it out.
+    """
+
+    def __init__(self, file: BinaryIO, manifest: EngineManifest, snapshot: NetworkSnapshot | None) -> None:
+        self._file = file
+        self._metadata: dict[str, str] = {"trtcore": str(FORMAT)}
+        tensors: dict[str, torch.Tensor] = {}
+        if snapshot is not None:
+            structure, constants = snapshot.to_json()
+            self._metadata["snapshot"] = json.dumps(structure, separators=(",", ":"), allow_nan=True)
+            tensors = {_PREFIX + key: tensor for key, tensor in constants.items()}
+        # Largest items first: each tensor then starts at a multiple of its item size. The plan's is one byte.
+        order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+        self._entries, raw, position = _layout(tensors, order)
+        if raw:
+            self._metadata["dtypes"] = json.dumps(raw)
+        self._plan_start = position
+        self.hashes: dict[str, str] = dict.fromkeys([*order, "plan"], _NO_HASH)
+        self._room = len(self._header(manifest, _PLACEHOLDER))
+        if self._room > _MAX_HEADER:
+            raise ArtifactError(f"the engine's structure takes {self._room} bytes, more than a file can hold")
+        _write_all(file, struct.pack("<Q", self._room) + b" " * self._room)
+        for name in order:
+            self.hashes[name] = _write_tensor(file, tensors[name])
+        self._plan_bytes = 0
+        self._plan_hash = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        """The next bytes of the plan.
+
+        Returns:
+            how many were taken: all of them.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        view = memoryview(data).cast("B")
+        _write_all(self._file, view)
+        self._plan_hash.update(view)
+        self._plan_bytes += len(view)
+        return len(view)
+
+    def hashed(self, weight: WeightRecord) -> WeightRecord:
+        """The record with its constant's hash; as it is where the constants are left out."""
+        digest = self.hashes.get(_PREFIX + weight.constant)
+        return weight if digest is None else replace(weight, sha256=digest)
+
+    @property
+    def plan_bytes(self) -> int:
+        """Bytes of the plan so far."""
+        return self._plan_bytes
+
+    def finish(self, manifest: EngineManifest) -> None:
+        """Write the header: the file is a container from now on."""
+        self.hashes["plan"] = self._plan_hash.hexdigest()
+        header = self._header(manifest, self._plan_bytes)
+        if len(header) > self._room:
+            raise ArtifactError("the engine's manifest has grown while the engine was built")
+        self._file.seek(8)
+        _write_all(self._file, header + b" " * (self._room - len(header)))
+        self._file.flush()
+
+    def _header(self, manifest: EngineManifest, plan_bytes: int) -> bytes:
+        metadata = {
+            **self._metadata,
+            "manifest": manifest.to_json(),
+            "sha256": json.dumps(self.hashes, separators=(",", ":")),
+        }
+        start = self._plan_start
+        plan = {"dtype": "U8", "shape": [plan_bytes], "data_offsets": [start, start + plan_bytes]}
+        document = {"__metadata__": metadata, **self._entries, "plan": plan}
+        encoded = json.dumps(document, separators=(",", ":")).encode()
+        return encoded + b" " * (-len(encoded) % 8)
+
+
+def _layout(
+    tensors: Mapping[str, torch.Tensor], order: list[str]
+) -> tuple[dict[str, Any], dict[str, str], int]:
+    """The header's entries, the dtypes that safetensors has no name for, and where the next tensor starts."""
     raw: dict[str, str] = {}
-    header: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     position = 0
-    # largest items first: each tensor then starts at a multiple of its item size
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     for name in order:
         tensor = tensors[name]
         if tensor.dtype not in _NAMES:
@@ -237,29 +380,121 @@ def _write_container(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metada
                 raise ArtifactError(f"a constant of dtype {tensor.dtype} cannot be saved")
             raw[name] = text
         size = tensor.numel() * tensor.element_size()
-        header[name] = {
+        entries[name] = {
             "dtype": _NAMES.get(tensor.dtype, "U8"),
             "shape": list(tensor.shape),
             "data_offsets": [position, position + size],
         }
         position += size
-    if raw:
-        metadata = {**metadata, "dtypes": json.dumps(raw)}
-    encoded = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    if len(encoded) > _MAX_HEADER:
-        raise ArtifactError(f"the engine's structure takes {len(encoded)} bytes, more than a file can hold")
-    file.write(struct.pack("<Q", len(encoded)))
-    file.write(encoded)
-    for name in order:
-        _write_tensor(file, tensors[name])
+    return entries, raw, position
 
 
-def _write_tensor(file: BinaryIO, tensor: torch.Tensor) -> None:
-    """Write a tensor's bytes; a GPU tensor comes to the host, one at a time."""
-    if tensor.numel() > 0:
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        file.write(flat.view(torch.uint8).numpy().data)
+_CHUNK = 16 << 20
+
+
+def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+    """Write all of it; an unbuffered file may take less at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _write_tensor(file: BinaryIO, tensor: torch.Tensor) -> str:
+    """Write a tensor's bytes, and return their sha256; a GPU tensor comes to the host, one at a time."""
+    digest = hashlib.sha256()
+    for piece in _pieces(tensor):
+        _write_all(file, piece)
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _sha256(tensor: torch.Tensor) -> str:
+    digest = hashlib.sha256()
+    for piece in _pieces(tensor):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(tensor: torch.Tensor) -> list[memoryview]:
+    if not tensor.numel():
+        return []
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
+
+
+# -- files that go with a tensor ---------------------------------------------------------------------------
+
+
+class temporary_file:
+    """A binary file for an engine, and its path: removed at the end unless `map_and_unlink` took it.
+
+    Raises:
+        OSError: the folder of temporary files cannot be written.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> tuple[Any, Path]:
+        handle, name = tempfile.mkstemp(prefix="trtcore-", suffix=".engine", dir=self._directory)
+        self._file, self._path = os.fdopen(handle, "wb", buffering=0), Path(name)
+        return self._file, self._path
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def stored(storages: Mapping[str, torch.UntypedStorage]) -> dict[str, torch.UntypedStorage]:
+    """Copies of storages: those on the CPU in one mapped file that goes with them, others on their device.
+
+    Raises:
+        OSError: there is no room for the file.
+    """
+    distinct = {(s.device, s.data_ptr()): s for s in storages.values()}
+    copies: dict[tuple[torch.device, int], torch.UntypedStorage] = {}
+    places: dict[tuple[torch.device, int], int] = {}
+    with temporary_file() as (file, path):
+        position = 0
+        for key, storage in distinct.items():
+            if storage.device.type != "cpu" or not storage.nbytes():
+                copies[key] = storage.clone()
+                continue
+            padding = -position % _ALIGNMENT
+            _write_all(file, b"\0" * padding)
+            places[key] = position + padding
+            whole = torch.empty(0, dtype=torch.uint8).set_(storage)
+            _write_all(file, whole.numpy().data)
+            position += padding + storage.nbytes()
+        if places:
+            whole = map_and_unlink(path)
+    for key, start in places.items():
+        copies[key] = torch.frombuffer(
+            whole.numpy(), dtype=torch.uint8, offset=start, count=distinct[key].nbytes()
+        ).untyped_storage()
+    return {name: copies[s.device, s.data_ptr()] for name, s in storages.items()}
+
+
+def map_file(path: Path) -> torch.Tensor:
+    """A file's bytes, mapped privately: uint8, shape (bytes,). Nothing is read until it is used."""
+    with open(path, "rb") as file:
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+
+
+def map_and_unlink(path: Path) -> torch.Tensor:
+    """As `map_file`; the file goes with the tensor."""
+    data = map_file(path)
+    try:
+        path.unlink()  # the mapping keeps the bytes until the tensor is gone
+    except OSError:  # Windows cannot delete a mapped file
+        weakref.finalize(data, _unlink, path)  # at exit at the latest
+    return data
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _parse(data: torch.Tensor) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

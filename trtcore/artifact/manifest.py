@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, Literal
@@ -19,9 +19,9 @@ from typing import Any, Literal
 import torch
 
 from trtcore.errors import ArtifactError
-from trtcore.ir.expressions import MAX_INT, Expression, parse
+from trtcore.ir.expressions import MAX_INT, Expression, parse, parse_condition
 
-FORMAT = 1
+FORMAT = 2
 MAX_CHARACTERS = 16 << 20
 
 Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -40,6 +40,7 @@ _DTYPES: Mapping[str, torch.dtype] = {
     )
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _ID = re.compile(r"[0-9A-Za-z_-]{8,128}\Z")
 _DEVICE = re.compile(r"(cpu|cuda(:\d{1,3})?)\Z")
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
@@ -104,6 +105,25 @@ class SizeBinding:
 
 
 @dataclass(frozen=True)
+class WeightRecord:
+    """Where a constant of the engine comes from.
+
+    Attributes:
+        constant: its key in the network snapshot.
+        name: the model's name of the weight; "" for a constant that no weight of the model is behind.
+        transform: from the model's weight to the constant: ``("memory", offset)``, its memory from that element on;
+            ``("view", offset, shape, stride)``, such a view of its memory, made contiguous; ``("derived",)``, computed
+            in a way that was not recorded.
+        sha256: of the constant's bytes; zeros while they are being written.
+    """
+
+    constant: str
+    name: str
+    transform: tuple[Any, ...]
+    sha256: str = "0" * 64
+
+
+@dataclass(frozen=True)
 class EngineManifest:
     """Everything about one engine but its bytes.
 
@@ -116,10 +136,14 @@ class EngineManifest:
         target: what it was built for, plain data (``compute_capability``, ``platform``; ``device``, ``"cuda:0"``, of
             the model where the engine has no tensor inputs and the model is not on the CPU).
         runtime: "native" or "reference".
-        packs: distribution, version and name of each pack the engine needs.
+        packs: distribution, version, name and role of each pack that took part: "converter"; or that running the
+            engine needs: "backend", "runtime", "kernel".
         plugins: name, distribution, version and ``deployable`` of each kernel plugin in the engine; one that is not
             deployable is a Python callback, and the engine runs only in Python, with what registers it imported.
         trtcore_version, torch_version: what wrote it.
+        conditions: on the symbols, as `trtcore.ir.expressions` has them: what the captured graph relies on. Inputs for
+            which one does not hold are refused.
+        weights: where the constants come from.
 
     Construction checks everything that `from_json` checks, and raises `ArtifactError`.
     """
@@ -138,6 +162,8 @@ class EngineManifest:
     plugins: tuple[Mapping[str, Any], ...] = ()
     trtcore_version: str = ""
     torch_version: str = ""
+    conditions: tuple[str, ...] = ()
+    weights: tuple[WeightRecord, ...] = ()
     format: int = field(default=FORMAT)
 
     def __post_init__(self) -> None:
@@ -146,6 +172,14 @@ class EngineManifest:
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    def packs_for(self, role: str) -> tuple[str, ...]:
+        """The ids of the packs of this role."""
+        return tuple(f"{pack['distribution']}:{pack['name']}" for pack in self.packs if pack["role"] == role)
+
+    def is_of(self, engine: EngineManifest) -> bool:
+        """Whether this is the manifest of that engine, by whatever name it is called and on whatever runtime."""
+        return self is engine or replace(self, name=engine.name, runtime=engine.runtime) == engine
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EngineManifest.from_json, (self.to_json(),)
@@ -177,6 +211,8 @@ class EngineManifest:
             "plugins": [dict(sorted(plugin.items())) for plugin in self.plugins],
             "trtcore_version": self.trtcore_version,
             "torch_version": self.torch_version,
+            "conditions": list(self.conditions),
+            "weights": [[w.constant, w.name, list(w.transform), w.sha256] for w in self.weights],
         }
         return json.dumps(document, separators=(",", ":"), allow_nan=False)
 
@@ -307,6 +343,8 @@ def _parse(text: str) -> EngineManifest:
             plugins=tuple(_dict(p, "a plugin") for p in _list(document["plugins"], "plugins")),
             trtcore_version=document["trtcore_version"],
             torch_version=document["torch_version"],
+            conditions=tuple(_list(document["conditions"], "conditions")),
+            weights=tuple(_weight_from_json(w) for w in _list(document["weights"], "weights")),
         )
     except ArtifactError:
         raise
@@ -318,6 +356,7 @@ _KEYS = frozenset(
     {
         "format", "id", "name", "inputs", "sizes", "outputs", "symbols", "backend", "backend_version",
         "target", "runtime", "packs", "plugins", "trtcore_version", "torch_version",
+        "conditions", "weights",
     }
 )  # fmt: skip
 
@@ -376,6 +415,14 @@ def _size_from_json(value: Any) -> SizeBinding:
     return SizeBinding(name, symbol, low, opt, high, tuple((a, b, c) for a, b, c in profiles))
 
 
+def _weight_from_json(value: Any) -> WeightRecord:
+    constant, name, (kind, *numbers), digest = _list(value, "a weight")
+    if kind == "view" and len(numbers) == 3:
+        offset, shape, stride = numbers
+        return WeightRecord(constant, name, (kind, offset, tuple(shape), tuple(stride)), digest)
+    return WeightRecord(constant, name, (kind, *numbers), digest)
+
+
 def _several(rest: list[Any]) -> list[Any]:
     if not rest:
         return []
@@ -399,7 +446,7 @@ def _check(m: EngineManifest) -> None:
     _need(isinstance(device, str) and _DEVICE.match(device), f"device {device!r} of the target")
     for pack in m.packs:
         _need(
-            set(pack) == {"distribution", "version", "name"}
+            set(pack) == {"distribution", "version", "name", "role"}
             and all(isinstance(v, str) for v in pack.values()),
             f"pack {dict(pack)!r}",
         )
@@ -421,6 +468,27 @@ def _check(m: EngineManifest) -> None:
     names = [b.name for b in m.inputs] + [s.name for s in m.sizes]
     _need(len(set(names)) == len(names), "two inputs of one name")
     _check_symbols(m)
+    for condition in m.conditions:
+        _need(isinstance(condition, str), f"condition {condition!r}")
+        unknown = set(parse_condition(condition).symbols) - set(m.symbols)
+        _need(not unknown, f"condition {condition!r}: nothing gives {sorted(unknown)}")
+    for weight in m.weights:
+        _check_weight(weight)
+
+
+def _check_weight(weight: WeightRecord) -> None:
+    texts = (weight.constant, weight.name, weight.sha256)
+    _need(all(isinstance(text, str) and len(text) < 4096 for text in texts), f"weight {weight!r}")
+    _need(_SHA256.match(weight.sha256), f"hash of weight {weight.constant!r}")
+    kind, *numbers = weight.transform or ("",)
+    if kind == "view" and len(numbers) == 3:
+        offset, shape, stride = numbers
+        good = len(shape) == len(stride) and all(_is_dim(n) for n in (offset, *shape, *stride))
+    else:
+        good = (kind == "memory" and len(numbers) == 1 and _is_dim(numbers[0])) or weight.transform == (
+            "derived",
+        )
+    _need(good, f"transform {weight.transform!r} of weight {weight.constant!r}")
 
 
 def _check_binding(binding: TensorBinding) -> None:

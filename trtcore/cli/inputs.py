@@ -13,6 +13,7 @@ scalar:float32                               a tensor of rank 0
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -155,8 +156,8 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
     """Every ``--set KEY=VALUE`` as keyword arguments of `CompilationSettings`, typed by the field.
 
     Collections are comma separated (``torch_executed_ops=aten.relu,aten.gelu``), ``none`` is None where the
-    field takes it, and one entry of a mapping is ``pins.aten.gelu.default=distribution:pack``. Values are
-    checked by the settings themselves.
+    field takes it, one entry of a mapping is ``pins.aten.gelu.default=distribution:pack``, and a whole one is JSON
+    (``pins={"aten.gelu.default": "distribution:pack"}``). Values are checked by the settings themselves.
 
     Raises:
         SettingsError: no ``=``, or one key twice.
@@ -195,6 +196,11 @@ def _typed(value: str, annotation: str) -> Any:
         return word == "1"
     if "int" in kinds and re.fullmatch(r"-?\d+", value):
         return int(value)
+    if "Mapping" in kinds and value.startswith("{"):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
     if kinds & {"frozenset", "tuple"} and "torch.device" not in kinds:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value

@@ -65,15 +65,17 @@ def _print_table(described: Sequence[Mapping[str, Any]]) -> None:
     for line in format_table(columns, rows, numeric=("converters",)):
         click.echo(line)
     core = [row for row in described if row["core"]]
-    left = [row for row in core if row["by"] == "torch"]
-    done = len(core) - len(left)
+    refused = sum(row["by"] == "refused" for row in core)
+    done = len(core) - refused - sum(row["by"] == "torch" for row in core)
     click.echo(
-        f"{len(described)} ops; {done} of {len(core)} core ATen ops have a converter or a decomposition"
+        f"{len(described)} ops; {done} of {len(core)} core ATen ops have a converter or a decomposition, "
+        f"{refused} are refused with a reason"
     )
 
 
 def _print_op(row: Mapping[str, Any]) -> None:
-    by = f"{row['by']} of {row['pack']}" if row["pack"] else row["by"]
+    word = "by" if row["by"] == "refused" else "of"
+    by = f"{row['by']} {word} {row['pack']}" if row["pack"] else row["by"]
     click.echo(click.style(row["op"], bold=True) + f": {by}")
     if row["note"]:
         click.echo(f"  {row['note']}")

@@ -15,7 +15,7 @@ import click
 @click.option("--no-import", is_flag=True, help="Metadata only: import no pack.")
 def packs(as_json: bool, no_import: bool) -> None:
     """List the installed packs: status, version, what each gives, and what of it another shadows."""
-    from trtcore.packs.loading import describe_packs
+    from trtcore.packs.listing import describe_packs
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a failed pack's warning says what its row says

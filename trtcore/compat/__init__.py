@@ -1,1 +1,1 @@
-"""Ways to use converters that were written for another frontend; nothing in trtcore itself depends on them."""
+"""Old names of what is a package of its own by now; they go away in trtcore 0.3."""

@@ -12,23 +12,24 @@ import torch
 from torch.fx import Node
 
 from trtcore.artifact.manifest import Profile, SizeBinding, SymbolSource, TensorBinding
-from trtcore.artifact.snapshot import LAYER_CLASSES, NetworkSnapshot, take_snapshot
+from trtcore.artifact.snapshot import NetworkSnapshot
 from trtcore.conversion.context import ConversionContext
+from trtcore.conversion.readback import LAYER_CLASSES, take_snapshot
 from trtcore.conversion.weights import WeightStore
 from trtcore.errors import ConversionError, TrtcoreError
 from trtcore.ir.expressions import to_text
 from trtcore.ir.graphs import attribute, is_size
 from trtcore.ir.program import profile_ranges
 from trtcore.ir.provenance import code_line, describe, module_path, op_name, source_line
-from trtcore.ir.schema import parameters_of
+from trtcore.ir.schema import node_arguments, parameters_of
 from trtcore.ir.symbols import bounds, expression_of, free_symbols, solve_linear
-from trtcore.packs.registry import node_arguments
 from trtcore.partition.segment import Segment
 
 if TYPE_CHECKING:
     from trtcore.context import CompileContext
     from trtcore.ir.program import SymbolRange
-    from trtcore.packs.registry import Converter, Selection
+    from trtcore.packs.model import Converter
+    from trtcore.packs.selection import Selection
 
 _NAME_LIMIT = 4000  # TensorRT drops names and metadata of 4096 characters and more
 
@@ -49,36 +50,40 @@ class NodeConversionError(ConversionError):
         self.others = tuple(others)
 
 
-@dataclass
-class ConvertedSegment:
-    """A network that TensorRT has accepted layer by layer, with what is needed to build and to call it.
+@dataclass(frozen=True)
+class Conversion:
+    """What a segment became, as data: how its engine is called, and its network read back.
 
     Attributes:
-        network, builder, logger: TensorRT's objects; alive until the build has ended. None where another process
-            has them.
-        store: the weights behind the network; None there too.
         inputs, sizes, outputs: bindings in network order (inputs, then sizes).
         symbols: how to solve each symbol from a call's inputs and sizes.
-        size_symbols: the symbols that must be passed as sizes, in the order of `sizes`.
         snapshot: the network, read back.
         num_layers: of the network.
-        layers: number of layers per fx node name.
         node_of_layer: fx node name by layer name.
     """
 
-    segment: Segment
-    network: Any
-    builder: Any
-    logger: Any
-    store: WeightStore | None
     inputs: tuple[TensorBinding, ...]
     sizes: tuple[SizeBinding, ...]
     outputs: tuple[TensorBinding, ...]
     symbols: Mapping[str, SymbolSource]
     snapshot: NetworkSnapshot
     num_layers: int
-    layers: dict[str, int] = field(default_factory=dict)
-    node_of_layer: dict[str, str] = field(default_factory=dict)
+    node_of_layer: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LiveNetwork:
+    """TensorRT's objects, which the build needs, and what must stay alive until it has ended.
+
+    Attributes:
+        network, builder, logger: accepted layer by layer; the builder reports to the logger.
+        store: the weights behind the network.
+    """
+
+    network: Any
+    builder: Any
+    logger: Any
+    store: WeightStore
 
 
 def convert_segment(
@@ -87,7 +92,7 @@ def convert_segment(
     selections: Mapping[str, Selection],
     ranges: Mapping[str, SymbolRange],
     before_node: Callable[[str], object] | None = None,
-) -> ConvertedSegment:
+) -> tuple[Conversion, LiveNetwork]:
     """Run every node's converter.
 
     Args:
@@ -128,12 +133,11 @@ class _Interpreter:
         self.inputs: list[TensorBinding] = []
         self.sizes: list[SizeBinding] = []
         self.symbols: dict[str, SymbolSource] = {}
-        self.layers: dict[str, int] = {}
         self.node_of_layer: dict[str, str] = {}
         self._names: set[str] = set()
         self.failures: list[NodeConversionError] = []
 
-    def run(self) -> ConvertedSegment:
+    def run(self) -> tuple[Conversion, LiveNetwork]:
         graph = self.segment.graph_module.graph
         placeholders = [node for node in graph.nodes if node.op == "placeholder"]
         for node in placeholders:
@@ -155,10 +159,11 @@ class _Interpreter:
         if self.before_node is not None:
             self.before_node("")
         snapshot = take_snapshot(self.trt, self.network, self.store.of_layer)
-        return ConvertedSegment(
-            self.segment, self.network, self.builder, self.logger, self.store, tuple(self.inputs), tuple(self.sizes),
-            outputs, dict(self.symbols), snapshot, self.network.num_layers, self.layers, self.node_of_layer,
+        converted = Conversion(
+            tuple(self.inputs), tuple(self.sizes), outputs, dict(self.symbols), snapshot, self.network.num_layers,
+            self.node_of_layer,
         )  # fmt: skip
+        return converted, LiveNetwork(self.network, self.builder, self.logger, self.store)
 
     # ---- inputs -----------------------------------------------------------------------------------
 
@@ -221,12 +226,14 @@ class _Interpreter:
         converter = self.selections[node.name].chosen
         assert converter is not None, f"{node.name} has no converter"
         mark, first = self.logger.mark(), self.network.num_layers
+        bound = self.network.num_inputs, self.network.num_outputs
         self.ctx.node = node
         if self.before_node is not None:
             self.before_node(node.name)
         try:
             arguments = self._arguments(node)
             result = _call(converter, self.ctx, arguments, node.target)
+            self._check_bindings(bound)
             self._bind_weights(first)
             self._check_layers(first)
             result = self._check_result(node, result)
@@ -326,6 +333,17 @@ class _Interpreter:
                 if tensor is not None:
                     _ = tensor.shape, tensor.dtype
 
+    def _check_bindings(self, before: tuple[int, int]) -> None:
+        """A network's inputs and outputs are the segment's. What a converter adds is taken back where it can be."""
+        inputs, outputs = before
+        added = [self.network.get_output(i) for i in range(outputs, self.network.num_outputs)]
+        for tensor in added:
+            self.network.unmark_output(tensor)
+        if added:
+            raise ConversionError("the converter marked an output of the network; it returns its results")
+        if self.network.num_inputs != inputs:
+            raise ConversionError("the converter added an input to the network; its inputs are its arguments")
+
     def _check_result(self, node: Node, result: Any) -> Any:
         expected = node.meta.get("val")
         if isinstance(expected, (list, tuple)):
@@ -354,8 +372,19 @@ class _Interpreter:
         wanted = tuple(dim if isinstance(dim, int) else -1 for dim in traced)
         if len(shape) != len(wanted) or any(a != b for a, b in zip(shape, wanted) if a != -1 and b != -1):
             raise ConversionError(f"the converter made {which} of shape {shape}, the op gives {wanted}")
+        for dim, (got_dim, size) in enumerate(zip(shape, traced)):
+            if got_dim != -1 and not isinstance(size, int) and not self._is_fixed(size, got_dim):
+                raise ConversionError(
+                    f"the converter fixed dim {dim} of {which} to {got_dim}, and the op gives {size}, which varies",
+                    advice="compute it from the inputs' shapes (ctx.shape, ctx.shape_of), or leave out "
+                    "supports_dynamic_shapes=True",
+                )
         self.ctx.know(got, traced)
         return got
+
+    def _is_fixed(self, size: Any, value: int) -> bool:
+        """Whether a symbolic size has this one value in its whole range."""
+        return bounds(size, self.ranges)[::2] == (value, value)
 
     def _failure(
         self, node: Node, converter: Converter, error: BaseException, mark: int, first: int
@@ -392,7 +421,6 @@ class _Interpreter:
 
     def _name_layers(self, node: Node, first: int) -> None:
         last = self.network.num_layers
-        self.layers[node.name] = last - first
         path = module_path(node) or "model"
         base = f"{path}/{op_name(node.target)}/{node.name}"[:_NAME_LIMIT]
         metadata = json.dumps({"node": node.name, "module": path, "source": source_line(node)})

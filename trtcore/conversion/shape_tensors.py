@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import sympy
 
 from trtcore.errors import ConversionError
 
 if TYPE_CHECKING:
-    from trtcore.conversion.context import ConversionContext
+    from trtcore.conversion.tensors import Dim
+
+DimOp: TypeAlias = "Callable[[Dim, Dim, str], Dim]"
+"""Integer arithmetic on two dims by its ElementWiseOperation name."""
 
 
-def build_expression(ctx: ConversionContext, expression: Any, memo: dict[Any, Any]) -> Any:
+def build_expression(
+    expression: sympy.Expr | int,
+    symbol: Callable[[str], Dim],
+    dim_op: DimOp,
+    memo: dict[sympy.Expr, Dim],
+) -> Dim:
     """Return an int, or an int64 ITensor of shape (1,), for a sympy expression over bound symbols.
 
-    Raises ConversionError for a symbol that nothing binds, or a function with no TensorRT counterpart.
+    Args:
+        symbol: the dim that a symbol's name stands for.
+        dim_op: see `DimOp`.
+        memo: what was built before, by expression; added to.
+
+    Raises:
+        ConversionError: a symbol that nothing binds, or a function with no TensorRT counterpart.
     """
     if isinstance(expression, int):
         return expression
@@ -24,14 +39,13 @@ def build_expression(ctx: ConversionContext, expression: Any, memo: dict[Any, An
     if expression in memo:
         return memo[expression]
     if expression.is_Symbol:
-        return ctx.symbol(expression.name)
-    arguments = [build_expression(ctx, argument, memo) for argument in _arguments(expression)]
-    result = _apply(ctx, expression, arguments)
-    memo[expression] = result
+        return symbol(expression.name)
+    arguments = [build_expression(argument, symbol, dim_op, memo) for argument in _arguments(expression)]
+    result = memo[expression] = _apply(dim_op, expression, arguments)
     return result
 
 
-def _arguments(expression: sympy.Expr) -> tuple[Any, ...]:
+def _arguments(expression: sympy.Expr) -> tuple[sympy.Expr, ...]:
     if isinstance(expression, sympy.Pow):
         exponent = expression.exp
         if not (exponent.is_Integer and 0 < int(exponent) <= 8):
@@ -42,24 +56,24 @@ def _arguments(expression: sympy.Expr) -> tuple[Any, ...]:
     return tuple(expression.args)
 
 
-def _apply(ctx: ConversionContext, expression: sympy.Expr, arguments: list[Any]) -> Any:
+def _apply(dim_op: DimOp, expression: sympy.Expr, arguments: list[Dim]) -> Dim:
     kind = type(expression).__name__
     if kind in ("Add", "Mul", "Pow", "Max", "Min"):
         operation = {"Add": "SUM", "Mul": "PROD", "Pow": "PROD", "Max": "MAX", "Min": "MIN"}[kind]
         result = arguments[0]
         for argument in arguments[1:]:
-            result = ctx.dim_op(result, argument, operation)
+            result = dim_op(result, argument, operation)
         return result
     if kind in ("FloorDiv", "CleanDiv"):
         numerator, denominator = arguments
-        return ctx.dim_op(numerator, denominator, "FLOOR_DIV")
+        return dim_op(numerator, denominator, "FLOOR_DIV")
     if kind in ("Mod", "PythonMod"):
-        return _modulo(ctx, *arguments)
+        return _modulo(dim_op, *arguments)
     if kind == "ModularIndexing":
         base, divisor, modulus = arguments
-        return _modulo(ctx, ctx.dim_op(base, divisor, "FLOOR_DIV"), modulus)
+        return _modulo(dim_op, dim_op(base, divisor, "FLOOR_DIV"), modulus)
     raise ConversionError(f"the size {expression} uses {kind}, which has no TensorRT counterpart")
 
 
-def _modulo(ctx: ConversionContext, a: Any, b: Any) -> Any:
-    return ctx.dim_op(a, ctx.dim_op(ctx.dim_op(a, b, "FLOOR_DIV"), b, "PROD"), "SUB")
+def _modulo(dim_op: DimOp, a: Dim, b: Dim) -> Dim:
+    return dim_op(a, dim_op(dim_op(a, b, "FLOOR_DIV"), b, "PROD"), "SUB")

@@ -40,6 +40,7 @@ class WeightStore:
         self._held: dict[tuple[Any, ...], torch.Tensor] = {}
         self._by_address: dict[int, torch.Tensor] = {}
         self._originals: list[torch.Tensor] = []
+        self._copied: dict[int, torch.Tensor] = {}
         self._pending: list[torch.Tensor] = []
         self._of_layer: dict[tuple[int, str], torch.Tensor] = {}
 
@@ -56,9 +57,15 @@ class WeightStore:
             held = tensor.detach().to("cpu").contiguous()
             self._held[key] = held
             self._originals.append(tensor)  # a freed storage could be reused under the same key
+            if held.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr():
+                self._copied[held.untyped_storage().data_ptr()] = tensor
             if held.numel():
                 self._by_address.setdefault(held.data_ptr(), held)
         return held
+
+    def original_of(self, held: torch.Tensor) -> torch.Tensor | None:
+        """The tensor that was copied to the host, or made contiguous, on the storage of `held`; None if none was."""
+        return self._copied.get(held.untyped_storage().data_ptr())
 
     def weights(self, tensor: torch.Tensor) -> Any:
         """Return ``trt.Weights`` that point into a storage held here."""
@@ -80,6 +87,10 @@ class WeightStore:
         Args:
             layer: the layer, already of its own class (``IConstantLayer`` ...).
             type_name: its LayerType name.
+
+        Raises:
+            ConversionError: it was given weights that this store did not make and that cannot be read back (those
+                that NumPy has, which can, are read from the layer); or more than one of them fits.
         """
         for role in self.ROLES.get(type_name, ()):
             if (layer_index, role) in self._of_layer:
@@ -88,6 +99,12 @@ class WeightStore:
             found = self._find(given)
             if found is not None:
                 self._of_layer[layer_index, role] = found
+            elif isinstance(given, self._backend.trt.Weights) and given.size:
+                raise ConversionError(
+                    f"the {role} of layer {layer.name!r} are {given.size} x {given.dtype} that were not made with "
+                    "ctx.weights(tensor): TensorRT shows no data of that type, so that nobody can read it back",
+                    advice="make them with ctx.weights(tensor), or the whole layer with ctx.constant(tensor)",
+                )
 
     def _find(self, given: Any) -> torch.Tensor | None:
         trt = self._backend.trt

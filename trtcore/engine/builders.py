@@ -1,8 +1,8 @@
-"""Where segments are converted and built: in this process, or in one that may crash.
+"""Who builds engines: this thread, a process that may crash, or an executor's workers.
 
 TensorRT, or a converter through it, can take its process down (a segmentation fault, an abort). With
-``build_isolation="process"`` that is the end of a child process, and an error like any other here. The child is
-started with the first segment, serves all segments of a compile, and is started again after a crash.
+``build_isolation="process"`` that is the end of a child process, and a failure like any other here. The child is
+started with the first request, serves all requests of a compile, and is started again after a crash.
 """
 
 from __future__ import annotations
@@ -13,146 +13,128 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from trtcore.conversion.interpreter import ConvertedSegment, NodeConversionError, convert_segment
-from trtcore.engine.build import build_network, map_and_unlink
-from trtcore.engine.request import WeightFile, mapped, pack_segment, raise_error, unpack_snapshot
+from trtcore.artifact.engine_file import EngineArtifact, map_and_unlink, open_container
+from trtcore.conversion.interpreter import NodeConversionError
+from trtcore.engine.build import Failure, Tell, UnwritableError, build_engine
+from trtcore.engine.request import EngineRequest, WeightFile, portable_settings
 from trtcore.engine.worker import receive, send
 from trtcore.errors import BackendUnavailableError, EngineBuildError
 from trtcore.ir.provenance import describe, op_name
+from trtcore.packs.loading import build_registry
 
 if TYPE_CHECKING:
     from trtcore.context import CompileContext
-    from trtcore.ir.program import SymbolRange
-    from trtcore.packs.registry import Selection
-    from trtcore.partition import Segment
+
+Result = EngineArtifact | Failure | None
 
 
-class ConverterCrash(NodeConversionError):
-    """A converter that took the build process down."""
+class Builder(Protocol):
+    """Builds requests; see `build_engine` for arguments and results."""
 
-
-class Workshop(Protocol):
-    """Converts and builds segments."""
-
-    def convert(
-        self, segment: Segment, selections: Mapping[str, Selection], ranges: Mapping[str, SymbolRange]
-    ) -> ConvertedSegment:
-        """As `convert_segment`."""
-
-    def build(self, converted: ConvertedSegment) -> torch.Tensor:
-        """As `build_network`. Only the segment converted last can be built."""
+    def build(
+        self, request: EngineRequest, tell: Tell, *, trial: bool = False, convert_only: bool = False
+    ) -> Result: ...
 
     def close(self) -> None:
         """The compile is over."""
 
 
-def workshop(ctx: CompileContext) -> Workshop:
-    """What ``settings.build_isolation`` asks for."""
-    return _ChildProcess(ctx) if ctx.settings.build_isolation == "process" else _Here(ctx)
+def builder_of(ctx: CompileContext) -> Builder:
+    """What ``settings.build_isolation`` and ``settings.build_executor`` ask for."""
+    if ctx.settings.build_executor is not None:
+        return ExecutorBuilder(ctx)
+    return ProcessBuilder(ctx) if ctx.settings.build_isolation == "process" else ThreadBuilder(ctx)
 
 
-class _Here:
+class ThreadBuilder:
+    """Converts in this thread, and builds on one with a large stack."""
+
     def __init__(self, ctx: CompileContext) -> None:
         self.ctx = ctx
 
-    def convert(
-        self, segment: Segment, selections: Mapping[str, Selection], ranges: Mapping[str, SymbolRange]
-    ) -> ConvertedSegment:
-        return convert_segment(segment, self.ctx, selections, ranges)
-
-    def build(self, converted: ConvertedSegment) -> torch.Tensor:
-        return build_network(converted, self.ctx, progress=_progress(self.ctx, converted.segment.name))
+    def build(
+        self, request: EngineRequest, tell: Tell, *, trial: bool = False, convert_only: bool = False
+    ) -> Result:
+        """As `build_engine`."""
+        return build_engine(request, self.ctx.registry, tell=tell, trial=trial, convert_only=convert_only)
 
     def close(self) -> None:
-        pass
+        """Nothing is kept."""
 
 
-def _progress(ctx: CompileContext, name: str) -> Any:
-    def progress(phase: str, step: int, steps: int) -> None:
-        ctx.emit("build", "progress", segment=name, phase=phase, step=step, steps=steps)
-
-    return progress
+# ---- a child process ----------------------------------------------------------------------------------------
 
 
 class _Crash(Exception):
     """The child is gone."""
 
 
-class _ChildProcess:
+class ProcessBuilder:
+    """Builds in a child process; a crash is a `Failure`."""
+
     def __init__(self, ctx: CompileContext) -> None:
         self.ctx = ctx
         self.child: subprocess.Popen[bytes] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="trtcore-build-"))
-        self.weights = WeightFile(open(self.folder / "weights", "w+b"))  # noqa: SIM115 -- until close()
+        self.weights = WeightFile(str(self.folder / "weights"))
         self.node = ""
-        self.count = 0
 
-    def convert(
-        self, segment: Segment, selections: Mapping[str, Selection], ranges: Mapping[str, SymbolRange]
-    ) -> ConvertedSegment:
-        parcel = pack_segment(segment, selections, ranges, self.weights)
-        self.node = ""
-        self.count += 1
-        made = self.folder / f"constants-{self.count}"
+    def build(
+        self, request: EngineRequest, tell: Tell, *, trial: bool = False, convert_only: bool = False
+    ) -> Result:
+        """As `build_engine`, in the child."""
         try:
-            found = self._ask("convert", parcel, str(self.folder / "weights"), self.weights.places, str(made))
+            plain = request.detached(self.weights)
+        except OSError as error:
+            raise _no_room(self.folder, error) from error
+        path = self.folder / "engine"
+        self.node = ""
+        try:
+            failure = self._ask(tell, "build", plain, str(path), trial, convert_only)
         except _Crash as crash:
-            self._blame_converter(segment, selections, str(crash))
-        with open(made, "rb") as file:
-            made.unlink()
-            structure, views, places = found.pop("snapshot")
-            own = mapped(file, places)
-        total = len(self.weights.storages)
-        snapshot = unpack_snapshot(
-            structure, views, lambda n: self.weights.host(n) if n < total else own[n - total]
-        )
-        return ConvertedSegment(
-            segment=segment, network=None, builder=None, logger=None, store=None, snapshot=snapshot, **found
-        )
+            return self._crashed(request, str(crash))
+        if failure is not None or convert_only:
+            return failure  # type: ignore[no-any-return]
+        return open_container(map_and_unlink(path))
 
-    def _blame_converter(self, segment: Segment, selections: Mapping[str, Selection], how: str) -> None:
-        nodes = [node for node in segment.graph_module.graph.nodes if node.name == self.node]
-        if not nodes or self.node not in selections:
-            raise EngineBuildError(f"the process that converts {segment.name} {how}") from None
+    def _crashed(self, request: EngineRequest, how: str) -> Failure:
+        segment = request.segment
+        nodes = (
+            [n for n in segment.graph_module.graph.nodes if n.name == self.node]
+            if segment is not None
+            else []
+        )
+        chosen = request.open(self.ctx.registry)[1][self.node].chosen if nodes else None
+        if chosen is None:
+            return Failure("build", EngineBuildError(f"TensorRT crashed: the process that builds {how}"))
         (node,) = nodes
-        chosen = selections[self.node].chosen
-        assert chosen is not None
-        raise ConverterCrash(
+        return Failure("crash", NodeConversionError(
             f"the converter {chosen.name} of {op_name(node.target)} crashed: its process {how}",
             node=self.node,
             where=describe(node),
             pack=str(chosen.pack) if chosen.pack is not None else None,
             advice="leave the op to torch with torch_executed_ops, or choose another converter with pins or "
             "converters=",
-        ) from None
-
-    def build(self, converted: ConvertedSegment) -> torch.Tensor:
-        path = self.folder / "plan"
-        try:
-            self._ask("build", str(path), progress=_progress(self.ctx, converted.segment.name))
-        except _Crash as crash:
-            raise EngineBuildError(f"TensorRT crashed: the process that builds {crash}") from None
-        return map_and_unlink(path)
+        ))  # fmt: skip
 
     def close(self) -> None:
+        """End the child, and remove its folder."""
         self._end()
-        self.weights.file.close()
+        self.weights.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # ---- the child --------------------------------------------------------------------------------------
-
-    def _ask(self, name: str, *arguments: Any, progress: Any = None) -> Any:
+    def _ask(self, tell: Tell, name: str, *arguments: Any) -> Any:
         try:
             if self.child is None:
                 self._start()
-            return self._answer((name, arguments), progress)
+            return self._answer(tell, (name, arguments))
         except (EOFError, BrokenPipeError):
             raise _Crash(self._end()) from None
         except BaseException as error:
@@ -160,21 +142,20 @@ class _ChildProcess:
                 self._end()
             raise
 
-    def _answer(self, request: Any, progress: Any = None) -> Any:
+    def _answer(self, tell: Tell, call: Any) -> Any:
         assert self.child is not None
         assert self.child.stdin is not None
         assert self.child.stdout is not None
-        send(self.child.stdin, request)  # type: ignore[arg-type]
+        send(self.child.stdin, call)  # type: ignore[arg-type]
         while True:
-            kind, *rest = receive(self.child.stdout)  # type: ignore[arg-type]
-            if kind == "at":
-                self.node = rest[0]
-            elif kind == "progress":
-                progress(*rest)
-            elif kind == "error":
-                raise_error(rest[0])
-            else:
-                return rest[0]
+            what, *data = receive(self.child.stdout)  # type: ignore[arg-type]
+            if what == "ok":
+                return data[0]
+            if what == "error":
+                raise data[0]
+            if what == "node":
+                self.node = data[0]
+            tell(what, *data)
 
     def _start(self) -> None:
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -187,17 +168,9 @@ class _ChildProcess:
                 env={**os.environ, "PYTHONPATH": paths},
             )
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
-        settings = self.ctx.settings.replace(  # what is not for the child, and may not pickle
-            converters={},
-            build_isolation="thread",
-            build_executor=None,
-            custom_engine_cache=None,
-            autocast_calibration_dataloader=None,
-        )
-        assert self.ctx.backend is not None
-        arguments = settings, self.ctx.backend.name, self.ctx.target, torch.get_num_threads(), device
+        arguments = portable_settings(self.ctx.settings), torch.get_num_threads(), device
         try:
-            self._answer(("setup", arguments))
+            self._answer(lambda *_: None, ("setup", arguments))
         except (EOFError, BrokenPipeError):
             raise BackendUnavailableError(
                 f"build_isolation='process': the build process does not start: it {self._end()}",
@@ -229,3 +202,87 @@ class _ChildProcess:
     def _last_words(self) -> str:
         lines = (self.folder / "errors").read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
+
+
+def _no_room(folder: Path, error: OSError) -> UnwritableError:
+    return UnwritableError(
+        f"the weights could not be written to {folder}, for the process that builds: {error}",
+        advice="free some space, or set TMPDIR to a larger file system",
+    )
+
+
+# ---- an executor --------------------------------------------------------------------------------------------
+
+
+class ExecutorBuilder:
+    """Builds by ``settings.build_executor``: requests are submitted ahead, and run there in parallel or elsewhere.
+
+    A worker loads the packs itself. It maps the weights, and hands the engine over as a file where it sees the folder
+    of this compile; else as bytes.
+    """
+
+    def __init__(self, ctx: CompileContext) -> None:
+        self.ctx = ctx
+        self.folder = Path(tempfile.mkdtemp(prefix="trtcore-build-"))
+        self.weights = WeightFile(str(self.folder / "weights"))
+        self.waiting: dict[int, tuple[EngineRequest, Future[Any]]] = {}
+        self.count = 0
+
+    def submit(self, request: EngineRequest) -> None:
+        """Start a build whose result `build` will ask for."""
+        if id(request) not in self.waiting:
+            self.waiting[id(request)] = request, self._submit(request, False, False)
+
+    def build(
+        self, request: EngineRequest, tell: Tell, *, trial: bool = False, convert_only: bool = False
+    ) -> Result:
+        """As `build_engine`, by the executor."""
+        ahead = None if trial else self.waiting.pop(id(request), None)
+        future = ahead[1] if ahead is not None else self._submit(request, trial, convert_only)
+        tell("conversion")
+        layers, made = future.result()
+        tell("converted", layers)
+        if isinstance(made, (str, Path)):
+            return open_container(map_and_unlink(Path(made)))
+        if isinstance(made, bytes):
+            return EngineArtifact.from_tensor(torch.frombuffer(bytearray(made), dtype=torch.uint8))
+        return made  # type: ignore[no-any-return]
+
+    def _submit(self, request: EngineRequest, trial: bool, convert_only: bool) -> Future[Any]:
+        self.count += 1
+        try:
+            plain = request.detached(self.weights)
+        except OSError as error:
+            raise _no_room(self.folder, error) from error
+        path = self.folder / f"engine-{self.count}"
+        executor: Any = self.ctx.settings.build_executor
+        return executor.submit(build_in_worker, plain, str(path), trial, convert_only)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Forget what was not asked for, and remove the folder."""
+        for _, future in self.waiting.values():
+            future.cancel()
+        self.weights.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def build_in_worker(request: EngineRequest, path: str, trial: bool, convert_only: bool) -> tuple[int, Any]:
+    """What an executor's worker runs.
+
+    Returns:
+        (layers, result): the result is a `Failure`, None, or the engine: its file's path where the folder of `path` is
+        there, else its bytes.
+    """
+    layers = 0
+
+    def tell(what: str, *data: Any) -> None:
+        nonlocal layers
+        if what == "converted":
+            layers = data[0]
+
+    registry = build_registry(request.settings)
+    here = path if os.path.isdir(os.path.dirname(path)) else None
+    made = build_engine(request, registry, tell=tell, path=here, trial=trial, convert_only=convert_only)
+    if made is None or isinstance(made, Failure):
+        return layers, made
+    return layers, here if here is not None else bytes(made.container.numpy().data)

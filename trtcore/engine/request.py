@@ -1,7 +1,9 @@
-"""A segment as plain data, to convert and build it in another process; see `trtcore.engine.builders`.
+"""EngineRequest: everything that decides an engine, and nothing else.
 
-Nodes go as names, FakeTensors as dtypes and shape expressions, weights by a file that the other process maps,
-converters by the pack that they come from or by the module that they are defined in.
+A request is made of a segment of the lowered graph. In this process it stands on the segment itself; for another
+process it becomes plain data: nodes by name, weights by a mapped file on one host or by their bytes, converters by the
+pack that they come from or the module that they are defined in. `EngineRequest.key` names its content, the same in
+every process.
 """
 
 from __future__ import annotations
@@ -10,33 +12,58 @@ import importlib
 import mmap
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from io import BufferedRandom
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from trtcore.errors import SettingsError, TrtcoreError
+from trtcore.backend.base import Target
+from trtcore.context import CompileContext
+from trtcore.engine.key import content_key, function_hash
+from trtcore.errors import SettingsError
+from trtcore.ir.graph_data import FakeValues, NodeData, OpRef, add_node, node_data
 from trtcore.ir.graphs import attribute, set_attribute
+from trtcore.ir.program import SymbolRange
 from trtcore.ir.provenance import op_name
-from trtcore.ir.symbols import expression_of
-from trtcore.packs.declare import Converter, Scope
+from trtcore.packs.model import Converter, Scope
 from trtcore.packs.patterns import Pattern, patterns_of
-from trtcore.packs.registry import ConverterRegistry, Selection
+from trtcore.packs.registry import ConverterRegistry
+from trtcore.packs.selection import Selection, Verdict
 from trtcore.partition.segment import Segment
-
-if TYPE_CHECKING:
-    from trtcore.artifact.snapshot import NetworkSnapshot
-    from trtcore.ir.program import SymbolRange
+from trtcore.settings import CompilationSettings
 
 _ALIGNMENT = 64
 
+# What is not for another process, and may not pickle. What matters of it is in the request's converters.
+_LEFT_BEHIND: Mapping[str, Any] = {
+    "converters": {},
+    "build_isolation": "thread",
+    "build_executor": None,
+    "custom_engine_cache": None,
+    "autocast_calibration_dataloader": None,
+}
+
+
+def portable_settings(settings: CompilationSettings) -> CompilationSettings:
+    """The settings without what is for this process alone."""
+    return settings.replace(**_LEFT_BEHIND)
+
+
+# ---- weights ------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
-class View:
-    """A tensor as a view of storage number `storage`: offset and stride in elements of `dtype`."""
+class WeightView:
+    """A weight by reference: a view of storage number `storage`; offset and stride in elements of `dtype`.
 
+    Attributes:
+        name: the model's name of it.
+    """
+
+    name: str
     storage: int
     dtype: torch.dtype
     offset: int
@@ -44,76 +71,194 @@ class View:
     stride: tuple[int, ...]
 
     @classmethod
-    def of(cls, tensor: torch.Tensor, storage: int) -> View:
-        return cls(storage, tensor.dtype, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride())
+    def of(cls, name: str, tensor: torch.Tensor, storage: int) -> WeightView:
+        """The tensor, as a view of its storage."""
+        offset = int(tensor.storage_offset())
+        return cls(name, storage, tensor.dtype, offset, tuple(tensor.shape), tensor.stride())
 
     def on(self, storage: torch.UntypedStorage) -> torch.Tensor:
+        """The tensor again, on a storage of the same bytes."""
         return torch.empty(0, dtype=self.dtype, device=storage.device).set_(
             storage, self.offset, self.shape, self.stride
         )
 
 
+class WeightFile:
+    """Storages appended to a file, each once: how weights cross processes on one host.
+
+    Keeps the storages, so that addresses stay theirs.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.file = open(path, "w+b")  # noqa: SIM115 -- until close()
+        self.places: list[tuple[int, int]] = []
+        self._kept: list[torch.UntypedStorage] = []
+        self._known: dict[tuple[str, int], int] = {}
+
+    def add(self, storage: torch.UntypedStorage) -> int:
+        """The storage's number in the file.
+
+        Raises:
+            OSError: the file cannot take it.
+        """
+        key = str(storage.device), storage.data_ptr()
+        number = self._known.get(key) if storage.nbytes() else None
+        if number is None:
+            number = self._known[key] = len(self._kept)
+            self._kept.append(storage)
+            self.places.append(self._write(storage))
+        return number
+
+    def _write(self, storage: torch.UntypedStorage) -> tuple[int, int]:
+        start = self.file.seek(0, 2)
+        start += self.file.write(b"\0" * (-start % _ALIGNMENT))
+        if storage.nbytes():
+            self.file.write(_bytes_of(storage))
+        self.file.flush()
+        return start, storage.nbytes()
+
+    def close(self) -> None:
+        """No more storages."""
+        self.file.close()
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> memoryview:
+    data = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    return data.cpu().numpy().data
+
+
 @dataclass(frozen=True)
-class _Ref:
+class MappedStorages:
+    """Storages at (start, bytes) of a file."""
+
+    path: str
+    places: tuple[tuple[int, int], ...]
+
+    def open(self) -> list[torch.UntypedStorage]:
+        """The storages, mapped privately: nothing is read until it is used."""
+        if not any(size for _, size in self.places):
+            return [torch.empty(0, dtype=torch.uint8).untyped_storage() for _ in self.places]
+        with open(self.path, "rb") as file:
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return [_storage(whole, start, size) for start, size in self.places]
+
+
+@dataclass(frozen=True)
+class InlineStorages:
+    """Storages by their bytes: how weights cross hosts."""
+
+    data: tuple[bytes, ...]
+
+    def open(self) -> list[torch.UntypedStorage]:
+        """The storages."""
+        return [_storage(bytearray(data), 0, len(data)) for data in self.data]
+
+
+def _storage(data: Any, start: int, size: int) -> torch.UntypedStorage:
+    if not size:
+        return torch.empty(0, dtype=torch.uint8).untyped_storage()
+    return torch.frombuffer(data, dtype=torch.uint8, offset=start, count=size).untyped_storage()
+
+
+# ---- converters ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PatternRef:
+    """The target of a node that stands for several ops: a pattern, found by its converter."""
+
     name: str
 
 
 @dataclass(frozen=True)
-class _FakeTensor:
-    dtype: torch.dtype
-    shape: tuple[Any, ...]
-    stride: tuple[Any, ...]
-    device: str
+class FunctionRef:
+    """A Python function that a node calls, such as ``operator.getitem``."""
 
-
-@dataclass(frozen=True)
-class _Size:
-    expression: Any
-
-
-@dataclass(frozen=True)
-class _Op:
+    module: str
     name: str
-    schema: str
-
-
-@dataclass(frozen=True)
-class _PatternName:
-    name: str
-
-
-@dataclass(frozen=True)
-class _NodeData:
-    op: str
-    name: str
-    target: Any
-    args: Any
-    kwargs: Any
-    value: Any
-    stack_trace: str | None
-    module_stack: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class ConverterReference:
-    """Where to find a converter in another process: in a pack (`module` is ""), or as a module's function."""
+    """Where another process finds a converter: in a pack, or as a module's function.
+
+    Attributes:
+        name: the converter's own.
+        distribution, version, pack, order, home: of one of an installed pack; `home` is its entry point's module.
+        module, function: of one outside of packs.
+        code: hash of such a one's code.
+        plugin: (name, deployable) of the kernel plugin that it places.
+    """
 
     name: str
     distribution: str = ""
+    version: str = ""
     pack: str = ""
     order: int = 0
+    home: str = ""
     module: str = ""
     function: str = ""
+    code: str = ""
+    plugin: tuple[str, bool] | None = None
+
+    @classmethod
+    def identity(cls, one: Converter, target: Any = None) -> ConverterReference:
+        """Who a converter is, whether or not another process can find it.
+
+        Raises:
+            TypeError: its code refers to something whose content cannot be told.
+        """
+        plugin = None if one.plugin is None else (one.plugin.name, bool(one.plugin.deployable))
+        if one.pack is not None and one.scope is not Scope.PROCESS:  # an installed pack: loaded there too
+            pack = one.pack
+            return cls(
+                one.name, pack.distribution, pack.version, pack.name, one.order, pack.module, plugin=plugin
+            )
+        return cls(one.name, code=function_hash(one.implementation), plugin=plugin)
+
+    @classmethod
+    def of(cls, one: Converter, target: Any) -> ConverterReference:
+        """The reference of a converter.
+
+        Raises:
+            SettingsError: no other process can find it.
+        """
+        if one.pack is not None and one.scope is not Scope.PROCESS:
+            return cls.identity(one)
+        function = one.implementation
+        module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+        found: Any = sys.modules.get(module or "")
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if module in (None, "", "__main__") or not name or found is not function:
+            raise SettingsError(
+                f"the converter {one.name} of {op_name(target)} cannot be found by another process, because it is "
+                "defined in a script, in a function, or made at run time",
+                pack=str(one.pack) if one.pack is not None else None,
+                advice="put it at the top of a module that can be imported, or in a pack; or build with "
+                "build_isolation='thread' and without a build_executor",
+            )
+        try:
+            known = cls.identity(one)
+        except TypeError:  # it can be found, and has no key
+            known = cls(one.name)
+        return replace(known, module=str(module), function=name)
 
     def find(self, target: Any, registry: ConverterRegistry) -> Converter:
+        """The converter, in this process.
+
+        Raises:
+            SettingsError: it is not here.
+        """
         if self.module:
             value: Any = importlib.import_module(self.module)
             for part in self.function.split("."):
                 value = getattr(value, part)
-            if isinstance(target, _PatternName):
+            if isinstance(target, PatternRef):
                 (target,) = {p for p in patterns_of(value) if p.__name__ == target.name}
             return Converter(target=target, implementation=value, name=self.name)
-        if isinstance(target, _PatternName):
+        if isinstance(target, PatternRef):
             candidates = tuple(one for pattern in registry.patterns for one in registry.candidates(pattern))
         else:
             candidates = registry.candidates(target)
@@ -123,222 +268,322 @@ class ConverterReference:
             ):  # fmt: skip
                 return one
         raise SettingsError(
-            f"the build process has no converter {self.name} of {op_name(target)} in the pack "
+            f"the building process has no converter {self.name} of {op_name(target)} in the pack "
             f"{self.distribution}:{self.pack}"
         )
 
 
+# ---- the request --------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Parcel:
-    """One segment, ready to be pickled.
+class RequestData:
+    """A request's graph, as plain data.
 
     Attributes:
-        constants: by the get_attr nodes' targets.
+        weights: by the get_attr nodes' targets; of a subgraph, its own data.
         converters: by node name.
-        ranges: of the symbols in the segment's shapes.
+        storages: what the weights are views of; None where they stayed behind.
     """
 
-    name: str
-    nodes: tuple[_NodeData, ...]
-    constants: Mapping[str, View]
+    nodes: tuple[NodeData, ...]
+    weights: Mapping[str, WeightView | RequestData]
     converters: Mapping[str, ConverterReference]
-    ranges: Mapping[str, SymbolRange]
+    storages: MappedStorages | InlineStorages | None = None
 
 
-# ---- weights ------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Live:
+    """A request's graph in the process that made it."""
+
+    segment: Segment
+    selections: Mapping[str, Selection]
 
 
-class WeightFile:
-    """The sending side: storages appended to a file, each once. Keeps the storages, so that addresses stay theirs."""
+class EngineRequest:
+    """Everything that decides an engine, and nothing else; see `request_of`. Immutable.
 
-    def __init__(self, file: BufferedRandom) -> None:
-        self.file = file
-        self.storages: list[torch.UntypedStorage] = []
-        self.places: list[tuple[int, int]] = []
-        self._known: dict[tuple[str, int], int] = {}
+    Attributes:
+        name: "engine_0", for people: it is not part of the key.
+        settings: those of the compile.
+        backend, backend_version: the TensorRT flavour.
+        target: what the engine is for.
+        ranges: of the symbols in the segment's shapes.
+        conditions: on the symbols, that the captured graph relies on (`trtcore.ir.expressions.parse_condition`).
+        runtime: what the manifest says will execute the engine; not part of the key.
+        weight_names: the model's name of each weight, by the get_attr nodes' targets; not part of the key.
+    """
 
-    def add(self, tensor: torch.Tensor) -> View:
-        storage = tensor.untyped_storage()
-        key = str(tensor.device), storage.data_ptr()
-        number = self._known.get(key) if storage.nbytes() else None
-        if number is None:
-            number = self._known[key] = len(self.storages)
-            self.storages.append(storage)
-            self.places.append(self._write(storage))
-        return View.of(tensor, number)
+    def __init__(
+        self,
+        name: str,
+        graph: _Live | RequestData,
+        settings: CompilationSettings,
+        backend: str,
+        backend_version: str,
+        target: Target,
+        ranges: Mapping[str, SymbolRange],
+        conditions: Sequence[str] = (),
+        runtime: str = "reference",
+        weight_names: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.backend = backend
+        self.backend_version = backend_version
+        self.target = target
+        self.ranges = dict(ranges)
+        self.conditions = tuple(conditions)
+        self.runtime = runtime
+        self.weight_names = dict(weight_names)
+        self._graph = graph
 
-    def _write(self, storage: torch.UntypedStorage) -> tuple[int, int]:
-        start = self.file.seek(0, 2)
-        start += self.file.write(b"\0" * (-start % _ALIGNMENT))
-        if storage.nbytes():
-            data = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-            self.file.write(data.cpu().numpy().data)
-        self.file.flush()
-        return start, storage.nbytes()
+    def __repr__(self) -> str:
+        return f"<EngineRequest {self.name} for {self.backend} {self.backend_version}, {self.target.name}>"
 
-    def host(self, number: int) -> torch.UntypedStorage:
-        """The storage on the host; of a GPU's storage, the file's bytes, mapped."""
-        storage = self.storages[number]
-        return storage if storage.device.type == "cpu" else mapped(self.file, [self.places[number]])[0]
+    def __reduce__(self) -> tuple[Any, ...]:
+        request = self if isinstance(self._graph, RequestData) else self.detached()
+        return EngineRequest, (
+            request.name, request._graph, request.settings, request.backend, request.backend_version, request.target,
+            request.ranges, request.conditions, request.runtime, request.weight_names,
+        )  # fmt: skip
+
+    @property
+    def segment(self) -> Segment | None:
+        """The segment of the lowered graph, in the process that made the request."""
+        return self._graph.segment if isinstance(self._graph, _Live) else None
+
+    @cached_property
+    def _key(self) -> str:
+        return content_key(self)
+
+    def key(self) -> str:
+        """A content hash, 64 hex digits, the same in every process; equal for requests that are equal up to names.
+
+        It covers ops, arguments, edges, dtypes, shapes, ranges, conditions, weights (by content; with
+        ``immutable_weights=False`` by structure), converters with their packs' versions and code, the settings that
+        matter, backend, target and kernel plugins.
+        """
+        return self._key
+
+    def detached(self, weights: WeightFile | None = None) -> EngineRequest:
+        """The request as plain data, for another process.
+
+        Args:
+            weights: the file that takes the weights, which the other process maps; None puts their bytes into the
+                request.
+
+        Raises:
+            SettingsError: no other process can find one of the converters.
+        """
+        if isinstance(self._graph, RequestData):
+            return self
+        data, storages = _as_data(self._graph, ConverterReference.of)
+        if weights is None:
+            data = replace(data, storages=InlineStorages(tuple(bytes(_bytes_of(s)) for s in storages)))
+        else:
+            numbers = [weights.add(storage) for storage in storages]
+            places = tuple(weights.places[number] for number in numbers)
+            data = replace(data, storages=MappedStorages(weights.path, places))
+        return self._with_graph(data)
+
+    def without_weights(self) -> EngineRequest:
+        """The request as plain data whose weights stayed behind: it can be looked at, and not built.
+
+        Raises:
+            SettingsError: as `detached`.
+        """
+        if isinstance(self._graph, RequestData):
+            return self._with_graph(replace(self._graph, storages=None))
+        return self._with_graph(_as_data(self._graph, ConverterReference.of)[0])
+
+    def _with_graph(self, data: RequestData) -> EngineRequest:
+        settings = portable_settings(self.settings)
+        return EngineRequest(
+            self.name, data, settings, self.backend, self.backend_version, self.target, self.ranges, self.conditions,
+            self.runtime, self.weight_names,
+        )  # fmt: skip
+
+    def with_segment(self, segment: Segment) -> EngineRequest:
+        """The same, for a part of its segment."""
+        assert isinstance(self._graph, _Live)
+        live = _Live(segment, self._graph.selections)
+        return EngineRequest(
+            segment.name, live, self.settings, self.backend, self.backend_version, self.target, self.ranges, (),
+            self.runtime, self.weight_names,
+        )  # fmt: skip
+
+    def open(self, registry: ConverterRegistry) -> tuple[Segment, Mapping[str, Selection]]:
+        """The segment and the chosen converters, on FakeTensors; the segment itself where it is of this process.
+
+        Raises:
+            SettingsError: one of the converters is not here.
+            ValueError: its weights stayed behind.
+        """
+        if isinstance(self._graph, _Live):
+            return self._graph.segment, self._graph.selections
+        if self._graph.storages is None:
+            raise ValueError(f"{self!r} came without its weights")
+        return _opened(self.name, self._graph, self.ranges, registry)
+
+    @property
+    def missing_ops(self) -> tuple[OpRef, ...]:
+        """Ops that nothing in this process has registered, after importing the modules of converters."""
+        if isinstance(self._graph, _Live):
+            return ()
+        for reference in self._graph.converters.values():
+            if reference.module:
+                importlib.import_module(reference.module)
+        targets = {node.target for node in self._graph.nodes if isinstance(node.target, OpRef)}
+        return tuple(target for target in targets if not _exists(target.name))
+
+    def plain(self) -> tuple[RequestData, list[torch.UntypedStorage]]:
+        """The graph as data and its storages, to be hashed; it need not be fit for another process."""
+        if isinstance(self._graph, _Live):
+            return _as_data(self._graph, ConverterReference.identity)
+        if self._graph.storages is None:
+            raise ValueError(f"{self!r} came without its weights")
+        return self._graph, self._graph.storages.open()
 
 
-def mapped(file: Any, places: Sequence[tuple[int, int]]) -> list[torch.UntypedStorage]:
-    """A storage for each (start, bytes) of a file, mapped privately; nothing is read until it is used."""
-    if not any(size for _, size in places):
-        return [torch.empty(0, dtype=torch.uint8).untyped_storage() for _ in places]
-    whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    return [
-        torch.frombuffer(whole, dtype=torch.uint8, offset=start, count=size).untyped_storage()
-        if size
-        else torch.empty(0, dtype=torch.uint8).untyped_storage()
-        for start, size in places
-    ]
-
-
-# ---- a segment ----------------------------------------------------------------------------------------------
-
-
-def pack_segment(
+def request_of(
     segment: Segment,
     selections: Mapping[str, Selection],
     ranges: Mapping[str, SymbolRange],
-    weights: WeightFile,
-) -> Parcel:
-    """A segment as plain data.
+    ctx: CompileContext,
+    *,
+    conditions: Sequence[str] = (),
+    runtime: str = "reference",
+    weight_names: Mapping[int, str] = MappingProxyType({}),
+) -> EngineRequest:
+    """The request for a segment.
 
-    Raises:
-        SettingsError: another process cannot get at one of the converters.
+    Args:
+        selections: by node name; every call_function node of the segment but getitem has a chosen converter.
+        ranges: of the symbols in the segment's shapes.
+        conditions: on the symbols, of the captured graph.
+        runtime: what will execute the engine.
+        weight_names: the model's name of each weight, by the address of its storage.
     """
-    nodes, constants, converters = [], {}, {}
-    for node in segment.graph_module.graph.nodes:
-        nodes.append(_node_data(node))
-        if node.op == "get_attr":
-            constants[str(node.target)] = weights.add(attribute(segment.graph_module, str(node.target)))
-        selection = selections.get(node.name) if node.op == "call_function" else None
-        if selection is not None and selection.chosen is not None:
-            converters[node.name] = _reference(selection.chosen, node)
-    return Parcel(segment.name, tuple(nodes), constants, converters, dict(ranges))
-
-
-def _node_data(node: Node) -> _NodeData:
-    target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        target = _Op(str(target), str(target._schema))
-    elif isinstance(target, Pattern):
-        target = _PatternName(target.__name__)  # the other process finds it by its converter
-    stack = node.meta.get("nn_module_stack") or {}
-    return _NodeData(
-        node.op, node.name, target, _plain(node.args), _plain(dict(node.kwargs)), _spec(node.meta.get("val")),
-        node.meta.get("stack_trace"), tuple((str(key), str(value[0])) for key, value in stack.items()),
+    names = {}
+    for node in segment.graph_module.graph.find_nodes(op="get_attr") if weight_names else ():
+        value = attribute(segment.graph_module, str(node.target))
+        if isinstance(value, torch.Tensor):
+            names[str(node.target)] = weight_names.get(value.untyped_storage().data_ptr(), "")
+    assert ctx.backend is not None
+    assert ctx.target is not None
+    return EngineRequest(
+        segment.name, _Live(segment, selections), ctx.settings, ctx.backend.name, str(ctx.backend.version), ctx.target,
+        ranges, conditions, runtime, names,
     )  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Node):
-        return _Ref(value.name)
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_plain, value)) if type(value) in (list, tuple) else [_plain(v) for v in value]
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, slice):
-        return slice(_plain(value.start), _plain(value.stop), _plain(value.step))
-    return value
+# ---- a graph as data, and back ------------------------------------------------------------------------------
 
 
-def _spec(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return _FakeTensor(
-            value.dtype, tuple(map(expression_of, value.shape)), tuple(map(expression_of, value.stride())),
-            str(value.device),
-        )  # fmt: skip
-    if isinstance(value, torch.SymInt):
-        return _Size(expression_of(value))
-    if isinstance(value, (list, tuple)):
-        return [_spec(item) for item in value]
-    return value if isinstance(value, (int, float, bool, str)) else None
+def _encode_target(target: Any) -> Any:
+    if isinstance(target, Pattern):
+        return PatternRef(target.__name__)  # the other process finds it by its converter
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return FunctionRef("torch.ops.higher_order", str(target._name))
+    return FunctionRef(str(target.__module__), str(getattr(target, "__qualname__", target.__name__)))
 
 
-def _reference(one: Converter, node: Node) -> ConverterReference:
-    if one.pack is not None and one.scope is not Scope.PROCESS:  # an installed pack: loaded over there too
-        return ConverterReference(one.name, one.pack.distribution, one.pack.name, one.order)
-    function = one.implementation
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    found: Any = sys.modules.get(module or "")
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if module in (None, "", "__main__") or not name or found is not function:
-        raise SettingsError(
-            f"build_isolation='process': the converter {one.name} of {op_name(node.target)} cannot be found by "
-            "another process, because it is defined in a script, in a function, or made at run time",
-            pack=str(one.pack) if one.pack is not None else None,
-            advice="put it at the top of a module that can be imported, or in a pack; or build with "
-            "build_isolation='thread'",
-        )
-    return ConverterReference(one.name, module=str(module), function=name)
+def _as_data(
+    live: _Live, refer: Callable[[Converter, Any], ConverterReference]
+) -> tuple[RequestData, list[torch.UntypedStorage]]:
+    storages: list[torch.UntypedStorage] = []
+    numbers: dict[tuple[str, int], int] = {}
+    data = _graph_as_data(live.segment.graph_module, live.selections, refer, storages, numbers)
+    return data, storages
 
 
-def define_ops(parcel: Parcel) -> bool:
-    """Register the parcel's ops that nothing here has registered, by their schemas; True if there were any.
+def _graph_as_data(
+    module: GraphModule,
+    selections: Mapping[str, Selection],
+    refer: Callable[[Converter, Any], ConverterReference],
+    storages: list[torch.UntypedStorage],
+    numbers: dict[tuple[str, int], int],
+) -> RequestData:
+    nodes: list[NodeData] = []
+    weights: dict[str, Any] = {}
+    converters: dict[str, ConverterReference] = {}
+    for node in module.graph.nodes:
+        nodes.append(node_data(node, _encode_target))
+        if node.op == "get_attr":
+            value = attribute(module, str(node.target))
+            if isinstance(value, torch.nn.Module):
+                assert isinstance(value, GraphModule)
+                weights[str(node.target)] = _graph_as_data(value, {}, refer, storages, numbers)
+            else:
+                number = _number(value.untyped_storage(), storages, numbers)
+                weights[str(node.target)] = WeightView.of(str(node.target), value, number)
+        selection = selections.get(node.name) if node.op == "call_function" else None
+        if selection is not None and selection.chosen is not None:
+            converters[node.name] = refer(selection.chosen, node.target)
+    return RequestData(tuple(nodes), weights, converters)
 
-    Converters ask an op for its arguments alone. Modules of converters come first: they may bring the op itself.
-    """
-    for reference in parcel.converters.values():
-        if reference.module:
-            importlib.import_module(reference.module)
-    targets = {node.target for node in parcel.nodes if isinstance(node.target, _Op)}
-    missing = [target for target in targets if not _exists(target.name)]
-    for target in missing:
-        namespace, _, schema = target.schema.partition("::")
-        library = torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
-        library.define(schema)  # type: ignore[no-untyped-call]
-        _defined.append(library)
-    return bool(missing)
+
+def _number(
+    storage: torch.UntypedStorage, storages: list[torch.UntypedStorage], numbers: dict[tuple[str, int], int]
+) -> int:
+    key = str(storage.device), storage.data_ptr()
+    number = numbers.get(key) if storage.nbytes() else None
+    if number is None:
+        number = numbers[key] = len(storages)
+        storages.append(storage)
+    return number
 
 
-_defined: list[torch.library.Library] = []  # what a library defined goes with it
-
-
-def unpack_segment(
-    parcel: Parcel, storages: Sequence[torch.UntypedStorage], registry: ConverterRegistry
+def _opened(
+    name: str, data: RequestData, ranges: Mapping[str, SymbolRange], registry: ConverterRegistry
 ) -> tuple[Segment, dict[str, Selection]]:
-    """The segment again, on FakeTensors of its own, and its selections."""
-    make = _Values(parcel.ranges)
-    graph, root, made = Graph(), torch.nn.Module(), dict[str, Node]()
+    assert data.storages is not None
     selections: dict[str, Selection] = {}
-    output: Node | None = None
-    for data in parcel.nodes:
-        target = _op(data.target.name) if isinstance(data.target, _Op) else data.target
-        chosen = (
-            parcel.converters[data.name].find(target, registry) if data.name in parcel.converters else None
-        )
-        target = chosen.target if chosen is not None else target
-        node = graph.create_node(
-            data.op, target, _restored(data.args, made), _restored(data.kwargs, made), name=data.name
-        )
-        made[data.name] = node
-        node.meta["val"] = make.value(data.value)
-        node.meta["stack_trace"] = data.stack_trace
-        node.meta["nn_module_stack"] = {key: (path, "") for key, path in data.module_stack}
+    module = _graph_of(data, FakeValues(ranges), data.storages.open(), registry, selections)
+    outputs: Any = module.graph.output_node().args[0]
+    nodes = tuple(node for node in module.graph.nodes if node.op == "call_function")
+    inputs = tuple(node for node in module.graph.nodes if node.op == "placeholder")
+    return Segment(name, nodes, inputs, tuple(outputs), module), selections
+
+
+def _graph_of(
+    data: RequestData,
+    values: FakeValues,
+    storages: Sequence[torch.UntypedStorage],
+    registry: ConverterRegistry,
+    selections: dict[str, Selection],
+) -> GraphModule:
+    graph, root, made = Graph(), torch.nn.Module(), dict[str, Node]()
+    for node in data.nodes:
+        reference = data.converters.get(node.name)
+        target = _decoded(node.target)
+        chosen = reference.find(target, registry) if reference is not None else None
         if chosen is not None:
-            selections[data.name] = Selection(op_name(target), chosen)
-        output = node
-    for target, view in parcel.constants.items():
-        set_attribute(root, target, view.on(storages[view.storage]))
-    assert output is not None
-    outputs: Any = output.args[0]
-    return Segment(parcel.name, (), (), tuple(outputs), GraphModule(root, graph)), selections
+            target = chosen.target
+            selections[node.name] = Selection(op_name(target), chosen, verdict=Verdict.CHOSEN)
+        add_node(graph, node, target, made, values)
+    for target, weight in data.weights.items():
+        value: Any
+        if isinstance(weight, RequestData):
+            value = _graph_of(weight, values, storages, registry, selections)
+        else:
+            value = weight.on(storages[weight.storage])
+        set_attribute(root, target, value)
+    return GraphModule(root, graph)
 
 
-def _restored(value: Any, made: Mapping[str, Node]) -> Any:
-    if isinstance(value, _Ref):
-        return made[value.name]
-    if isinstance(value, (list, tuple)):
-        return type(value)(_restored(item, made) for item in value)
-    if isinstance(value, dict):
-        return {name: _restored(item, made) for name, item in value.items()}
-    if isinstance(value, slice):
-        return slice(_restored(value.start, made), _restored(value.stop, made), _restored(value.step, made))
-    return value
+def _decoded(target: Any) -> Any:
+    if isinstance(target, OpRef):
+        return _op(target.name)
+    if isinstance(target, FunctionRef):
+        if target.module == "torch.ops.higher_order":
+            return getattr(torch.ops.higher_order, target.name)
+        value: Any = importlib.import_module(target.module)
+        for part in target.name.split("."):
+            value = getattr(value, part)
+        return value
+    return target
 
 
 def _op(name: str) -> Any:
@@ -353,108 +598,13 @@ def _exists(name: str) -> bool:
         return False
 
 
-class _Values:
-    """FakeTensors and SymInts over the symbols of one segment."""
-
-    def __init__(self, ranges: Mapping[str, SymbolRange]) -> None:
-        from torch._subclasses.fake_tensor import FakeTensorMode
-        from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-        self.ranges = ranges
-        self.env = ShapeEnv()
-        self.mode = FakeTensorMode(shape_env=self.env)
-
-    def value(self, spec: Any) -> Any:
-        if isinstance(spec, _FakeTensor):
-            shape, stride = [self.size(d) for d in spec.shape], [self.size(s) for s in spec.stride]
-            with self.mode:
-                return torch.empty_strided(shape, stride, dtype=spec.dtype, device=spec.device)
-        if isinstance(spec, _Size):
-            return self.size(spec.expression)
-        if isinstance(spec, list):
-            return [self.value(item) for item in spec]
-        return spec
-
-    def size(self, expression: Any) -> Any:
-        if isinstance(expression, int):
-            return expression
-        from torch.utils._sympy.value_ranges import ValueRanges
-
-        values = {}
-        hints: Any = getattr(self.env, "backed_var_to_val", None)
-        hints = hints if hints is not None else self.env.var_to_val  # before torch 2.10
-        for symbol in expression.free_symbols:
-            known = self.ranges[symbol.name]
-            values[symbol] = known.opt
-            if symbol not in hints:
-                hints[symbol] = torch.utils._sympy.functions.sympy.Integer(known.opt)
-                self.env.var_to_range[symbol] = ValueRanges(known.min, known.max)
-        hint = int(expression.xreplace(values))
-        return self.env.create_symintnode(expression, hint=hint)
+def define_ops(missing: Sequence[OpRef]) -> None:
+    """Register ops by their schemas, for a process that converts them: converters ask an op for its arguments alone."""
+    for target in missing:
+        namespace, _, schema = target.schema.partition("::")
+        library = torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
+        library.define(schema)  # type: ignore[no-untyped-call]
+        _defined.append(library)
 
 
-# ---- a snapshot ---------------------------------------------------------------------------------------------
-
-
-def pack_snapshot(
-    snapshot: NetworkSnapshot, storages: Sequence[torch.UntypedStorage], file: Any
-) -> tuple[dict[str, Any], dict[str, View], list[tuple[int, int]]]:
-    """Structure, constants, and where the storages are in `file` that are none of the weights'.
-
-    A constant that is a view of a weight goes as that; others are appended to `file`, numbered after the weights.
-    """
-    structure, tensors = snapshot.to_json()
-    numbers = {storage.data_ptr(): number for number, storage in enumerate(storages) if storage.nbytes()}
-    made = WeightFile(file)
-    views = {}
-    for key, tensor in tensors.items():
-        number = numbers.get(tensor.untyped_storage().data_ptr())
-        if number is None:
-            view = made.add(tensor.contiguous() if tensor.numel() else tensor)
-            number = len(storages) + view.storage
-        views[key] = View.of(tensor, number)
-    return structure, views, made.places
-
-
-def unpack_snapshot(
-    structure: Mapping[str, Any], views: Mapping[str, View], storage: Callable[[int], torch.UntypedStorage]
-) -> NetworkSnapshot:
-    from trtcore.artifact.snapshot import NetworkSnapshot
-
-    return NetworkSnapshot.from_json(
-        structure, {key: view.on(storage(view.storage)) for key, view in views.items()}
-    )
-
-
-# ---- errors -------------------------------------------------------------------------------------------------
-
-
-def pack_error(error: Exception) -> dict[str, Any]:
-    """What `raise_error` needs to raise the like elsewhere."""
-    if not isinstance(error, TrtcoreError):
-        return {"kind": "", "message": f"{type(error).__name__}: {error}"}
-    return {
-        "kind": type(error).__name__, "message": error.message, "where": error.where, "pack": error.pack,
-        "tensorrt": error.tensorrt, "advice": error.advice, "node": getattr(error, "node", None),
-        "layers": error.layers,
-        "others": [pack_error(other) for other in getattr(error, "others", ())],
-    }  # fmt: skip
-
-
-def raise_error(data: dict[str, Any]) -> None:
-    """Raise what `pack_error` packed."""
-    raise _error(data)
-
-
-def _error(data: Mapping[str, Any]) -> TrtcoreError:
-    from trtcore import errors
-    from trtcore.conversion.interpreter import NodeConversionError
-
-    data = dict(data)
-    kind, node, others = data.pop("kind"), data.pop("node", None), data.pop("others", ())
-    if node is not None:
-        known: Any = [_error(other) for other in others]
-        return NodeConversionError(data.pop("message"), node=node, others=known, **data)
-    kinds: Any = getattr(errors, kind, None) or errors.EngineBuildError
-    made: TrtcoreError = kinds(data.pop("message"), **data)
-    return made
+_defined: list[torch.library.Library] = []  # what a library defined goes with it

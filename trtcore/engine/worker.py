@@ -1,7 +1,7 @@
-"""The process that converts and builds when ``build_isolation="process"``: ``python -m trtcore.engine.worker``.
+"""The process that builds when ``build_isolation="process"``: ``python -m trtcore.engine.worker``.
 
-It reads pickled requests from its standard input and answers on its standard output, until the input ends. Both
-ends are this module and `trtcore.engine.builders`, of one installation.
+It reads pickled calls from its standard input and answers on its standard output, until the input ends. Both ends are
+this module and `trtcore.engine.builders`, of one installation.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import pickle
 import signal
 import struct
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from trtcore.conversion.interpreter import ConvertedSegment
-    from trtcore.engine.request import Parcel
+    from trtcore.engine.request import EngineRequest
 
 _HEAD = struct.Struct("<Q")
 
@@ -42,69 +40,51 @@ def receive(stream: BinaryIO) -> Any:
 class _Worker:
     def __init__(self, answers: BinaryIO) -> None:
         self.answers = answers
-        self.ctx: Any
-        self.converted: ConvertedSegment | None = None
+        self.registry: Any = None
 
-    def setup(self, settings: Any, backend: str, target: Any, threads: int, device: int | None) -> None:
+    def setup(self, settings: Any, threads: int, device: int | None) -> None:
         import torch
 
-        from trtcore.context import CompileContext
         from trtcore.packs.loading import build_registry
 
         torch.set_num_threads(threads)
         if device is not None:
             torch.cuda.set_device(device)
-        registry = build_registry(settings)
-        (found,) = (one for one in registry.backends if one.name == backend)
-        self.ctx = CompileContext(settings, registry, found, target)
+        self.registry = build_registry(settings)
 
-    def convert(self, parcel: Parcel, path: str, places: list[tuple[int, int]], made: str) -> dict[str, Any]:
-        from trtcore.conversion.interpreter import convert_segment
-        from trtcore.engine.request import define_ops, mapped, pack_snapshot, unpack_segment
-        from trtcore.packs.loading import build_registry
+    def build(self, request: EngineRequest, path: str, trial: bool, convert_only: bool) -> Any:
+        """The failure, or None where the engine is in the file `path` (or was only converted)."""
+        from trtcore.engine.build import Failure, build_engine
 
-        self.converted = None
-        if define_ops(parcel):  # converters by the ops' names waited for them
-            self.ctx = replace(self.ctx, registry=build_registry(self.ctx.settings))
-        with open(path, "rb") as file:
-            storages = mapped(file, places)
-        segment, selections = unpack_segment(parcel, storages, self.ctx.registry)
-        converted = self.converted = convert_segment(
-            segment, self.ctx, selections, parcel.ranges, before_node=lambda name: self._say("at", name)
+        made = build_engine(
+            request, self.registry, tell=self._tell, path=path, trial=trial, convert_only=convert_only
         )
-        with open(made, "w+b") as file:
-            snapshot = pack_snapshot(converted.snapshot, storages, file)
-        return {
-            "inputs": converted.inputs, "sizes": converted.sizes, "outputs": converted.outputs,
-            "symbols": dict(converted.symbols), "layers": converted.layers,
-            "node_of_layer": converted.node_of_layer, "num_layers": converted.num_layers, "snapshot": snapshot,
-        }  # fmt: skip
+        return made if isinstance(made, Failure) else None
 
-    def build(self, path: str) -> None:
-        from trtcore.engine.build import build_network
+    def _tell(self, what: str, *data: Any) -> None:
+        send(self.answers, (what, *data))
 
-        assert self.converted is not None
-        plan = build_network(self.converted, self.ctx, progress=lambda *step: self._say("progress", *step))
-        with open(path, "wb") as file:
-            file.write(plan.numpy().data)
-
-    def _say(self, *message: Any) -> None:
-        send(self.answers, message)
-
-    def answer(self, request: tuple[str, tuple[Any, ...]]) -> None:
-        from trtcore.engine.request import pack_error
-
-        name, arguments = request
+    def answer(self, call: tuple[str, tuple[Any, ...]]) -> None:
+        name, arguments = call
         try:
             result = getattr(self, name)(*arguments)
         except Exception as error:
-            self._say("error", pack_error(error))
+            self._tell("error", _portable(error))
         else:
-            self._say("ok", result)
+            self._tell("ok", result)
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that the other process can read."""
+    from trtcore.errors import EngineBuildError, TrtcoreError
+
+    if isinstance(error, TrtcoreError):
+        return error
+    return EngineBuildError(f"the build process raised {type(error).__name__}: {error}")
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Answer calls until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends this process
     faulthandler.enable()
     answers = os.fdopen(os.dup(1), "wb")
@@ -112,10 +92,10 @@ def main() -> None:
     worker = _Worker(answers)
     while True:
         try:
-            request = receive(sys.stdin.buffer)
+            call = receive(sys.stdin.buffer)
         except EOFError:
             return
-        worker.answer(request)
+        worker.answer(call)
 
 
 if __name__ == "__main__":

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
-import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from trtcore.errors import ExportError, InputError, TrtcoreError
+from trtcore.frontend.dict_order import DictOrder, holds_dicts
 from trtcore.frontend.equal_dims import find_ties, tie_hook
-from trtcore.frontend.range_check import check_corners
-from trtcore.frontend.unlift import program_from_exported
+from trtcore.frontend.examples import example_leaves
+from trtcore.frontend.export_errors import capture_error
+from trtcore.frontend.program import program_from_exported
+from trtcore.frontend.quiet import quiet_torch
+from trtcore.frontend.range_check import capture_for_all_sizes
+from trtcore.frontend.torchscript import trace_script
 from trtcore.ir.graphs import TRACING
 from trtcore.ir.inputs import Input, InputTree, collect_inputs, describe, flatten_inputs, profile_count
+from trtcore.ir.signature import parameters_of_callable, remember
 
 __all__ = ["program_from_exported", "trace"]
 
@@ -64,8 +68,6 @@ def trace(
             advice="put a function into a module's forward",
         )
     if isinstance(model, torch.jit.ScriptModule):
-        from trtcore.frontend.torchscript import trace_script
-
         return trace_script(model, inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs)
     names = argument_names(model)
     call = collect_inputs(inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=names)
@@ -75,18 +77,34 @@ def trace(
     _check_call(model, *call)
     _warn_if_training(model)
     examples = example_leaves(model, tree)
-    args, kwargs = tree.unflatten(examples)
     ties = find_ties(model, tree, examples)
+
+    def capture(leaves: Sequence[Any], order: DictOrder | None = None) -> ExportedProgram:
+        args, kwargs = tree.unflatten(leaves)
+        with TRACING, quiet_torch(), _prepared(model, kwargs, ties, order):
+            shapes = _dynamic_shapes(model, tree, leaves)
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
+
+    order = DictOrder() if not strict and holds_dicts(*call[0], *call[1].values()) else None
     try:
-        with TRACING, _prepared(model, kwargs, ties):
-            dynamic_shapes = _dynamic_shapes(model, tree, examples)
-            ep = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=strict)
+        ep, order = _first_capture(capture, examples, order)
     except (KeyboardInterrupt, TrtcoreError):
         raise
     except Exception as error:
-        raise _export_error(model, tree, error, strict) from error
-    check_corners(model, ep, tree, examples)
+        raise capture_error(model, tree, examples, error, strict) from error
+    ep = capture_for_all_sizes(model, ep, tree, examples, capture)
+    remember(ep, parameters_of_callable(model.forward), dict_order_matters=order is None or order.seen)
     return ep
+
+
+def _first_capture(
+    capture: Callable[..., ExportedProgram], examples: Sequence[Any], order: DictOrder | None
+) -> tuple[ExportedProgram, DictOrder | None]:
+    """Capture, watching the dicts among the arguments where the model takes watched ones."""
+    if order is not None:
+        with suppress(Exception):
+            return capture(examples, order), order
+    return capture(examples), None
 
 
 def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[Any]) -> Any:
@@ -95,7 +113,7 @@ def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[
     for leaf, example in zip(tree.leaves, examples):
         if isinstance(leaf, Input) and leaf.is_dynamic:
             shapes[example] = {
-                # With a max of 2 torch would make the dimension static; check_corners() sets the real range.
+                # With a max of 2 torch would make the dimension static; capture_for_all_sizes() sets the real range.
                 dim: Dim.DYNAMIC(min=size.min, max=size.max if size.max > 2 else None)
                 for dim, size in enumerate(leaf.dims)
                 if size.dynamic
@@ -106,13 +124,17 @@ def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[
 
 
 @contextmanager
-def _prepared(model: torch.nn.Module, kwargs: Mapping[str, Any], ties: Sequence[Any]) -> Iterator[None]:
+def _prepared(
+    model: torch.nn.Module, kwargs: Mapping[str, Any], ties: Sequence[Any], order: DictOrder | None = None
+) -> Iterator[None]:
     """The model while it is traced: tied sizes are compared, and ``**kwargs`` has the names that are given.
 
     torch.export refuses dynamic shapes together with names that only ``**kwargs`` takes (it looks for them
     among the named arguments), so forward gets a signature that names them.
     """
-    hook = model.register_forward_pre_hook(tie_hook(ties), with_kwargs=True) if ties else None
+    hooks = [model.register_forward_pre_hook(tie_hook(ties), with_kwargs=True)] if ties else []
+    if order is not None:
+        hooks.append(model.register_forward_pre_hook(order.hook, with_kwargs=True))
     replaced = False
     parameters = list(inspect.signature(model.forward).parameters.values())
     if (
@@ -137,7 +159,7 @@ def _prepared(model: torch.nn.Module, kwargs: Mapping[str, Any], ties: Sequence[
     finally:
         if replaced:
             del model.forward
-        if hook is not None:
+        for hook in hooks:
             hook.remove()
 
 
@@ -151,42 +173,6 @@ def argument_names(model: torch.nn.Module) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind not in variadic]
 
 
-def model_device(model: torch.nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer is; the CPU for a model without any."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
-def example_leaves(model: torch.nn.Module, tree: InputTree) -> list[Any]:
-    """The leaves with every ``Input`` replaced by a tensor, each a tensor of its own.
-
-    Dynamic dimensions get their opt size, but at least 2: torch.export treats 0 and 1 as special.
-    """
-    device = model_device(model)
-    examples: list[Any] = []
-    seen: set[int] = {id(leaf) for leaf in tree.leaves if isinstance(leaf, torch.Tensor)}
-    given: set[int] = set()
-    for leaf in tree.leaves:
-        if not isinstance(leaf, Input):
-            # A tensor that is given twice would be one input for torch.export, and the other be ignored.
-            twice = isinstance(leaf, torch.Tensor) and id(leaf) in given
-            examples.append(leaf.clone() if twice else leaf)
-            given.add(id(leaf))
-            continue
-        sizes = [max(dim.opt, 2) if dim.dynamic else dim.opt for dim in leaf.dims]
-        if leaf.example is not None and all(
-            size == dim.opt or (dim.dynamic and size >= 2) for size, dim in zip(leaf.example.shape, leaf.dims)
-        ):
-            sizes = list(leaf.example.shape)
-        example = leaf.example_tensor(sizes, device=device)
-        if id(example) in seen:
-            example = example.clone()
-        seen.add(id(example))
-        examples.append(example)
-    return examples
-
-
 def _check_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     try:
         signature = inspect.signature(model.forward)
@@ -195,16 +181,26 @@ def _check_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
+        shape = tuple(args)
+        one_shape = len(shape) > 1 and all(type(size) is int for size in shape)
         raise InputError(
             f"the inputs do not fit {type(model).__name__}.forward{signature}: {error}",
-            advice="inputs are the positional arguments in order; kwarg_inputs the others by name",
+            advice=f"for one tensor of the shape {shape} write inputs=[trtcore.Input({shape})]"
+            if one_shape
+            else "inputs are the positional arguments in order; kwarg_inputs the others by name",
         ) from None
 
 
+_DIFFERENT_IN_TRAINING = (
+    *(torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm),
+    *(torch.nn.Dropout, torch.nn.Dropout1d, torch.nn.Dropout2d, torch.nn.Dropout3d),
+    *(torch.nn.AlphaDropout, torch.nn.FeatureAlphaDropout),
+)
+
+
 def _warn_if_training(model: torch.nn.Module) -> None:
-    behaves_differently = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
     for name, module in model.named_modules():
-        if module.training and isinstance(module, behaves_differently):
+        if module.training and isinstance(module, _DIFFERENT_IN_TRAINING):
             warnings.warn(
                 f"{type(model).__name__} is exported in training mode ({name or 'it'} is a "
                 f"{type(module).__name__}); call model.eval() first for inference",
@@ -212,60 +208,3 @@ def _warn_if_training(model: torch.nn.Module) -> None:
                 stacklevel=3,
             )
             return
-
-
-def _export_error(model: torch.nn.Module, tree: InputTree, error: Exception, strict: bool) -> ExportError:
-    text = str(error)
-    noise = ("For ", "The error above occurred", "Caused by")
-    lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith(noise)][:8]
-    dynamic = [
-        f"{name} dimension {index} ({dim})"
-        for name, leaf in zip(tree.names, tree.leaves)
-        if isinstance(leaf, Input)
-        for index, dim in enumerate(leaf.dims)
-        if dim.dynamic
-    ]
-    if dynamic and ("Constraints violated" in text or "user-specified" in text):
-        advice = (
-            f"dynamic here are {', '.join(dynamic)}. Where the model fixes a size, give the Input this "
-            "size as min, opt and max; where two inputs must agree, make both dynamic with equal opt sizes"
-        )
-    else:
-        other = "strict=False" if strict else "strict=True"
-        advice = (
-            f"torch.export.draft_export(model, args) lists everything that stands in the way; {other} "
-            "captures in another way; control flow on tensor values needs torch.cond"
-        )
-        if dynamic:
-            advice += f"; or make some of the dynamic dimensions static: {', '.join(dynamic)}"
-    return ExportError(
-        "\n    ".join(
-            [f"torch.export could not capture {type(model).__name__}: {type(error).__name__}", *lines]
-        ),
-        where=_user_line(error),
-        advice=advice,
-    )
-
-
-def _user_line(error: BaseException) -> str | None:
-    """The innermost line of the traceback that belongs neither to torch nor to trtcore."""
-    own = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.dirname(__file__)) + os.sep)
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        for frame in reversed(traceback.extract_tb(error.__traceback__)):
-            # The first frames are of whoever called trace(); the model's own come from a forward or below it.
-            if not frame.filename.startswith((*own, "<")) and _below_export(error, frame):
-                return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return None
-
-
-def _below_export(error: BaseException, frame: traceback.FrameSummary) -> bool:
-    torch_directory = os.path.dirname(torch.__file__) + os.sep
-    for outer in traceback.extract_tb(error.__traceback__):
-        if outer is frame or (outer.filename, outer.lineno) == (frame.filename, frame.lineno):
-            return False
-        if outer.filename.startswith(torch_directory):
-            return True
-    return False

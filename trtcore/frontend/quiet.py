@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from trtcore.ir.torch_private import FakeTensor, silent_export
+
 
 def can_run(model: torch.nn.Module) -> bool:
     """Whether the model's weights are real tensors."""
-    from torch._subclasses.fake_tensor import FakeTensor
-
     tensors = (*model.parameters(), *model.buffers())
     return not any(tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in tensors)
 
@@ -33,3 +34,25 @@ def without_traces(inputs: Any) -> Iterator[Any]:
     with torch.no_grad(), torch.random.fork_rng(devices=gpus):
         torch.manual_seed(0)
         yield pytree.tree_map_only(torch.Tensor, torch.clone, inputs)
+
+
+@contextmanager
+def quiet_torch() -> Iterator[None]:
+    """What torch logs and prints while it traces stays off the screen: an error of ours says it, and only once."""
+
+    def refuse(_record: logging.LogRecord) -> bool:
+        return False
+
+    loggers = [
+        logger
+        for name, logger in list(logging.root.manager.loggerDict.items())
+        if isinstance(logger, logging.Logger) and (name == "torch" or name.startswith("torch."))
+    ]
+    for logger in loggers:
+        logger.addFilter(refuse)
+    try:
+        with silent_export():
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(refuse)

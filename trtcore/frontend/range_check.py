@@ -1,59 +1,109 @@
 """Holding an exported program to the sizes that were asked for.
 
-torch.export traces with sizes of at least 2 and takes every branch as for those. At the ends of the ranges,
-where a size is 0 or 1 or one of torch's guards is false, the captured graph may or may not be the model.
-There both are run (or, where that is impossible, the model is exported again with these sizes and the graphs
-are compared), and the range is promised only if they agree.
+torch.export traces with sizes of at least 2 and takes every branch as for the sizes that it was given. Two things can
+make the captured graph another function than the model inside of the range:
+
+- sizes of 0 and 1, about which it assumes without saying so. There both are run (or, where that is impossible, the
+  model is exported again with these sizes and the graphs are compared);
+- its guards. Each is looked at over the whole range. Where some do not hold everywhere, the model is captured again at
+  sizes that they exclude, which shows what it does there, and the capture that is the model everywhere is taken.
+
+The range is promised only if one capture is the model in all of it. A guard that leaves out nothing but sizes at which
+the model itself fails stays, and refuses them at the call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-import sympy
 import torch
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from trtcore.errors import ExportError
-from trtcore.frontend.quiet import can_run, run, without_traces
-from trtcore.frontend.ranges import exported_ranges
-from trtcore.frontend.unlift import unlifted_module
-from trtcore.ir.guards import Guard, input_sources, parse_guards
-from trtcore.ir.inputs import Input, InputTree, leaf_paths, profile_count, profile_dims_at
+from trtcore.frontend.comparing import Verdict, compare, number
+from trtcore.ir.exclusions import describe_exclusion, exclusion
+from trtcore.ir.exported import guards_of, user_placeholders
+from trtcore.ir.guards import Guard
+from trtcore.ir.inputs import Input, InputTree, profile_count, profile_dims_at
 from trtcore.ir.program import SymbolRange
+from trtcore.ir.ranges import exported_ranges
 from trtcore.ir.symbols import solve_linear
+from trtcore.ir.torch_private import guards_code, hint, range_constraints, set_guards_code, size_interval
 
-_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2, torch.float32: 1e-3, torch.float64: 1e-6}
+_MOST_CAPTURES = 4
+_TRIED_PER_REGION = 4
+
+Shapes = tuple[tuple[int, ...] | None, ...]
+"""The shape of every flattened input; None for what is no tensor."""
+
+Point = tuple[int, ...]
+"""A value per symbol of a capture, in the order of its `ranges`."""
 
 
-def check_corners(
-    model: torch.nn.Module, ep: ExportedProgram, tree: InputTree, examples: Sequence[Any]
-) -> None:
-    """Make `ep` promise exactly the sizes that `tree` asks for.
+def capture_for_all_sizes(
+    model: torch.nn.Module,
+    ep: ExportedProgram,
+    tree: InputTree,
+    examples: Sequence[Any],
+    capture: Callable[[Sequence[Any]], ExportedProgram],
+) -> ExportedProgram:
+    """An exported program that is the model for exactly the sizes that `tree` asks for.
 
-    Widens ``ep.range_constraints`` to minima of 0 and 1, and drops guards that were seen not to matter.
+    Args:
+        ep: the capture with `examples`. It comes back, with ``range_constraints`` widened to minima of 0 and 1 and
+            without the guards that were seen not to matter; or another capture, where it is not the model everywhere.
+        capture: exports the model with other examples.
 
     Raises:
-        ExportError: the model works only for a smaller range, or takes another path at one of its ends.
+        ExportError: the model works only for a smaller range, or no capture is the model in all of it.
     """
-    checker = _Checker(model, ep, tree, examples)
-    if checker.ranges:
-        checker.check()
+    first = _Capture(model, ep, tree, examples)
+    if not first.ranges:
+        return ep
+    first.check_exported_ranges()
+    captures = [first]
+    for point in _to_look_at(first, captures):
+        leaves = first.examples_at(first.shapes_at(first.sizes(point)))
+        with suppress(Exception):  # the model may not work there; then trying it says so
+            captures.append(_Capture(model, capture(leaves), tree, examples))
+    problems = []
+    for candidate in captures:
+        problem = candidate.find_problem(captures)
+        if problem is None:
+            candidate.promise()
+            return candidate.ep
+        problems.append(problem)
+    raise problems[0]
 
 
-class _Checker:
+def _to_look_at(first: _Capture, captures: Sequence[_Capture]) -> Iterator[Point]:
+    """Sizes, one after the other, at which none of the captures (which grow meanwhile) says what the model does."""
+    left = [point for point in first.excluded if min(point) >= 2]
+    for _ in range(1, _MOST_CAPTURES):
+        left = [point for point in left if not captures[-1].covers(first, point)]
+        if not left:
+            return
+        yield left.pop(len(left) // 2)
+
+
+class _Capture:
+    """One exported program, its guards, and the ranges that were asked for of its symbols."""
+
     def __init__(
         self, model: torch.nn.Module, ep: ExportedProgram, tree: InputTree, examples: Sequence[Any]
     ) -> None:
         self.model, self.ep, self.tree, self.examples = model, ep, tree, examples
-        nodes = [node for node in ep.graph.nodes if node.op == "placeholder"]
-        specs = ep.graph_signature.input_specs
-        self.placeholders = [n for n, spec in zip(nodes, specs) if spec.kind.name == "USER_INPUT"]
-        self.places: dict[str, str] = {}
+        self.placeholders = user_placeholders(ep)
+        self.places: dict[
+            str, tuple[str, int, int]
+        ] = {}  # symbol -> where it is seen, as scale * symbol + offset
         self.ranges = self._asked_ranges()
+        self.guards = guards_of(ep) if self.ranges else ()
+        self._dims = [str(getattr(node.meta.get("val"), "shape", None)) for node in self.placeholders]
+        self._dropped: set[Guard] = set()
 
     def _asked_ranges(self, profile: int | None = None) -> dict[str, SymbolRange]:
         """What was asked for per symbol, in one profile or over all: the intersection over the places it occurs."""
@@ -81,232 +131,197 @@ class _Checker:
                 if known is not None:
                     low, high = max(low, known.min), min(high, known.max)
                 if known is None or scale == 1:
-                    self.places[symbol] = where
+                    self.places[symbol] = where, scale, offset
                 ranges[symbol] = SymbolRange(symbol, low, min(max(opt, low), high), high)
         return ranges
 
-    def check(self) -> None:
-        self._check_exported_ranges()
-        guards = self._guards()
-        dropped: set[str] = set()
-        for corner in self._corners():
-            size = self._size_of(corner)
-            failing = [guard for guard in guards if guard.expression not in dropped and not guard.holds(size)]
-            if failing or any(value < 2 for value in corner.values()):
-                problem = self._differs(corner)
-                if problem is not None:
-                    raise self._error(corner, failing, problem)
-                dropped.update(guard.expression for guard in failing)
-        self._promise(dropped)
-
-    def _check_exported_ranges(self) -> None:
+    def check_exported_ranges(self) -> None:
         """torch.export narrows a range without a word where the model needs it (kernel > input)."""
         exported = exported_ranges(self.ep.range_constraints)
         for symbol, asked in self.ranges.items():
             low, high = exported.get(symbol, (0, None))
-            # A minimum of 2 is torch's own habit, not the model's need; check() looks at 0 and 1.
+            # A minimum of 2 is torch's own habit, not the model's need; find_problem() looks at 0 and 1.
             low = 0 if low <= 2 else low
             high = asked.max if high is None else high
             if asked.min < low or asked.max > high:
                 raise ExportError(
-                    f"input {self.places[symbol]} was asked for as {asked.min}..{asked.max}, but the model "
+                    f"input {self.places[symbol][0]} was asked for as {asked.min}..{asked.max}, but the model "
                     f"works only for {max(low, asked.min)}..{min(high, asked.max)}",
                     advice="ask for this range",
                 )
 
-    def _guards(self) -> tuple[Guard, ...]:
-        return parse_guards(self.ep._guards_code, self._sources())
+    def _profiles(self) -> list[Mapping[str, SymbolRange]]:
+        count = profile_count(self.tree.leaves, self.tree.names)
+        return [self.ranges] if count == 1 else [self._asked_ranges(index) for index in range(count)]
 
-    def _sources(self) -> dict[str, int]:
-        paths = leaf_paths(self.tree.spec)
-        signature = self.ep.module_call_graph[0].signature
-        return input_sources(paths, getattr(signature, "forward_arg_names", None) or [])
+    def _usual(self, ranges: Mapping[str, SymbolRange]) -> dict[str, int]:
+        return {name: min(max(size.opt, size.min, 2), size.max) for name, size in ranges.items()}
+
+    # --- sizes ---
+
+    def shapes_at(self, sizes: Mapping[str, int]) -> Shapes:
+        """The shapes of the inputs for values of the symbols; those that are not given are as while tracing."""
+        shapes: list[tuple[int, ...] | None] = []
+        for node in self.placeholders:
+            value = node.meta.get("val")
+            if not isinstance(value, torch.Tensor):
+                shapes.append(None)
+                continue
+            found = [(dim, number(dim, sizes)) for dim in value.shape]
+            shapes.append(tuple(n if isinstance(n, int) else _known(dim) for dim, n in found))
+        return tuple(shapes)
+
+    def sizes_at(self, shapes: Shapes) -> dict[str, int] | None:
+        """The values of the symbols for shapes of the inputs; None if there are none, or not of every symbol."""
+        sizes: dict[str, int] = {}
+        for node, shape in zip(self.placeholders, shapes):
+            if shape is None:
+                continue
+            for dim, size in zip(node.meta["val"].shape, shape):
+                solved = solve_linear(dim)
+                if solved is None:
+                    continue
+                name, scale, offset = solved
+                value, rest = divmod(size - offset, scale)
+                if rest or sizes.setdefault(name, value) != value:
+                    return None
+        return sizes if self.shapes_at(sizes) == shapes and self.ranges.keys() <= sizes.keys() else None
+
+    def sizes(self, point: Point) -> dict[str, int]:
+        """The values of the symbols, by name."""
+        return dict(zip(self.ranges, point))
+
+    def covers(self, other: _Capture, point: Point) -> bool:
+        """Whether this capture says what the model does at a point of another: there its guards hold, and no size is
+        one that torch.export makes silent assumptions about."""
+        same = self._dims == other._dims and self.ranges.keys() == other.ranges.keys()
+        sizes = other.sizes(point) if same else self.sizes_at(other.shapes_at(other.sizes(point)))
+        return (
+            sizes is not None
+            and all(sizes[name] >= 2 for name in self.ranges)
+            and all(guard.holds(sizes) for guard in self.guards)
+        )
+
+    @functools.cached_property
+    def excluded(self) -> dict[Point, list[Guard]]:
+        """The points in the range at which guards do not hold, with these guards."""
+        found: dict[Point, list[Guard]] = {}
+        for ranges in self._profiles():
+            usual = self._usual(ranges)
+            for guard in self.guards:
+                for sizes in exclusion(guard, ranges).points:
+                    found.setdefault(tuple({**usual, **sizes}.values()), []).append(guard)
+        return found
+
+    def examples_at(self, shapes: Shapes) -> list[Any]:
+        """The inputs, the dynamic ones with these shapes."""
+        return [
+            leaf.example_tensor(shape, device=example.device, seed=index)
+            if isinstance(leaf, Input) and leaf.is_dynamic
+            else example
+            for index, (leaf, example, shape) in enumerate(zip(self.tree.leaves, self.examples, shapes))
+        ]
+
+    # --- the verdict ---
+
+    def find_problem(self, captures: Sequence[_Capture]) -> ExportError | None:
+        """What stands against promising the range; None if this capture was the model wherever that was in doubt."""
+        found: dict[Point, Verdict] = {}
+        for point in self._ends_in_doubt():
+            found[point] = self._verdict(point)
+            if found[point].problem is not None:
+                return self._error(point, found[point])
+        for point in self._excluded_in_doubt(captures):
+            if point not in found:
+                found[point] = self._verdict(point)
+            if found[point].problem is not None and not found[point].model_fails:
+                return self._error(point, found[point])
+        right = (point for point, verdict in found.items() if verdict.problem is None)
+        self._dropped = {
+            guard for point in right for guard in self.guards if not guard.holds(self.sizes(point))
+        }
+        for point, verdict in found.items():
+            kept = (guard for guard in self.guards if guard not in self._dropped)
+            if verdict.model_fails and all(guard.holds(self.sizes(point)) for guard in kept):
+                return self._error(point, verdict)
+        return None
+
+    def _verdict(self, point: Point) -> Verdict:
+        sizes = self.sizes(point)
+        args, kwargs = self.tree.unflatten(self.examples_at(self.shapes_at(sizes)))
+        return compare(self.model, self.ep, args, kwargs, sizes)
+
+    def _ends_in_doubt(self) -> Iterator[Point]:
+        """The ends of the ranges where something is assumed silently, or a guard is false."""
+        for corner in self._corners():
+            if min(corner.values()) < 2 or not all(guard.holds(corner) for guard in self.guards):
+                yield tuple(corner.values())
+
+    def _excluded_in_doubt(self, captures: Sequence[_Capture]) -> Iterator[Point]:
+        """Some of the excluded points of every kind: that one capture covers, and for which the same guards fail."""
+        regions: dict[Any, list[Point]] = {}
+        for point, guards in self.excluded.items():
+            covering = (index for index, capture in enumerate(captures) if capture.covers(self, point))
+            regions.setdefault((next(covering, None), tuple(guards)), []).append(point)
+        for (covered, _), region in regions.items():
+            count = _TRIED_PER_REGION * (3 if covered is None else 1)
+            step = max((len(region) - 1) / (count - 1), 1)
+            yield from (region[round(index * step)] for index in range(min(count, len(region))))
 
     def _corners(self) -> Iterator[dict[str, int]]:
         """Per profile all minima, all maxima, and each symbol that may be 0 or 1 at its minimum beside usual sizes."""
-        count = profile_count(self.tree.leaves, self.tree.names)
-        profiles = [self.ranges] if count == 1 else map(self._asked_ranges, range(count))
-        seen = set()
-        for ranges in profiles:
+        for ranges in self._profiles():
             usual = {name: min(max(size.min, 2), size.max) for name, size in ranges.items()}
-            corners = [
-                {n: size.min for n, size in ranges.items()},
-                {n: size.max for n, size in ranges.items()},
-            ]
-            corners += [{**usual, name: size.min} for name, size in ranges.items() if size.min < 2]
-            for corner in corners:
-                key = tuple(corner.values())
-                if key not in seen:
-                    seen.add(key)
-                    yield corner
+            yield {n: size.min for n, size in ranges.items()}
+            yield {n: size.max for n, size in ranges.items()}
+            yield from ({**usual, name: size.min} for name, size in ranges.items() if size.min < 2)
 
-    def _shape(self, index: int, corner: Mapping[str, int]) -> list[int]:
-        shape = []
-        for dim in self.placeholders[index].meta["val"].shape:
-            size = _number(dim, corner)
-            shape.append(size if isinstance(size, int) else int(dim.node.hint))
-        return shape
-
-    def _size_of(self, corner: Mapping[str, int]) -> Any:
-        shapes = {
-            index: self._shape(index, corner)
-            for index, leaf in enumerate(self.tree.leaves)
-            if isinstance(leaf, (Input, torch.Tensor))
-        }
-        return lambda index, dim: shapes[index][dim]
-
-    def _call_at(self, corner: Mapping[str, int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        leaves: list[Any] = []
-        for index, (leaf, example) in enumerate(zip(self.tree.leaves, self.examples)):
-            if isinstance(leaf, Input) and leaf.is_dynamic:
-                leaves.append(
-                    leaf.example_tensor(self._shape(index, corner), device=example.device, seed=index)
-                )
-            else:
-                leaves.append(example)
-        return self.tree.unflatten(leaves)
-
-    def _differs(self, corner: Mapping[str, int]) -> str | None:
-        """Why the captured graph is not the model at these sizes; None if it is."""
-        args, kwargs = self._call_at(corner)
-        problem = "its weights are not real, so it can't be tried, and an export with these sizes differs"
-        if can_run(self.model):
-            try:
-                expected = run(self.model, args, kwargs)
-            except Exception as error:
-                # The size may be wrong for the model, or only our made-up values are; an export can tell.
-                problem = f"the model itself fails: {_first_line(error)}"
-            else:
-                return self._outputs_differ(expected, args, kwargs, corner)
-        return None if self._same_graph(args, kwargs, corner) else problem
-
-    def _outputs_differ(
-        self, expected: Any, args: Sequence[Any], kwargs: Mapping[str, Any], corner: Mapping[str, int]
-    ) -> str | None:
-        try:
-            found = _run_graph(unlifted_module(self.ep), pytree.tree_leaves((args, kwargs)), corner)
-        except Exception as error:
-            return f"the captured graph fails: {_first_line(error)}"
-        wanted = pytree.tree_leaves(expected)
-        if len(wanted) != len(found):
-            return "the captured graph has another number of outputs than the model"
-        for index, (want, have) in enumerate(zip(wanted, found)):
-            if not _agree(want, have):
-                return f"output {index} of the captured graph differs from the model's"
-        return None
-
-    def _same_graph(self, args: Sequence[Any], kwargs: Mapping[str, Any], corner: Mapping[str, int]) -> bool:
-        """Whether an export with exactly these sizes gives the same operations on the same values."""
-        try:
-            fixed = torch.export.export(self.model, tuple(args), dict(kwargs))
-        except Exception:
-            return False
-        return _operations(self.ep, corner) == _operations(fixed, {})
-
-    def _error(self, corner: Mapping[str, int], failing: Sequence[Guard], problem: str) -> ExportError:
-        special = {name: value for name, value in corner.items() if value < 2} or corner
-        sizes = ", ".join(
-            f"{self.places[name]} = {value}" for name, value in special.items() if name in self.places
-        )
-        reason = f"; torch.export assumed {' and '.join(g.text for g in failing[:3])}" if failing else ""
+    def _error(self, point: Point, verdict: Verdict) -> ExportError:
+        name, sizes = type(self.model).__name__, self.sizes(point)
+        failing = [guard for guard in self.guards if not guard.holds(sizes)]
+        if not failing:
+            special = {symbol: value for symbol, value in sizes.items() if value < 2} or sizes
+            return ExportError(
+                f"{name} can't be captured for all the sizes asked for, because of {self._at(special)}: "
+                f"{verdict.problem}",
+                advice="ask for a range without this size (a min of 2, usually), and compile this one on its own",
+            )
+        guard = min(failing, key=lambda one: len(one.text))
+        outside = [self.sizes(one) for one, guards in self.excluded.items() if guard in guards]
         return ExportError(
-            f"{type(self.model).__name__} can't be captured for all the sizes asked for, because of {sizes}: "
-            f"{problem}{reason}",
-            advice="ask for a range without this size (a min of 2, usually), and compile this one on its own",
+            f"{name} can't be captured for all the sizes asked for: torch.export assumed "
+            f"{describe_exclusion(guard, outside, self.places)}. "
+            f"At {self._at(sizes, guard.symbols)}: {verdict.problem}",
+            advice="ask for sizes that the condition allows: a smaller range, or Input(profiles=[shape, ...]) with "
+            "the shapes that are needed; or write the model without a branch on the size",
         )
 
-    def _promise(self, dropped: set[str]) -> None:
+    def _at(self, sizes: Mapping[str, int], symbols: Iterable[str] | None = None) -> str:
+        texts = []
+        for name in sizes if symbols is None else symbols:
+            if name in self.places:
+                where, scale, offset = self.places[name]
+                texts.append(f"{where} = {scale * sizes[name] + offset}")
+        return ", ".join(texts)
+
+    def promise(self) -> None:
         """Put what was checked into the exported program."""
-        constraints = self.ep._range_constraints
+        constraints = range_constraints(self.ep)
         for expression in list(constraints):
             solved = solve_linear(expression)
             if solved is None or solved[0] not in self.ranges:
                 continue
             symbol, scale, offset = solved
             asked = self.ranges[symbol]
-            constraints[expression] = ValueRanges(scale * asked.min + offset, scale * asked.max + offset)
-        if dropped:
-            sources = self._sources()
-            self.ep._guards_code = [
-                code
-                for code in self.ep._guards_code
-                if not any(guard.expression in dropped for guard in parse_guards([code], sources))
-            ]
+            constraints[expression] = size_interval(scale * asked.min + offset, scale * asked.max + offset)
+        if self._dropped:
+            code = guards_code(self.ep)
+            kept = [one for one in code if self._dropped.isdisjoint(guards_of(self.ep, [one]))]
+            set_guards_code(self.ep, kept)
 
 
-class _ShapeCheck(torch.fx.Interpreter):
-    """Runs a graph and holds every tensor to the shape that the capture promises."""
-
-    def __init__(self, module: torch.fx.GraphModule, corner: Mapping[str, int]) -> None:
-        super().__init__(module)
-        self._corner = corner
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        result = super().run_node(n)
-        promised = n.meta.get("val")
-        if isinstance(result, torch.Tensor) and isinstance(promised, torch.Tensor):
-            shape = tuple(_number(dim, self._corner) for dim in promised.shape)
-            known = all(
-                isinstance(want, sympy.Expr) or want == have for want, have in zip(shape, result.shape)
-            )
-            if len(shape) != result.dim() or not known:
-                raise RuntimeError(
-                    f"{n.name} ({n.target}) has shape {tuple(result.shape)} instead of {shape}"
-                )
-        return result
-
-
-def _run_graph(module: torch.fx.GraphModule, leaves: Sequence[Any], corner: Mapping[str, int]) -> list[Any]:
-    """The flat outputs of a captured graph, computed without changing its buffers or the inputs."""
-    for container in module.modules():
-        for name, buffer in list(container._buffers.items()):
-            container._buffers[name] = buffer.clone() if buffer is not None else None
-    with without_traces(leaves) as own:
-        return list(_ShapeCheck(module, corner).run(*own))
-
-
-def _agree(want: Any, have: Any) -> bool:
-    if not isinstance(want, torch.Tensor) or not isinstance(have, torch.Tensor):
-        return type(want) is type(have) and bool(want == have)
-    if want.shape != have.shape or want.dtype != have.dtype:
-        return False
-    if not (want.dtype.is_floating_point or want.dtype.is_complex):
-        return torch.equal(want, have)
-    tolerance = _TOLERANCE.get(want.dtype, 1e-3)
-    scale = float(want.abs().nan_to_num(0, 0, 0).max()) if want.numel() else 0.0
-    return torch.allclose(want, have, rtol=tolerance, atol=tolerance * max(scale, 1e-30), equal_nan=True)
-
-
-def _operations(ep: ExportedProgram, corner: Mapping[str, int]) -> list[Any]:
-    """The graph as a comparable list; sizes as numbers, and the nodes that only compute sizes left out."""
-    numbers: dict[torch.fx.Node, Any] = {}
-    listed: list[Any] = []
-
-    def value(argument: Any) -> Any:
-        return numbers[argument] if isinstance(argument, torch.fx.Node) else argument
-
-    for node in ep.graph.nodes:
-        meta = node.meta.get("val")
-        if isinstance(meta, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)):
-            numbers[node] = _number(meta, corner)
-            continue
-        if node.op == "call_function" and not isinstance(meta, (torch.Tensor, tuple, list)):
-            continue
-        numbers[node] = ("node", len(listed))
-        arguments = torch.fx.map_arg((node.args, node.kwargs), lambda n: n)
-        shapes = pytree.tree_map_only(torch.Tensor, lambda t: [_number(d, corner) for d in t.shape], meta)
-        listed.append((node.op, str(node.target), pytree.tree_map(value, arguments), shapes))
-    return listed
-
-
-def _number(value: Any, corner: Mapping[str, int]) -> Any:
-    if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return value
-    expression = value.node.expr
-    known = {s: sympy.Integer(corner[s.name]) for s in expression.free_symbols if s.name in corner}
-    result = expression.xreplace(known)
-    return int(result) if result.is_Integer else result
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+def _known(dim: Any) -> int:
+    """The size while tracing, of a dimension that nothing was asked for about."""
+    size = hint(dim)
+    assert size is not None
+    return size

@@ -10,7 +10,9 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError, InputError
+from trtcore.frontend.examples import example_leaves
 from trtcore.ir.inputs import Input, collect_inputs, flatten_inputs
+from trtcore.ir.torch_private import script_to_exported
 
 
 def trace_script(
@@ -26,8 +28,6 @@ def trace_script(
         InputError: an ``Input`` is dynamic; TorchScript graphs are converted with the sizes of the examples.
         ExportError: the converter does not know something in the graph.
     """
-    from trtcore.frontend.export import example_leaves
-
     forward: Any = model.forward
     names = [argument.name for argument in forward.schema.arguments[1:]]
     call = collect_inputs(inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=names)
@@ -42,9 +42,7 @@ def trace_script(
             )
     args, kwargs = tree.unflatten(example_leaves(model, tree))
     try:
-        from torch._export.converter import TS2EPConverter
-
-        converted = TS2EPConverter(model, args, kwargs).convert()
+        converted = script_to_exported(model, args, kwargs)
         # The converter leaves sizes dynamic that its own graph may hold as constants: fix them.
         ep = torch.export.export(converted.module(check_guards=False), args, kwargs)
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
-"""Shape expressions as small strings: written at compile time, evaluated at run time, without ``eval``.
+"""Shape expressions, and conditions on sizes, as small strings: written at compile time, read at run time.
 
+The one language for sizes in anything that is saved, and the one evaluator of it: no text reaches ``eval`` or sympy.
 An engine's manifest gives every output dimension as an int or as an expression over the symbols of the
 program (``s77``, ``batch``). The text is Python expression syntax restricted to what `evaluate` accepts:
 
@@ -8,10 +9,16 @@ program (``s77``, ``batch``). The text is Python expression syntax restricted to
     ``<  <=  >  >=  ==  !=``                only as the condition of ``Where``
     `FUNCTIONS`                             ``FloorDiv(s0, 2)``, ``Max(1, s0 - 2)``, ``CeilToInt(...)``, ...
 
+and a condition (`parse_condition`) is comparisons of these, joined by ``and``, ``or``, ``not``:
+``s0 % 4 == 0 and 2 <= s1 < s0``.
+
 Function names and meanings are those of ``torch.utils._sympy.functions``, which torch.export uses in
 shapes. Values may be Python ints or ``torch.SymInt``: the fake implementation of the engine op runs the
 same text on symbols. Anything else in a text is an `ArtifactError`; so is a text that is too long or
 nested too deep, a number beyond 64 bits, and a result that is not an integer.
+
+A text becomes closures, as it is read in every call: 10 us where torch's own interpreter of sympy, which is what
+`trtcore.ir.symbols` makes nodes of a graph with, takes 360 (measured).
 """
 
 from __future__ import annotations
@@ -97,20 +104,66 @@ def parse(text: str) -> Expression:
     Raises:
         ArtifactError: the text is not in the language.
     """
+    builder = _Builder(text)
+    closure = builder.build(_syntax_tree(text), 0)
+    constant = None
+    if not builder.symbols:
+        constant = Expression(text, (), None, closure).evaluate({})
+    return Expression(text, tuple(builder.symbols), constant, closure)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A checked condition on sizes.
+
+    Attributes:
+        text: the condition as it was given.
+        symbols: names that `holds` needs, in order of first appearance.
+    """
+
+    text: str
+    symbols: tuple[str, ...]
+    _closure: _Closure
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Whether it is true for these symbols; a division by zero in it, or a number beyond 64 bits, makes it false.
+
+        Raises:
+            ArtifactError: a symbol has no value.
+        """
+        try:
+            return bool(self._closure(values))
+        except KeyError as error:
+            raise ArtifactError(f"condition {self.text!r}: symbol {error.args[0]!r} has no value") from None
+        except (ZeroDivisionError, OverflowError):
+            return False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return parse_condition, (self.text,)
+
+
+@lru_cache(maxsize=8192)
+def parse_condition(text: str) -> Condition:
+    """Check a condition and turn it into closures, once per text.
+
+    Raises:
+        ArtifactError: the text is not in the language.
+    """
+    builder = _Builder(text)
+    closure = builder.condition(_syntax_tree(text), 0)
+    return Condition(text, tuple(builder.symbols), closure)
+
+
+def _syntax_tree(text: str) -> ast.expr:
+    """Python's syntax tree of a text that is not too long; nothing is run."""
     if not isinstance(text, str):
         raise ArtifactError(f"an expression must be a string, not {type(text).__name__}")
     if len(text) > MAX_LENGTH:
         raise ArtifactError(f"expression of {len(text)} characters; at most {MAX_LENGTH} are allowed")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ArtifactError(f"expression {_short(text)!r} does not parse: {error}") from None
-    builder = _Builder(text)
-    closure = builder.build(tree, 0)
-    constant = None
-    if not builder.symbols:
-        constant = Expression(text, (), None, closure).evaluate({})
-    return Expression(text, tuple(builder.symbols), constant, closure)  # type: ignore[arg-type]
 
 
 # ---- evaluation -----------------------------------------------------------------------------------------
@@ -195,7 +248,7 @@ class _Builder:
         if len(node.args) != arity if arity else len(node.args) < 1:
             raise self.refuse(f"{name} of {len(node.args)} arguments")
         if name == "Where":
-            condition = self.condition(node.args[0], depth)
+            condition = self.one_comparison(node.args[0], depth)
             yes, no = self.build(node.args[1], depth), self.build(node.args[2], depth)
             return lambda values: _where(condition(values), yes, no, values)
         arguments = tuple(self.build(argument, depth) for argument in node.args)
@@ -208,6 +261,30 @@ class _Builder:
         return lambda values: function(*(argument(values) for argument in arguments))
 
     def condition(self, node: ast.expr, depth: int) -> _Closure:
+        """Comparisons, joined by and, or, not."""
+        if depth > MAX_DEPTH:
+            raise self.refuse(f"nesting deeper than {MAX_DEPTH}")
+        depth += 1
+        if isinstance(node, ast.BoolOp):
+            parts = tuple(self.condition(part, depth) for part in node.values)
+            every = all if isinstance(node.op, ast.And) else any
+            return lambda values: every(part(values) for part in parts)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            operand = self.condition(node.operand, depth)
+            return lambda values: not operand(values)
+        if not isinstance(node, ast.Compare) or any(type(op) not in _COMPARE for op in node.ops):
+            raise self.refuse("a condition without a comparison")
+        operations = tuple(_COMPARE[type(op)] for op in node.ops)
+        operands = tuple(self.build(part, depth) for part in (node.left, *node.comparators))
+
+        def compare(values: _Values) -> bool:
+            numbers = [operand(values) for operand in operands]
+            return all(test(a, b) for test, a, b in zip(operations, numbers, numbers[1:]))
+
+        return compare
+
+    def one_comparison(self, node: ast.expr, depth: int) -> _Closure:
+        """The condition of a ``Where``: its sizes may be SymInts, and ``and`` would decide them."""
         if not isinstance(node, ast.Compare) or len(node.ops) != 1 or type(node.ops[0]) not in _COMPARE:
             raise self.refuse("a condition that is not one comparison")
         operation = _COMPARE[type(node.ops[0])]
@@ -332,7 +409,10 @@ def _is_wrapped(text: str) -> bool:
 
 def _write(e: Any) -> str:
     import sympy
-    from torch.utils._sympy import functions as torch_functions
+
+    from trtcore.ir.torch_private import size_functions
+
+    torch_functions = size_functions()
 
     if e.is_Symbol:
         if not _SYMBOL.match(e.name) or e.name in FUNCTIONS:

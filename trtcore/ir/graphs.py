@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from trtcore.ir.torch_private import composite_kernel
+
 TRACING = threading.RLock()
 """Held while torch traces: it patches ``nn.Module.__call__`` for the whole process, and two threads that do so at
 once can leave it patched."""
@@ -72,10 +74,7 @@ def fake_mode_of(graph: torch.fx.Graph) -> Any:
 
 def is_composite(op: torch._ops.OpOverload) -> bool:
     """Whether torch itself takes the op apart into others when it is traced below autograd."""
-    name = op._schema.name + ("." + op._overloadname if op._overloadname != "default" else "")
-    return op._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
-        name, torch._C.DispatchKey.CompositeImplicitAutograd
-    )
+    return composite_kernel(op)
 
 
 def looks_into_memory(node: Node) -> bool:

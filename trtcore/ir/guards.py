@@ -1,16 +1,13 @@
-"""What torch.export assumed about input sizes, kept as data and checked without ``eval``.
+"""What torch.export assumed about input sizes, kept as data: conditions over the program's symbols.
 
-torch.export leaves its guards as Python text over ``L['x'].size()[0]``. They are translated once into the
-same text over ``size(i, d)`` (dimension d of input i), and evaluated by a small interpreter over a fixed set
-of operations. A guard about anything else than sizes (strides, for example) is left out.
+torch.export leaves its guards as Python text over ``L['x'].size()[0]``. They are translated once into the language of
+`trtcore.ir.expressions` over the program's symbols (``s77 % 4 == 0``), in which they are saved, checked and read. A
+guard about strides is left out: inputs whose layout matters are held to it by `InputSpec.stride`.
 """
 
 from __future__ import annotations
 
 import ast
-import functools
-import math
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,37 +15,27 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
-SizeOf = Callable[[int, int], Any]
+from trtcore.errors import ArtifactError, ExportError
+from trtcore.ir.expressions import FUNCTIONS, parse_condition
 
-_BINARY: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Div: operator.truediv,
-    ast.Mod: operator.mod,
-}
-_COMPARE: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-}
-_CALLS: dict[str, Callable[..., Any]] = {
-    "min": min,
-    "max": max,
-    "Min": min,
-    "Max": max,
-    "abs": abs,
-    "int": int,
-    "math.floor": math.floor,
-    "math.ceil": math.ceil,
-    "math.trunc": math.trunc,
-    "FloorDiv": operator.floordiv,
-    "PythonMod": operator.mod,
-    "Mod": operator.mod,
+SizeText = Callable[[int, int | None], str]
+"""Text of dimension d of flattened input i over the program's symbols; with None, of input i, an int itself."""
+
+# Python's names in torch's guards -> ours.
+_NAMES = {
+    "min": "Min",
+    "max": "Max",
+    "int": "TruncToInt",
+    "float": "ToFloat",
+    "math.floor": "FloorToInt",
+    "math.ceil": "CeilToInt",
+    "math.trunc": "TruncToInt",
+    "round": "RoundToInt",
+    "torch.sym_float": "ToFloat",
+    "torch.sym_int": "TruncToInt",
+    "torch.sym_max": "Max",
+    "torch.sym_min": "Min",
+    **{name: name for name in FUNCTIONS},
 }
 
 
@@ -58,45 +45,65 @@ class Guard:
 
     Attributes:
         text: for people, over the user's names: ``x.size()[0] % 2 == 0``.
-        expression: over ``size(i, d)``, dimension d of flattened input i.
+        expression: over the program's symbols, in the language of `trtcore.ir.expressions`: ``s77 % 2 == 0``.
+
+    Raises:
+        ArtifactError: `expression` is not in the language.
     """
 
     text: str
     expression: str
 
-    def holds(self, size: SizeOf) -> bool:
-        """Whether the condition is true for these sizes; a division by zero makes it false."""
-        try:
-            return bool(_compiled(self.expression)(size))
-        except ZeroDivisionError:
-            return False
+    def __post_init__(self) -> None:
+        parse_condition(self.expression)
 
-    def inputs(self) -> frozenset[tuple[int, int]]:
-        """The ``(input, dimension)`` pairs that the condition reads."""
-        found = set()
-        for node in ast.walk(ast.parse(self.expression, mode="eval")):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "size":
-                index, dim = (argument.value for argument in node.args)  # type: ignore[attr-defined]
-                found.add((index, dim))
-        return frozenset(found)
+    @classmethod
+    def from_text(cls, expression: str, text: str | None = None) -> Guard:
+        """A guard from text that need not be trusted.
+
+        Raises:
+            ArtifactError: it is not in the language.
+        """
+        if not isinstance(expression, str) or not isinstance(text, (str, type(None))):
+            raise ArtifactError(f"a condition must be a string, got {type(expression).__name__}")
+        return cls(expression if text is None else text, expression)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Names of the sizes that the condition reads."""
+        return parse_condition(self.expression).symbols
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Whether the condition is true for these values of its symbols; a division by zero makes it false."""
+        return parse_condition(self.expression).holds(values)
 
 
-def parse_guards(code: Sequence[str], sources: Mapping[str, int]) -> tuple[Guard, ...]:
+def parse_guards(code: Sequence[str], sources: Mapping[str, int], size: SizeText) -> tuple[Guard, ...]:
     """Guards from the text that torch.export keeps (``ExportedProgram._guards_code``).
 
     Args:
-        code: Python expressions over ``L[...]``.
+        code: Python expressions over ``L[...]``. They are parsed, never run.
         sources: index of each flattened input by its path text, such as ``['x'][0]['y']``.
+        size: text of a dimension, or of an int input, over the program's symbols.
+
+    Raises:
+        ExportError: a condition on sizes that our language has no words for. To leave it out would be to forget it.
     """
     guards: dict[str, Guard] = {}
     for text in code:
         try:
-            tree = ast.parse(text.strip(), mode="eval")
-            expression = ast.unparse(_ReplaceSizes(sources).visit(tree))
-            _compiled(expression)
-        except (SyntaxError, _Unsupported, RecursionError):
-            continue
-        guards.setdefault(expression, Guard(_readable(text), expression))
+            tree = ast.parse(text.strip(), mode="eval").body
+            if _is_about_layout(tree):
+                continue
+            expression = ast.unparse(_Translation(sources, size).visit(tree))
+            guards.setdefault(expression, Guard(_readable(text), expression))
+        except (SyntaxError, ValueError, RecursionError, MemoryError, _Unsupported, ArtifactError) as error:
+            shown = text if len(text) < 200 else f"{text[:200]}..."
+            raise ExportError(
+                f"the model was captured under a condition that trtcore cannot check: {shown}"
+                + (f" ({error})" if str(error) else ""),
+                advice="make the sizes in it static, or take what computes it out of forward",
+            ) from None
     return tuple(guards.values())
 
 
@@ -126,18 +133,23 @@ def input_sources(paths: Sequence[Sequence[Any]], arg_names: Sequence[str]) -> d
 
 
 class _Unsupported(Exception):
-    """The guard uses something outside the fixed set."""
+    """The guard uses something outside of the language."""
 
 
-class _ReplaceSizes(ast.NodeTransformer):
-    """``L['x'].size()[0]`` -> ``size(i, 0)``."""
+def _is_about_layout(tree: ast.expr) -> bool:
+    methods = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return not methods.isdisjoint({"stride", "storage_offset"})
 
-    def __init__(self, sources: Mapping[str, int]) -> None:
-        self._sources = sources
+
+class _Translation(ast.NodeTransformer):
+    """``L['x'].size()[0]`` -> ``s77``, and Python's functions -> ours."""
+
+    def __init__(self, sources: Mapping[str, int], size: SizeText) -> None:
+        self._sources, self._size = sources, size
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         call, dim = node.value, node.slice
-        if not (
+        if (
             isinstance(call, ast.Call)
             and isinstance(call.func, ast.Attribute)
             and call.func.attr == "size"
@@ -145,63 +157,34 @@ class _ReplaceSizes(ast.NodeTransformer):
             and isinstance(dim, ast.Constant)
             and isinstance(dim.value, int)
         ):
-            raise _Unsupported
-        path = ast.unparse(call.func.value)
+            return self._text(call.func.value, dim.value)
+        return self._text(node, None)
+
+    def _text(self, source: ast.AST, dim: int | None) -> ast.AST:
+        path = ast.unparse(source)
         index = self._sources.get(path[1:]) if path.startswith("L[") else None
         if index is None:
-            raise _Unsupported
-        return ast.Call(ast.Name("size", ast.Load()), [ast.Constant(index), ast.Constant(dim.value)], [])
+            raise _Unsupported(f"{path} is no input")
+        return ast.parse(self._size(index, dim), mode="eval").body
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = ast.unparse(node.func)
+        arguments = [self.visit(argument) for argument in node.args]
+        if name == "abs" and len(arguments) == 1:
+            return _call("Max", arguments[0], ast.UnaryOp(ast.USub(), arguments[0]))
+        if name not in _NAMES or node.keywords:
+            raise _Unsupported(f"{name} is not known")
+        return _call(_NAMES[name], *arguments)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        left, right = self.visit(node.left), self.visit(node.right)
+        if isinstance(node.op, ast.Div):
+            return _call("FloatTrueDiv", left, right)
+        return ast.BinOp(left, node.op, right)
 
 
-@functools.lru_cache(maxsize=4096)
-def _compiled(expression: str) -> Callable[[SizeOf], Any]:
-    return _closure(ast.parse(expression, mode="eval").body)
-
-
-def _closure(node: ast.AST) -> Callable[[SizeOf], Any]:
-    """The expression as nested closures over the function that gives a size."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, bool)):
-        value = node.value
-        return lambda size: value
-    if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        binary, left, right = _BINARY[type(node.op)], _closure(node.left), _closure(node.right)
-        return lambda size: binary(left(size), right(size))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
-        unary = operator.neg if isinstance(node.op, ast.USub) else operator.not_
-        operand = _closure(node.operand)
-        return lambda size: unary(operand(size))
-    if isinstance(node, ast.BoolOp):
-        every = all if isinstance(node.op, ast.And) else any
-        parts = [_closure(value) for value in node.values]
-        return lambda size: every(part(size) for part in parts)
-    if isinstance(node, ast.Compare) and all(type(op) in _COMPARE for op in node.ops):
-        return _comparison(node)
-    if isinstance(node, ast.Call) and not node.keywords:
-        return _call(node)
-    raise _Unsupported
-
-
-def _comparison(node: ast.Compare) -> Callable[[SizeOf], Any]:
-    operands = [_closure(part) for part in (node.left, *node.comparators)]
-    compares = [_COMPARE[type(op)] for op in node.ops]
-
-    def compare(size: SizeOf) -> bool:
-        values = [operand(size) for operand in operands]
-        return all(test(a, b) for test, a, b in zip(compares, values, values[1:]))
-
-    return compare
-
-
-def _call(node: ast.Call) -> Callable[[SizeOf], Any]:
-    name = ast.unparse(node.func)
-    if name == "size" and all(isinstance(argument, ast.Constant) for argument in node.args):
-        index, dim = (argument.value for argument in node.args)  # type: ignore[attr-defined]
-        return lambda size: size(index, dim)
-    if name not in _CALLS:
-        raise _Unsupported
-    function = _CALLS[name]
-    arguments = [_closure(argument) for argument in node.args]
-    return lambda size: function(*(argument(size) for argument in arguments))
+def _call(name: str, *arguments: Any) -> ast.Call:
+    return ast.Call(ast.Name(name, ast.Load()), list(arguments), [])
 
 
 def _readable(text: str) -> str:

@@ -57,9 +57,11 @@ class Input:
             are the smallest sizes, the first profile's opt and the largest sizes.
         profiles: several (min, opt, max) shapes, or single shapes for exactly that size; not together with the four
             above. One profile alone is the same as min_shape, opt_shape and max_shape, and leaves this None.
-        dtype: of the tensor; by default that of `example`, else ``torch.float32``.
+        dtype: of the tensor, or its name (``"float16"``); by default that of `example`, else ``torch.float32``.
         device: where the tensor will be; by default that of `example`, else wherever the model's weights are.
         name: what errors and reports call it; by default the name of the model's argument.
+        format: ``torch.contiguous_format`` or ``torch.channels_last``: the memory format that the model is captured
+            with; by default contiguous. Calls may pass any layout.
         example: a tensor to export with, when values or strides matter; its shape must be allowed.
 
     Raises:
@@ -75,6 +77,7 @@ class Input:
     dtype: torch.dtype = field(default=None, kw_only=True)  # type: ignore[assignment]
     device: torch.device | str | None = field(default=None, kw_only=True)
     name: str | None = field(default=None, kw_only=True)
+    format: torch.memory_format = field(default=torch.contiguous_format, kw_only=True)
     example: torch.Tensor | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +93,8 @@ class Input:
             if self.dtype is not None
             else (example.dtype if example is not None else torch.float32)
         )
+        if isinstance(dtype, str):
+            dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
         if not isinstance(dtype, torch.dtype):
             raise self._error(f"dtype must be a torch.dtype such as torch.float16, got {dtype!r}")
         set_(self, "dtype", dtype)
@@ -100,8 +105,19 @@ class Input:
                 raise self._error(f"device {self.device!r} is not a torch device: {error}") from None
         if self.name is not None and not isinstance(self.name, str):
             raise self._error(f"name must be a string, got {describe(self.name)}")
+        self._check_format()
         if example is not None:
             self._check_example(example)
+
+    def _check_format(self) -> None:
+        ranks = {torch.contiguous_format: None, torch.channels_last: 4, torch.channels_last_3d: 5}
+        if not isinstance(self.format, torch.memory_format) or self.format not in ranks:
+            raise self._error(f"format must be one of {', '.join(map(str, ranks))}, got {self.format!r}")
+        rank = ranks[self.format]
+        if rank is not None and len(self.dims) != rank:
+            raise self._error(
+                f"{self.format} is of tensors with {rank} dimensions, this has {len(self.dims)}"
+            )
 
     def _set_profiles(self, given: Any) -> None:
         """Check every profile, and make the four shapes the span of them all."""
@@ -241,6 +257,16 @@ class Input:
             raise InputError(f"Input.from_tensor takes a torch.Tensor, got {describe(tensor)}")
         return cls(tuple(tensor.shape), dtype=tensor.dtype, device=tensor.device, name=name, example=tensor)
 
+    @classmethod
+    def from_tensors(cls, tensors: Sequence[torch.Tensor]) -> list[Input]:
+        """A static Input for each of some tensors, as `from_tensor` makes them."""
+        if not isinstance(tensors, (tuple, list)):
+            raise InputError(
+                f"Input.from_tensors takes a list of tensors, got {describe(tensors)}",
+                advice="for one tensor there is Input.from_tensor(tensor)",
+            )
+        return [cls.from_tensor(tensor) for tensor in tensors]
+
     @property
     def dims(self) -> tuple[DimRange, ...]:
         """The range of every dimension, over all profiles; opt is that of the first."""
@@ -285,7 +311,8 @@ class Input:
             values = torch.randn(tuple(shape), generator=generator, dtype=wide)
         else:
             values = torch.randint(0, 2, tuple(shape), generator=generator)
-        return values.to(device=self.device or device or "cpu", dtype=self.dtype)
+        made = values.to(device=self.device or device or "cpu", dtype=self.dtype)
+        return made.contiguous(memory_format=self.format)
 
     def __str__(self) -> str:
         profiles = " or ".join(
@@ -435,6 +462,7 @@ def flatten_inputs(
     paths, spec = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
     leaves = tuple(leaf for _, leaf in paths)
     names = tuple(input_name(path, argument_names) for path, _ in paths)
+    _refuse_bare_shapes(leaves, (*args, *kwargs.values()))
     for name, leaf in zip(names, leaves):
         if not isinstance(leaf, (torch.Tensor, Input, *PLAIN_TYPES)):
             advice = (
@@ -446,6 +474,18 @@ def flatten_inputs(
                 f"input {name} is {describe(leaf)}, which can't be a model input here", advice=advice
             )
     return InputTree(leaves, names, spec)
+
+
+def _refuse_bare_shapes(leaves: Sequence[Any], arguments: Sequence[Any]) -> None:
+    """Raise for a tuple of ints where no tensor is given at all: somebody means a tensor of this shape."""
+    if any(isinstance(leaf, (torch.Tensor, Input)) for leaf in leaves):
+        return
+    for value in arguments:
+        if isinstance(value, (tuple, list)) and value and all(type(size) is int for size in value):
+            raise InputError(
+                f"an input is {describe(value)}, and none is a tensor",
+                advice=f"for a tensor of this shape write trtcore.Input({tuple(value)})",
+            )
 
 
 def leaf_paths(spec: TreeSpec) -> list[tuple[Any, ...]]:

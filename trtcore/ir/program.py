@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import sympy
@@ -11,7 +11,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from trtcore.ir.facts import Rewrite
+from trtcore.ir.graphs import attribute
 from trtcore.ir.guards import Guard
+from trtcore.ir.signature import Parameters
 
 InputKind = Literal["tensor", "constant", "symint"]
 
@@ -85,9 +87,13 @@ class Program:
         in_spec: pytree spec of ``(args, kwargs)``; None for a flat call (torch.compile).
         out_spec: pytree spec of the outputs; None when the output is the flat tuple itself.
         arg_names: names of the positional arguments, then of the keyword arguments, as in `in_spec`.
+        parameters: of the model's forward, also those that no argument was given for.
+        dict_order_matters: whether a dict among the arguments must have its keys in the order of the capture.
         symbols: range of every size symbol that occurs in `inputs`, by name.
         guards: conditions on input sizes that the graph relies on, beyond `symbols` and `inputs`.
         model_name: class of the model where it is known, for names and messages.
+        weight_names: the model's name of each weight, by the address of its storage: passes make new constants on it.
+        failed: converters that failed for a node, by the node's name: the converter's ``str`` -> why.
         rewrites: what lowering's rules have put other nodes for, in order.
     """
 
@@ -96,7 +102,25 @@ class Program:
     in_spec: pytree.TreeSpec | None
     out_spec: pytree.TreeSpec | None
     arg_names: tuple[str, ...] = ()
+    parameters: Parameters = ()
+    dict_order_matters: bool = True
     symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
     model_name: str = "model"
+    weight_names: Mapping[int, str] = field(default_factory=dict)
+    failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     rewrites: tuple[Rewrite, ...] = ()
+
+    def with_weight_names(self) -> Program:
+        """The program as it was captured, with the names of its weights; tied ones have the first."""
+        names: dict[int, str] = {}
+        for node in self.graph_module.graph.find_nodes(op="get_attr"):
+            value = attribute(self.graph_module, str(node.target))
+            if isinstance(value, torch.Tensor) and type(value) in (torch.Tensor, torch.nn.Parameter):
+                names.setdefault(value.untyped_storage().data_ptr(), str(node.target))
+        return replace(self, weight_names=names)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The guards, as `trtcore.ir.expressions.parse_condition` reads them."""
+        return tuple(guard.expression for guard in self.guards)

@@ -8,14 +8,27 @@ import re
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch.fx import Node
 
+from trtcore.ir.ops import op_name
+
+__all__ = [
+    "Source",
+    "code_line",
+    "describe",
+    "module_path",
+    "op_name",
+    "plain_path",
+    "source_line",
+]
+
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _TESTING = (
-    os.path.join(os.path.dirname(__file__), "testing") + os.sep
+    os.path.join(os.path.dirname(os.path.dirname(__file__)), "testing") + os.sep
 )  # what it wraps functions in is not the user's
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>\S+))?')
 
@@ -38,26 +51,27 @@ class Source:
         return f"{self.name} ({self.op})"
 
 
-def op_name(target: Any) -> str:
-    """The name people know an op by: ``aten.gelu.default``, or a callable's own name."""
-    name = getattr(target, "__name__", None)
-    if hasattr(target, "_schema") or hasattr(target, "overloads"):
-        return str(target)
-    module = getattr(target, "__module__", "") or ""
-    return (
-        f"{module.removeprefix('_')}.{name}"
-        if name and module not in ("", "builtins")
-        else str(name or target)
-    )
-
-
 def module_path(node: Node) -> str:
     """Dotted path of the innermost module whose forward made the node; "" if unknown or the root."""
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return ""
-    path = next(reversed(stack.values()))[0]
-    return re.sub(r"^L\['self'\]\.?|^L__self___?", "", path).replace("['", ".").replace("']", "")
+    return plain_path(str(next(reversed(stack.values()))[0]))
+
+
+@lru_cache(maxsize=4096)
+def plain_path(text: str) -> str:
+    """A module's path as export or Dynamo writes it, as ``nn.Module.get_submodule`` takes it.
+
+    Example:
+        >>> plain_path("L['self'].layers[0]"), plain_path("L['self']._modules['layers']._modules['0']")
+        ('layers.0', 'layers.0')
+    """
+    text = re.sub(r"^L\[['\"]self['\"]\]\.?|^L__self___?", "", text)
+    if "[" in text:
+        text = re.sub(r"\._modules\b|^_modules\b", "", text)
+        text = re.sub(r"\[['\"]?([^\]'\"]+)['\"]?\]", r".\1", text)
+    return text.lstrip(".")
 
 
 def source_line(node: Node) -> str:

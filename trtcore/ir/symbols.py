@@ -7,26 +7,44 @@ never read back from an engine's output.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
 
+from trtcore.ir.torch_private import (
+    evaluate_expression,
+    expression,
+    expression_bounds,
+    is_size_decision,
+    undecided_sizes,
+)
+
 if TYPE_CHECKING:
     from trtcore.ir.program import SymbolRange
+
+
+__all__ = [
+    "SizeMaterialiser",
+    "bounds",
+    "expression_of",
+    "free_symbols",
+    "is_integral",
+    "is_size_decision",
+    "is_symbolic",
+    "solve_linear",
+    "undecided_sizes",
+]
 
 
 def expression_of(dim: Any) -> sympy.Expr | int:
     """The sympy expression of a SymInt, or the int itself."""
     if isinstance(dim, torch.SymInt):
-        expression = dim.node.expr
-        return int(expression) if expression.is_Integer else expression
+        found = expression(dim)
+        return int(found) if found.is_Integer else found
     if isinstance(dim, sympy.Expr):
         return int(dim) if dim.is_Integer else dim
     return int(dim)
@@ -70,12 +88,9 @@ def bounds(dim: Any, ranges: Mapping[str, SymbolRange]) -> tuple[int, int, int]:
     if expression.is_Symbol:
         known = ranges[str(expression)]
         return known.min, known.opt, known.max
-    from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
-
     used = {symbol: ranges[symbol.name] for symbol in expression.free_symbols}
-    interval = bound_sympy(expression, {s: ValueRanges(r.min, r.max) for s, r in used.items()})
     opt = expression.xreplace({s: sympy.Integer(r.opt) for s, r in used.items()})
-    low, high = interval.lower, interval.upper
+    low, high = expression_bounds(expression, {s: (r.min, r.max) for s, r in used.items()})
     if not (low.is_Integer and high.is_Integer):
         at_corners = _at_corners(expression, used)
         low, high = min(at_corners), max(at_corners)
@@ -105,74 +120,6 @@ def is_integral(dim: Any) -> bool:
 def is_symbolic(value: Any) -> bool:
     """True for a SymInt, SymFloat or SymBool."""
     return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
-
-
-class _SizeDecisionError(RuntimeError):
-    """Code asked a question about a symbolic size that has no answer for all its values."""
-
-
-@contextmanager
-def undecided_sizes(shape_env: Any) -> Iterator[None]:
-    """Within this, a question whose answer depends on a symbolic size raises, and does not make the size a constant.
-
-    torch has it as ``ShapeEnv.error_on_new_guards`` since 2.12; for 2.11 the same is done here. What torch itself asks
-    with a default for undecided answers (is this tensor of size n - 1 contiguous, were n 2?) gets the default.
-    """
-    from torch.fx.experimental import _config
-
-    raising = getattr(shape_env, "error_on_new_guards", None) or partial(_raising, shape_env)
-    # Not by `_config.patch`, which makes a class and a context variable each time: it is asked for every node.
-    before = _config.backed_size_oblivious
-    _config.backed_size_oblivious = True
-    try:
-        with raising():
-            yield
-    finally:
-        _config.backed_size_oblivious = before
-
-
-@contextmanager
-def _raising(shape_env: Any) -> Iterator[None]:
-    original = shape_env.evaluate_sym_node
-
-    def evaluate(sym_node: Any, *args: Any, **kwargs: Any) -> Any:
-        if shape_env._maybe_evaluate_static(sym_node.expr) is None and kwargs.get("fallback_value") is None:
-            raise _SizeDecisionError(f"{sym_node.expr} is not known for all sizes")
-        return original(sym_node, *args, **kwargs)
-
-    shape_env.evaluate_sym_node = evaluate
-    try:
-        yield
-    finally:
-        del shape_env.evaluate_sym_node
-
-
-_SIZE_FACTS = (
-    "guards", "axioms", "replacements", "replacements_slocs", "divisible", "var_to_range", "var_to_range_sloc",
-    "deferred_runtime_asserts", "num_deferred_runtime_asserts", "symbol_guard_counter", "size_like",
-)  # fmt: skip
-
-
-def remember_sizes(shape_env: Any) -> Callable[[], None]:
-    """What is known of sizes now; the function that is returned forgets what was decided since."""
-    known = {name: copy.copy(getattr(shape_env, name)) for name in _SIZE_FACTS if hasattr(shape_env, name)}
-
-    def restore() -> None:
-        if shape_env is None:
-            return
-        for name, value in known.items():
-            setattr(shape_env, name, copy.copy(value))
-        for counter in ("_version_counter", "_replacements_version_counter"):  # what caches go by
-            if hasattr(shape_env, counter):
-                setattr(shape_env, counter, getattr(shape_env, counter) + 1)
-        getattr(shape_env, "fake_tensor_cache", {}).clear()
-
-    return restore
-
-
-def is_size_decision(error: BaseException) -> bool:
-    """Whether an exception comes from :func:`undecided_sizes`."""
-    return isinstance(error, _SizeDecisionError) or type(error).__name__ == "_ShapeEnvGuardError"
 
 
 class SizeMaterialiser:
@@ -245,11 +192,8 @@ class SizeMaterialiser:
         return node
 
     def _expression(self, expression: sympy.Expr) -> Any:
-        from torch.utils._sympy.interp import sympy_interp
-        from torch.utils._sympy.reference import PythonReferenceAnalysis
-
         bindings: dict[sympy.Symbol, Any] = {
             symbol: torch.fx.Proxy(self.make(symbol)) for symbol in expression.free_symbols
         }
-        result = sympy_interp(PythonReferenceAnalysis, bindings, expression)
+        result = evaluate_expression(expression, bindings)
         return result.node if isinstance(result, torch.fx.Proxy) else result

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from trtcore.ir.torch_private import storage_id
+
 
 def storage(node: Any) -> int | None:
     """Identity of the memory that a node's value lives in; None for what is no plain tensor."""
@@ -21,7 +23,7 @@ def storage(node: Any) -> int | None:
         value = value[0]
     if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
         return None
-    return int(value.untyped_storage()._cdata)
+    return storage_id(value)
 
 
 def mutated_placeholders(gm: GraphModule) -> set[Node]:

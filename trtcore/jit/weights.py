@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from trtcore.ir.torch_private import version
+
 _PLACES, _BYTES = 4, 16
 _GPU_PERIOD = 0.02  # seconds between two comparisons on a GPU
 
@@ -41,7 +43,7 @@ class WeightWatch:
         self._tensors = tuple(map(weakref.ref, tensors))
         self._pointers = [tensor.data_ptr() for tensor in tensors]
         self._counted = [index for index, tensor in enumerate(tensors) if not tensor.is_inference()]
-        self._versions = [tensors[index]._version for index in self._counted]
+        self._versions = [version(tensors[index]) for index in self._counted]
         sampled = [index for index, tensor in enumerate(tensors) if _can_sample(tensor)]
         self._samples: list[_CpuSample | _GpuSample] = []
         on_cpu = [index for index in sampled if tensors[index].device.type == "cpu"]
@@ -66,8 +68,8 @@ class WeightWatch:
         if [tensor.data_ptr() for tensor in tensors] != self._pointers:
             moved = (tensor.data_ptr() != old for tensor, old in zip(tensors, self._pointers))
             return f"{self._first(moved)} has other memory than before"
-        if [tensors[index]._version for index in self._counted] != self._versions:
-            written = (tensors[i]._version != old for i, old in zip(self._counted, self._versions))
+        if [version(tensors[index]) for index in self._counted] != self._versions:
+            written = (version(tensors[i]) != old for i, old in zip(self._counted, self._versions))
             return f"{self._names[self._counted[list(written).index(True)]]} was changed in place"
         for sample in self._samples:
             if (index := sample.changed()) is not None:

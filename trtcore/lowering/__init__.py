@@ -13,20 +13,21 @@ from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 
-from torch._subclasses.fake_tensor import FakeTensor
+import attrs
 from torch.fx import GraphModule
 
 from trtcore.context import CompileContext
 from trtcore.ir.facts import rewrites_of
 from trtcore.ir.graphs import attribute, fake_mode_of
 from trtcore.ir.program import Program
+from trtcore.ir.torch_private import FakeTensor
 from trtcore.lowering.decompose import decompose
 from trtcore.lowering.functionalize import functionalize
 from trtcore.lowering.match import is_pattern, match_patterns, unfuse
 from trtcore.lowering.passes import run_passes
-from trtcore.packs.loading import pack_failure
+from trtcore.packs.failures import pack_failure
+from trtcore.packs.model import LoweringPass
 from trtcore.packs.pass_order import order, told
-from trtcore.packs.registry import LoweringPass
 from trtcore.packs.selection import SelectionMemo
 
 __all__ = ["CORE_PASSES", "lower", "ordered_passes", "restore_patterns"]
@@ -44,7 +45,7 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
             warning.
     """
     passes = [
-        replace(one, run=partial(decompose, memo=memo)) if one.run is decompose else one
+        attrs.evolve(one, run=partial(decompose, memo=memo)) if one.run is decompose else one
         for one in ordered_passes(ctx.registry.lowering_passes, ctx.settings.disabled_passes)
     ]
     _one_fake_mode(program.graph_module)

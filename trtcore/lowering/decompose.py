@@ -24,7 +24,7 @@ from trtcore.ir.facts import set_facts
 from trtcore.ir.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
 from trtcore.ir.provenance import op_name
 from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
-from trtcore.packs.selection import SelectionMemo
+from trtcore.packs.selection import SelectionMemo, Verdict
 
 _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a cycle
 
@@ -69,7 +69,7 @@ class _Decomposer:
             self._decompose_anyway(graph, node, depth)
             return ""
         function = self._decomposition(node)
-        if function is None or depth >= _DEPTH or selection.reason.startswith("forced to torch"):
+        if function is None or depth >= _DEPTH or selection.verdict is Verdict.FORCED_TO_TORCH:
             return selection.reason
         pieces = self._pieces(node, function, depth)
         if isinstance(pieces, str):

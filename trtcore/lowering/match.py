@@ -22,8 +22,10 @@ from trtcore.ir.graphs import is_size, mutates
 from trtcore.ir.provenance import Source, op_name, source_line
 from trtcore.ir.schema import normalise_arguments
 from trtcore.ir.symbols import SizeMaterialiser, expression_of
+from trtcore.packs.failures import pack_failure
+from trtcore.packs.model import Converter
 from trtcore.packs.patterns import Pattern
-from trtcore.packs.registry import Candidate, Converter
+from trtcore.packs.selection import Candidate, Verdict
 
 _FRAGMENT = "trtcore_fragment"
 
@@ -85,8 +87,6 @@ class Shape:
 
 def _shape(pattern: Pattern, ctx: CompileContext, lower: Lower) -> Shape | None:
     """The pattern as the model's graph would hold it; None, with a warning, where it cannot be traced or lowered."""
-    from trtcore.packs.loading import pack_failure
-
     (first, *_) = ctx.registry.candidates(pattern)
     try:
         traced = pattern.trace()
@@ -407,7 +407,9 @@ def _replace(graph: Graph, shape: Shape, found: Match, ctx: CompileContext) -> l
         graph.erase_node(fused)
         anchor = found.nodes[shape.anchor]
         lost = [
-            one if one.verdict == "rejected" else Candidate(one.converter, "rejected", objection)
+            Candidate(one.converter, Verdict.OVERLAP, objection)
+            if one.verdict in (Verdict.CHOSEN, Verdict.SHADOWED)
+            else one
             for one in selection.candidates
         ]
         known = facts(anchor).objections
@@ -457,7 +459,7 @@ def _objection(chosen: Converter, sources: Sequence[Node], ctx: CompileContext) 
         if mutates(node):
             return f"{node.name} writes to a tensor"
         own = ctx.registry.select(node, ctx)
-        if own.reason.startswith("forced to torch"):
+        if own.verdict is Verdict.FORCED_TO_TORCH:
             return f"its op {own.target} is {own.reason}"
         if own.chosen is not None and ctx.registry.goes_before(own.chosen, chosen):
             return f"{own.chosen} goes before it for its op {own.target}"

@@ -12,15 +12,15 @@ from typing import Any, TypeGuard
 
 import torch
 from torch.fx import Graph, GraphModule, Node
-from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from trtcore.context import CompileContext
 from trtcore.errors import InputError, PackError, SettingsError, TrtcoreError
 from trtcore.ir.facts import rewrites_of
 from trtcore.ir.graphs import attribute, fake_mode_of
-from trtcore.ir.symbols import expression_of, remember_sizes
-from trtcore.packs.loading import pack_failure
-from trtcore.packs.registry import LoweringPass, Scope
+from trtcore.ir.symbols import expression_of
+from trtcore.ir.torch_private import LazyGraphModule, remember_sizes
+from trtcore.packs.failures import pack_failure
+from trtcore.packs.model import LoweringPass, Scope
 
 
 def run_passes(graph_module: GraphModule, passes: Sequence[LoweringPass], ctx: CompileContext) -> GraphModule:
@@ -37,19 +37,19 @@ def run_passes(graph_module: GraphModule, passes: Sequence[LoweringPass], ctx: C
         try:
             result = runner.run(graph_module, left)
         except _PassFailure as failure:
-            if not failure.culprit.required:
-                _leave_out(failure, left)
-            elif runner.checks_all:
+            if not runner.checks_all:
+                runner.checks_all = True  # an earlier pass may have broken the graph: find out which
+            elif failure.culprit.required:
                 raise failure.error from failure.error.__cause__
             else:
-                runner.checks_all = True  # maybe it is an earlier pass that has broken the graph
+                _leave_out(failure, left)
         else:
             try:
                 result.graph.lint()
             except Exception:
                 if runner.checks_all:
                     raise
-                runner.checks_all = True  # one of them has broken the graph: find out which
+                runner.checks_all = True
             else:
                 return result
         graph_module = before.restore()
@@ -206,7 +206,7 @@ class _Record:
             args, kwargs = torch.fx.map_arg((args, kwargs), known.__getitem__)
             node = known[old] = graph.create_node(op, target, args, kwargs, name, kind)
             node.meta = dict(meta)
-        return _LazyGraphModule(dict(self.attributes), graph, self.class_name)
+        return LazyGraphModule(dict(self.attributes), graph, self.class_name)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,9 @@ def _restore_inputs(traced: GraphModule, source: GraphModule, fed: Sequence[Node
 def _stays_whole(node: Node, ctx: CompileContext) -> bool:
     """A composite op with a converter whose results are its own: functionalisation has nothing to do in it."""
     op = node.target
-    if not isinstance(op, torch._ops.OpOverload) or not ctx.registry.candidates(op) or not is_composite(op):
+    if not isinstance(op, torch._ops.OpOverload) or not is_composite(op):
+        return False
+    if not ctx.registry.candidates(op) and ctx.registry.refusal(op) is None:
         return False
     if any(value.alias_info is not None for value in (*op._schema.arguments, *op._schema.returns)):
         return False

@@ -23,9 +23,9 @@ from trtcore.ir.symbols import expression_of
 from trtcore.lowering.decompose import signature
 from trtcore.lowering.match import Shape, find, is_replaceable, shape_of
 from trtcore.lowering.rewrite import log_rewrite, provenance, replace_node
-from trtcore.packs.declare import LoweringPass
+from trtcore.packs.model import LoweringPass
 from trtcore.packs.patterns import Pattern
-from trtcore.packs.registry import forced_to_torch
+from trtcore.packs.rules import forced_to_torch
 
 __all__ = ["RewriteRule", "RuleMatch", "rewrite", "rules_pass"]
 

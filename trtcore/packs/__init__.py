@@ -13,6 +13,6 @@ _OLD = ("build_registry", "describe_packs", "forget_packs", "load_packs", "regis
 def __getattr__(name: str) -> Any:
     if name not in _OLD:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from trtcore.packs import loading
+    from trtcore.packs import listing, loading
 
-    return getattr(loading, name)
+    return getattr(listing if name == "describe_packs" else loading, name)

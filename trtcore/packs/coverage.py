@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trtcore.errors import BackendUnavailableError, InputError, PackError, SettingsError
+from trtcore.errors import BackendUnavailableError, InputError, PackError, SettingsError, shown
 from trtcore.ir.graphs import is_composite
-from trtcore.packs.declare import Converter, Requires, find_target, resolve_target, target_name
+from trtcore.ir.ops import find_target, op_name, resolve_target
+from trtcore.packs.model import Converter, Requires
 from trtcore.packs.patterns import Pattern
 
 if TYPE_CHECKING:
@@ -24,20 +25,21 @@ def describe_ops() -> list[dict[str, Any]]:
     """Every op that a pack converts or decomposes, and every core ATen op, as ``trtcore ops`` lists them.
 
     Returns:
-        Per op, by name: ``op``, ``by`` ("converter", "pattern", "decomposition", "torch's decomposition" or "torch"),
-        ``pack`` (of the first converter or of the decomposition), ``converters`` (how many), ``dynamic`` (whether
+        Per op, by name: ``op``, ``by`` ("converter", "pattern", "decomposition", "torch's decomposition", "refused"
+        (a pack says that no converter can help) or "torch"), ``pack`` (of the first converter, of the decomposition or
+        of the refusal), ``converters`` (how many), ``dynamic`` (whether
         one of them takes dynamic shapes), ``core`` (whether it is a core ATen op).
     """
     registry = _registry()
     owners = _decomposition_owners(registry)
     core = dict.fromkeys(_core_ops())
     rows = []
-    for target in {**dict.fromkeys(registry.targets), **dict.fromkeys(owners), **core}:
+    for target in {**dict.fromkeys(registry.targets), **dict.fromkeys(owners), **_refused(registry), **core}:
         found = registry.candidates(target)
-        by, pack = _fate(target, found, owners)
+        by, pack = _fate(target, registry, owners)
         rows.append(
             {
-                "op": target_name(target),
+                "op": op_name(target),
                 "by": by,
                 "pack": pack,
                 "converters": len(found),
@@ -55,7 +57,8 @@ def describe_op(name: str) -> list[dict[str, Any]]:
         name: ``aten.gelu`` (all overloads), ``aten.gelu.default``, ``torchvision::nms``.
 
     Returns:
-        Per overload: ``op``, ``by``, ``pack`` as in `describe_ops`; ``note`` (why a converter of it waits, say);
+        Per overload: ``op``, ``by``, ``pack`` as in `describe_ops`; ``note`` (why a pack refuses it, or why a converter
+        of it waits);
         ``candidates``, best first: ``converter``, ``source``, ``version``, ``scope``, ``priority``, ``dynamic``,
         ``validator``, ``requires`` (text), ``unmet`` (why the backend does not hold them; None where they hold, or
         cannot be asked), ``place`` (why it stands behind the one before) and ``defined`` (file and line).
@@ -68,9 +71,9 @@ def describe_op(name: str) -> list[dict[str, Any]]:
     backend, target = _backend(registry)
     described = [
         {
-            "op": target_name(op),
-            **dict(zip(("by", "pack"), _fate(op, registry.candidates(op), owners))),
-            "note": "",
+            "op": op_name(op),
+            **dict(zip(("by", "pack"), _fate(op, registry, owners))),
+            "note": refusal.reason if (refusal := registry.refusal(op)) is not None else "",
             "candidates": [
                 _described(one, place, backend, target)
                 for one, place in zip(registry.candidates(op), registry.places(op))
@@ -80,8 +83,8 @@ def describe_op(name: str) -> list[dict[str, Any]]:
     ]
     wanted = name.replace("::", ".")
     for one, reason in registry.unknown:
-        if target_name(one.target) in (wanted, wanted.rpartition(".")[0]):
-            row = {"op": target_name(one.target), "by": "torch", "pack": "", "note": reason}
+        if op_name(one.target) in (wanted, wanted.rpartition(".")[0]):
+            row = {"op": op_name(one.target), "by": "torch", "pack": "", "note": reason}
             described.append({**row, "candidates": [_described(one, "", backend, target)]})
     if not described:
         raise InputError(f"no op {name!r} is known to torch or to any pack", advice=_advice(name))
@@ -123,11 +126,19 @@ def _decomposition_owners(registry: ConverterRegistry) -> dict[Any, str]:
     return owners
 
 
-def _fate(op: Any, found: tuple[Converter, ...], owners: Mapping[Any, str]) -> tuple[str, str]:
+def _refused(registry: ConverterRegistry) -> dict[Any, None]:
+    return dict.fromkeys(find_target(one.target) for one in registry.refusals)
+
+
+def _fate(op: Any, registry: ConverterRegistry, owners: Mapping[Any, str]) -> tuple[str, str]:
+    found = registry.candidates(op)
     if found:
         return ("pattern" if isinstance(op, Pattern) else "converter"), found[0].source
     if op in owners:
         return "decomposition", owners[op]
+    refusal = registry.refusal(op)
+    if refusal is not None:
+        return "refused", refusal.pack.id if refusal.pack is not None else ""
     if isinstance(op, torch._ops.OpOverload) and is_composite(op):
         return "torch's decomposition", ""
     return "torch", ""
@@ -145,9 +156,10 @@ def _core_ops() -> Iterable[Any]:
 def _named(name: str, registry: ConverterRegistry) -> list[Any]:
     """The ops that a name means: those with converters, else the functional overloads."""
     wanted = name.removeprefix("torch.ops.").replace("::", ".")
-    found = [op for op in registry.targets if wanted in (target_name(op), target_name(op).rpartition(".")[0])]
+    known = {**dict.fromkeys(registry.targets), **_refused(registry)}
+    found = [op for op in known if wanted in (op_name(op), op_name(op).rpartition(".")[0])]
     if found:
-        return sorted(found, key=target_name)
+        return sorted(found, key=op_name)
     try:
         resolved = resolve_target(wanted)
         packet = resolved.replace("::", ".").split(".")
@@ -161,10 +173,10 @@ def _named(name: str, registry: ConverterRegistry) -> list[Any]:
 
 
 def _advice(name: str) -> str:
-    from trtcore.settings import op_name
+    from trtcore.settings import op_name as read_name
 
     try:
-        op_name(name)
+        read_name(name)
     except SettingsError as error:
         return error.advice or ""
     return "import the library that defines it, or install the pack that converts it"
@@ -176,7 +188,7 @@ def _described(one: Converter, place: str, backend: Backend | None, target: Targ
         try:
             unmet = one.requires.check(backend, target)
         except Exception as error:  # an unknown feature, or a probe that fails: told, as in a compile
-            unmet = f"its requirements could not be checked: {error!r}"
+            unmet = f"its requirements could not be checked: {shown(error)}"
     return {
         "converter": one.name,
         "source": one.source,
@@ -195,7 +207,7 @@ def _described(one: Converter, place: str, backend: Backend | None, target: Targ
 def _requirements(requires: Requires) -> str:
     parts = [f"layer {layer}" for layer in sorted(requires.layers)]
     parts += ["plugin layers"] if requires.plugins else []
-    parts += [f"{name} {text}".strip() for name, text in requires._ranges()]
+    parts += [f"{name} {text}".strip() for name, text in requires.ranges]
     parts += [str(dtype) for dtype in sorted(requires.dtypes, key=str)]
     return ", ".join([*parts, *requires.features])
 

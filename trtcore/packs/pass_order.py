@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from trtcore.packs.declare import LoweringPass
+from trtcore.packs.model import LoweringPass
 
 CORE = (
     "functionalize",

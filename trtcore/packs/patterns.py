@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import torch
 from torch.fx import GraphModule
 
-from trtcore.errors import PackError
+from trtcore.errors import PackError, shown
 from trtcore.ir.graphs import TRACING, mutates
-from trtcore.packs.declare import DECLARED, NO_REQUIREMENTS, Priority, Requires, Validator, converter
+from trtcore.packs.declare import DECLARED, converter
+from trtcore.packs.model import NO_REQUIREMENTS, Priority, Requires, Validator
 
 __all__ = ["Pattern", "TracedPattern", "pattern_converter"]
 
@@ -122,7 +123,7 @@ class Pattern:
             with TRACING, torch.no_grad():
                 traced = make_fx(self.function, tracing_mode="symbolic", pre_dispatch=True)(*values)
         except Exception as error:
-            raise self._error(f"tracing it raised {type(error).__name__}: {error}") from error
+            raise self._error(f"tracing it raised {type(error).__name__}: {shown(error, str)}") from error
         traced.graph.eliminate_dead_code()
         self._check(traced)
         return TracedPattern(traced, floats)
@@ -188,7 +189,7 @@ def pattern_converter(
         supports_dynamic_shapes=supports_dynamic_shapes,
         requires=requires,
         name=name,
-        _depth=2,
+        stacklevel=2,
     )
 
 

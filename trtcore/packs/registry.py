@@ -2,108 +2,46 @@
 
 The order among converters of one op is total and the same in every process: call site, then pins, then
 priority, then scope (this process, third-party packs, built-in packs), then distribution name, pack name and
-definition order. `ConverterRegistry.select` walks it and keeps the reason for every candidate.
+definition order; in the process the latest definition goes first. `ConverterRegistry.select` walks it and keeps
+the verdict on every candidate, with the reason in words.
 """
 
 from __future__ import annotations
 
-import re
-import sys
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+import attrs
 from torch import fx
 
-from trtcore.errors import PackError, SettingsError
-from trtcore.ir.schema import node_arguments, normalise_arguments
-from trtcore.ir.symbols import is_size_decision, undecided_sizes
-from trtcore.packs.declare import (
-    PROCESS,
+from trtcore.errors import PackError, SettingsError, shown
+from trtcore.ir.ops import find_target, op_name
+from trtcore.packs.declare import as_converter
+from trtcore.packs.model import (
+    NO_REQUIREMENTS,
     Converter,
     KernelPlugin,
+    LoadedPack,
     LoweringPass,
     PackInfo,
-    Priority,
-    Reject,
-    Requires,
+    Refusal,
     Runtime,
     Scope,
-    as_converter,
-    converter,
-    converters_in,
-    find_target,
-    scoped_registry,
-    target_name,
 )
 from trtcore.packs.pass_order import order, told
 from trtcore.packs.patterns import Pattern
+from trtcore.packs.rules import Survey, dtype_name, settings_want_torch, survey, validate
+from trtcore.packs.selection import Asking, Candidate, Selection, Verdict
 
 if TYPE_CHECKING:
     from trtcore.backend.base import Backend
-    from trtcore.context import CompileContext, Observer
-    from trtcore.packs.loading import LoadedPack
-
-__all__ = [
-    "PROCESS",
-    "Candidate",
-    "Converter",
-    "ConverterRegistry",
-    "KernelPlugin",
-    "LoweringPass",
-    "PackInfo",
-    "Priority",
-    "Reject",
-    "Requires",
-    "Scope",
-    "Selection",
-    "Tie",
-    "converter",
-    "converters_in",
-    "node_arguments",
-    "normalise_arguments",
-    "scoped_registry",
-    "target_name",
-]
+    from trtcore.events import Observer
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One converter of a node's op, and how it fared.
-
-    Attributes:
-        converter: the converter.
-        verdict: "chosen", "shadowed" (another goes first; it was not asked) or "rejected".
-        reason: why; "" when chosen.
-    """
-
-    converter: Converter
-    verdict: str
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What `ConverterRegistry.select` found for one node.
-
-    Attributes:
-        target: the op's name, ``"aten.gelu.default"``.
-        chosen: the converter, or None when the node stays in torch.
-        candidates: every converter of the op, in order.
-        reason: "" when one was chosen, else why none was, in one line.
-    """
-
-    target: str
-    chosen: Converter | None = None
-    candidates: tuple[Candidate, ...] = ()
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,6 +93,7 @@ class ConverterRegistry:
     __slots__ = (
         "_entries",
         "_overloads",
+        "_refusals",
         "_requirements",
         "backends",
         "decompositions",
@@ -180,6 +119,7 @@ class ConverterRegistry:
     unknown: tuple[tuple[Converter, str], ...]
     _entries: dict[Any, _Entry]
     _overloads: dict[str, list[str]]
+    _refusals: dict[Any, Refusal]
     _requirements: dict[tuple[int, int, int], tuple[str | None, Any]]
 
     def __init__(self, **fields: Any) -> None:
@@ -213,10 +153,12 @@ class ConverterRegistry:
         """
         ordered = sorted(packs, key=lambda pack: _pack_key(pack.info))
         found = [one for pack in ordered for one in pack.converters]
-        found += [replace(one, order=i, scope=Scope.PROCESS, pack=None) for i, one in enumerate(process)]
+        found += [
+            attrs.evolve(one, order=-i, scope=Scope.PROCESS, pack=None) for i, one in enumerate(process)
+        ]
         for i, (target, given) in enumerate(call_site.items()):
             try:
-                found.append(replace(as_converter(target, given), order=i))
+                found.append(attrs.evolve(as_converter(target, given), order=i))
             except PackError as error:
                 raise SettingsError(f"settings.converters: {error.message}", advice=error.advice) from error
         by_target, unknown = _by_target(found)
@@ -226,7 +168,7 @@ class ConverterRegistry:
         entries: dict[Any, _Entry] = {}
         overloads: dict[str, list[str]] = {}
         for target, converters in by_target.items():
-            name = target_name(target)
+            name = op_name(target)
             chosen = pinned.get(name, frozenset())
             converters.sort(key=lambda one, chosen=chosen: (*_first(one, chosen), *_order_key(one)))  # type: ignore[misc]
             entries[target] = _Entry(name, tuple(converters), chosen)
@@ -239,7 +181,8 @@ class ConverterRegistry:
                 kind, [(pack.info, key, value) for pack in ordered for key, value in items(pack)], ties
             )
 
-        decompositions = merge("decomposition", _decompositions)
+        refusals = merge("refusal", lambda pack: _present((one.target, one) for one in pack.refusals))
+        decompositions = merge("decomposition", lambda pack: _present(pack.decompositions.items()))
         passes = merge("lowering pass", lambda pack: ((one.name, one) for one in pack.lowering_passes))
         plugins = merge("kernel plugin", lambda pack: ((one.name, one) for one in pack.kernel_plugins))
         runtimes = merge("runtime", lambda pack: ((one.name, one) for one in pack.runtimes))
@@ -259,6 +202,7 @@ class ConverterRegistry:
             unknown=unknown,
             _entries=entries,
             _overloads=overloads,
+            _refusals=refusals,
             _requirements={},
         )
 
@@ -296,62 +240,112 @@ class ConverterRegistry:
         pairs = pairwise(entry.converters)
         return ("", *(entry._why_before(before, one) for before, one in pairs))
 
-    def select(self, node: fx.Node, ctx: CompileContext) -> Selection:
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Every op that a pack says no converter can help with."""
+        return tuple(self._refusals.values())
+
+    def refusal(self, target: Any) -> Refusal | None:
+        """The refusal of `target`; None where no pack refuses it."""
+        return self._refusals.get(target)
+
+    def select(
+        self, node: fx.Node, ctx: Asking, failed: Mapping[str, str] = MappingProxyType({})
+    ) -> Selection:
         """Return the converter for `node`, and every candidate with the reason it lost.
 
         Nothing of the graph changes. Call it once per node and keep the answer.
+
+        Args:
+            failed: converters that have been tried on the node, by their ``str``, and why they will not do.
 
         Raises:
             PackError: a capability validator changed the graph.
         """
         if node.op != "call_function":
-            return Selection(str(node.target), reason=f"{node.op} nodes have no converters")
+            reason = f"{node.op} nodes have no converters"
+            return Selection(str(node.target), reason=reason, verdict=Verdict.NOT_AN_OP)
         entry = self._entries.get(node.target)
-        name = entry.name if entry else target_name(node.target)
-        blocked = _forced_to_torch(node, name, ctx) or (
-            "" if ctx.backend else ctx.no_backend_reason or "no backend"
-        )
+        name = entry.name if entry else op_name(node.target)
+        no = self._in_torch(node, name, ctx)
         if entry is None:
-            return Selection(name, reason=blocked or self._no_converter(name))
-        if blocked:
-            return entry.all_rejected(blocked)
-        dtypes, strange, size = _survey(node)
-        if strange:
-            return entry.all_rejected(strange)
-        for dtype in dtypes:
-            if not ctx.backend.supports_dtype(dtype):  # type: ignore[union-attr]
-                return entry.all_rejected(f"{_dtype_name(dtype)}, which {ctx.backend.name} cannot represent")  # type: ignore[union-attr]
+            verdict, reason = no or self._no_converter(node.target, name)
+            return Selection(name, reason=reason, verdict=verdict)
+        if no:
+            return entry.all_rejected(*no)
+        seen = survey(node)
+        no = _unrepresentable(seen, ctx)
+        if no:
+            return entry.all_rejected(*no)
         rejected: list[Candidate] = []
         for position, one in enumerate(entry.converters):
-            reason = self._objection(one, node, ctx, size)
-            if not reason:
+            verdict, reason = (
+                (Verdict.FAILED, failed[str(one)])
+                if failed and str(one) in failed
+                else self._objection(one, node, ctx, seen.size)
+            )
+            if verdict is Verdict.CHOSEN:
                 return entry.chosen(position, tuple(rejected))
-            rejected.append(Candidate(one, "rejected", reason))
-        return Selection(name, None, tuple(rejected), _summary(rejected))
+            rejected.append(Candidate(one, verdict, reason))
+        return _all_lost(name, rejected, self._refusals.get(node.target))
 
-    def _no_converter(self, name: str) -> str:
-        others = self._overloads.get(name.rpartition(".")[0]) if "." in name else None
-        left_out = [
+    def _in_torch(self, node: fx.Node, name: str, ctx: Asking) -> tuple[Verdict, str] | None:
+        """Why no converter is asked at all."""
+        wanted = settings_want_torch(node, name, ctx.settings)
+        if wanted:
+            return Verdict.FORCED_TO_TORCH, wanted
+        return None if ctx.backend else (Verdict.NO_BACKEND, ctx.no_backend_reason or "no backend")
+
+    def _no_converter(self, target: Any, name: str) -> tuple[Verdict, str]:
+        refusal = self._refusals.get(target)
+        if refusal is not None:
+            return Verdict.REFUSED, str(refusal)
+        hints = [*self._near(name), *self._left_out()]
+        reason = f"no converter for {name} in any pack" + (f" ({'; '.join(hints)})" if hints else "")
+        return Verdict.NO_CONVERTER, reason
+
+    def _near(self, name: str) -> Iterable[str]:
+        """Converters of the op's other overloads, and of ops that nobody has registered and that are called alike."""
+        family = name.rpartition(".")[0]
+        others = self._overloads.get(family)
+        if others:
+            yield f"there is one for {', '.join(others)}"
+        waiting = {op_name(one.target): f"{one} waits: {reason}" for one, reason in self.unknown}
+        for near in dict.fromkeys(
+            hit for own in (family, name) for hit in difflib.get_close_matches(own, waiting, n=1, cutoff=0.8)
+        ):
+            yield f"{waiting[near]}; is its name misspelled?"
+
+    def _left_out(self) -> Iterable[str]:
+        packs = [
             f"{pack.id} is {pack.error if pack.status == 'disabled' else pack.status}"
             for pack in self.packs
             if pack.scope is Scope.THIRD_PARTY and pack.status != "loaded"
         ]
-        hints = [f"there is one for {', '.join(others)}"] if others else []
-        hints += [f"not asked: {', '.join(left_out)}"] if left_out else []
-        return f"no converter for {name} in any pack" + (f" ({'; '.join(hints)})" if hints else "")
+        if packs:
+            yield f"not asked: {', '.join(packs)}"
 
-    def _objection(self, one: Converter, node: fx.Node, ctx: CompileContext, size: Any) -> str:
-        """Why `one` does not take `node`; "" if it does. `size` is a symbolic size of the node, or None."""
+    def _objection(self, one: Converter, node: fx.Node, ctx: Asking, size: Any) -> tuple[Verdict, str]:
+        """Why `one` does not take `node`; CHOSEN if it does. `size` is a symbolic size of the node, or None."""
         settings = ctx.settings
         if size is not None and not one.supports_dynamic_shapes and not settings.assume_dynamic_shape_support:
-            return "the node has symbolic dims, and the converter does not say supports_dynamic_shapes=True"
+            return Verdict.DYNAMIC_SHAPES, (
+                "the node has symbolic dims, and the converter does not say supports_dynamic_shapes=True"
+            )
         if one.requires_output_allocator and getattr(settings, "fallback_data_dependent_ops", False):
-            return "needs an output allocator, and settings.fallback_data_dependent_ops is set"
-        return self._unmet(one, ctx) or (_validate(one, node, ctx, size) if one.capability_validator else "")
+            return Verdict.OUTPUT_ALLOCATOR, (
+                "needs an output allocator, and settings.fallback_data_dependent_ops is set"
+            )
+        unmet = self._unmet(one, ctx)
+        if unmet:
+            return Verdict.REQUIREMENT, unmet
+        if one.capability_validator is None:
+            return Verdict.CHOSEN, ""
+        return validate(one, node, ctx.for_validators, size)
 
-    def _unmet(self, one: Converter, ctx: CompileContext) -> str | None:
+    def _unmet(self, one: Converter, ctx: Asking) -> str | None:
         requires = one.requires
-        if requires is _NO_REQUIREMENTS:
+        if requires is NO_REQUIREMENTS:
             return None
         assert ctx.backend is not None
         # By identity: hashing a Requires and a Target costs more than the rest of a selection. The value keeps them
@@ -362,7 +356,7 @@ class ConverterRegistry:
             try:
                 unmet = requires.check(ctx.backend, ctx.target)
             except Exception as error:  # an unknown feature, or a probe that fails: told, and not a crash
-                unmet = f"its requirements could not be checked: {error!r}"
+                unmet = f"its requirements could not be checked: {shown(error)}"
             known = self._requirements[key] = (unmet, (requires, ctx.backend, ctx.target))
         return known[0]
 
@@ -370,9 +364,6 @@ class ConverterRegistry:
         return (
             f"ConverterRegistry({len(self._entries)} ops, packs: {', '.join(map(str, self.packs)) or 'none'})"
         )
-
-
-_NO_REQUIREMENTS = Converter.__dataclass_fields__["requires"].default
 
 
 class _Entry:
@@ -391,14 +382,13 @@ class _Entry:
         rest = self._plain.get(position)
         if rest is None:
             losers = self.converters[position + 1 :]
-            shadowed = (Candidate(one, "shadowed", self._why_before(winner, one)) for one in losers)
-            rest = self._plain[position] = (Candidate(winner, "chosen"), *shadowed)
-        return Selection(self.name, winner, rejected + rest)
+            shadowed = (Candidate(one, Verdict.SHADOWED, self._why_before(winner, one)) for one in losers)
+            rest = self._plain[position] = (Candidate(winner, Verdict.CHOSEN), *shadowed)
+        return Selection(self.name, winner, rejected + rest, verdict=Verdict.CHOSEN)
 
-    def all_rejected(self, reason: str) -> Selection:
-        return Selection(
-            self.name, None, tuple(Candidate(one, "rejected", reason) for one in self.converters), reason
-        )
+    def all_rejected(self, verdict: Verdict, reason: str) -> Selection:
+        candidates = tuple(Candidate(one, verdict, reason) for one in self.converters)
+        return Selection(self.name, None, candidates, reason, verdict)
 
     def _why_before(self, winner: Converter, loser: Converter) -> str:
         if winner.scope is Scope.CALL_SITE:
@@ -411,6 +401,8 @@ class _Entry:
             why = f"{_SCOPES[winner.scope]} before {_SCOPES[loser.scope]}"
         elif winner.source != loser.source:
             why = "same priority; by name of the distribution"
+        elif winner.scope is Scope.PROCESS:
+            why = "defined later in this process"
         else:
             why = "defined earlier"
         return f"{winner} goes first: {why}"
@@ -440,7 +432,7 @@ def _by_target(
             if target is None:
                 unknown.append((one, reason or f"nothing in this process has registered the op {one.target}"))
                 continue
-            one = replace(one, target=target)
+            one = attrs.evolve(one, target=target)
         found.setdefault(target, []).append(one)
     return found, tuple(unknown)
 
@@ -455,15 +447,15 @@ def _opposites(passes: Sequence[LoweringPass]) -> list[Tie]:
     return ties
 
 
-def _decompositions(pack: LoadedPack) -> Iterable[tuple[Any, Callable[..., Any]]]:
-    """A pack's decompositions of ops that are there."""
-    for key, function in pack.decompositions.items():
+def _present(items: Iterable[tuple[Any, _T]]) -> Iterable[tuple[Any, _T]]:
+    """Entries by op, of ops that are there."""
+    for key, value in items:
         try:
             op = find_target(key)
         except PackError:  # the name of a family; `trtcore packs` lists it, and no node calls it
             continue
         if op is not None:
-            yield op, function
+            yield op, value
 
 
 # The order ----------------------------------------------------------------------------------------------
@@ -496,9 +488,7 @@ def _resolve_pins(
     """Op name -> the ``str`` of the converters that its pin names."""
     if not pins:
         return {}
-    named: dict[str, Sequence[Converter]] = {
-        target_name(target): found for target, found in by_target.items()
-    }
+    named: dict[str, Sequence[Converter]] = {op_name(target): found for target, found in by_target.items()}
     resolved: dict[str, frozenset[str]] = {}
     for op, pin in pins.items():
         ops = [op] if op in named else [name for name in named if name.rpartition(".")[0] == op]
@@ -552,172 +542,31 @@ def _merge(kind: str, items: Iterable[tuple[PackInfo, Any, _T]], ties: list[Tie]
         same = [info.id for info in infos if info.scope is infos[0].scope]
         if infos[0].scope is Scope.THIRD_PARTY and len(set(same)) > 1:
             advice = "switch one of them off with settings.disabled_packs"
-            ties.append(Tie(kind, target_name(key), tuple(dict.fromkeys(same)), advice))
+            ties.append(Tie(kind, op_name(key), tuple(dict.fromkeys(same)), advice))
     return merged
 
 
-# The rules that hold for every converter ----------------------------------------------------------------
+# Why none is chosen --------------------------------------------------------------------------------------
 
 
-def forced_to_torch(node: fx.Node, ctx: CompileContext) -> str:
-    """Return why the user's settings keep a node in torch; "" if they do not.
-
-    Lowering passes that merge nodes ask it, so that what is to run in torch is not merged away.
-    """
-    settings = ctx.settings
-    if not settings.torch_executed_ops and not settings.torch_executed_modules:
-        return ""
-    return _forced_to_torch(node, target_name(node.target), ctx)
-
-
-def _forced_to_torch(node: fx.Node, name: str, ctx: CompileContext) -> str:
-    ops = ctx.settings.torch_executed_ops
-    if ops and (name in ops or name.rpartition(".")[0] in ops):
-        return "forced to torch by settings.torch_executed_ops"
-    modules = ctx.settings.torch_executed_modules
-    if modules:
-        for path, kind in _module_stack(node):
-            if any(_is_module(path, kind, wanted) for wanted in modules):
-                return f"forced to torch by settings.torch_executed_modules ({path or kind})"
-    return ""
-
-
-def _module_stack(node: fx.Node) -> list[tuple[str, Any]]:
-    """(module path, class or its qualified name), outermost first, as export and Dynamo write them."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return [(_module_path(str(path)), kind) for path, kind in stack.values()]
-
-
-@lru_cache(maxsize=4096)
-def _module_path(text: str) -> str:
-    """Dynamo's ``L['self'].layers[0]`` or ``L['self']._modules['layers']...`` as ``layers.0``."""
-    if "[" not in text:
-        return text
-    text = re.sub(r"^L\[['\"]self['\"]\]\.?", "", text)
-    text = re.sub(r"\._modules\b|^_modules\b", "", text)
-    text = re.sub(r"\[['\"]?([^\]'\"]+)['\"]?\]", r".\1", text)
-    return text.lstrip(".")
-
-
-def _is_module(path: str, kind: Any, wanted: str | type) -> bool:
-    if isinstance(wanted, str):
-        name = kind if isinstance(kind, str) else _class_name(kind)
-        return (
-            path == wanted or path.startswith(wanted + ".") or name == wanted or name.endswith("." + wanted)
-        )
-    found = _find_class(kind) if isinstance(kind, str) else kind
-    if isinstance(found, type):
-        return issubclass(found, wanted)
-    return bool(kind == _class_name(wanted))
-
-
-def _class_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _find_class(name: str) -> type | None:
-    """The class of a qualified name, among modules that are loaded; None for local classes."""
-    parts = name.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        found: Any = sys.modules.get(".".join(parts[:cut]))
-        if found is not None:
-            for part in parts[cut:]:
-                found = getattr(found, part, None)
-            return found if isinstance(found, type) else None
+def _unrepresentable(seen: Survey, ctx: Asking) -> tuple[Verdict, str] | None:
+    """A tensor at the node that the backend does not have."""
+    if seen.strange:
+        return Verdict.LAYOUT, seen.strange
+    backend = ctx.backend
+    assert backend is not None
+    for dtype in seen.dtypes:
+        if not backend.supports_dtype(dtype):
+            return Verdict.DTYPE, f"{dtype_name(dtype)}, which {backend.name} cannot represent"
     return None
 
 
-def _survey(node: fx.Node) -> tuple[Iterable[torch.dtype], str, Any]:
-    """The dtypes of all tensors that touch `node`, what is strange about one of them, and a symbolic size."""
-    dtypes: dict[torch.dtype, None] = {}  # in the order met, so that every process names the same one
-    strange = ""
-    symbol: Any = None
-    pending = [node.meta.get("val")]
-    pending += [one.meta.get("val") for one in node.all_input_nodes]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, torch.Tensor):
-            dtypes[value.dtype] = None
-            if value.layout is not torch.strided:
-                strange = (
-                    f"a {str(value.layout).removeprefix('torch.')} tensor, which no backend can represent"
-                )
-            elif symbol is None:
-                size: Any
-                for size in value.shape:
-                    if isinstance(size, torch.SymInt):
-                        symbol = size
-                        break
-        elif isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            symbol = value
-        elif isinstance(value, (list, tuple)):
-            pending.extend(value)
-    return dtypes, strange, symbol
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return f"a {str(dtype).removeprefix('torch.')} tensor"
-
-
-def _validate(one: Converter, node: fx.Node, ctx: CompileContext, size: Any) -> str:
-    """Why the capability validator says no; "" if it says yes."""
-    assert one.capability_validator is not None
-    answer: Any
-    before = (len(node.graph.nodes), node.target, node.args, node.kwargs)
-    # Branching on a symbolic size would make it a constant, in every FakeTensor of the graph.
-    shape_env = getattr(getattr(size, "node", None), "shape_env", None)
-    try:
-        with undecided_sizes(shape_env) if shape_env is not None else nullcontext():
-            answer = one.capability_validator(node, ctx)
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:  # also SystemExit and pytest.skip: a pack must not end a compile
-        if isinstance(error, Exception) and is_size_decision(error):
-            return (
-                f"capability validator of {one.source} branched on a symbolic size ({error}); "
-                "torch.fx.experimental.symbolic_shapes.statically_known_true asks without deciding"
-            )
-        answer = Reject(f"capability validator of {one.source} raised {error!r}")
-    after = (len(node.graph.nodes), node.target, node.args, node.kwargs)
-    if before[0] != after[0] or any(was is not now for was, now in zip(before[1:], after[1:])):
-        return _undo_changes(one, node, before)
-    if answer is True:
-        return ""
-    if isinstance(answer, Reject):
-        return str(answer.reason) or f"capability validator of {one.source} said no, without a reason"
-    if answer is False:
-        return f"capability validator of {one.source} said no"
-    return f"capability validator of {one.source} returned {answer!r}, which is neither a bool nor a Reject"
-
-
-def _undo_changes(one: Converter, node: fx.Node, before: tuple[Any, ...]) -> str:
-    """Put right what a validator changed at its node, and say so.
-
-    Raises:
-        PackError: in strict mode; or nodes have gone, or new ones are used, so that it cannot be put right.
-    """
-    count, node.target, node.args, node.kwargs = before
-    new = len(node.graph.nodes) - count
-    for added in [
-        other for other in reversed(node.graph.nodes) if not other.users and "val" not in other.meta
-    ]:
-        if new > 0 and added is not node and added.op != "output":
-            node.graph.erase_node(added)
-            new -= 1
-    what = f"the capability validator of converter {one.name} of {one.source_version} changed the graph"
-    if new:
-        raise PackError(
-            f"{what} at node {node.name}",
-            pack=one.source_version,
-            advice="report it to the pack's authors; a lowering pass is the place for changes",
-        )
-    from trtcore.packs.loading import pack_failure
-
-    pack_failure(f"{what}; the change was undone", one.source_version)
-    return f"capability validator of {one.source} changed the graph"
-
-
-def _summary(rejected: Sequence[Candidate]) -> str:
-    if len(rejected) == 1:
-        return rejected[0].reason
-    return "; ".join(f"{one.converter}: {one.reason}" for one in rejected)
+def _all_lost(name: str, rejected: Sequence[Candidate], refusal: Refusal | None) -> Selection:
+    verdicts = {one.verdict for one in rejected}
+    if len(rejected) == 1 and refusal is None:
+        reason = rejected[0].reason
+    else:
+        reasons = [f"{one.converter}: {one.reason}" for one in rejected]
+        reason = "; ".join([*reasons, str(refusal)] if refusal is not None else reasons)
+    verdict = verdicts.pop() if len(verdicts) == 1 else Verdict.REJECTED
+    return Selection(name, None, tuple(rejected), reason, verdict)

@@ -30,10 +30,8 @@ from trtcore.ir.graphs import (
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import describe
 from trtcore.ir.symbols import bounds, expression_of, free_symbols, is_integral
-from trtcore.lowering.decompose import decompose
-from trtcore.lowering.match import is_pattern, unfuse
-from trtcore.packs.registry import Selection
-from trtcore.packs.selection import SelectionMemo
+from trtcore.lowering.match import is_pattern
+from trtcore.packs.selection import Selection, SelectionMemo
 from trtcore.partition.levels import group_by_levels
 from trtcore.partition.segment import Segment, extract
 
@@ -65,6 +63,7 @@ class Partition:
         small: names of the nodes that had a converter and went to torch with a segment below min_block_size.
         selections: by node name.
         constants: get_attr nodes that no node writes to.
+        patterns_in_torch: names of nodes that stand for several ops and would run in torch.
     """
 
     segments: tuple[Segment, ...]
@@ -73,46 +72,36 @@ class Partition:
     small: tuple[str, ...]
     selections: Mapping[str, Selection]
     constants: frozenset[Node] = field(default_factory=frozenset)
+    patterns_in_torch: tuple[str, ...] = ()
 
 
-def partition(
-    program: Program,
-    ctx: CompileContext,
-    memo: SelectionMemo | None = None,
-    quarantined: Mapping[str, str] | None = None,
-) -> Partition:
-    """Decide for every node of the lowered graph and cut the segments out.
+def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None = None) -> Partition:
+    """Decide for every node of the lowered graph and cut the segments out. The program does not change.
 
     Args:
+        program: `failed` names converters that failed for a node. The next candidate gets it; where there is none it
+            is quarantined.
         memo: of this compile, with what lowering has already asked.
-        quarantined: node name -> why it must stay in torch although a converter would take it.
+
+    Returns:
+        the partition. Where it has `patterns_in_torch`, their ops must be restored and the program partitioned again: a
+        pattern never runs in torch.
 
     Raises:
         PackError: a partitioner's groups overlap, take unsupported nodes, or depend on each other in a cycle.
     """
     memo = memo or SelectionMemo(ctx)
-    while True:
-        found = _partition(program, ctx, memo, quarantined)
-        left = [
-            node
-            for node in program.graph_module.graph.nodes
-            if is_pattern(node) and node.name in found.torch_reasons
-        ]
-        if not left:
-            return found
-        for node in left:  # a pattern never runs in torch: its ops go on alone
-            decompose(program.graph_module, ctx, unfuse(program.graph_module.graph, node))
-
-
-def _partition(
-    program: Program, ctx: CompileContext, memo: SelectionMemo, quarantined: Mapping[str, str] | None
-) -> Partition:
     graph = program.graph_module.graph
     written = {node.args[0] for node in graph.nodes if mutates(node)}
     selections: dict[str, Selection] = {}
     reasons: dict[str, str] = {}
     supported: dict[Node, bool] = {}
-    looked_at = _memory_in_torch(graph, memo, quarantined or {})
+
+    def select(node: Node) -> Selection:
+        failed = program.failed.get(node.name)
+        return memo.select(node) if not failed else ctx.registry.select(node, ctx, failed)
+
+    looked_at = _memory_in_torch(graph, select)
     for node in graph.nodes:
         if node.op != "call_function" or is_size(node):
             continue
@@ -124,9 +113,9 @@ def _partition(
             _check_write(node)
             reasons[node.name] = "writes back to an input or a buffer of the model"
             continue
-        selection = selections[node.name] = _with_patterns(node, memo.select(node))
+        selection = selections[node.name] = _with_patterns(node, select(node))
         reason = (
-            (quarantined or {}).get(node.name)
+            _quarantined(node, selection, program)
             or _unconverted(node, selection)
             or looked_at.get(node)
             or _objection(node, program)
@@ -150,6 +139,7 @@ def _partition(
     return Partition(
         tuple(unit for unit in order if isinstance(unit, Segment)), tuple(order), reasons,
         tuple(node.name for node in small), selections, constants,
+        tuple(node.name for node in graph.nodes if is_pattern(node) and node.name in reasons),
     )  # fmt: skip
 
 
@@ -159,16 +149,14 @@ def _with_patterns(node: Node, selection: Selection) -> Selection:
     return replace(selection, candidates=(*lost, *selection.candidates)) if lost else selection
 
 
-def _memory_in_torch(
-    graph: torch.fx.Graph, memo: SelectionMemo, quarantined: Mapping[str, str]
-) -> dict[Node, str]:
+def _memory_in_torch(graph: torch.fx.Graph, select: Callable[[Node], Selection]) -> dict[Node, str]:
     """Views that torch must make, because an op in torch looks into the memory behind them: an engine's output is all
     the memory there is, and nothing lies before or after it."""
     found: dict[Node, str] = {}
     for node in graph.nodes:
         if not looks_into_memory(node) or mutates(node):
             continue
-        if node.name not in quarantined and memo.select(node).chosen is not None:
+        if select(node).chosen is not None:
             continue
         source = node.args[0] if node.args else None
         while isinstance(source, Node) and (behind := viewed(source)) is not None:
@@ -181,6 +169,14 @@ def _memory_in_torch(
 def count_ops(nodes: Sequence[Node]) -> int:
     """Converted ops among nodes, a pattern's each: what min_block_size counts."""
     return sum(max(len(facts(node).sources), 1) for node in nodes if not is_getitem(node))
+
+
+def _quarantined(node: Node, selection: Selection, program: Program) -> str:
+    """Why a node whose converters have failed is in torch; "" if none has, or another takes it."""
+    failed = program.failed.get(node.name)
+    if not failed or selection.chosen is not None:
+        return ""
+    return f"quarantined: {next(iter(failed.values()))}"
 
 
 def _unconverted(node: Node, selection: Selection) -> str:

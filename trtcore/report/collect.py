@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,13 +13,14 @@ from trtcore._version import __version__
 from trtcore.context import CompileContext
 from trtcore.ir.graphs import is_getitem, mutates
 from trtcore.ir.program import profile_ranges
-from trtcore.ir.provenance import op_name
-from trtcore.packs.registry import Selection
+from trtcore.ir.provenance import module_path, op_name, source_line
+from trtcore.packs.selection import Selection
 from trtcore.partition import Partition, Segment
 from trtcore.report.data import (
     NodeReport,
     PackReport,
     PluginReport,
+    QuarantineReport,
     Report,
     SegmentReport,
     StageTiming,
@@ -28,7 +29,8 @@ from trtcore.report.data import (
 )
 
 if TYPE_CHECKING:
-    from trtcore.engine.quarantine import BuiltPartition
+    from trtcore.engine.builds import BuiltEngine
+    from trtcore.engine.quarantine import Quarantined
     from trtcore.ir.program import Program, SymbolRange
 
 
@@ -38,13 +40,14 @@ def make_report(
     found: Partition,
     ctx: CompileContext,
     times: Mapping[str, float],
-    built: BuiltPartition | None,
+    engines: Mapping[str, BuiltEngine] | None,
+    quarantined: Sequence[Quarantined],
     runtime: str,
     runtime_reason: str,
 ) -> Report:
     """The report of a compile, a dry run or an explain."""
-    segments, where = _segments(found, built)
-    nodes = _nodes(program, found, where)
+    segments, where = _segments(found, engines)
+    nodes = _nodes(program, found, where, {one.node.name for one in quarantined} & found.torch_reasons.keys())
     backend = ctx.backend
     settings = ctx.settings
     profiles = profile_ranges(program.symbols)
@@ -54,7 +57,7 @@ def make_report(
         nodes=nodes,
         segments=segments,
         stages=tuple(StageTiming(name, seconds) for name, seconds in times.items()),
-        quarantined=built.quarantined if built is not None else (),
+        quarantined=tuple(_quarantined(one, found) for one in quarantined),
         packs=_packs(ctx, nodes),
         plugins=_plugins(ctx, found, nodes),
         backend=backend.name if backend else None,
@@ -73,12 +76,29 @@ def make_report(
     )
 
 
+def _quarantined(one: Quarantined, found: Partition) -> QuarantineReport:
+    selection = found.selections.get(one.node.name)
+    candidates = selection.candidates if selection is not None else ()
+    failed = next((c.converter for c in candidates if str(c.converter) == one.converter), None)
+    return QuarantineReport(
+        node=one.node.name,
+        op=op_name(one.node.target),
+        reason=one.reason,
+        converter=failed.name if failed else "",
+        pack=failed.source_version if failed else "",
+        tensorrt=one.tensorrt,
+        module_path=module_path(one.node),
+        source=source_line(one.node),
+        builds=one.builds,
+    )
+
+
 def _ranges(symbols: Mapping[str, SymbolRange]) -> dict[str, tuple[int, int, int]]:
     return {name: (r.min, r.opt, r.max) for name, r in symbols.items()}
 
 
 def _segments(
-    found: Partition, built: BuiltPartition | None
+    found: Partition, engines: Mapping[str, BuiltEngine] | None
 ) -> tuple[tuple[SegmentReport, ...], dict[str, str]]:
     """Every part in execution order, and the part that each node ended in."""
     parts: list[SegmentReport] = []
@@ -99,7 +119,7 @@ def _segments(
             continue
         close()
         where.update(dict.fromkeys((node.name for node in unit.nodes), unit.name))
-        parts.append(_engine(unit, built))
+        parts.append(_engine(unit, engines))
     close()
     return tuple(parts), where
 
@@ -109,7 +129,7 @@ def _count(nodes: Sequence[Node]) -> int:
     return sum(1 for node in nodes if not is_getitem(node))
 
 
-def _engine(segment: Segment, built: BuiltPartition | None) -> SegmentReport:
+def _engine(segment: Segment, engines: Mapping[str, BuiltEngine] | None) -> SegmentReport:
     report = SegmentReport(
         segment.name,
         "tensorrt",
@@ -117,14 +137,16 @@ def _engine(segment: Segment, built: BuiltPartition | None) -> SegmentReport:
         inputs=tuple(value_text(node) for node in segment.inputs),
         outputs=tuple(value_text(node) for node in segment.outputs),
     )
-    engine = built.engines.get(segment.name) if built is not None else None
+    engine = engines.get(segment.name) if engines is not None else None
     if engine is None:
         return report
     size = engine.artifact.plan.numel() if engine.artifact is not None else None
     return dataclasses.replace(report, layers=engine.layers, engine_bytes=size, build_seconds=engine.seconds)
 
 
-def _nodes(program: Program, found: Partition, where: Mapping[str, str]) -> tuple[NodeReport, ...]:
+def _nodes(
+    program: Program, found: Partition, where: Mapping[str, str], quarantined: Set[str]
+) -> tuple[NodeReport, ...]:
     engines = {segment.name for segment in found.segments}
     small = set(found.small)
     reports = []
@@ -137,7 +159,7 @@ def _nodes(program: Program, found: Partition, where: Mapping[str, str]) -> tupl
         lost = ""
         if node.name in small:
             lost = "min_block_size"
-        elif reason.startswith("quarantined:"):
+        elif node.name in quarantined:
             lost = "quarantine"
         elif mutates(node):
             lost = "write_back"

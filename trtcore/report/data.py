@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import fx
 
-    from trtcore.packs.registry import Selection
+    from trtcore.packs.selection import Selection
 
 SCHEMA = 1
 
@@ -123,7 +123,7 @@ class NodeReport:
                     converter=candidate.converter.name,
                     pack=candidate.converter.source_version,
                     priority=int(candidate.converter.priority),
-                    verdict=candidate.verdict,
+                    verdict=candidate.verdict.outcome,
                     reason=candidate.reason,
                 )
                 for candidate in selection.candidates

@@ -8,22 +8,25 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from trtcore._not_built import missing
+
 if TYPE_CHECKING:
     from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
-    from trtcore.runtime.engine import Engine, choose_runtime, get_engine, register_engine
+    from trtcore.runtime.choose import choose_runtime
+    from trtcore.runtime.engine import Engine, get_engine, register_engine
     from trtcore.runtime.op import execute_engine
     from trtcore.runtime.profiles import optimization_profile
 
 _HOMES = {
-    "Engine": "engine",
-    "EngineManifest": "manifest",
-    "SizeBinding": "manifest",
-    "TensorBinding": "manifest",
-    "choose_runtime": "engine",
-    "execute_engine": "op",
-    "get_engine": "engine",
-    "optimization_profile": "profiles",
-    "register_engine": "engine",
+    "Engine": "trtcore.runtime.engine",
+    "EngineManifest": "trtcore.artifact.manifest",
+    "SizeBinding": "trtcore.artifact.manifest",
+    "TensorBinding": "trtcore.artifact.manifest",
+    "choose_runtime": "trtcore.runtime.choose",
+    "execute_engine": "trtcore.runtime.op",
+    "get_engine": "trtcore.runtime.engine",
+    "optimization_profile": "trtcore.runtime.profiles",
+    "register_engine": "trtcore.runtime.engine",
 }
 
 __all__ = [
@@ -41,7 +44,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'trtcore.runtime' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"trtcore.runtime.{_HOMES[name]}"), name)
+        raise missing("trtcore.runtime", name)
+    value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

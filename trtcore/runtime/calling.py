@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch.fx.graph import CodeGen, _PyTreeCodeGen
+from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
+
+from trtcore.ir.signature import ARGS, KEYWORD_ONLY, KWARGS, PLAIN, Parameter, Parameters
 
 
 class FlatCodeGen(_PyTreeCodeGen):
-    """As torch's code for a calling convention, but plain Python where every argument is one input, and for results
-    in tuples, lists and dicts: `tree_flatten` and `tree_unflatten` cost microseconds in every call."""
+    """As torch's code for a calling convention, but with the model's own signature; and plain Python where every
+    argument is one input, and for results in tuples, lists and dicts: `tree_flatten` and `tree_unflatten` cost
+    microseconds in every call.
+
+    Args:
+        pytree_info: names and structure of the captured arguments, and the structure of the results.
+        parameters: the model's. Those that no argument was captured for are there with their defaults, and are refused
+            with another value.
+    """
+
+    def __init__(self, pytree_info: _PyTreeInfo, parameters: Parameters = ()) -> None:
+        super().__init__(pytree_info)
+        self.parameters = parameters
 
     def gen_fn_def(self, free_vars: list[str], *rest: Any, **named: Any) -> str:
         names = list(self.pytree_info.orig_args)
         bound = [var.partition(":")[0].partition("#")[0].strip() for var in free_vars]
         if not self._is_flat() or len(names) != len(bound) or "self" in names:
-            return super().gen_fn_def(free_vars, *rest, **named)
-        definition = CodeGen.gen_fn_def(self, list(names), *rest, **named)
+            definition: str = super().gen_fn_def(free_vars, *rest, **named)
+            return self._with_signature(definition, names)
+        definition = self._with_signature(CodeGen.gen_fn_def(self, list(names), *rest, **named), names)
         if bound == names:
             return definition
         return f"{definition}\n    {', '.join(bound)}, = {', '.join(names)},"
+
+    def _with_signature(self, definition: str, names: Sequence[str]) -> str:
+        """The definition under the model's parameters, where they say all there is to say."""
+        signature = _signature(self.parameters, names)
+        if signature is None:
+            return definition
+        header, line, body = definition.partition("\n")
+        made = _HEADER.sub(lambda match: f"{match[1]}{signature}{match[2]}", header, count=1)
+        return "\n".join([made, *_refusals(self.parameters, names)]) + line + body
 
     def _is_flat(self) -> bool:
         spec = self.pytree_info.in_spec
@@ -40,6 +65,52 @@ class FlatCodeGen(_PyTreeCodeGen):
             if text is not None:
                 return f"return {text}"
         return super().generate_output(output_args, *rest, **named)
+
+
+_HEADER = re.compile(r"^(\s*def forward\().*(\).*:)\s*$")
+
+
+def _signature(parameters: Parameters, names: Sequence[str]) -> str | None:
+    """The text between the parentheses; None where ``*args``, ``**kwargs`` or a default stand in the way."""
+    kinds = {parameter.kind for parameter in parameters}
+    if not parameters or {ARGS, KWARGS} & kinds or not set(names) <= {p.name for p in parameters}:
+        return None
+    parts, star, defaults = ["self"], False, False
+    for parameter in parameters:
+        plain = not parameter.has_default or _is_literal(parameter.default)
+        if parameter.name not in names and not plain:
+            return None
+        if parameter.kind == KEYWORD_ONLY and not star:
+            parts.append("*")
+            star = True
+        if parameter.has_default and (plain or (defaults and not star)):
+            # A default that is no literal is never right in the place of a captured value: the check refuses it.
+            parts.append(f"{parameter.name}={parameter.default!r}" if plain else f"{parameter.name}=None")
+            defaults = True
+        else:
+            parts.append(parameter.name)
+    return ", ".join(parts)
+
+
+def _is_literal(value: Any) -> bool:
+    return isinstance(value, PLAIN) and (not isinstance(value, float) or math.isfinite(value))
+
+
+def _refusals(parameters: Parameters, names: Sequence[str]) -> list[str]:
+    """Lines that raise for what was left at its default and is given now."""
+    return [
+        f"    if {p.name} != {p.default!r}: raise TypeError({_told(p)!r})"
+        if p.default is not None
+        else f"    if {p.name} is not None: raise TypeError({_told(p)!r})"
+        for p in parameters
+        if p.name not in names
+    ]
+
+
+def _told(parameter: Parameter) -> str:
+    return (
+        f"argument {parameter.name} was left at its default {parameter.default!r} when the model was compiled"
+    )
 
 
 def _literal(spec: pytree.TreeSpec, leaves: Iterator[str]) -> str | None:

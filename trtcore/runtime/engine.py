@@ -1,8 +1,8 @@
 """Engines of this process: a table by manifest id, and the `Engine` object that runs one.
 
-An engine lives as long as the plan tensor it was registered with (or any plan tensor it has been called
-with): the table itself holds nothing alive. Dropping a compiled module frees its plan, snapshot and GPU
-memory; copies of the module that share the plan tensor keep the engine.
+An engine lives as long as the tensor of its bytes that it was registered with (or any that it has been called
+with): the table itself holds nothing alive. Dropping a compiled module frees its bytes and GPU memory; copies of
+the module that share the tensor keep the engine.
 """
 
 from __future__ import annotations
@@ -10,32 +10,24 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any
 
 import torch
-from torch.fx import Node
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
-from trtcore.errors import ArtifactError, BackendUnavailableError, ConversionError, InputError, SettingsError
-from trtcore.ir.graphs import attribute
-from trtcore.runtime.op import check_structure, execute_engine, output_device
+from trtcore.errors import ArtifactError, BackendUnavailableError, InputError
+from trtcore.ir.expressions import parse_condition
+from trtcore.runtime.checks import check_structure, keep_promises, output_device
+from trtcore.runtime.choose import Runtime
 from trtcore.runtime.profiles import chosen_profile
-
-if TYPE_CHECKING:
-    from trtcore.artifact.engine_file import EngineArtifact
-    from trtcore.artifact.snapshot import NetworkSnapshot
-    from trtcore.backend.base import Backend, Target
-    from trtcore.settings import CompilationSettings
 
 _table: weakref.WeakValueDictionary[tuple[str, str], Engine] = weakref.WeakValueDictionary()
 _holders: Any = WeakTensorKeyDictionary()  # plan tensor -> {runtime: Engine}: what keeps engines alive
 _lock = threading.RLock()
 
-Runtime = Literal["native", "reference"]
 Runner = Callable[[list[torch.Tensor], list[int], dict[str, int]], list[torch.Tensor]]
 
 
@@ -46,8 +38,8 @@ def register_engine(artifact: EngineArtifact) -> str:
     """Put an engine into the process table.
 
     Args:
-        artifact: plan, manifest and snapshot. The engine lives as long as the tensor object
-            ``artifact.plan``: put that very tensor into the module that calls the engine.
+        artifact: the engine. It lives in the table as long as the tensor object ``artifact.container``: put that very
+            tensor into the module that calls it.
 
     Returns:
         the manifest's id. Registering an id again gives the engine that is there, if the manifests are equal.
@@ -59,10 +51,10 @@ def register_engine(artifact: EngineArtifact) -> str:
     with _lock:
         engine = _table.get(key)
         if engine is None:
-            engine = _table[key] = Engine(artifact.manifest, artifact.plan, artifact.snapshot)
-        elif engine.manifest != artifact.manifest:
+            engine = _table[key] = Engine(artifact)
+        elif not engine.manifest.is_of(artifact.manifest):
             raise ArtifactError(f"two different engines have the id {artifact.manifest.id}")
-        engine.hold(artifact.plan)
+        engine.hold(artifact.container)
     return engine.manifest.id
 
 
@@ -74,8 +66,8 @@ def get_engine(id: str) -> Engine | None:
 def resolve(manifest: str, plan: torch.Tensor) -> Engine:
     """The engine for the arguments of an ``execute_engine`` call.
 
-    An engine that is not in the table is made from `plan`, which then must be a self-contained saved
-    engine, or, for the native runtime, a bare plan.
+    An engine that is not in the table is made from `plan`, which then must be an engine's file, or, for the native
+    runtime, a bare plan.
 
     Raises:
         ArtifactError: the engine cannot be had from `plan`, or the manifest is not the engine's own.
@@ -84,13 +76,15 @@ def resolve(manifest: str, plan: torch.Tensor) -> Engine:
     engine = _table.get((description.id, description.runtime))
     if engine is None:
         engine = _load(description, plan)
-    if engine.manifest is not description and engine.manifest != description:
-        raise ArtifactError(
-            f"the manifest given for {description.name} is not the one of engine {description.id}"
-        )
+    if engine.manifest is not description and not engine.manifest.is_of(description):
+        raise _another(description)
     if engine.last_plan() is not plan:
         engine.hold(plan)
     return engine
+
+
+def _another(manifest: EngineManifest) -> ArtifactError:
+    return ArtifactError(f"the manifest given for {manifest.name} is not the one of engine {manifest.id}")
 
 
 def _load(manifest: EngineManifest, plan: torch.Tensor) -> Engine:
@@ -99,107 +93,25 @@ def _load(manifest: EngineManifest, plan: torch.Tensor) -> Engine:
     with _lock:
         if (engine := _table.get(key)) is not None:
             return engine
-        if (sibling := get_engine(manifest.id)) is not None:
-            own, data, snapshot = sibling.manifest, sibling.plan, sibling.snapshot
-        else:
-            own, data, snapshot = _read(manifest, plan)
-        if with_runtime(own, manifest.runtime) != manifest:
-            raise ArtifactError(
-                f"the manifest given for {manifest.name} is not the one of engine {manifest.id}"
-            )
-        engine = _table[key] = Engine(manifest, data, snapshot)
+        sibling = get_engine(manifest.id)
+        artifact = sibling.artifact if sibling is not None else _read(manifest, plan)
+        if not artifact.manifest.is_of(manifest):
+            raise _another(manifest)
+        engine = _table[key] = Engine(artifact.with_manifest(manifest))
         return engine
 
 
-def _read(
-    manifest: EngineManifest, plan: torch.Tensor
-) -> tuple[EngineManifest, torch.Tensor, NetworkSnapshot | None]:
-    from trtcore.artifact.engine_file import EngineArtifact
-
+def _read(manifest: EngineManifest, plan: torch.Tensor) -> EngineArtifact:
     try:
-        artifact = EngineArtifact.from_tensor(plan)
+        return EngineArtifact.from_tensor(plan)
     except ArtifactError as error:
         if manifest.runtime == "native" and plan.numel():
-            return manifest, plan, None
+            return EngineArtifact(plan, manifest)
         raise ArtifactError(
-            f"{manifest.name} is not in this process any more, and its plan tensor is not a saved engine "
+            f"{manifest.name} is not in this process any more, and its plan tensor is not an engine's file "
             f"({error.message})",
-            advice="keep the compiled module alive, or save it with trtcore.save and load that; or use "
-            "torch.export.export with strict=False, whose programs hold their engines",
+            advice="keep the compiled module alive, or save it with trtcore.save and load that",
         ) from None
-    return artifact.manifest, artifact.plan, artifact.snapshot
-
-
-def plans_of(module: torch.fx.GraphModule) -> dict[str, torch.Tensor]:
-    """The plan tensors of a hybrid graph, by their dotted names."""
-    targets = {
-        str(node.args[2].target)
-        for node in module.graph.nodes
-        if node.op == "call_function" and node.target is execute_engine and isinstance(node.args[2], Node)
-    }
-    return {target: attribute(module, target) for target in sorted(targets)}
-
-
-class PlanHolder(torch.nn.Module):
-    """Holds the plan of one engine of a compiled module, as a plain attribute.
-
-    torch.export, where it traces the module, is given the engine as a saved one, so that what ``torch.export.save``
-    writes runs in another process: there only the plan tensor says what the network was.
-    """
-
-    @property
-    def plan(self) -> torch.Tensor:
-        plan: torch.Tensor = self.__dict__["plan"]
-        if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
-            return _portable(plan)
-        return plan
-
-    @plan.setter
-    def plan(self, plan: torch.Tensor) -> None:
-        self.__dict__["plan"] = plan
-
-
-_saved: Any = WeakTensorKeyDictionary()  # plan tensor -> weak reference to its saved form
-
-
-def _portable(plan: torch.Tensor) -> torch.Tensor:
-    """The saved engine of this plan; the plan itself where it is one, or where no engine knows it."""
-    made = _saved[plan]() if plan in _saved else None
-    if made is None:
-        with ThreadPoolExecutor(
-            1
-        ) as clean:  # a thread without the modes of the trace, which would see every step
-            made = clean.submit(_save_plan, plan).result()
-        _saved[plan] = weakref.ref(made)
-    return cast("torch.Tensor", made)
-
-
-def _save_plan(plan: torch.Tensor) -> torch.Tensor:
-    from trtcore.artifact.engine_file import EngineArtifact
-
-    engines = _holders.get(plan)
-    if not engines:
-        return plan
-    with suppress(ArtifactError):
-        EngineArtifact.from_tensor(plan)
-        return plan
-    engine: Engine = next(iter(engines.values()))
-    return engine.artifact.to_tensor()
-
-
-def keep_plans_plain(module: torch.fx.GraphModule) -> None:
-    """Turn the plans from buffers, which GraphModule makes of tensors, into plain attributes.
-
-    So they follow no ``.to(device)``, and are no part of the ``state_dict``.
-    """
-    for target, plan in plans_of(module).items():
-        path, _, last = target.rpartition(".")
-        owner = module.get_submodule(path)
-        owner._buffers.pop(last, None)
-        owner._non_persistent_buffers_set.discard(last)
-        if last == "plan" and type(owner) is torch.nn.Module:
-            owner.__class__ = PlanHolder
-        setattr(owner, last, plan)
 
 
 def with_runtime(manifest: EngineManifest, runtime: Runtime) -> EngineManifest:
@@ -207,56 +119,6 @@ def with_runtime(manifest: EngineManifest, runtime: Runtime) -> EngineManifest:
     return manifest if manifest.runtime == runtime else replace(manifest, runtime=runtime)
 
 
-def choose_runtime(
-    backend: Backend | None, settings: CompilationSettings, target: Target | None = None
-) -> tuple[Runtime, str]:
-    """Decide which runtime a compiled module uses.
-
-    Args:
-        target: what engines are built for; None is the backend's default.
-
-    Returns:
-        ("native" | "reference", why, one sentence). ``runtime="native"`` is taken at its word even where the
-        engine cannot run here (it may be built to run elsewhere); the sentence then says so, and running it
-        raises BackendUnavailableError.
-    """
-    asked = settings.runtime
-    if asked not in ("auto", "native", "reference"):
-        raise SettingsError(f"runtime={asked!r} is none of 'auto', 'native', 'reference'")
-    if asked == "reference":
-        return "reference", "settings.runtime='reference'"
-    obstacle = _native_obstacle(backend, target)
-    if asked == "native":
-        return "native", "settings.runtime='native'" + (
-            f"; it cannot run here: {obstacle}" if obstacle else ""
-        )
-    if obstacle:
-        return "reference", f"TensorRT engines cannot run here: {obstacle}"
-    assert backend is not None
-    return "native", f"{backend.name} engines run on {torch.cuda.get_device_name()}"
-
-
-def _native_obstacle(backend: Backend | None, target: Target | None) -> str:
-    """Why the native runtime is impossible here; "" if it is possible."""
-    if backend is None:
-        return "no TensorRT backend is available"
-    able = backend.native_runtime()
-    if not able.ok:
-        return able.message
-    if target is not None:
-        from trtcore.backend.base import host_platform
-
-        if target.platform != host_platform():
-            return f"the engines are for {target.platform}"
-        if target.compute_capability is not None:
-            here = torch.cuda.get_device_capability()
-            if tuple(target.compute_capability) != here:
-                wanted = ".".join(map(str, target.compute_capability))
-                return f"the engines are for compute capability {wanted}, this GPU has {here[0]}.{here[1]}"
-    return ""
-
-
-_EMPTY = torch.empty(0)
 _WIDER = "compile with a wider range (min_shape/max_shape of the Input, or Dim(min=, max=))"
 
 
@@ -269,18 +131,14 @@ class Engine:
     Threads may call one engine at the same time.
 
     Args:
-        manifest: what it takes and gives.
-        plan: uint8, 1-D. Kept through an alias, so that the tensor object given here can be freed.
-        snapshot: the network, for the reference runtime; None where it was left out.
+        artifact: the engine.
     """
 
-    def __init__(
-        self, manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSnapshot | None
-    ) -> None:
+    def __init__(self, artifact: EngineArtifact) -> None:
         # One manifest object per text: the op finds it by identity.
-        self.manifest = EngineManifest.from_json(manifest.to_json())
-        self.plan = plan.detach()
-        self.snapshot = snapshot
+        self.manifest = EngineManifest.from_json(artifact.manifest.to_json())
+        # By an alias of its bytes, so that the tensor object in the module can be freed.
+        self.artifact = artifact.detached()
         self.last_plan: Callable[[], torch.Tensor | None] = lambda: None
         self._lock = threading.Lock()
         self._runner: Runner | None = None  # holds no reference to self: an engine is freed at once
@@ -289,20 +147,14 @@ class Engine:
         )
         self._profiles = _profile_ranges(self.manifest)
         self._equations = _equations(self.manifest)
-        self._solves = bool(self._equations) or None in self.manifest.static_outputs
+        self._conditions = tuple(map(parse_condition, self.manifest.conditions))
+        self._solves = bool(self._equations or self._conditions) or None in self.manifest.static_outputs
 
     def __repr__(self) -> str:
         return f"<trtcore engine {self.manifest.name} ({self.manifest.runtime}) {self.manifest.id[:12]}>"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         return self
-
-    @property
-    def artifact(self) -> EngineArtifact:
-        """Plan, manifest and snapshot, for saving."""
-        from trtcore.artifact.engine_file import EngineArtifact
-
-        return EngineArtifact(plan=self.plan, manifest=self.manifest, snapshot=self.snapshot)
 
     def hold(self, plan: torch.Tensor) -> None:
         """Stay alive as long as this tensor object."""
@@ -361,6 +213,14 @@ class Engine:
                     f"{inputs[index].shape[dim]}, but it must be {expression.text} = {wanted}",
                     advice="this dim is tied to another input's; pass inputs whose sizes agree",
                 )
+        for condition in self._conditions:
+            if not condition.holds(values):
+                got = ", ".join(f"{name}={values[name]}" for name in condition.symbols)
+                raise InputError(
+                    f"{manifest.name}: the model was captured under the condition {condition.text}, which does not "
+                    f"hold for {got}",
+                    advice="compile the model for these sizes too",
+                )
         return values
 
     def _check_profiles(
@@ -416,12 +276,14 @@ class Engine:
         """Set the runtime up, once."""
         with self._lock:
             if self._runner is None:
-                make = _reference if self.manifest.runtime == "reference" else _native
-                self._runner = make(self.manifest, self.plan, self.snapshot)
+                make = _native if self.manifest.runtime == "native" else _in_torch
+                self._runner = make(self.manifest, self.artifact)
             return self._runner
 
 
-def _reference(manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSnapshot | None) -> Runner:
+def _in_torch(manifest: EngineManifest, artifact: EngineArtifact) -> Runner:
+    """A runtime that a pack contributes."""
+    snapshot = artifact.snapshot
     if snapshot is None:
         raise ArtifactError(
             f"{manifest.name} was saved without its network (reference=False), so only TensorRT can run it",
@@ -429,7 +291,7 @@ def _reference(manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSn
         )
     from trtcore.packs.loading import find_runtime
 
-    runtime = find_runtime(manifest.runtime)
+    runtime = find_runtime(manifest.runtime, manifest.packs_for("runtime"))
     if runtime is None:
         raise BackendUnavailableError(
             f"{manifest.name} runs on the {manifest.runtime} runtime, and no loaded pack contributes it",
@@ -450,40 +312,7 @@ def _reference(manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSn
     return run
 
 
-def keep_promises(
-    manifest: EngineManifest, results: list[torch.Tensor], values: dict[str, int], device: torch.device
-) -> list[torch.Tensor]:
-    """Hold what the fake implementation promises: dtype, shape, device, contiguous, memory of its own.
-
-    Changes `results`, and returns it.
-
-    Raises:
-        ConversionError: another number of outputs, another dtype or shape.
-    """
-    if len(results) != len(manifest.outputs):
-        raise ConversionError(
-            f"{manifest.name} gave {len(results)} outputs, {len(manifest.outputs)} are promised"
-        )
-    for name, index, dim in manifest.output_symbols:
-        values = {**values, name: results[index].shape[dim]}
-    for index, shape in enumerate(manifest.output_shapes(values)):
-        result, binding = results[index], manifest.outputs[index]
-        if result.dtype is not binding.dtype or result.shape != shape:
-            raise ConversionError(
-                f"{manifest.name}: output {binding.name!r} is {result.dtype} {tuple(result.shape)}, "
-                f"the program promises {binding.dtype} {tuple(shape)}",
-                advice="a converter builds something else than its op; compare with trtcore.debug.compare",
-            )
-        results[index] = _EMPTY
-        # `.data` is a tensor of our own without a base, so that the count below tells whether an input, a
-        # constant or another output has the memory too: two are the tensor and the Python storage.
-        result = result.to(device).contiguous().data
-        shared = torch._C._storage_Use_Count(result.untyped_storage()._cdata) > 2
-        results[index] = result.clone() if shared else result
-    return results
-
-
-def _native(manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSnapshot | None) -> Runner:
+def _native(manifest: EngineManifest, artifact: EngineArtifact) -> Runner:
     from trtcore.runtime.native.bindings import connect
     from trtcore.runtime.native.logic import NativeEngine
 
@@ -497,7 +326,7 @@ def _native(manifest: EngineManifest, plan: torch.Tensor, snapshot: NetworkSnaps
             tensorrt=error.tensorrt,
             advice=f"{error.advice}; or {hint}" if error.advice else hint,
         ) from None
-    return NativeEngine(manifest, plan, connection).run
+    return NativeEngine(manifest, artifact.plan, connection).run
 
 
 class _InputCheck:

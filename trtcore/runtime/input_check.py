@@ -10,10 +10,12 @@ import torch
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ArtifactError, InputError
+from trtcore.ir.exclusions import holds_everywhere
 from trtcore.ir.expressions import evaluate, to_text
 from trtcore.ir.guards import Guard
 from trtcore.ir.inputs import describe, structure_text
 from trtcore.ir.program import profile_ranges
+from trtcore.ir.signature import Binding
 from trtcore.ir.symbols import expression_of, solve_linear
 
 if TYPE_CHECKING:
@@ -94,13 +96,13 @@ class InputCheck:
     Holds plain data only, so it pickles and copies.
     """
 
-    arg_names: tuple[str, ...]
-    required_positional: int
+    binding: Binding
     specs: tuple[pytree.TreeSpec, ...]
     leaves: tuple[_Leaf, ...]
     guards: tuple[Guard, ...] = ()
-    model_name: str = "model"
     profiles: tuple[ProfileSizes, ...] = ()
+    ordered: bool = True
+    """Whether dicts must have their keys in the order of the capture."""
     _flat: bool = field(default=False, repr=False)
     _accepted: list[Any] = field(default_factory=lambda: [None], repr=False, compare=False)
     """The signature of the latest call that was right: the next one mostly has it too."""
@@ -119,28 +121,39 @@ class InputCheck:
         args, kwargs = program.in_spec.child(0), program.in_spec.child(1)
         specs = (*args.children(), *kwargs.children())
         return cls(
-            arg_names=program.arg_names,
-            required_positional=args.num_children,
+            binding=Binding(program.parameters, program.arg_names, args.num_children, program.model_name),
             specs=tuple(specs),
             leaves=tuple(_leaf(spec, program.symbols) for spec in program.inputs),
             guards=_useful_guards(program),
-            model_name=program.model_name,
             profiles=_profiles(program),
+            ordered=program.dict_order_matters,
             _flat=all(spec.is_leaf() for spec in specs),
         )
 
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
-            if not torch.compiler.is_dynamo_compiling():
-                self._check(args, kwargs)
-            return
-        seen = _signature(args) if self._tensors_only and not kwargs else None
-        if seen is None or seen != self._accepted[0]:
-            self._check(args, kwargs)
-            self._accepted[0] = seen
+        if not torch.compiler.is_dynamo_compiling():
+            self.check(args, kwargs)
 
-    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        values = self._bind(args, kwargs)
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+        """Check a call.
+
+        Returns:
+            the values of the captured arguments, bound as the model binds them.
+
+        Raises:
+            InputError: the call does not fit.
+        """
+        tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state()
+        seen = _signature(args) if self._tensors_only and not kwargs and not tracing else None
+        if seen is not None and seen == self._accepted[0]:
+            return args
+        values = self._check(args, kwargs)
+        if values is args:
+            self._accepted[0] = seen
+        return values
+
+    def _check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+        values = self.binding.bind(args, kwargs)
         leaves = values if self._flat else self._flatten(values)
         sizes: _Sizes = {}
         devices: dict[str, tuple[torch.device, str]] = {}
@@ -162,37 +175,13 @@ class InputCheck:
             for tensor, index, text, size in derived:
                 _check_derived(tensor, index, text, size, values_of)
         if self.guards:
-            self._check_guards(leaves)
-
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
-        """The arguments in the order of `arg_names`, as Python binds them."""
-        names = self.arg_names
-        if not kwargs and len(args) == len(names):
-            return args
-        rest = names[len(args) :]
-        if len(args) <= len(names) and len(kwargs) == len(rest) and all(name in kwargs for name in rest):
-            return (*args, *(kwargs[name] for name in rest))
-        problems = []
-        if len(args) > len(names):
-            problems.append(f"{len(args)} positional arguments")
-        twice = [name for name in names[: len(args)] if name in kwargs]
-        if twice:
-            problems.append(f"{', '.join(twice)} twice")
-        unknown = [name for name in kwargs if name not in names]
-        if unknown:
-            problems.append(f"the unknown argument{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
-        missing = [name for name in rest if name not in kwargs]
-        if missing:
-            problems.append(f"no {', '.join(missing)}")
-        raise InputError(
-            f"the compiled {self.model_name} takes ({', '.join(names)}), got {' and '.join(problems)}",
-            advice="it takes exactly the arguments that were given when it was compiled",
-        )
+            self._check_guards(leaves, values_of)
+        return values
 
     def _flatten(self, values: Sequence[Any]) -> list[Any]:
         leaves: list[Any] = []
-        for name, spec, value in zip(self.arg_names, self.specs, values):
-            if not _flatten_into(value, spec, leaves):
+        for name, spec, value in zip(self.binding.names, self.specs, values):
+            if not _flatten_into(value, spec, leaves, self.ordered):
                 raise InputError(
                     f"input {name} has the structure {structure_text(pytree.tree_structure(value))}, "
                     f"but the model was compiled for {structure_text(spec)}"
@@ -222,27 +211,23 @@ class InputCheck:
             advice="compile with profiles=[...] that include it",
         )
 
-    def _check_guards(self, leaves: Sequence[Any]) -> None:
-        def size(index: int, dim: int) -> int:
-            found = leaves[index].shape[dim]
-            if type(found) is not int:
-                raise _Symbolic
-            return found
-
+    def _check_guards(self, leaves: Sequence[Any], sizes: Mapping[str, int]) -> None:
         for guard in self.guards:
-            try:
-                holds = guard.holds(size)
-            except _Symbolic:
+            # While torch.export traces, sizes are symbols and have no value.
+            if any(name not in sizes for name in guard.symbols) or guard.holds(sizes):
                 continue
-            if not holds:
-                where = {self.leaves[index].name: tuple(leaves[index].shape) for index, _ in guard.inputs()}
-                got = ", ".join(f"{name} of shape {shape}" for name, shape in sorted(where.items()))
-                raise InputError(
-                    f"the model was captured under the condition {guard.text}, which does not hold for {got}"
-                )
+            shapes = {
+                allowed.name: tuple(leaf.shape)
+                for allowed, leaf in zip(self.leaves, leaves)
+                if isinstance(allowed, _Tensor) and any(dim.symbol in guard.symbols for dim in allowed.linear)
+            }
+            got = ", ".join(f"{name} of shape {shape}" for name, shape in sorted(shapes.items()))
+            raise InputError(
+                f"the model was captured under the condition {guard.text}, which does not hold for {got}"
+            )
 
 
-def _signature(args: tuple[Any, ...]) -> list[Any] | None:
+def _signature(args: Sequence[Any]) -> list[Any] | None:
     """dtype, shape, device and layout of every argument; None where one is no plain tensor."""
     found: list[Any] = []
     for arg in args:
@@ -250,10 +235,6 @@ def _signature(args: tuple[Any, ...]) -> list[Any] | None:
             return None
         found += (arg.dtype, arg.shape, arg.device, arg.layout)
     return found
-
-
-class _Symbolic(Exception):
-    """A size is a SymInt: a trace is going on."""
 
 
 def _profiles(program: Program) -> tuple[ProfileSizes, ...]:
@@ -316,30 +297,7 @@ def _leaf(spec: InputSpec, symbols: Mapping[str, SymbolRange]) -> _Leaf:
 
 def _useful_guards(program: Program) -> tuple[Guard, ...]:
     """The guards that the checks of single sizes and of shared symbols do not already imply."""
-    shapes = [spec.shape or () for spec in program.inputs]
-
-    def implied(guard: Guard) -> bool:
-        places = guard.inputs()
-        symbols = set()
-        for index, dim in places:
-            size = shapes[index][dim]
-            if not isinstance(size, int):
-                solved = solve_linear(size)
-                if solved is None or solved[1:] != (1, 0):
-                    return False
-                symbols.add(solved[0])
-        if len(symbols) > 1:
-            return False
-        ranges = [program.symbols[name] for name in symbols]
-        if ranges and ranges[0].max - ranges[0].min > 4096:
-            return False
-        values = range(ranges[0].min, ranges[0].max + 1) if ranges else (0,)
-        return all(
-            guard.holds(lambda i, d, v=value: shapes[i][d] if isinstance(shapes[i][d], int) else v)  # type: ignore[misc]
-            for value in values
-        )
-
-    return tuple(guard for guard in program.guards if not implied(guard))
+    return tuple(guard for guard in program.guards if not holds_everywhere(guard, program.symbols))
 
 
 def _check_tensor(
@@ -485,25 +443,27 @@ def _check_number(allowed: _Number, leaf: Any, sizes: _Sizes) -> None:
             raise InputError(f"input {allowed.name} is {leaf}, but {_place(other, index)} makes it {known}")
 
 
-def _flatten_into(value: Any, spec: pytree.TreeSpec, leaves: list[Any]) -> bool:
+def _flatten_into(value: Any, spec: pytree.TreeSpec, leaves: list[Any], ordered: bool) -> bool:
     """Append the leaves of `value` in the order of `spec`; False when the structure is another."""
     if spec.is_leaf():
         leaves.append(value)
         return not _is_container(value)
     if spec.type is dict:
-        if (
-            type(value) is not dict
-            or len(value) != spec.num_children
-            or any(key not in value for key in spec.context)
-        ):
+        if type(value) is not dict or value.keys() != set(spec.context):
             return False
+        if ordered and list(value) != spec.context:
+            raise InputError(
+                f"a dict has its keys in the order {list(value)}, but the model was compiled for {spec.context}",
+                advice="give them in that order: a model that goes through a dict could compute something else",
+            )
         return all(
-            _flatten_into(value[key], child, leaves) for key, child in zip(spec.context, spec.children())
+            _flatten_into(value[key], child, leaves, ordered)
+            for key, child in zip(spec.context, spec.children())
         )
     if spec.type in (tuple, list):
         if type(value) is not spec.type or len(value) != spec.num_children:
             return False
-        return all(_flatten_into(item, child, leaves) for item, child in zip(value, spec.children()))
+        return all(_flatten_into(item, child, leaves, ordered) for item, child in zip(value, spec.children()))
     flat, found = pytree.tree_flatten(value)
     leaves.extend(flat)
     return found == spec

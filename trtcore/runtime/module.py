@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch.fx.graph import _PyTreeInfo
 
+from trtcore.report.data import Report
 from trtcore.runtime.calling import FlatCodeGen
 from trtcore.runtime.direct import DirectForward
-from trtcore.runtime.engine import keep_plans_plain, plans_of
 from trtcore.runtime.input_check import InputCheck
+from trtcore.runtime.pickling import ModuleState, restored, state_of
+from trtcore.runtime.plans import keep_plans_plain, plans_of
 
 if TYPE_CHECKING:
     from trtcore.ir.program import Program
-    from trtcore.report.data import Report
 
 
 class CompiledModule(torch.fx.GraphModule):
@@ -35,7 +36,7 @@ class CompiledModule(torch.fx.GraphModule):
         check = self._input_check
         if check is None or _watched(self):
             return super().__call__(*args, **kwargs)
-        check(self, args, kwargs)
+        check.check(args, kwargs)
         return self._direct.of(self)(self, *args, **kwargs)
 
     def recompile(self) -> Any:
@@ -44,6 +45,13 @@ class CompiledModule(torch.fx.GraphModule):
         kind = type(self)  # fx makes a class per module, for its forward
         kind._direct = DirectForward(kind.forward, self._code)
         return code
+
+    def __reduce__(self) -> Any:
+        """Pickles hold the graph as data, the engines' files and the check of the arguments."""
+        return rebuilt, (state_of(self, self._input_check, self.report),)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__reduce__()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
         for plan in plans_of(self).values():
@@ -68,6 +76,21 @@ class CompiledModule(torch.fx.GraphModule):
             self._forward_pre_hooks.clear()
             self._forward_pre_hooks_with_kwargs.clear()
             self.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def rebuilt(state: ModuleState) -> CompiledModule:
+    """A compiled module from what its pickle holds."""
+    report = None if state.report is None else Report.from_json(state.report)
+    return module_of(restored(state), state.class_name, report, state.check).train(state.training)
+
+
+def module_of(
+    graph_module: torch.fx.GraphModule, name: str, report: Report | None, check: InputCheck | None
+) -> CompiledModule:
+    """A hybrid graph that has its calling convention already, as a compiled module."""
+    module = CompiledModule(graph_module, graph_module.graph, class_name=name)
+    module._finish(report, check)
+    return module.eval()
 
 
 _module_call = torch.nn.Module.__call__  # traces put another in its place
@@ -105,7 +128,7 @@ def assemble(
     check = None
     if program.in_spec is not None:
         info = _PyTreeInfo(list(program.arg_names), program.in_spec, program.out_spec)
-        module.graph.set_codegen(FlatCodeGen(info))
+        module.graph.set_codegen(FlatCodeGen(info, program.parameters))
         module.recompile()
         check = InputCheck.of_program(program)
     module._finish(report, check)

@@ -4,8 +4,8 @@
 
 A hybrid graph calls it like any other op, so that graph exports, serialises, and goes through torch.compile.
 
-- `inputs` and `sizes` are in the manifest's order; `plan` (uint8, 1-D, on the CPU) is the engine's bytes,
-  or a self-contained saved engine; `manifest` is `EngineManifest.to_json`.
+- `inputs` and `sizes` are in the manifest's order; `plan` (uint8, 1-D, on the CPU) is the engine's file
+  (`trtcore.artifact.engine_file`), or a bare plan for the native runtime; `manifest` is `EngineManifest.to_json`.
 - The fake implementation computes output shapes from the manifest's expressions, so they stay symbolic.
 - Outputs are new contiguous tensors on the inputs' device: never a view of an input or of one another.
 - Inference only: outputs do not require grad. An input that requires grad under grad mode gives one
@@ -19,16 +19,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import InputError
-
-if TYPE_CHECKING:
-    from trtcore.runtime.engine import Engine
+from trtcore.runtime.checks import check_structure, output_device
+from trtcore.runtime.engine import resolve
 
 NAME = "trtcore::execute_engine"
 
@@ -43,7 +42,7 @@ def execute(
     inputs: list[torch.Tensor], sizes: list[int], plan: torch.Tensor, manifest: str
 ) -> list[torch.Tensor]:
     """The op's kernel, for every device."""
-    engine: Engine = (_engines or _import_engines()).resolve(manifest, plan)
+    engine = resolve(manifest, plan)
     if torch.is_grad_enabled():
         if any(tensor.requires_grad for tensor in inputs):
             _warn_no_gradient()
@@ -61,18 +60,6 @@ def are_plain(tensors: Sequence[torch.Tensor]) -> bool:
         if type(tensor) is not torch.Tensor or tensor.is_neg() or tensor.is_meta:
             return False
     return True
-
-
-def _import_engines() -> Any:
-    """The module of engines, which imports this one: found once, because looking it up costs 2 us a call."""
-    global _engines
-    from trtcore.runtime import engine
-
-    _engines = engine
-    return engine
-
-
-_engines: Any = None
 
 
 def _warn_no_gradient() -> None:
@@ -132,47 +119,6 @@ def _fake(
         torch.empty(shape, dtype=binding.dtype, device=device)
         for binding, shape in zip(description.outputs, description.output_shapes(values))
     ]
-
-
-def output_device(manifest: EngineManifest, inputs: Sequence[torch.Tensor]) -> torch.device:
-    """Where an engine's outputs are: with its inputs.
-
-    Without inputs on the device that the manifest's target names, where it is there: the one of the model. Else on the
-    current GPU (native) or the CPU.
-    """
-    if inputs:
-        return inputs[0].device
-    there = torch.cuda.is_available()
-    named = torch.device(manifest.target.get("device", "cuda" if manifest.runtime == "native" else "cpu"))
-    if named.type != "cuda" or not (there or manifest.runtime == "native"):
-        return torch.device("cpu")
-    if named.index is not None and there and named.index < torch.cuda.device_count():
-        return named
-    return torch.device("cuda", torch.cuda.current_device() if there else 0)
-
-
-def check_structure(manifest: EngineManifest, inputs: Sequence[torch.Tensor], sizes: Sequence[Any]) -> None:
-    """Check numbers, dtypes and ranks, which are the same for fake and real tensors.
-
-    Raises:
-        InputError: names the input, what came, and what is allowed.
-    """
-    if len(inputs) != len(manifest.inputs):
-        raise InputError(f"{manifest.name} takes {len(manifest.inputs)} tensors, {len(inputs)} came")
-    if len(sizes) != len(manifest.sizes):
-        raise InputError(f"{manifest.name} takes {len(manifest.sizes)} sizes, {len(sizes)} came")
-    for tensor, binding in zip(inputs, manifest.inputs):
-        if tensor.dtype != binding.dtype:
-            raise InputError(
-                f"{manifest.name}: input {binding.name!r} is {tensor.dtype}, "
-                f"the engine takes {binding.dtype}",
-                advice=f"pass it as {binding.dtype}, or compile for {tensor.dtype}; nothing is cast silently",
-            )
-        if tensor.dim() != len(binding.shape):
-            raise InputError(
-                f"{manifest.name}: input {binding.name!r} has {tensor.dim()} dims {tuple(tensor.shape)}, "
-                f"the engine takes {len(binding.shape)}: {list(binding.shape)}"
-            )
 
 
 # ---- strides ----------------------------------------------------------------------------------------

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import attrs
 import torch
 
-from trtcore.packs.declare import Converter, PackInfo, Reject, target_name
-from trtcore.packs.loading import IN_PROCESS, LoadedPack, _means, load_packs
+from trtcore.ir.ops import target_name
+from trtcore.packs.loading import IN_PROCESS, LoadedPack, load_packs, means
+from trtcore.packs.model import Converter, PackInfo, Reject
 from trtcore.packs.registry import ConverterRegistry
 from trtcore.testing.conformance import (
     Dynamic,
@@ -191,7 +193,7 @@ class PackConformance:
     # -- helpers -----------------------------------------------------------------------------------------------
 
     def _loaded(self) -> LoadedPack:
-        found = [one for one in load_packs() if _means(self.pack, one.info)]
+        found = [one for one in load_packs() if means(self.pack, one.info)]
         assert found, f"no pack {self.pack!r} is installed; `trtcore packs` lists those that are"
         assert len(found) == 1, (
             f"{self.pack!r} means {', '.join(one.info.id for one in found)}; give distribution:name"
@@ -249,7 +251,7 @@ class PackConformance:
                 if node.op != "call_function":
                     continue
                 for one in context.registry.candidates(node.target):
-                    mine = one.pack is not None and _means(self.pack, one.pack)
+                    mine = one.pack is not None and means(self.pack, one.pack)
                     if mine and (one.name, one.order) in own:
                         yield one, node, context
 
@@ -285,7 +287,9 @@ def _lowered(
     exported = trace(_as_module(example.module, example.dtypes[0]), arg_inputs=inputs)
     context = make_context(CompilationSettings.from_kwargs(**settings))
     trusting = [
-        replace(pack, converters=tuple(replace(one, capability_validator=None) for one in pack.converters))
+        replace(
+            pack, converters=tuple(attrs.evolve(one, capability_validator=None) for one in pack.converters)
+        )
         if pack.info.id == asked.id
         else pack
         for pack in load_packs()

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import ConversionContext, NodeContext, Reject, converter, node_arguments
 from trtcore_contrib_example import ops  # noqa: F401  (registers the op)
 
 aten = torch.ops.aten
 
 
-def floating(node: torch.fx.Node, ctx: CompileContext) -> bool | Reject:
+def floating(node: torch.fx.Node, ctx: NodeContext) -> bool | Reject:
     """TensorRT's activations take floating point only; a node without metadata is left to TensorRT's own check."""
     value = node.meta.get("val")
     if isinstance(value, torch.Tensor) and not value.dtype.is_floating_point:
@@ -32,7 +32,7 @@ def squared_relu(ctx: ConversionContext, x: Any) -> Any:
     return ctx.elementwise(positive, positive, "PROD")
 
 
-def tanh_form(node: torch.fx.Node, ctx: CompileContext) -> bool | Reject:
+def tanh_form(node: torch.fx.Node, ctx: NodeContext) -> bool | Reject:
     """Take only what the override computes exactly; the next converter in order gets the rest."""
     if node_arguments(node)["approximate"] != "tanh":
         return Reject("this override has the tanh form only")

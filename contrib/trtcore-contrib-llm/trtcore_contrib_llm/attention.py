@@ -18,6 +18,7 @@ from trtcore.pack import (
     CompileContext,
     ConversionContext,
     LoweringPass,
+    NodeContext,
     Priority,
     Reject,
     Requires,
@@ -38,7 +39,7 @@ def _traced(value: Any) -> torch.Tensor | None:
     return found if isinstance(found, torch.Tensor) else None
 
 
-def _plain(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _plain(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     found = {name: _traced(given[name]) for name in ("query", "key", "value", "keys", "values")}
     if any(value is None or value.dim() != 4 for value in found.values()):
@@ -52,7 +53,7 @@ def _plain(node: fx.Node, ctx: CompileContext) -> bool | Reject:
     return True
 
 
-def _fits_layer(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fits_layer(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     if ctx.settings.decompose_attention:
         return Reject("settings.decompose_attention is set")
     return _plain(node, ctx)

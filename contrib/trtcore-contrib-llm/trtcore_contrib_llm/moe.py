@@ -8,8 +8,8 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
+    NodeContext,
     Priority,
     Reject,
     Requires,
@@ -19,7 +19,7 @@ from trtcore.pack import (
 from trtcore_contrib_llm.ops import mixture_of_experts as moe_op
 
 
-def _known(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _known(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     found = {name: given[name].meta.get("val") for name in ("x", "experts", "scores", "gate", "up", "down")}
     if any(value is None for value in found.values()):

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import ConversionContext, NodeContext, Reject, converter, node_arguments
 from trtcore_contrib_llm.ops import add_rms_norm as add_rms_norm_op
 
 
-def _alike(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _alike(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     x, residual = (given[name].meta.get("val") for name in ("x", "residual"))
     if x is None or not x.is_floating_point() or x.dtype != residual.dtype:

@@ -11,8 +11,8 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
+    NodeContext,
     Priority,
     Reject,
     Requires,
@@ -21,7 +21,7 @@ from trtcore.pack import (
 )
 
 
-def _by_position(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _by_position(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     if given["position_ids"] is None:
         return Reject("without position_ids the built-in converter takes it")

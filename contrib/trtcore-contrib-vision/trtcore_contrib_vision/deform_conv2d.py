@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, Requires, converter, node_arguments
+from trtcore.pack import ConversionContext, NodeContext, Reject, Requires, converter, node_arguments
 from trtcore_contrib_vision._layers import add, part, positions, times, traced
 
 
-def _fixed_kernel(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fixed_kernel(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     numbers = (
         "stride_h",

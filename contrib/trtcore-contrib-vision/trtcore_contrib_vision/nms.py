@@ -22,6 +22,7 @@ from trtcore.pack import (
     CompileContext,
     ConversionContext,
     LoweringPass,
+    NodeContext,
     Reject,
     Requires,
     converter,
@@ -78,7 +79,7 @@ def _unsorted(given: dict[str, Any]) -> str:
     return ""
 
 
-def _sortable(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _sortable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     reason = _unsorted(node_arguments(node))
     return Reject(reason) if reason else True
 
@@ -139,7 +140,7 @@ def _greedy(ctx: ConversionContext, suppresses: Any, count: int) -> Any:
 # The layer ----------------------------------------------------------------------------------------------
 
 
-def _fits_layer(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fits_layer(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     dets = traced(given["dets"])
     if dets is None or dets.dtype != torch.float32:

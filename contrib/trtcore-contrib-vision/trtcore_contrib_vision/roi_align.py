@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, ConversionContext, Reject, converter, node_arguments
+from trtcore.pack import ConversionContext, NodeContext, Reject, converter, node_arguments
 from trtcore_contrib_vision._layers import add, part, times, traced
 
 
-def _fixed_samples(node: fx.Node, ctx: CompileContext) -> bool | Reject:
+def _fixed_samples(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
     if not all(isinstance(given[name], int) for name in ("pooled_height", "pooled_width")):
         return Reject("the size of the pooled grid varies from call to call")

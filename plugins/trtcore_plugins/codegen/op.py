@@ -22,8 +22,8 @@ from trtcore_plugins.codegen.program import Program, evaluate
 
 NAME = "trtcore_fused::run"
 
-_library = torch.library.Library("trtcore_fused", "FRAGMENT")
-_library.define(
+_library = torch.library.Library("trtcore_fused", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
     "run(Tensor[] inputs, SymInt[] sizes, str program) -> Tensor[]", tags=(torch.Tag.pt2_compliant_tag,)
 )
 
@@ -74,9 +74,9 @@ def _has_triton() -> bool:
     return False
 
 
-_library.impl("run", _run, "CompositeExplicitAutograd")
+_library.impl("run", _run, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 # For inference: without this line torch would mark the outputs as requiring grad.
-_library.impl("run", torch.library.fallthrough_kernel, "Autograd")
+_library.impl("run", torch.library.fallthrough_kernel, "Autograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake(NAME, _fake, lib=_library)
 
 run = torch.ops.trtcore_fused.run.default

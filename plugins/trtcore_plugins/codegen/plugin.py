@@ -17,10 +17,10 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    CompileContext,
     ConversionContext,
     ConversionError,
     Converter,
+    NodeContext,
     Priority,
     Reject,
     Requires,
@@ -129,7 +129,7 @@ class FusedKernels:
             name="generated kernel",
         )
 
-    def validate(self, node: fx.Node, ctx: CompileContext) -> bool | Reject:
+    def validate(self, node: fx.Node, ctx: NodeContext) -> bool | Reject:
         """The capability validator: whether the program is one plugin that gives what the graph says."""
         inputs, _, text = node.args
         program = Program.from_text(text)  # type: ignore[arg-type]

@@ -261,10 +261,12 @@ class _Writer:
         wide = [number for number in range(len(self.program.outputs)) if self._wide(number)]
         if wide:
             with_columns = [self.scalars.outputs[number] for number in wide]
-            self._each_tile(
-                "0", "n_x", with_columns, lambda: [self._store(n, self.scalars.outputs[n]) for n in wide],
-                backwards=True,
-            )  # fmt: skip
+
+            def store() -> None:
+                for number in wide:
+                    self._store(number, self.scalars.outputs[number])
+
+            self._each_tile("0", "n_x", with_columns, store, backwards=True)
 
     def _partial(self) -> None:
         self._say("program = tl.program_id(0).to(INDEX)")
@@ -381,10 +383,12 @@ class _Writer:
             if reduction.reduce.startswith("arg"):
                 self._say(f"{reduction.name}_at_acc = tl.full((Y, X), 0, INDEX) + {first}")
         reductions = [one for one in every if one.name not in self.peaks]
-        self._each_tile(
-            first, last, [reduction.args[0] for reduction in reductions],
-            lambda: [self._accumulate(reduction) for reduction in reductions],
-        )  # fmt: skip
+
+        def accumulate() -> None:
+            for reduction in reductions:
+                self._accumulate(reduction)
+
+        self._each_tile(first, last, [reduction.args[0] for reduction in reductions], accumulate)
         for reduction in reductions:
             if reduction.reduce.startswith("arg"):
                 at = f"{reduction.name}_at_acc"

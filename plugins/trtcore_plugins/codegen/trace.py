@@ -94,9 +94,11 @@ def decomposed(node: Node) -> Graph | None:
     if torch.Tag.nondeterministic_seeded in target.tags:
         return None
     sources = node.all_input_nodes
-    values = [source.meta.get("val") for source in sources]
+    values: list[Any] = [source.meta.get("val") for source in sources]
     mode = next((one.fake_mode for one in values if hasattr(one, "fake_mode")), None)
-    table = {op: function for op, function in decomposition_table.items() if op not in _TABLES}
+    table: dict[Any, Callable[..., Any]] = {
+        op: function for op, function in decomposition_table.items() if op not in _TABLES
+    }
 
     def call(*given: Any) -> Any:
         env = dict(zip(sources, given))
@@ -237,7 +239,7 @@ class _Assembler:
         if not known(node):
             raise Unsupported(f"generated kernels have no rule for {node.target}")
         value = node.meta.get("val")
-        results = list(value) if isinstance(value, (list, tuple)) else [value]
+        results: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(one, torch.Tensor) for one in results):
             raise Unsupported(f"{node.target} has a result that is no tensor")
         first = len(self.values)

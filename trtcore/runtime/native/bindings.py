@@ -325,14 +325,14 @@ def register_plugins(manifest: EngineManifest, backend: Any) -> None:
 
 
 def _backend(manifest: EngineManifest) -> Any:
-    from trtcore.packs.loading import load_packs
+    from trtcore.packs.loading import find_backend, load_packs
 
-    backends = [backend for pack in load_packs() for backend in pack.backends]
-    for backend in backends:
-        if backend.name == manifest.backend:
-            return backend
+    backend = find_backend(manifest.backend, manifest.packs_for("backend"))
+    if backend is not None:
+        return backend
+    names = sorted(one.name for pack in load_packs() for one in pack.backends)
     raise BackendUnavailableError(
         f"the engine is for the backend {manifest.backend!r}, and no loaded pack contributes it "
-        f"(there are: {', '.join(sorted(b.name for b in backends)) or 'none'})",
+        f"(there are: {', '.join(names) or 'none'})",
         advice="install or enable the pack that contributes it (see `trtcore packs`)",
     )

@@ -17,8 +17,8 @@ import torch
 
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, ConversionError, InputError
+from trtcore.runtime.checks import output_device
 from trtcore.runtime.native.bindings import Connection, IOTensor
-from trtcore.runtime.op import output_device
 from trtcore.runtime.profiles import chosen_profile
 
 # TensorRT wants memory aligned as cudaMalloc aligns it; torch's tensors are, views of them may not be.
@@ -360,7 +360,9 @@ class _Context:
                 raise ConversionError(
                     f"{self.manifest.name}: TensorRT gives output {name!r} the shape {inferred}, "
                     f"the program promises {shape}",
-                    advice="a converter builds something else than its op; see trtcore.debug.compare",
+                    advice="a converter builds something else than its op: leave ops to torch one by one with "
+                    "torch_executed_ops until it goes away, and report the last one to its pack "
+                    "(trtcore.explain names it)",
                 )
             if self.plan.outputs[index].on_host:
                 pinned = device.type == "cuda"

@@ -1,0 +1,238 @@
+"""A canary for everything that trtcore takes from torch's private parts: each says what a new torch has changed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import sympy
+import torch
+from torch import nn
+from torch.export import Dim
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+import trtcore
+from trtcore.ir import torch_private as private
+
+CHANGED = f"torch {torch.__version__} has changed"
+
+
+class Parity(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] % 2 == 0 else x
+
+
+def exported():
+    return torch.export.export(Parity(), (torch.ones(4),), dynamic_shapes=({0: Dim.DYNAMIC(min=2, max=8)},))
+
+
+def size_of(ep):
+    (node,) = ep.graph.find_nodes(op="placeholder")
+    return node.meta["val"].shape[0]
+
+
+def test_guards_code():
+    ep = exported()
+    code = private.guards_code(ep)
+    assert any("L['x'].size()[0] % 2" in one for one in code), (
+        f"{CHANGED} the text of an export's guards: {code}"
+    )
+    private.set_guards_code(ep, [])
+    assert private.guards_code(ep) == [], f"{CHANGED} where an export keeps its guards"
+    ep.module()(torch.ones(3))  # they are what module() checks
+
+
+def test_range_constraints():
+    ep = exported()
+    (symbol,) = private.range_constraints(ep)
+    private.range_constraints(ep)[symbol] = private.size_interval(1, 5)
+    (found,) = ep.range_constraints.values()
+    assert private.interval_bounds(found) == (1, 5), f"{CHANGED} where an export keeps its ranges"
+
+
+def test_silent_export(capfd):
+    class Detector(nn.Module):
+        def forward(self, x):
+            return x + 1 if x.sum() > 0 else x
+
+    def export():
+        with pytest.raises(Exception, match="data-dependent") as caught:
+            torch.export.export(Detector(), (torch.ones(3),))
+        return caught.value
+
+    with private.silent_export():
+        assert "aten.sum" in export().partial_fx_graph, f"{CHANGED} where a failed export keeps its graph"
+    assert capfd.readouterr().err == "", f"{CHANGED} how torch.export prints the graph of a failed trace"
+    export()
+    assert "aten.sum" in capfd.readouterr().err
+
+
+def test_script_to_exported():
+    script = torch.jit.trace(nn.Linear(3, 2), (torch.ones(1, 3),))
+    ep = private.script_to_exported(script, (torch.ones(1, 3),), {})
+    assert isinstance(ep, torch.export.ExportedProgram), f"{CHANGED} its converter of ScriptModules"
+
+
+def test_expression_and_hint():
+    size = size_of(exported())
+    assert private.expression(size).is_Symbol, f"{CHANGED} SymInt.node.expr"
+    assert private.hint(size) == 4, f"{CHANGED} SymInt.node.hint"
+    assert private.hint(ShapeEnv().create_unbacked_symint()) is None
+
+
+def test_bounds_of_symbol():
+    low, high = private.bounds_of_symbol(size_of(exported()))
+    assert (int(low), int(high)) == (2, 8), f"{CHANGED} ShapeEnv.var_to_range"
+
+
+def test_interval_bounds():
+    from torch.utils._sympy.numbers import int_oo
+    from torch.utils._sympy.value_ranges import ValueRanges
+
+    assert private.interval_bounds(private.size_interval(2, 8)) == (2, 8)
+    assert private.interval_bounds(ValueRanges(0, int_oo)) == (0, None), (
+        f"{CHANGED} its infinity of whole numbers"
+    )
+    assert private.interval_bounds(ValueRanges(-sympy.oo, 3)) == (None, 3)
+
+
+def test_expression_bounds_and_evaluation():
+    n = sympy.Symbol("n", integer=True, positive=True)
+    functions = private.size_functions()
+    e = functions.FloorDiv(n + 1, 2) * functions.Mod(n, 3)
+    low, high = private.expression_bounds(e, {n: (1, 7)})
+    assert (int(low), int(high)) == (0, 8), f"{CHANGED} bound_sympy"
+    assert private.evaluate_expression(e, {n: 5}) == 6, f"{CHANGED} sympy_interp"
+
+
+def test_undecided_sizes():
+    size = size_of(exported())
+    env = size.node.shape_env
+    with (
+        pytest.raises(Exception, match=r"size|guard|known|specializ") as caught,
+        private.undecided_sizes(env),
+    ):
+        bool(size == 5)
+    assert private.is_size_decision(caught.value), (
+        f"{CHANGED} what a ShapeEnv raises for a new guard: {caught.value!r}"
+    )
+    with pytest.raises(private.SizeDecisionError), private._raising(env):  # as for torch 2.11
+        bool(size == 6)
+
+
+def test_storage_id():
+    x = torch.ones(4)
+    assert private.storage_id(x) == private.storage_id(x[1:]), f"{CHANGED} UntypedStorage._cdata"
+    assert private.storage_id(x) != private.storage_id(x.clone())
+
+
+def test_version():
+    x = torch.ones(4)
+    before = private.version(x)
+    x.add_(1)
+    assert private.version(x) == before + 1, f"{CHANGED} Tensor._version"
+
+
+def test_composite_kernel():
+    assert private.composite_kernel(torch.ops.aten.flatten.using_ints), (
+        f"{CHANGED} what it has composite kernels for"
+    )
+    assert not private.composite_kernel(torch.ops.aten.add.Tensor)
+
+
+def test_graphs_have_names_for_switches():
+    ops = set()
+
+    def backend(gm, examples):
+        ops.update(node.target for node in gm.graph.nodes if node.op == "call_function")
+        return gm.forward
+
+    def function(x):
+        with torch.no_grad(), torch.autocast("cpu"):
+            return x.sin()
+
+    torch.compile(function, backend=backend)(torch.ones(2, requires_grad=True))
+    torch._dynamo.reset()
+    assert private.grad_mode_switch() in ops, f"{CHANGED} how graphs switch gradients: {ops}"
+    assert private.autocast_entry() in ops, f"{CHANGED} how graphs enter autocast: {ops}"
+
+
+def test_placeholders_of_dynamo():
+    seen = {}
+
+    def backend(gm, examples):
+        for node in gm.graph.find_nodes(op="placeholder"):
+            seen[private.source_text(node)] = private.is_static_input(node)
+        return gm.forward
+
+    torch.compile(nn.Linear(2, 2), backend=backend)(torch.ones(1, 2))
+    torch._dynamo.reset()
+    assert any("weight" in text and static for text, static in seen.items()), (
+        f"{CHANGED} static inputs: {seen}"
+    )
+    assert any("args" in text and not static for text, static in seen.items()), f"{CHANGED} sources: {seen}"
+
+
+def test_specialise_floats():
+    """A float on a module is an input under dynamic=True, until Dynamo is told to start again with a constant."""
+    from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+
+    graphs, restarts = [], []
+
+    class Scale(nn.Module):
+        factor = 2.5
+
+        def forward(self, x):
+            return x * self.factor
+
+    def backend(gm, examples):
+        nodes = gm.graph.find_nodes(op="placeholder")
+        items = [getattr(node.meta["example_value"], "item_memo", None) for node in nodes]
+        graphs.append(len(nodes))
+        try:
+            private.specialise_floats([item for item in items if isinstance(item, torch.SymFloat)])
+        except TensorifyScalarRestartAnalysis:
+            restarts.append(True)
+            raise
+        return gm.forward
+
+    torch.compile(Scale(), backend=backend, dynamic=True)(torch.ones(3))
+    torch._dynamo.reset()
+    assert restarts, f"{CHANGED} how Dynamo makes inputs of floats (placeholders per graph: {graphs})"
+    assert graphs[-1] == graphs[0] - 1, f"{CHANGED} how floats become constants again: {graphs}"
+
+
+def test_classes():
+    with private.FakeTensorMode():
+        assert isinstance(torch.ones(2), private.FakeTensor), f"{CHANGED} FakeTensor"
+    assert issubclass(private.LazyGraphModule, torch.fx.GraphModule), f"{CHANGED} _LazyGraphModule"
+
+
+ROOMS = ("frontend", "jit", "ir")
+# What is written as private, but is no torch internal, or documented by torch under this name.
+FINE = {"torch._ops", "torch._dynamo", "torch.utils._pytree"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_nothing_private_is_taken_from_elsewhere(room):
+    """In these rooms `torch_private` is the only file that names a private module of torch."""
+    found = []
+    for path in sorted((Path(trtcore.__file__).parent / room).rglob("*.py")):
+        if path.name == "torch_private.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch":
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names if alias.name.partition(".")[0] == "torch"]
+            elif isinstance(node, ast.Attribute):
+                names = [ast.unparse(node)] if ast.unparse(node).startswith("torch.") else []
+            for name in names:
+                parts = name.split(".")
+                private_at = next((i for i, part in enumerate(parts) if re.match("_[a-z]", part)), None)
+                if private_at is not None and not any(name.startswith(fine) for fine in FINE):
+                    found.append(f"{path.name}:{node.lineno} {name}")
+    assert not found

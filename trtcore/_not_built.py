@@ -1,0 +1,44 @@
+"""Names that people coming from elsewhere look for, and that this version has not got."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# module -> name -> what to use; a feature that gets built takes its line out.
+NOT_BUILT: Mapping[str, Mapping[str, str]] = {
+    "trtcore": {
+        "MutableModule": "compile again after a change of the weights, or use torch.compile(backend='trtcore')",
+        "MutableTorchTensorRTModule": "compile again after a change of the weights, or use "
+        "torch.compile(backend='trtcore')",
+        "Debugger": 'logging.getLogger("trtcore").setLevel("DEBUG"), and print(compiled.report)',
+        "Device": 'the setting device="cuda:0", or device="sm_89"',
+        "dtype": "torch's dtypes",
+        "debug": "compare the compiled module's outputs with the model's; print(compiled.report)",
+    },
+    "trtcore.dynamo": {
+        "refit_module_weights": "compile again with the new weights",
+        "cross_compile_for_windows": "compile on Windows",
+        "save_cross_compiled_exported_program": "compile on Windows, and trtcore.save",
+        "load_cross_compiled_exported_program": "trtcore.load, of what was compiled on Windows",
+    },
+    "trtcore.runtime": {
+        "enable_cudagraphs": "torch.cuda.graph, as for any module",
+        "enable_pre_allocated_outputs": "outputs come from torch's caching allocator",
+        "enable_output_allocator": "outputs of unknown size have an allocator by themselves",
+        "weight_streaming": "engines that fit the GPU's memory",
+        "set_multi_device_safe_mode": "torch.cuda.device around the call",
+        "set_cudagraphs_mode": "torch.cuda.graph, as for any module",
+        "get_cudagraphs_mode": "torch.cuda.graph, as for any module",
+        "get_whole_cudagraphs_mode": "torch.cuda.graph, as for any module",
+        "set_whole_cudagraphs_mode": "torch.cuda.graph, as for any module",
+    },
+}
+
+
+def missing(module: str, name: str) -> AttributeError:
+    """The error for a name that `module` has not got; it says so where the name is known and not built."""
+    if instead := NOT_BUILT[module].get(name):
+        text = f"{module}.{name} is not built yet in this version of trtcore; until it is: {instead}"
+    else:
+        text = f"module {module!r} has no attribute {name!r}"
+    return AttributeError(text)

@@ -1,0 +1,293 @@
+"""The content hash of an EngineRequest: equal in every process for requests that are equal up to names."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import importlib.util
+import sys
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import sympy
+import torch
+
+from trtcore._version import __version__
+from trtcore.ir.expressions import parse_condition
+from trtcore.ir.graph_data import NodeData, NodeRef, OpRef, SizeSpec, TensorSpec
+
+FORMAT = 1
+
+# Settings that decide nothing about an engine whose ops, converters, backend and target are given.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "backend", "build_executor", "build_isolation", "cache_built_engines", "converters", "custom_engine_cache",
+        "device", "disabled_packs", "disabled_passes", "dryrun", "engine_cache_dir", "engine_cache_size",
+        "lazy_engine_init", "max_quarantine_builds", "max_segment_size", "min_block_size", "offload_module_to_cpu",
+        "partitioner", "pass_through_build_failures", "pins", "require_full_compilation", "reuse_cached_engines",
+        "runtime", "timing_cache_path", "torch_executed_modules", "torch_executed_ops", "use_distributed_mode_trace",
+        "use_fast_partitioner", "use_python_runtime",
+    }
+)  # fmt: skip
+
+
+def content_key(request: Any) -> str:
+    """The key of an `EngineRequest`; see its `key`.
+
+    Raises:
+        TypeError: an argument of a node has no form that is the same in every process.
+    """
+    data, storages = request.plain()
+    names = _Names(request)
+    digest = hashlib.sha256()
+    _feed(digest, ("trtcore", FORMAT, __version__, torch.__version__))
+    _feed(digest, (request.backend, request.backend_version, request.target.name))
+    _feed(digest, tuple(_settings(request.settings)))
+    _graph(digest, data, storages, names, by_content=request.settings.immutable_weights)
+    _feed(digest, tuple(sorted(names.condition(text) for text in request.conditions)))
+    _feed(digest, names.ranges())
+    return digest.hexdigest()
+
+
+def _settings(settings: Any) -> Iterable[tuple[str, Any]]:
+    for field in attrs.fields(type(settings)):
+        if field.name not in _WITHOUT_EFFECT and not field.name.startswith("_"):
+            value = getattr(settings, field.name)
+            if callable(value) or (hasattr(value, "__iter__") and not _is_plain_collection(value)):
+                continue  # calibration data acts on the graph, which is in the key as it came out
+            yield field.name, _plain(value, None)
+
+
+def _is_plain_collection(value: Any) -> bool:
+    return isinstance(value, (str, bytes, list, tuple, set, frozenset, Mapping))
+
+
+class _Names:
+    """Names of nodes and symbols in the order in which they are met, so that what they were called does not count."""
+
+    def __init__(self, request: Any) -> None:
+        self._ranges = request.ranges
+        self._nodes: dict[str, int] = {}
+        self._symbols: dict[str, int] = {}
+        self._texts: dict[Any, str] = {}
+
+    def define(self, node: str) -> None:
+        self._nodes[node] = len(self._nodes)
+
+    def node(self, name: str) -> int:
+        return self._nodes[name]
+
+    def symbol(self, name: str) -> str:
+        return f"d{self._symbols.setdefault(name, len(self._symbols))}"
+
+    def expression(self, value: Any) -> Any:
+        if isinstance(value, int):
+            return value
+        text = self._texts.get(value)
+        if text is None:
+            # In the order of the expression's own tree, which does not depend on names where there is one symbol.
+            found = sorted(value.free_symbols, key=lambda s: (s.name not in self._symbols, s.name))
+            renamed = value.xreplace({s: sympy.Symbol(self.symbol(s.name), integer=True) for s in found})
+            text = self._texts[value] = str(renamed)
+        return text
+
+    def condition(self, text: str) -> str:
+        for name in sorted(parse_condition(text).symbols, key=len, reverse=True):
+            text = text.replace(name, self.symbol(name))
+        return text
+
+    def ranges(self) -> tuple[Any, ...]:
+        known = (self._ranges.get(name) for name in self._symbols)
+        return tuple(None if one is None else (one.min, one.opt, one.max, one.profiles) for one in known)
+
+
+def _feed(digest: Any, value: Any) -> None:
+    digest.update(repr(value).encode())
+    digest.update(b"\n")
+
+
+def _graph(digest: Any, data: Any, storages: Any, names: _Names, *, by_content: bool) -> None:
+    for node in data.nodes:
+        names.define(node.name)
+        _feed(digest, _node(node, names))
+        if node.op == "get_attr":
+            weight = data.weights[node.target]
+            if hasattr(weight, "nodes"):
+                _graph(digest, weight, storages, names, by_content=by_content)
+            else:
+                _feed(digest, _weight(weight, storages, by_content))
+        reference = data.converters.get(node.name)
+        if reference is not None:
+            _feed(digest, _converter(reference))
+    _feed(digest, "end")
+
+
+def _node(node: NodeData, names: _Names) -> Any:
+    target = node.target
+    if node.op in ("placeholder", "get_attr", "output"):
+        target = None
+    elif isinstance(target, OpRef):
+        target = (target.name, target.schema)
+    else:
+        target = repr(target)
+    return (node.op, target, _plain(node.args, names), _plain(node.kwargs, names), _spec(node.value, names))
+
+
+def _spec(value: Any, names: _Names) -> Any:
+    if isinstance(value, TensorSpec):
+        shape, stride = map(names.expression, value.shape), map(names.expression, value.stride)
+        return (str(value.dtype), tuple(shape), tuple(stride), torch.device(value.device).type)
+    if isinstance(value, SizeSpec):
+        return ("size", names.expression(value.expression))
+    if isinstance(value, list):
+        return tuple(_spec(item, names) for item in value)
+    return value
+
+
+def _plain(value: Any, names: _Names | None) -> Any:
+    """A value whose repr is the same in every process, and another for values that differ."""
+    if isinstance(value, NodeRef):
+        assert names is not None
+        return ("node", names.node(value.name))
+    if isinstance(value, (bool, int, float, complex, str, bytes, type(None), enum.Enum)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return (type(value).__name__, *(_plain(item, names) for item in value))
+    if isinstance(value, (set, frozenset)):
+        return ("set", *sorted(repr(_plain(item, names)) for item in value))
+    if isinstance(value, Mapping):
+        return ("dict", *sorted((repr(_plain(k, names)), _plain(v, names)) for k, v in value.items()))
+    if isinstance(value, slice):
+        return ("slice", _plain((value.start, value.stop, value.step), names))
+    if isinstance(value, (torch.dtype, torch.layout, torch.memory_format, torch.device)):
+        return str(value)
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, sympy.Expr):
+        assert names is not None
+        return names.expression(value)
+    raise TypeError(f"{value!r} of {type(value)} has no form that is the same in every process")
+
+
+def _weight(weight: Any, storages: Any, by_content: bool) -> Any:
+    structure = (str(weight.dtype), weight.shape)
+    if not by_content:
+        return structure
+    tensor = weight.on(storages[weight.storage]).detach()
+    return (*structure, tensor_hash(tensor))
+
+
+def tensor_hash(tensor: torch.Tensor) -> str:
+    """sha256 of a tensor's elements in order, as bytes."""
+    if not tensor.numel():
+        return ""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
+
+
+# ---- converters: who they are, and what their code is -------------------------------------------------------
+
+
+def _converter(reference: Any) -> Any:
+    """Of a `ConverterReference`: the converter's identity, and its code, as versions stay while a pack is worked on."""
+    if reference.distribution:
+        who = (reference.distribution, reference.version, reference.pack, reference.order)
+        return (*who, reference.name, reference.plugin, package_hash(reference.home))
+    if not reference.code:
+        raise TypeError(
+            f"the code of the converter {reference.name} refers to what has no form that is the same everywhere"
+        )
+    return ("process", reference.name, reference.plugin, reference.code)
+
+
+@functools.lru_cache(maxsize=256)
+def package_hash(module: str) -> str:
+    """sha256 of the sources of the package that a module lies in; "" where there are none."""
+    top = module.partition(".")[0]
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return ""
+    origin = Path(spec.origin)
+    files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(str(file.relative_to(origin.parent)).encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(module: str) -> str:
+    """A library's version; of what has none, the hash of its sources."""
+    version = getattr(sys.modules.get(module.partition(".")[0]), "__version__", None)
+    return str(version) if version else package_hash(module)
+
+
+def function_hash(function: Any) -> str:
+    """sha256 of a Python function's code with what it refers to in its own module, recursively.
+
+    Raises:
+        TypeError: it refers to something whose content cannot be told, so that two of them could be taken for one.
+    """
+    digest = hashlib.sha256()
+    _function(digest, function, set())
+    return digest.hexdigest()
+
+
+def _function(digest: Any, function: Any, seen: set[int]) -> None:
+    if isinstance(function, functools.partial):
+        _feed(digest, ("partial", _plain(function.args, None), _plain(function.keywords, None)))
+        return _function(digest, function.func, seen)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        raise TypeError(f"the converter {function!r} is no Python function")
+    if id(code) in seen:
+        return None
+    seen.add(id(code))
+    _code(digest, code)
+    _feed(digest, (_plain(function.__defaults__, None), _plain(function.__kwdefaults__ or {}, None)))
+    for cell in function.__closure__ or ():
+        _value(digest, cell.cell_contents, function, seen)
+    for name in sorted(_names_in(code)):
+        if name in function.__globals__:
+            _feed(digest, name)
+            _value(digest, function.__globals__[name], function, seen)
+    return None
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return set(code.co_names).union(*map(_names_in, inner))
+
+
+def _code(digest: Any, code: types.CodeType) -> None:
+    digest.update(code.co_code)
+    _feed(digest, (code.co_names, code.co_varnames, code.co_freevars))
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            _code(digest, const)
+        else:
+            _feed(digest, const if not isinstance(const, frozenset) else sorted(map(repr, const)))
+
+
+def _value(digest: Any, value: Any, owner: Any, seen: set[int]) -> None:
+    """What a function refers to: its own module's functions by their code, others by where they come from."""
+    if isinstance(value, types.ModuleType):
+        return _feed(digest, ("module", value.__name__))
+    if isinstance(value, types.FunctionType):
+        if value.__module__ == owner.__module__:
+            return _function(digest, value, seen)
+        return _feed(digest, ("function", value.__module__, value.__qualname__, _version(value.__module__)))
+    if isinstance(value, torch.Tensor):
+        return _feed(digest, ("tensor", str(value.dtype), tuple(value.shape), tensor_hash(value)))
+    if isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch._ops._OpNamespace)):
+        return _feed(digest, str(value))
+    module = getattr(type(value), "__module__", "")
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+        return _feed(digest, ("object", getattr(value, "__module__", module), value.__qualname__))
+    if isinstance(value, torch._ops._Ops) or value is sys.modules.get(module):
+        return _feed(digest, ("object", module))
+    return _feed(digest, _plain(value, None))

@@ -1,0 +1,45 @@
+"""Tensors to capture a model with, made from the descriptions of its inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from trtcore.ir.inputs import Input, InputTree
+
+
+def model_device(model: torch.nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer is; the CPU for a model without any."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def example_leaves(model: torch.nn.Module, tree: InputTree) -> list[Any]:
+    """The leaves with every ``Input`` replaced by a tensor, each a tensor of its own.
+
+    Dynamic dimensions get their opt size, but at least 2: torch.export treats 0 and 1 as special.
+    """
+    device = model_device(model)
+    examples: list[Any] = []
+    seen: set[int] = {id(leaf) for leaf in tree.leaves if isinstance(leaf, torch.Tensor)}
+    given: set[int] = set()
+    for leaf in tree.leaves:
+        if not isinstance(leaf, Input):
+            # A tensor that is given twice would be one input for torch.export, and the other be ignored.
+            twice = isinstance(leaf, torch.Tensor) and id(leaf) in given
+            examples.append(leaf.clone() if twice else leaf)
+            given.add(id(leaf))
+            continue
+        sizes = [max(dim.opt, 2) if dim.dynamic else dim.opt for dim in leaf.dims]
+        if leaf.example is not None and all(
+            size == dim.opt or (dim.dynamic and size >= 2) for size, dim in zip(leaf.example.shape, leaf.dims)
+        ):
+            sizes = list(leaf.example.shape)
+        example = leaf.example_tensor(sizes, device=device)
+        if id(example) in seen:
+            example = example.clone()
+        seen.add(id(example))
+        examples.append(example)
+    return examples

@@ -1,0 +1,134 @@
+"""What a user is told when a model cannot be captured: whose fault it is, where, in few lines, and what to do."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from trtcore.errors import ExportError, InputError, TrtcoreError
+from trtcore.frontend.quiet import can_run, run
+from trtcore.ir.inputs import Input, InputTree, describe
+
+_LINES, _WIDTH = 8, 200
+_NOISE = ("For ", "The error above occurred", "Caused by", "If you suspect the guard was triggered")
+
+
+def capture_error(
+    model: torch.nn.Module, tree: InputTree, examples: Sequence[Any], error: Exception, strict: bool
+) -> TrtcoreError:
+    """The error to raise for what torch.export raised: InputError where the model itself fails with these inputs."""
+    if can_run(model):
+        try:
+            run(model, *tree.unflatten(examples))
+        except Exception as failure:
+            return _model_fails(model, tree, examples, failure)
+    name = f"torch.export could not capture {type(model).__name__}"
+    scripted = {n: m.original_name for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)}
+    if scripted:
+        modules = ", ".join(f"{where} (of {kind})" for where, kind in scripted.items())
+        return ExportError(
+            f"{name}: it holds the TorchScript modules {modules}",
+            advice="put the nn.Module that each was scripted from in its place, or give the whole model as one "
+            "ScriptModule (torch.jit.trace)",
+        )
+    return ExportError(
+        "\n    ".join([f"{name}: {type(error).__name__}", *_shown(error)]),
+        where=_user_line(error),
+        advice=_advice(tree, str(error), strict),
+    )
+
+
+def _model_fails(
+    model: torch.nn.Module, tree: InputTree, examples: Sequence[Any], failure: Exception
+) -> InputError:
+    given = [
+        f"{name}: {describe(example)}"
+        for name, example in zip(tree.names, examples)
+        if isinstance(example, torch.Tensor)
+    ]
+    first = (
+        f"{type(model).__name__} itself fails with these inputs, in plain torch too: {type(failure).__name__}"
+    )
+    return InputError(
+        "\n    ".join([first, *_shown(failure), *given]),
+        where=_user_line(failure),
+        advice="give inputs for which model(*inputs) works; a tensor is described by trtcore.Input(shape, dtype=...)",
+    )
+
+
+def _shown(error: Exception) -> list[str]:
+    """The first lines of an error, and the file that has all of it where that is more."""
+    graph = getattr(error, "partial_fx_graph", "")
+    every = str(error).splitlines()
+    useful = [line for line in every if line.strip() and not line.strip().startswith(_NOISE)]
+    shown = [line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..." for line in useful[:_LINES]]
+    if graph or len(useful) > _LINES or any(len(line) > _WIDTH for line in useful):
+        path = _write("\n".join([*every, "", "What was traced before it:" if graph else "", str(graph)]))
+        if path is not None:
+            shown.append(f"all of it: {path}")
+    return shown
+
+
+def _write(text: str) -> str | None:
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="trtcore-export-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(text)
+    except OSError:  # a full disk must not hide the error
+        return None
+    return file.name
+
+
+def _advice(tree: InputTree, text: str, strict: bool) -> str:
+    if "inference tensor" in text:
+        return "the weights were made under torch.inference_mode(): call model.requires_grad_(False) first"
+    dynamic = [
+        f"{name} dimension {index} ({dim})"
+        for name, leaf in zip(tree.names, tree.leaves)
+        if isinstance(leaf, Input)
+        for index, dim in enumerate(leaf.dims)
+        if dim.dynamic
+    ]
+    if dynamic and ("Constraints violated" in text or "user-specified" in text):
+        return (
+            f"dynamic here are {', '.join(dynamic)}. Where the model fixes a size, give the Input this "
+            "size as min, opt and max; where two inputs must agree, make both dynamic with equal opt sizes"
+        )
+    advice = (
+        "torch.export.draft_export(model, args) lists everything that stands in the way; "
+        f"torch.export.export(model, args, strict={not strict}) captures in another way, and trtcore.dynamo.compile "
+        "takes what it returns; control flow on tensor values needs torch.cond"
+    )
+    if dynamic:
+        advice += f"; or make some of the dynamic dimensions static: {', '.join(dynamic)}"
+    return advice
+
+
+def _user_line(error: BaseException) -> str | None:
+    """The innermost line of the traceback that belongs neither to torch nor to trtcore."""
+    own = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.dirname(__file__)) + os.sep)
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            # The first frames are of whoever called trace(); the model's own come from a forward or below it.
+            if not frame.filename.startswith((*own, "<")) and _below_export(error, frame):
+                return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return None
+
+
+def _below_export(error: BaseException, frame: traceback.FrameSummary) -> bool:
+    torch_directory = os.path.dirname(torch.__file__) + os.sep
+    for outer in traceback.extract_tb(error.__traceback__):
+        if outer is frame or (outer.filename, outer.lineno) == (frame.filename, frame.lineno):
+            return False
+        if outer.filename.startswith(torch_directory):
+            return True
+    return False

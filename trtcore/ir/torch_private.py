@@ -1,0 +1,289 @@
+"""What trtcore takes from the private parts of torch: each in one place, with the reason.
+
+Everything here may change with any release of torch; ``tests/ir/test_torch_private.py`` has a canary for each, which
+says what is missing. ``torch.utils._pytree``, ``torch._ops.OpOverload`` and its ``_schema`` are not here: torch's own
+documentation uses them.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
+
+if TYPE_CHECKING:
+    import sympy
+    from torch.export import ExportedProgram
+
+__all__ = [
+    "FakeTensor",
+    "FakeTensorMode",
+    "LazyGraphModule",
+    "SizeDecisionError",
+    "autocast_entry",
+    "bounds_of_symbol",
+    "composite_kernel",
+    "evaluate_expression",
+    "expression",
+    "expression_bounds",
+    "grad_mode_switch",
+    "guards_code",
+    "hint",
+    "interval_bounds",
+    "is_size_decision",
+    "is_static_input",
+    "range_constraints",
+    "remember_sizes",
+    "script_to_exported",
+    "set_guards_code",
+    "silent_export",
+    "size_functions",
+    "size_interval",
+    "source_text",
+    "specialise_floats",
+    "storage_id",
+    "undecided_sizes",
+    "version",
+]
+
+# --- exported programs --------------------------------------------------------------------------------------
+
+
+def guards_code(ep: ExportedProgram) -> list[str]:
+    """The conditions that a capture relies on, as Python text. Nothing public has them as data."""
+    return list(ep._guards_code)
+
+
+def set_guards_code(ep: ExportedProgram, code: Sequence[str]) -> None:
+    """Leave only some of the conditions: those that were seen not to matter would refuse good calls."""
+    ep._guards_code = list(code)
+
+
+def range_constraints(ep: ExportedProgram) -> MutableMapping[sympy.Symbol, Any]:
+    """The ranges of the symbols, to be changed: ``ep.range_constraints`` is the same, but meant for reading."""
+    return ep._range_constraints
+
+
+@contextmanager
+def silent_export() -> Iterator[None]:
+    """Keep torch.export from printing the graph that it had traced when a data-dependent size stopped it.
+
+    There is no switch for that. The text is the exception's ``partial_fx_graph`` too. Not for several threads at once.
+    """
+    module: Any = importlib.import_module("torch.export._trace")
+
+    def print(*_values: Any, **_options: Any) -> None:
+        """Nothing."""
+
+    module.print = print  # found before the builtin
+    try:
+        yield
+    finally:
+        vars(module).pop("print", None)
+
+
+def script_to_exported(model: torch.jit.ScriptModule, args: Any, kwargs: Any) -> ExportedProgram:
+    """A ScriptModule as an ExportedProgram: torch.export takes none, and offers its converter nowhere else."""
+    from torch._export.converter import TS2EPConverter
+
+    return TS2EPConverter(model, args, kwargs).convert()
+
+
+# --- symbolic sizes -----------------------------------------------------------------------------------------
+
+
+def expression(size: torch.SymInt | torch.SymFloat | torch.SymBool) -> Any:
+    """The sympy expression of a symbolic number."""
+    return size.node.expr
+
+
+def hint(size: torch.SymInt) -> int | None:
+    """The value that a SymInt had while tracing, where torch still knows it. ``int(size)`` would fix the size."""
+    try:
+        value = size.node.hint
+    except Exception:  # torch raises several kinds for unbacked sizes
+        return None
+    return value if isinstance(value, int) else None
+
+
+def bounds_of_symbol(size: torch.SymInt) -> tuple[Any, Any]:
+    """(lower, upper) that the ShapeEnv knows of a SymInt that is one symbol; sympy numbers, perhaps infinite."""
+    interval = size.node.shape_env.var_to_range[size.node.expr]
+    return interval.lower, interval.upper
+
+
+def size_interval(low: int, high: int) -> Any:
+    """An interval as ``range_constraints`` holds them."""
+    from torch.utils._sympy.value_ranges import ValueRanges
+
+    return ValueRanges(low, high)
+
+
+def interval_bounds(interval: Any) -> tuple[int | None, int | None]:
+    """(lower, upper) of an interval of whole numbers; None for infinity, of which torch has two kinds."""
+    import sympy
+    from torch.utils._sympy.numbers import int_oo
+
+    low = None if interval.lower in (-int_oo, -sympy.oo) else int(interval.lower)
+    high = None if interval.upper in (int_oo, sympy.oo) else int(interval.upper)
+    return low, high
+
+
+def expression_bounds(e: sympy.Expr, ranges: Mapping[sympy.Symbol, tuple[int, int]]) -> tuple[Any, Any]:
+    """Interval bounds of an expression of sizes; knows torch's own functions, which sympy's intervals do not."""
+    from torch.utils._sympy.value_ranges import bound_sympy
+
+    interval = bound_sympy(e, {symbol: size_interval(*bounds) for symbol, bounds in ranges.items()})
+    return interval.lower, interval.upper
+
+
+def evaluate_expression(e: sympy.Expr, values: Mapping[sympy.Symbol, Any]) -> Any:
+    """An expression computed with Python's operators on any values, fx proxies among them: torch's own interpreter."""
+    from torch.utils._sympy.interp import sympy_interp
+    from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+    return sympy_interp(PythonReferenceAnalysis, dict(values), e)
+
+
+def size_functions() -> Any:
+    """The sympy functions that torch puts into sizes (FloorDiv, Max, ...); their public names are only in texts."""
+    return importlib.import_module("torch.utils._sympy.functions")
+
+
+class SizeDecisionError(RuntimeError):
+    """Code asked a question about a symbolic size that has no answer for all its values."""
+
+
+@contextmanager
+def undecided_sizes(shape_env: Any) -> Iterator[None]:
+    """Within this, a question whose answer depends on a symbolic size raises, and does not make the size a constant.
+
+    torch has it as ``ShapeEnv.error_on_new_guards`` since 2.12; for 2.11 the same is done here. What torch itself asks
+    with a default for undecided answers (is this tensor of size n - 1 contiguous, were n 2?) gets the default.
+    """
+    from torch.fx.experimental import _config
+
+    raising = getattr(shape_env, "error_on_new_guards", None) or partial(_raising, shape_env)
+    # Not by `_config.patch`, which makes a class and a context variable each time: it is asked for every node.
+    before = _config.backed_size_oblivious
+    _config.backed_size_oblivious = True
+    try:
+        with raising():
+            yield
+    finally:
+        _config.backed_size_oblivious = before
+
+
+@contextmanager
+def _raising(shape_env: Any) -> Iterator[None]:
+    original = shape_env.evaluate_sym_node
+
+    def evaluate(sym_node: Any, *args: Any, **kwargs: Any) -> Any:
+        if shape_env._maybe_evaluate_static(sym_node.expr) is None and kwargs.get("fallback_value") is None:
+            raise SizeDecisionError(f"{sym_node.expr} is not known for all sizes")
+        return original(sym_node, *args, **kwargs)
+
+    shape_env.evaluate_sym_node = evaluate
+    try:
+        yield
+    finally:
+        del shape_env.evaluate_sym_node
+
+
+def is_size_decision(error: BaseException) -> bool:
+    """Whether an exception comes from `undecided_sizes`; torch's own class has no public name."""
+    return isinstance(error, SizeDecisionError) or type(error).__name__ == "_ShapeEnvGuardError"
+
+
+_SIZE_FACTS = (
+    "guards", "axioms", "replacements", "replacements_slocs", "divisible", "var_to_range", "var_to_range_sloc",
+    "deferred_runtime_asserts", "num_deferred_runtime_asserts", "symbol_guard_counter", "size_like",
+)  # fmt: skip
+
+
+def remember_sizes(shape_env: Any) -> Callable[[], None]:
+    """What is known of sizes now; the function that is returned forgets what was decided since."""
+    known = {name: copy.copy(getattr(shape_env, name)) for name in _SIZE_FACTS if hasattr(shape_env, name)}
+
+    def restore() -> None:
+        if shape_env is None:
+            return
+        for name, value in known.items():
+            setattr(shape_env, name, copy.copy(value))
+        for counter in ("_version_counter", "_replacements_version_counter"):  # what caches go by
+            if hasattr(shape_env, counter):
+                setattr(shape_env, counter, getattr(shape_env, counter) + 1)
+        getattr(shape_env, "fake_tensor_cache", {}).clear()
+
+    return restore
+
+
+# --- tensors and ops ----------------------------------------------------------------------------------------
+
+
+def storage_id(tensor: torch.Tensor) -> int:
+    """Identity of a tensor's memory, of FakeTensors too, whose ``data_ptr()`` says nothing."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def version(tensor: torch.Tensor) -> int:
+    """How often autograd counted an in-place change of a tensor."""
+    return tensor._version
+
+
+def composite_kernel(op: torch._ops.OpOverload) -> bool:
+    """Whether torch has a kernel for an op that takes it apart into others below autograd."""
+    name = op._schema.name + ("." + op._overloadname if op._overloadname != "default" else "")
+    return op._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
+        name, torch._C.DispatchKey.CompositeImplicitAutograd
+    )
+
+
+# --- graphs of Dynamo's -------------------------------------------------------------------------------------
+
+
+def grad_mode_switch() -> Any:
+    """What ``with torch.no_grad():`` becomes in a traced graph."""
+    return torch._C._set_grad_enabled
+
+
+def autocast_entry() -> Any:
+    """What ``with torch.autocast(...):`` becomes in a graph of Dynamo's."""
+    return torch.amp.autocast_mode._enter_autocast
+
+
+def is_static_input(placeholder: torch.fx.Node) -> bool:
+    """Whether Dynamo marked a placeholder as a parameter, a buffer, or another tensor of a module."""
+    return (placeholder.meta.get("tensor_dict") or {}).get("_dynamo_static_input_type") is not None
+
+
+def source_text(placeholder: torch.fx.Node, below: bool = False) -> str:
+    """Dynamo's expression for where a placeholder's value came from (`below`: what it was taken of); "" for none."""
+    source = getattr(placeholder.meta.get("grapharg"), "source", None)
+    name = getattr(getattr(source, "base", None) if below else source, "name", None)
+    text = name() if callable(name) else name
+    return text if isinstance(text, str) else ""
+
+
+def specialise_floats(floats: Sequence[torch.SymFloat]) -> None:
+    """Make constants of floats that Dynamo made inputs of: it starts the frame again, as for its own compiler.
+
+    Raises:
+        torch._dynamo.exc.TensorifyScalarRestartAnalysis: for Dynamo, where any was no constant before.
+    """
+    from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+    from torch._dynamo.symbolic_convert import TensorifyState
+
+    symbols = [cast(Any, number).node._expr for number in floats]
+    new = [s.name for s in symbols if s.is_Symbol and not TensorifyState.should_specialize(s.name)]
+    for name in new:
+        TensorifyState.specialize(name)
+    if new:
+        raise TensorifyScalarRestartAnalysis

@@ -1,0 +1,234 @@
+"""From a graph of Dynamo's to a Program: traced to ATen on Dynamo's own FakeTensors, static tensors as weights.
+
+Any new assumption about a size that tracing makes becomes one of Dynamo's guards that way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from trtcore.errors import ExportError
+from trtcore.ir.exported import set_tensor
+from trtcore.ir.program import InputSpec, Program, SymbolRange
+from trtcore.ir.schema import normalise_arguments
+from trtcore.ir.symbols import expression_of
+from trtcore.ir.torch_private import (
+    FakeTensor,
+    LazyGraphModule,
+    autocast_entry,
+    expression,
+    grad_mode_switch,
+    is_static_input,
+    source_text,
+    specialise_floats,
+)
+from trtcore.jit.aliases import mutated_placeholders
+
+
+def refuse_gradients(gm: GraphModule) -> None:
+    """Raise if an output of the graph would have a gradient function."""
+    if not torch.is_grad_enabled():
+        return
+    (outputs,) = gm.graph.output_node().args
+    if not any(_needs_gradient(node) for node in cast("Sequence[Any]", outputs)):
+        return
+    sources = [node for node in gm.graph.find_nodes(op="placeholder") if _requires_grad(node)]
+    what = f"{_source_name(sources[0])} requires them" if sources else "the result requires them"
+    raise ExportError(
+        f"gradients are on and {what}, but engines have no backward pass",
+        advice="call the model under torch.no_grad() or torch.inference_mode(), or use "
+        "model.requires_grad_(False)",
+    )
+
+
+def _needs_gradient(node: Any) -> bool:
+    return isinstance(node, Node) and node.op != "placeholder" and _requires_grad(node)
+
+
+def _requires_grad(node: Node) -> bool:
+    value = node.meta.get("example_value")
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
+def fix_floats_of_modules(gm: GraphModule) -> None:
+    """With ``dynamic=True`` Dynamo makes inputs of the floats it meets, even of ``math.pi`` and ``self.scale``.
+
+    Here those that are no arguments become constants again (under a guard), as ints on modules are: Dynamo
+    starts the frame again, as it does for its own compiler.
+    """
+    floats = []
+    for node in gm.graph.find_nodes(op="placeholder"):
+        number = getattr(node.meta.get("example_value"), "item_memo", None)
+        text = source_text(node, below=True)
+        is_argument = re.fullmatch(r"L\['\w+'\](\[[^\]]+\])*", text)
+        if isinstance(number, torch.SymFloat) and text and not is_argument:
+            floats.append(number)
+    specialise_floats(floats)
+
+
+_SIZED = {
+    torch.ops.aten._transformer_encoder_layer_fwd.default: ("src",),
+    torch.ops.aten._native_multi_head_attention.default: ("query", "key", "value"),
+}
+"""Kernels whose last dim must be ``embed_dim``, and whose FakeTensors do not say so -> the inputs meant."""
+
+
+def _ask_for_sizes(traced: GraphModule) -> None:
+    """Let Dynamo guard on sizes that kernels need, as it does for those that ops ask for when they are traced."""
+    for node in traced.graph.nodes:
+        if node.target in _SIZED:
+            given = normalise_arguments(node.target, node.args, node.kwargs)
+            for name in _SIZED[node.target]:
+                bool(given[name].meta["val"].shape[-1] == given["embed_dim"])
+
+
+def to_aten(gm: GraphModule) -> GraphModule:
+    """The graph at ATen level, traced on Dynamo's FakeTensors; placeholders stay in order."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.traceback import preserve_node_meta
+
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    values = [node.meta["example_value"] for node in placeholders]
+
+    def run(*args: Any) -> Any:
+        return torch.fx.Interpreter(gm).run(*args)
+
+    # Autocast acts below the level of pre_dispatch: there its casts would be missing from the graph.
+    whole_ops = not _uses_autocast(gm)
+    # In the inputs' own fake mode, so that tensors which the graph makes are fake too.
+    examples = (node.meta.get("example_value") for node in gm.graph.nodes)
+    fake_mode = next((v.fake_mode for v in examples if isinstance(v, FakeTensor)), nullcontext())
+    with torch.no_grad(), preserve_node_meta(), fake_mode:
+        traced = make_fx(run, tracing_mode="real", pre_dispatch=whole_ops)(*values)
+        _ask_for_sizes(traced)
+    for node in list(traced.graph.nodes):
+        if node.target is grad_mode_switch():
+            traced.graph.erase_node(node)  # there are no gradients here
+    for node, source in zip(traced.graph.find_nodes(op="placeholder"), placeholders):
+        node.meta.setdefault("val", source.meta["example_value"])
+        node.meta["trtcore_source"] = _source_name(source)
+        node.meta["trtcore_static"] = is_static_input(source)
+    for node in traced.graph.nodes:
+        if "nn_module_stack" in node.meta:
+            node.meta["nn_module_stack"] = _plain_stack(node.meta["nn_module_stack"])
+    return traced
+
+
+def _uses_autocast(gm: GraphModule) -> bool:
+    return any(map(torch.is_autocast_enabled, ("cpu", "cuda"))) or any(
+        node.target is autocast_entry() for node in gm.graph.nodes
+    )
+
+
+def _source_name(node: Node) -> str:
+    """``x`` for ``L['x']``, ``encoder.weight`` for a parameter of the model."""
+    text = source_text(node)
+    if not text:
+        return node.name
+    parts = re.findall(r"(?:_modules|_parameters|_buffers)\['([^']+)'\]", text)
+    if parts:
+        return ".".join(parts)
+    return re.sub(r"^L\['([^']+)'\]", r"\1", text)
+
+
+def _plain_stack(stack: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Dynamo's module stack as torch.export writes it: ``(path below the model, class name)``."""
+    plain = {}
+    for key, (path, kind) in stack.items():
+        names = re.findall(r"\['([^']+)'\]|\.(\w+)", re.sub(r"^L\['[^']*'\]", "", path))
+        below = [a or b for a, b in names if b not in ("_modules", "_parameters", "_buffers")]
+        name = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        plain[key] = (".".join(below), name)
+    return plain
+
+
+# --- program ------------------------------------------------------------------------------------------------
+
+
+def weight_places(gm: GraphModule, args: Sequence[Any]) -> list[int]:
+    """Indices of the placeholders that become weights: static tensors that the graph does not change."""
+    mutated = mutated_placeholders(gm)
+    return [
+        index
+        for index, node in enumerate(gm.graph.find_nodes(op="placeholder"))
+        if node.meta["trtcore_static"] and isinstance(args[index], torch.Tensor) and node not in mutated
+    ]
+
+
+def program_of(
+    gm: GraphModule,
+    args: Sequence[Any],
+    weights: Sequence[int],
+    symbols: Mapping[str, SymbolRange],
+    results: Sequence[Any],
+) -> tuple[Program, list[int]]:
+    """A Program that computes `results` of the traced graph, and which of Dynamo's arguments are its inputs."""
+    root = torch.nn.Module()
+    graph = Graph()
+    copied: dict[Node, Node] = {}
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    static = set(weights)
+    inputs = [index for index in range(len(placeholders)) if index not in static]
+    for index in inputs:
+        node = placeholders[index]
+        name = re.sub(r"\W+", "_", node.meta["trtcore_source"]).strip("_")
+        copied[node] = graph.placeholder(name if name.isidentifier() else f"input_{name}")
+        copied[node].target = copied[node].name  # fx made the name unique, and no keyword
+        copied[node].meta = dict(node.meta)
+    taken: dict[str, int] = {}
+    for index in weights:
+        node = placeholders[index]
+        if not node.users:
+            continue
+        name = _attribute_name(node, taken)
+        set_tensor(root, name, args[index])
+        attribute = graph.create_node("get_attr", name, name=node.name)
+        attribute.meta = dict(node.meta)
+        copied[node] = attribute
+    for node in gm.graph.nodes:
+        if node.op in ("placeholder", "output"):
+            continue
+        if node.op == "get_attr":
+            value = getattr(gm, cast(str, node.target))
+            if isinstance(value, torch.Tensor):
+                set_tensor(root, cast(str, node.target), value)
+            else:
+                root.add_module(cast(str, node.target), value)
+        copied[node] = graph.node_copy(node, copied.__getitem__)
+    graph.output(tuple(copied[item] if isinstance(item, Node) else item for item in results))
+    graph.eliminate_dead_code()
+    nodes = [copied[placeholders[index]] for index in inputs]
+    program = Program(
+        graph_module=LazyGraphModule(root, graph),
+        inputs=tuple(map(_input_spec, nodes)),
+        in_spec=None,
+        out_spec=None,
+        arg_names=tuple(node.name for node in nodes),
+        symbols=symbols,
+    )
+    return program, inputs
+
+
+def _attribute_name(node: Node, taken: dict[str, int]) -> str:
+    name = node.meta["trtcore_source"]
+    if not re.fullmatch(r"[\w]+(\.[\w]+)*", name):
+        name = node.name
+    taken[name] = taken.get(name, 0) + 1
+    return name if taken[name] == 1 else f"{name.replace('.', '_')}_{taken[name]}"
+
+
+def _input_spec(node: Node) -> InputSpec:
+    value: Any = node.meta["val"]
+    name = node.meta["trtcore_source"]
+    if type(value) is torch.SymInt:
+        return InputSpec(name, node.name, "symint", value=expression(value))
+    if isinstance(value, torch.Tensor):
+        shape = tuple(expression_of(dim) for dim in value.shape)
+        return InputSpec(name, node.name, "tensor", value.dtype, shape, value.device)
+    return InputSpec(name, node.name, "constant", value=value)

@@ -1,0 +1,148 @@
+"""Compiled modules in pickles: the graph as data, so that nothing that it was captured under is lost on the way."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from trtcore.ir.graph_data import FakeValues, NodeData, OpRef, add_node, node_data
+from trtcore.ir.graphs import attribute, set_attribute
+from trtcore.ir.program import SymbolRange
+from trtcore.runtime.plans import plans_of
+
+if TYPE_CHECKING:
+    from trtcore.report.data import Report
+    from trtcore.runtime.input_check import InputCheck
+
+
+@dataclass(frozen=True)
+class EngineBytes:
+    """An engine's file by its bytes: torch's own way for tensors in shared memory takes no mapped file."""
+
+    data: np.ndarray[Any, Any]
+
+    def open(self) -> torch.Tensor:
+        """The container."""
+        return torch.from_numpy(np.array(self.data))
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A Python function that a node calls."""
+
+    module: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ModuleState:
+    """What a pickle of a compiled module holds.
+
+    Attributes:
+        nodes: the hybrid graph.
+        attributes: by name: parameters and buffers, plain tensors, `EngineBytes`, submodules.
+        buffers: names of the attributes that are registered buffers -> whether they are in the state_dict.
+        ranges: of the symbols in the graph's FakeTensors.
+        codegen: the calling convention.
+        check, report: those of the module; the report as JSON.
+    """
+
+    nodes: tuple[NodeData, ...]
+    attributes: Mapping[str, Any]
+    buffers: Mapping[str, bool]
+    ranges: Mapping[str, SymbolRange]
+    codegen: Any
+    check: InputCheck | None
+    report: str | None
+    class_name: str
+    training: bool
+
+
+def state_of(module: GraphModule, check: InputCheck | None, report: Report | None) -> ModuleState:
+    """A compiled module as data."""
+    plans = plans_of(module)
+    attributes: dict[str, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            name = str(node.target)
+            value = attribute(module, name)
+            attributes[name] = EngineBytes(value.numpy()) if name in plans else value
+    persistent = module.state_dict().keys()
+    buffers = {
+        name: name in persistent
+        for name, _ in module.named_buffers(remove_duplicate=False)
+        if name in attributes
+    }
+    return ModuleState(
+        tuple(node_data(node, _encoded) for node in module.graph.nodes), attributes, buffers, symbol_ranges_of(module),
+        module.graph._codegen, check, None if report is None else report.to_json(indent=None), type(module).__name__,
+        module.training,
+    )  # fmt: skip
+
+
+def restored(state: ModuleState) -> GraphModule:
+    """The graph module again."""
+    graph, root, made = Graph(), torch.nn.Module(), dict[str, Node]()
+    values = FakeValues(state.ranges)
+    for name, value in state.attributes.items():
+        set_attribute(root, name, value.open() if isinstance(value, EngineBytes) else value)
+        if name in state.buffers:
+            path, _, last = name.rpartition(".")
+            owner = root.get_submodule(path)
+            tensor = getattr(owner, last)
+            delattr(owner, last)
+            owner.register_buffer(last, tensor, persistent=state.buffers[name])
+    for data in state.nodes:
+        add_node(graph, data, _decoded(data.target), made, values)
+    graph.set_codegen(state.codegen)
+    return GraphModule(root, graph, class_name=state.class_name)
+
+
+def _encoded(target: Any) -> Any:
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return _Function("torch.ops.higher_order", str(target._name))
+    return _Function(str(target.__module__), str(getattr(target, "__qualname__", target.__name__)))
+
+
+def _decoded(target: Any) -> Any:
+    if isinstance(target, OpRef):
+        namespace, packet, overload = target.name.split(".")
+        return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+    if isinstance(target, _Function):
+        if target.module == "torch.ops.higher_order":
+            return getattr(torch.ops.higher_order, target.name)
+        value: Any = importlib.import_module(target.module)
+        for part in target.name.split("."):
+            value = getattr(value, part)
+        return value
+    return target
+
+
+def symbol_ranges_of(module: GraphModule) -> dict[str, SymbolRange]:
+    """Of every symbol in the placeholders' FakeTensors: what the trace knew of it."""
+    found: dict[str, SymbolRange] = {}
+    for node in module.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        for dim in value.shape if isinstance(value, torch.Tensor) else (value,):
+            if isinstance(dim, torch.SymInt):
+                env = dim.node.shape_env
+                for symbol in dim.node.expr.free_symbols:
+                    if symbol.name not in found:
+                        known = env.var_to_range[symbol]
+                        low, high = _finite(known.lower, 0), _finite(known.upper, 1 << 62)
+                        hint = int(env.size_hint(symbol, allow_none=True) or max(low, 2))
+                        found[symbol.name] = SymbolRange(symbol.name, low, hint, high)
+    return found
+
+
+def _finite(bound: Any, otherwise: int) -> int:
+    try:
+        return int(bound)
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        return otherwise

@@ -1,0 +1,134 @@
+"""Settings that contradict each other, or ask for what this version has not got."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+
+from trtcore.errors import SettingsError
+from trtcore.settings.values import AUTOCAST, FP4, QUANTISED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trtcore.settings import CompilationSettings
+
+
+def refuse_contradictions(settings: CompilationSettings) -> None:
+    """Raise SettingsError for the first rule that is broken."""
+    for rule in _RULES:
+        rule(settings)
+
+
+def autocast_dtype(settings: CompilationSettings) -> torch.dtype | None:
+    """What float32 nodes are cast to; None where autocast is off."""
+    lower = _lower(settings)
+    if not settings.enable_autocast and (settings.use_explicit_typing or not lower):
+        return None
+    return settings.autocast_low_precision_type or (lower[0] if lower else None)
+
+
+def _lower(settings: CompilationSettings) -> list[torch.dtype]:
+    return [dtype for dtype in AUTOCAST if dtype in settings.enabled_precisions]
+
+
+def _refuse_what_is_not_built(settings: CompilationSettings) -> None:
+    for field in attrs.fields(type(settings)):
+        what, value = field.metadata["not_built"], getattr(settings, field.name)
+        if what and value != field.default:
+            raise _not_built(field.name, value, what, f"the only value that works is {field.default!r}")
+    if settings.partitioner == "global":  # as use_fast_partitioner=False, which is the same thing
+        raise _not_built("partitioner", "global", "the global partitioner", "leave it None for the fast one")
+
+
+def _not_built(name: str, value: object, what: str, instead: str) -> SettingsError:
+    return SettingsError(
+        f"{name}={value!r}: {what} is not built yet in this version of trtcore; {instead}",
+        advice=f"leave {name} out",
+    )
+
+
+def _refuse_quantised_precisions(settings: CompilationSettings) -> None:
+    """A quantised dtype comes from the graph alone: naming it would change nothing."""
+    asked = set(QUANTISED) & settings.enabled_precisions
+    if settings.use_explicit_typing:
+        asked -= {FP4}
+    if asked:
+        names = ", ".join(sorted(map(str, asked)))
+        raise SettingsError(
+            f"enabled_precisions has {names}, which would change nothing: engines compute in it where the model "
+            "quantises and dequantises, and nowhere else",
+            advice="leave it out of enabled_precisions and quantise the model before it is compiled "
+            '(docs/user-guide.md, "Quantised models"): its quantise and dequantise ops make the engine quantised',
+        )
+
+
+def _refuse_precisions_from_the_graph(settings: CompilationSettings) -> None:
+    other = settings.enabled_precisions - {torch.float32, FP4}
+    if settings.use_explicit_typing and other:
+        names = ", ".join(sorted(map(str, other)))
+        raise SettingsError(
+            f"enabled_precisions has {names}, and with use_explicit_typing=True dtypes come from the graph",
+            advice="convert the model (model.half()) and leave enabled_precisions out, or set "
+            "use_explicit_typing=False for autocast, or "
+            "enable_autocast=True with autocast_low_precision_type and enabled_precisions left alone",
+        )
+
+
+def _refuse_two_autocast_types(settings: CompilationSettings) -> None:
+    lower, chosen = _lower(settings), settings.autocast_low_precision_type
+    if chosen is not None and lower and chosen not in lower:
+        raise SettingsError(
+            f"autocast_low_precision_type={chosen} is not in enabled_precisions={set(settings.enabled_precisions)}"
+        )
+    wanted = settings.enable_autocast or not settings.use_explicit_typing
+    if wanted and chosen is None and len(lower) > 1:
+        raise SettingsError(
+            "enabled_precisions has float16 and bfloat16, and autocast casts to one",
+            advice="name it: autocast_low_precision_type=torch.float16 (or torch.bfloat16)",
+        )
+
+
+def _refuse_idle_autocast(settings: CompilationSettings) -> None:
+    if autocast_dtype(settings) is not None:
+        return
+    if settings.enable_autocast:
+        raise SettingsError(
+            "enable_autocast=True: autocast to what?",
+            advice="set autocast_low_precision_type to torch.float16 or torch.bfloat16",
+        )
+    for field in attrs.fields(type(settings)):
+        if field.name.startswith("autocast_") and getattr(settings, field.name) != field.default:
+            raise SettingsError(
+                f"{field.name} has no effect without autocast",
+                advice="set enable_autocast=True"
+                + (
+                    ""
+                    if settings.autocast_low_precision_type
+                    else " and autocast_low_precision_type=torch.float16"
+                ),
+            )
+
+
+def _refuse_forcing_to_torch(settings: CompilationSettings) -> None:
+    if not settings.require_full_compilation:
+        return
+    for name in ("torch_executed_ops", "torch_executed_modules"):
+        if forced := getattr(settings, name):
+            raise SettingsError(
+                f"require_full_compilation=True contradicts {name}="
+                f"{sorted(str(item) for item in forced)}: what it names is left in torch",
+                advice=f"drop one of the two: require_full_compilation or {name}",
+            )
+
+
+_RULES: tuple[Callable[[CompilationSettings], None], ...] = (
+    _refuse_what_is_not_built,
+    _refuse_quantised_precisions,
+    _refuse_precisions_from_the_graph,
+    _refuse_two_autocast_types,
+    _refuse_idle_autocast,
+    _refuse_forcing_to_torch,
+)
