@@ -40,10 +40,11 @@ if TYPE_CHECKING:
         TrtcoreError,
     )
     from trtcore.events import Event
+    from trtcore.ir.facts import BOUNDARY, REASON, NodeFacts, facts, set_facts
     from trtcore.ir.provenance import module_path
     from trtcore.ir.schema import node_arguments, parameters_of
-    from trtcore.lowering.decompose import REASON
-    from trtcore.lowering.rewrite import BOUNDARY, fake_result, insert_call, insert_constant
+    from trtcore.lowering.rewrite import fake_result, insert_call, insert_constant, log_rewrite, replace_node
+    from trtcore.lowering.rules import RewriteRule, RuleMatch, rewrite, rules_pass
     from trtcore.packs.declare import converter, converters_in, register_kernel_plugin, scoped_registry
     from trtcore.packs.hookspecs import hookimpl
     from trtcore.packs.loading import register_pack
@@ -85,6 +86,7 @@ __all__ = [
     "LoweringPass",
     "NetworkSnapshot",
     "NodeContext",
+    "NodeFacts",
     "Operand",
     "PackError",
     "Partitioner",
@@ -93,6 +95,8 @@ __all__ = [
     "Refusal",
     "Reject",
     "Requires",
+    "RewriteRule",
+    "RuleMatch",
     "Runtime",
     "SettingsError",
     "Target",
@@ -103,12 +107,14 @@ __all__ = [
     "converter",
     "converters_in",
     "current_device",
+    "facts",
     "fake_result",
     "forced_to_torch",
     "hookimpl",
     "host_platform",
     "insert_call",
     "insert_constant",
+    "log_rewrite",
     "module_path",
     "no_gpu_reason",
     "node_arguments",
@@ -116,7 +122,11 @@ __all__ = [
     "pattern_converter",
     "register_kernel_plugin",
     "register_pack",
+    "replace_node",
+    "rewrite",
+    "rules_pass",
     "scoped_registry",
+    "set_facts",
 ]
 
 _HOMES = {
@@ -146,8 +156,15 @@ _HOMES = {
     ),
     "trtcore.packs.hookspecs": ("hookimpl",),
     "trtcore.packs.loading": ("register_pack",),
-    "trtcore.lowering.decompose": ("REASON",),
-    "trtcore.lowering.rewrite": ("BOUNDARY", "fake_result", "insert_call", "insert_constant"),
+    "trtcore.ir.facts": ("BOUNDARY", "REASON", "NodeFacts", "facts", "set_facts"),
+    "trtcore.lowering.rules": ("RewriteRule", "RuleMatch", "rewrite", "rules_pass"),
+    "trtcore.lowering.rewrite": (
+        "log_rewrite",
+        "replace_node",
+        "fake_result",
+        "insert_call",
+        "insert_constant",
+    ),
     "trtcore.partition": ("Partitioner",),
     "trtcore.packs.patterns": ("Pattern", "pattern_converter"),
     "trtcore.ir.provenance": ("module_path",),

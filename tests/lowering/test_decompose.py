@@ -12,7 +12,8 @@ from torch.export import Dim, export
 from trtcore.backend.base import Target
 from trtcore.context import CompileContext
 from trtcore.frontend.export import program_from_exported
-from trtcore.lowering.decompose import REASON, decompose
+from trtcore.ir.facts import facts
+from trtcore.lowering.decompose import decompose
 from trtcore.pack import Reject, converter, scoped_registry
 from trtcore.packs.loading import process_converters
 from trtcore.packs.registry import ConverterRegistry
@@ -110,7 +111,7 @@ def test_a_missing_piece_keeps_the_op_whole_and_is_named() -> None:
         module = lowered(Silu(), context({aten.silu.default: silu}), torch.randn(3, 4))
     assert targets(module) == [aten.silu.default] * 2
     node = next(node for node in module.graph.nodes if node.op == "call_function")
-    assert "aten.sigmoid.default" in node.meta[REASON]
+    assert "aten.sigmoid.default" in facts(node).reason
 
 
 def test_composite_ops_decompose_by_torch_itself() -> None:
@@ -142,7 +143,7 @@ def test_a_decomposition_that_raises_is_a_reason_and_no_crash() -> None:
 
     module = lowered(Silu(), context({aten.silu.default: broken}), torch.randn(3, 4))
     node = next(node for node in module.graph.nodes if node.op == "call_function")
-    assert "it raised ValueError: no such thing" in node.meta[REASON]
+    assert "it raised ValueError: no such thing" in facts(node).reason
 
 
 def test_a_decomposition_into_itself_ends() -> None:
@@ -171,7 +172,7 @@ def test_a_decomposition_that_writes_to_its_argument_is_not_used() -> None:
         module = lowered(Silu(), context({aten.silu.default: writes}), torch.randn(3, 4))
     assert targets(module) == [aten.silu.default] * 2
     node = next(node for node in module.graph.nodes if node.target is aten.silu.default)
-    assert "writes to its arguments" in node.meta[REASON]
+    assert "writes to its arguments" in facts(node).reason
 
 
 def test_a_decomposition_that_decides_on_a_varying_size_is_not_used() -> None:
@@ -188,7 +189,7 @@ def test_a_decomposition_that_decides_on_a_varying_size_is_not_used() -> None:
     assert targets(static) == [aten.sigmoid.default, aten.mul.Tensor] * 2
     assert targets(dynamic) == [aten.silu.default] * 2
     node = next(node for node in dynamic.graph.nodes if node.target is aten.silu.default)
-    assert "varies from call to call" in node.meta[REASON]
+    assert "varies from call to call" in facts(node).reason
 
 
 def test_results_that_nobody_takes_need_no_converter() -> None:

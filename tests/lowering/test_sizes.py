@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import trtcore
-from trtcore.errors import PackError
 from trtcore.pack import hookimpl, scoped_registry
-from trtcore.packs.loading import register_pack
+from trtcore.packs.loading import PackWarning, register_pack
 from trtcore.packs.model import LoweringPass
 
 
@@ -43,11 +42,13 @@ class Fixing:
         return [LoweringPass("fix", fix)]
 
 
-def test_a_pass_that_fixes_a_size_is_refused():
+def test_a_pass_that_fixes_a_size_is_undone():
     with scoped_registry():
         register_pack(Fixing(), name="fixing")
-        with pytest.raises(
-            PackError, match=r"pass 'fix' of .* fixed dim 0 of input 'input', which is dynamic, to 2"
+        with pytest.warns(
+            PackWarning, match=r"pass 'fix' of .* fixed dim 0 of input 'input', which is dynamic, to 2"
         ):
-            trtcore.compile(torch.nn.ReLU(), inputs=[BATCH], min_block_size=1)
-        trtcore.compile(torch.nn.ReLU(), inputs=[BATCH], min_block_size=1, disabled_passes={"fix"})
+            compiled = trtcore.compile(torch.nn.ReLU(), inputs=[BATCH], min_block_size=1)
+    for batch in (1, 2, 3, 4):
+        x = torch.randn(batch, 4)
+        torch.testing.assert_close(compiled(x), x.relu())

@@ -18,9 +18,10 @@ from trtcore.engine.builders import Builder, ExecutorBuilder, builder_of
 from trtcore.engine.quarantine import Quarantined, Suspicion, alike, find_culprits
 from trtcore.engine.request import EngineRequest, request_of
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError
+from trtcore.ir.facts import facts
 from trtcore.ir.graphs import is_getitem
 from trtcore.ir.program import Program
-from trtcore.ir.provenance import SOURCES, describe, op_name
+from trtcore.ir.provenance import describe, op_name
 from trtcore.packs.model import Converter
 from trtcore.partition import Partition, Segment
 
@@ -284,5 +285,5 @@ def _located(
 
 def _names_in_settings(node: Node) -> str:
     """What ``torch_executed_ops`` knows a node by: its op, or the ops that a pattern stands for."""
-    names = sorted({source.op for source in node.meta.get(SOURCES, ())}) or [op_name(node.target)]
+    names = sorted({source.op for source in facts(node).sources}) or [op_name(node.target)]
     return ", ".join(map(repr, names))

@@ -10,6 +10,7 @@ import sympy
 import torch
 from torch.utils import _pytree as pytree
 
+from trtcore.ir.facts import Rewrite
 from trtcore.ir.graphs import attribute
 from trtcore.ir.guards import Guard
 from trtcore.ir.signature import Parameters
@@ -93,6 +94,7 @@ class Program:
         model_name: class of the model where it is known, for names and messages.
         weight_names: the model's name of each weight, by the address of its storage: passes make new constants on it.
         failed: converters that failed for a node, by the node's name: the converter's ``str`` -> why.
+        rewrites: what lowering's rules have put other nodes for, in order.
     """
 
     graph_module: torch.fx.GraphModule
@@ -107,6 +109,7 @@ class Program:
     model_name: str = "model"
     weight_names: Mapping[int, str] = field(default_factory=dict)
     failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    rewrites: tuple[Rewrite, ...] = ()
 
     def with_weight_names(self) -> Program:
         """The program as it was captured, with the names of its weights; tied ones have the first."""

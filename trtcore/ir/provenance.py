@@ -17,7 +17,6 @@ from torch.fx import Node
 from trtcore.ir.ops import op_name
 
 __all__ = [
-    "SOURCES",
     "Source",
     "code_line",
     "describe",
@@ -26,9 +25,6 @@ __all__ = [
     "plain_path",
     "source_line",
 ]
-
-SOURCES = "trtcore_sources"
-"""Key in node.meta: the ops (`Source`) that a node of a pattern stands for."""
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _TESTING = (

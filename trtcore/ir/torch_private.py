@@ -7,8 +7,9 @@ documentation uses them.
 
 from __future__ import annotations
 
+import copy
 import importlib
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -39,6 +40,7 @@ __all__ = [
     "is_size_decision",
     "is_static_input",
     "range_constraints",
+    "remember_sizes",
     "script_to_exported",
     "set_guards_code",
     "silent_export",
@@ -198,6 +200,29 @@ def _raising(shape_env: Any) -> Iterator[None]:
 def is_size_decision(error: BaseException) -> bool:
     """Whether an exception comes from `undecided_sizes`; torch's own class has no public name."""
     return isinstance(error, SizeDecisionError) or type(error).__name__ == "_ShapeEnvGuardError"
+
+
+_SIZE_FACTS = (
+    "guards", "axioms", "replacements", "replacements_slocs", "divisible", "var_to_range", "var_to_range_sloc",
+    "deferred_runtime_asserts", "num_deferred_runtime_asserts", "symbol_guard_counter", "size_like",
+)  # fmt: skip
+
+
+def remember_sizes(shape_env: Any) -> Callable[[], None]:
+    """What is known of sizes now; the function that is returned forgets what was decided since."""
+    known = {name: copy.copy(getattr(shape_env, name)) for name in _SIZE_FACTS if hasattr(shape_env, name)}
+
+    def restore() -> None:
+        if shape_env is None:
+            return
+        for name, value in known.items():
+            setattr(shape_env, name, copy.copy(value))
+        for counter in ("_version_counter", "_replacements_version_counter"):  # what caches go by
+            if hasattr(shape_env, counter):
+                setattr(shape_env, counter, getattr(shape_env, counter) + 1)
+        getattr(shape_env, "fake_tensor_cache", {}).clear()
+
+    return restore
 
 
 # --- tensors and ops ----------------------------------------------------------------------------------------

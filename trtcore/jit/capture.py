@@ -16,6 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 from trtcore.errors import ExportError
 from trtcore.ir.exported import set_tensor
 from trtcore.ir.program import InputSpec, Program, SymbolRange
+from trtcore.ir.schema import normalise_arguments
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import (
     FakeTensor,
@@ -71,6 +72,22 @@ def fix_floats_of_modules(gm: GraphModule) -> None:
     specialise_floats(floats)
 
 
+_SIZED = {
+    torch.ops.aten._transformer_encoder_layer_fwd.default: ("src",),
+    torch.ops.aten._native_multi_head_attention.default: ("query", "key", "value"),
+}
+"""Kernels whose last dim must be ``embed_dim``, and whose FakeTensors do not say so -> the inputs meant."""
+
+
+def _ask_for_sizes(traced: GraphModule) -> None:
+    """Let Dynamo guard on sizes that kernels need, as it does for those that ops ask for when they are traced."""
+    for node in traced.graph.nodes:
+        if node.target in _SIZED:
+            given = normalise_arguments(node.target, node.args, node.kwargs)
+            for name in _SIZED[node.target]:
+                bool(given[name].meta["val"].shape[-1] == given["embed_dim"])
+
+
 def to_aten(gm: GraphModule) -> GraphModule:
     """The graph at ATen level, traced on Dynamo's FakeTensors; placeholders stay in order."""
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -89,6 +106,7 @@ def to_aten(gm: GraphModule) -> GraphModule:
     fake_mode = next((v.fake_mode for v in examples if isinstance(v, FakeTensor)), nullcontext())
     with torch.no_grad(), preserve_node_meta(), fake_mode:
         traced = make_fx(run, tracing_mode="real", pre_dispatch=whole_ops)(*values)
+        _ask_for_sizes(traced)
     for node in list(traced.graph.nodes):
         if node.target is grad_mode_switch():
             traced.graph.erase_node(node)  # there are no gradients here

@@ -20,14 +20,11 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
+from trtcore.ir.facts import set_facts
 from trtcore.ir.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
 from trtcore.ir.provenance import op_name
 from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
 from trtcore.packs.selection import SelectionMemo, Verdict
-
-REASON = "trtcore_reason"
-"""Key in node.meta: why a node runs in torch, in the words that the report shows: its decomposition could not be used,
-or what a pass says of a node of its own."""
 
 _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a cycle
 
@@ -76,8 +73,9 @@ class _Decomposer:
             return selection.reason
         pieces = self._pieces(node, function, depth)
         if isinstance(pieces, str):
-            node.meta[REASON] = f"{selection.reason}; its decomposition does not help: {pieces}"
-            return str(node.meta[REASON])
+            reason = f"{selection.reason}; its decomposition does not help: {pieces}"
+            set_facts(node, reason=reason)
+            return reason
         self._paste(graph, node, pieces)
         return ""
 
@@ -111,8 +109,8 @@ class _Decomposer:
         try:
             key = (
                 node.target,
-                _signature(node.args, leaves),
-                _signature(dict(node.kwargs), leaves),
+                signature(node.args, leaves),
+                signature(dict(node.kwargs), leaves),
                 _used_outputs(node),
             )
         except TypeError:  # an unhashable constant
@@ -175,8 +173,8 @@ class _Decomposer:
 
     def _paste(self, graph: Graph, node: Node, traced: Graph) -> None:
         leaves: list[Node] = []
-        _signature(node.args, leaves)
-        _signature(dict(node.kwargs), leaves)
+        signature(node.args, leaves)
+        signature(dict(node.kwargs), leaves)
         sources = iter(dict.fromkeys(leaves))
         env: dict[Node, Node] = {}
         results: Any = None
@@ -291,7 +289,7 @@ def _check_results(node: Node, traced: Graph) -> None:
         raise ValueError(f"it returns {made}, and the op {wanted}")
 
 
-def _signature(value: Any, leaves: list[Node]) -> Any:
+def signature(value: Any, leaves: list[Node]) -> Any:
     """A hashable stand-in for an argument, equal where a trace of the op would be; collects the nodes in it."""
     if isinstance(value, Node):
         first = value not in leaves
@@ -311,9 +309,9 @@ def _signature(value: Any, leaves: list[Node]) -> Any:
             return ("size", expression_of(meta))
         return ("other", id(value))
     if isinstance(value, (list, tuple)):
-        return tuple(_signature(item, leaves) for item in value)
+        return tuple(signature(item, leaves) for item in value)
     if isinstance(value, dict):
-        return tuple((name, _signature(item, leaves)) for name, item in value.items())
+        return tuple((name, signature(item, leaves)) for name, item in value.items())
     hash(value)
     return (type(value).__name__, repr(value)) if isinstance(value, float) else (type(value).__name__, value)
 

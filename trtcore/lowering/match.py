@@ -17,17 +17,15 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
+from trtcore.ir.facts import facts, set_facts
 from trtcore.ir.graphs import is_size, mutates
-from trtcore.ir.provenance import SOURCES, Source, op_name, source_line
+from trtcore.ir.provenance import Source, op_name, source_line
 from trtcore.ir.schema import normalise_arguments
 from trtcore.ir.symbols import SizeMaterialiser, expression_of
 from trtcore.packs.failures import pack_failure
 from trtcore.packs.model import Converter
 from trtcore.packs.patterns import Pattern
 from trtcore.packs.selection import Candidate, Verdict
-
-OBJECTIONS = "trtcore_patterns"
-"""Key in node.meta: candidates for patterns that end in this node and did not take it."""
 
 _FRAGMENT = "trtcore_fragment"
 
@@ -56,7 +54,7 @@ def match_patterns(graph_module: GraphModule, ctx: CompileContext, lower: Lower)
         if shape is None:
             continue
         for anchor in by_target.get(shape.anchor.target, ()):
-            found = _Matcher(shape).match(anchor) if anchor not in gone else None
+            found = find(shape, anchor) if anchor not in gone else None
             if found is not None:
                 gone.update(_replace(graph_module.graph, shape, found, ctx))
     return graph_module
@@ -66,14 +64,16 @@ def match_patterns(graph_module: GraphModule, ctx: CompileContext, lower: Lower)
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """A lowered pattern, ready to be looked for.
+class Shape:
+    """A pattern as it was traced or lowered, ready to be looked for.
 
     Attributes:
         outputs: its result nodes, and `single` whether it returns one tensor and no tuple.
         anchor: the last op among the outputs; the search starts there.
         placeholders: one per input.
         floats: literal -> input position.
+        spelling: whether it matters how it is written. If not, the operands of sums and products match in either order,
+            and dims whether they are counted from the front or the back.
     """
 
     pattern: Pattern
@@ -82,9 +82,10 @@ class _Shape:
     anchor: Node
     placeholders: tuple[Node, ...]
     floats: Mapping[float, int]
+    spelling: bool = True
 
 
-def _shape(pattern: Pattern, ctx: CompileContext, lower: Lower) -> _Shape | None:
+def _shape(pattern: Pattern, ctx: CompileContext, lower: Lower) -> Shape | None:
     """The pattern as the model's graph would hold it; None, with a warning, where it cannot be traced or lowered."""
     (first, *_) = ctx.registry.candidates(pattern)
     try:
@@ -93,22 +94,37 @@ def _shape(pattern: Pattern, ctx: CompileContext, lower: Lower) -> _Shape | None
     except Exception as error:
         pack_failure(f"a pattern of {first.source_version} is not used: {error}", first.source_version, error)
         return None
-    results = module.graph.output_node().args[0]
-    outputs = tuple(results) if isinstance(results, (tuple, list)) else (results,)
-    order = {node: i for i, node in enumerate(module.graph.nodes)}
-    if not all(isinstance(node, Node) and node.op == "call_function" for node in outputs):
+    shape = shape_of(pattern, module, traced.floats)
+    if shape is None:
         pack_failure(
             f"pattern {pattern.__name__} of {first.source_version} is not used: lowering leaves nothing of it",
             first.source_version,
         )
+    return shape
+
+
+def shape_of(
+    pattern: Pattern, module: GraphModule, floats: Mapping[float, int], *, spelling: bool = True
+) -> Shape | None:
+    """What to look for, from a pattern's graph; None where no op gives one of its results.
+
+    Args:
+        floats: what stands in the graph for a float input -> the input's position.
+        spelling: see `Shape`.
+    """
+    results = module.graph.output_node().args[0]
+    outputs = tuple(results) if isinstance(results, (tuple, list)) else (results,)
+    order = {node: i for i, node in enumerate(module.graph.nodes)}
+    if not all(isinstance(node, Node) and node.op == "call_function" for node in outputs):
         return None
-    return _Shape(
+    return Shape(
         pattern,
         outputs,
         not isinstance(results, (tuple, list)),
         max(outputs, key=order.__getitem__),
         tuple(node for node in module.graph.nodes if node.op == "placeholder"),
-        traced.floats,
+        floats,
+        spelling,
     )
 
 
@@ -123,7 +139,7 @@ def _copy(graph: Graph) -> Graph:
 
 
 @dataclass(frozen=True)
-class _Match:
+class Match:
     """Where a pattern was found.
 
     Attributes:
@@ -135,14 +151,19 @@ class _Match:
     arguments: tuple[Any, ...]
 
 
+def find(shape: Shape, anchor: Node) -> Match | None:
+    """Where a pattern ends in this node; None if it does not."""
+    return _Matcher(shape).match(anchor)
+
+
 class _Matcher:
     """One attempt, from one anchor. Backtracks only among the users of what is bound, for further outputs."""
 
-    def __init__(self, shape: _Shape) -> None:
+    def __init__(self, shape: Shape) -> None:
         self.shape = shape
         self.positions = {node: i for i, node in enumerate(shape.placeholders)}
 
-    def match(self, anchor: Node) -> _Match | None:
+    def match(self, anchor: Node) -> Match | None:
         for state in self._outputs(_State(), [(self.shape.anchor, anchor)], list(self.shape.outputs)):
             found = self._finished(state)
             if found is not None:
@@ -186,9 +207,28 @@ class _Matcher:
             given = normalise_arguments(theirs.target, theirs.args, theirs.kwargs)
         except Exception:  # a call that does not fit its schema is nobody's
             return False
-        return ours.keys() == given.keys() and all(
-            self._same(state, value, given[name]) for name, value in ours.items()
-        )
+        if ours.keys() != given.keys():
+            return False
+        before = None if self.shape.spelling else state.copy()
+        if self._all_same(state, theirs, ours, given):
+            return True
+        if before is None or mine.target not in _COMMUTATIVE or ours.get("alpha", 1) != 1:
+            return False
+        state.become(before)
+        ours = {**ours, "self": ours["other"], "other": ours["self"]}
+        return self._all_same(state, theirs, ours, given)
+
+    def _all_same(
+        self, state: _State, theirs: Node, ours: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> bool:
+        # Ops first: an input takes anything, and would take an operand that only an op can be.
+        for name in sorted(ours, key=lambda name: _is_input(ours[name])):
+            mine, other = ours[name], given[name]
+            if name in ("dim", "dims") and not self.shape.spelling:
+                mine, other = _from_the_front(mine, theirs), _from_the_front(other, theirs)
+            if not self._same(state, mine, other):
+                return False
+        return True
 
     def _bind_input(self, state: _State, mine: Node, theirs: Any) -> bool:
         position = self.positions[mine]
@@ -237,7 +277,7 @@ class _Matcher:
         number = isinstance(mine, (int, float)) and not isinstance(mine, bool)
         return mine == theirs and (type(mine) is type(theirs) or (number and not isinstance(theirs, bool)))
 
-    def _finished(self, state: _State) -> _Match | None:
+    def _finished(self, state: _State) -> Match | None:
         """The match, if the sizes agree and every input is known."""
         # Symbols alone first: they are what the expressions are made of.
         for mine, theirs, raw in sorted(state.sizes, key=lambda item: not _is_symbol(item[0])):
@@ -259,7 +299,7 @@ class _Matcher:
                 return None  # lowering has dropped an input, which the converter would miss
             else:
                 arguments.append(self.shape.pattern.inputs[position])
-        return _Match(dict(state.nodes), tuple(arguments))
+        return Match(dict(state.nodes), tuple(arguments))
 
 
 class _State:
@@ -276,6 +316,12 @@ class _State:
         other.nodes, other.inputs = dict(self.nodes), dict(self.inputs)
         other.symbols, other.sizes = dict(self.symbols), list(self.sizes)
         return other
+
+    def become(self, other: _State) -> None:
+        """Forget what was bound since `other` was copied from this."""
+        self.nodes, self.inputs, self.symbols, self.sizes = (
+            other.nodes, other.inputs, other.symbols, other.sizes,
+        )  # fmt: skip
 
     def bind_symbol(self, symbol: Any, expression: Any, raw: Any) -> None:
         """The first value counts; a pattern that uses sizes says in its example which are equal."""
@@ -302,6 +348,38 @@ class _State:
         return expression_of(value) if not isinstance(value, int) else value
 
 
+_COMMUTATIVE = frozenset(
+    {torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor, torch.ops.aten.maximum.default,
+     torch.ops.aten.minimum.default, torch.ops.aten.logical_and.default, torch.ops.aten.logical_or.default}
+)  # fmt: skip
+"""Ops of `self` and `other` that give the same whichever comes first."""
+
+
+def _is_input(value: Any) -> bool:
+    return isinstance(value, Node) and value.op == "placeholder"
+
+
+def _from_the_front(dims: Any, node: Node) -> Any:
+    """Dims of a node's first argument, counted from the front; anything else as it is."""
+    source = node.args[0] if node.args else None
+    value = source.meta.get("val") if isinstance(source, Node) else None
+    rank = value.dim() if isinstance(value, torch.Tensor) else 0
+    several = isinstance(dims, (list, tuple))
+    given = list(dims) if several else [dims]
+    if not rank or not all(type(dim) is int for dim in given):
+        return dims
+    counted = [dim % rank if -rank <= dim < rank else dim for dim in given]
+    return counted if several else counted[0]
+
+
+def is_replaceable(nodes: Sequence[Node], anchor: Node) -> bool:
+    """Whether nobody but the ops of a match reads a result in its middle, and none of them writes."""
+    inside = set(nodes)
+    return not any(mutates(node) for node in nodes) and all(
+        user in inside for node in nodes if node is not anchor for user in node.users
+    )
+
+
 def _is_symbol(expression: Any) -> bool:
     return not isinstance(expression, int) and bool(expression.is_Symbol)
 
@@ -309,7 +387,7 @@ def _is_symbol(expression: Any) -> bool:
 # ---- replacing ----------------------------------------------------------------------------------------------
 
 
-def _replace(graph: Graph, shape: _Shape, found: _Match, ctx: CompileContext) -> list[Node]:
+def _replace(graph: Graph, shape: Shape, found: Match, ctx: CompileContext) -> list[Node]:
     """Put one node in place of a match; return what it replaced, nothing where somebody objects."""
     sources = sorted(set(found.nodes.values()))
     outputs = [found.nodes[node] for node in shape.outputs]
@@ -319,6 +397,9 @@ def _replace(graph: Graph, shape: _Shape, found: _Match, ctx: CompileContext) ->
     with graph.inserting_before(place):
         fused = graph.call_function(shape.pattern, found.arguments)
     fused.meta = _meta(sources, outputs, shape.single, found.arguments)
+    set_facts(
+        fused, sources=tuple(Source(node.name, op_name(node.target), source_line(node)) for node in sources)
+    )
     selection = ctx.registry.select(fused, ctx)
     chosen = selection.chosen
     objection = "" if chosen is None else _objection(chosen, sources, ctx)
@@ -331,8 +412,8 @@ def _replace(graph: Graph, shape: _Shape, found: _Match, ctx: CompileContext) ->
             else one
             for one in selection.candidates
         ]
-        known = anchor.meta.get(OBJECTIONS, ())
-        anchor.meta[OBJECTIONS] = (*known, *(one for one in lost if one not in known))
+        known = facts(anchor).objections
+        set_facts(anchor, objections=(*known, *(one for one in lost if one not in known)))
         return []
     fused.name = graph._graph_namespace.create_name(shape.pattern.__name__, fused)
     if shape.single:
@@ -405,7 +486,6 @@ def _meta(
         "val": values[0] if single else values,
         "nn_module_stack": common,
         "stack_trace": outputs[-1].meta.get("stack_trace"),
-        SOURCES: tuple(Source(node.name, op_name(node.target), source_line(node)) for node in sources),
         _FRAGMENT: _Fragment.of(sources, outputs, arguments),
     }
 

@@ -71,7 +71,7 @@ def _tracing(fake_mode: Any) -> Iterator[None]:
         stack.enter_context(fx_traceback.preserve_node_meta())
         stack.enter_context(torch.no_grad())
         # The first version is what torch.export writes into files.
-        stack.enter_context(config.patch(enable_auto_functionalized_v2=False))  # type: ignore[no-untyped-call]
+        stack.enter_context(config.patch(enable_auto_functionalized_v2=False))
         yield
 
 
@@ -80,7 +80,7 @@ def _written_back(function: Callable[..., Any]) -> Callable[..., Any]:
     from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
 
     def plain(value: FunctionalTensor) -> torch.Tensor:
-        torch._sync(value)
+        torch._sync(value)  # type: ignore[no-untyped-call]
         return torch._from_functional_tensor(value.elem)
 
     def run(*values: Any) -> Any:

@@ -380,6 +380,8 @@ class LoweringPass:
         before: names of passes that must come later than this one.
         after: names of passes that must come earlier.
         pack: who contributed it; filled in when the pack is loaded.
+        required: without it the result would be wrong, or not what the user's settings ask for: its failure ends the
+            compile. Any other pass that fails is undone, with a warning.
 
     Raises:
         PackError: a field of the wrong type.
@@ -391,6 +393,7 @@ class LoweringPass:
     before: tuple[str, ...] = attrs.field(default=(), converter=_names)
     after: tuple[str, ...] = attrs.field(default=(), converter=_names)
     pack: PackInfo | None = None
+    required: bool = False
 
     @name.validator
     def _check_name(self, attribute: attrs.Attribute[str], value: str) -> None:

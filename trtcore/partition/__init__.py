@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError, PackError, SettingsError
+from trtcore.ir.facts import facts
 from trtcore.ir.graphs import (
     attribute,
     is_copy_into,
@@ -27,10 +28,9 @@ from trtcore.ir.graphs import (
     viewed,
 )
 from trtcore.ir.program import Program
-from trtcore.ir.provenance import SOURCES, describe
+from trtcore.ir.provenance import describe
 from trtcore.ir.symbols import bounds, expression_of, free_symbols, is_integral
-from trtcore.lowering.decompose import REASON
-from trtcore.lowering.match import OBJECTIONS, is_pattern
+from trtcore.lowering.match import is_pattern
 from trtcore.packs.selection import Selection, SelectionMemo
 from trtcore.partition.levels import group_by_levels
 from trtcore.partition.segment import Segment, extract
@@ -145,7 +145,7 @@ def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None 
 
 def _with_patterns(node: Node, selection: Selection) -> Selection:
     """The selection, and before it the converters of patterns that did not take the node."""
-    lost = node.meta.get(OBJECTIONS)
+    lost = facts(node).objections
     return replace(selection, candidates=(*lost, *selection.candidates)) if lost else selection
 
 
@@ -168,7 +168,7 @@ def _memory_in_torch(graph: torch.fx.Graph, select: Callable[[Node], Selection])
 
 def count_ops(nodes: Sequence[Node]) -> int:
     """Converted ops among nodes, a pattern's each: what min_block_size counts."""
-    return sum(len(node.meta.get(SOURCES, (node,))) for node in nodes if not is_getitem(node))
+    return sum(max(len(facts(node).sources), 1) for node in nodes if not is_getitem(node))
 
 
 def _quarantined(node: Node, selection: Selection, program: Program) -> str:
@@ -181,7 +181,7 @@ def _quarantined(node: Node, selection: Selection, program: Program) -> str:
 
 def _unconverted(node: Node, selection: Selection) -> str:
     """Why no converter takes the node; "" if one does."""
-    return str(node.meta.get(REASON) or selection.reason) if selection.chosen is None else ""
+    return facts(node).reason or selection.reason if selection.chosen is None else ""
 
 
 def _check_write(node: Node) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch.fx import Node
 
 from trtcore.errors import UnsupportedOperatorError
+from trtcore.ir.facts import facts
 from trtcore.ir.graphs import mutates
 from trtcore.ir.provenance import describe
-from trtcore.lowering.rewrite import BOUNDARY
 from trtcore.partition import Partition
 
 
@@ -17,7 +17,7 @@ def refuse_partial(found: Partition, asked: str = "require_full_compilation is s
         unit
         for unit in found.order
         if isinstance(unit, Node) and unit.name in found.torch_reasons and not mutates(unit)
-        if BOUNDARY not in unit.meta
+        if not facts(unit).boundary
     ]
     if not left:
         return

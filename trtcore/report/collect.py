@@ -11,9 +11,10 @@ from torch.fx import Node
 
 from trtcore._version import __version__
 from trtcore.context import CompileContext
+from trtcore.ir.facts import facts
 from trtcore.ir.graphs import is_getitem, mutates
 from trtcore.ir.program import profile_ranges
-from trtcore.ir.provenance import SOURCES, module_path, op_name, source_line
+from trtcore.ir.provenance import module_path, op_name, source_line
 from trtcore.packs.selection import Selection
 from trtcore.partition import Partition, Segment
 from trtcore.report.data import (
@@ -248,7 +249,7 @@ def node_report(
             )
             for candidate in selection.candidates
         ),
-        sources=tuple(map(str, node.meta.get(SOURCES, ()))),
+        sources=tuple(map(str, facts(node).sources)),
     )
 
 

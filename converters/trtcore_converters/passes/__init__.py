@@ -3,7 +3,7 @@ changes no value that the model computes, beyond the rounding of floating point.
 
 from __future__ import annotations
 
-from trtcore.pack import LoweringPass
+from trtcore.pack import LoweringPass, rules_pass
 from trtcore_converters.passes.attention import group_heads, recover_attention
 from trtcore_converters.passes.autocast import autocast
 from trtcore_converters.passes.cleanup import plain_casts, remove_assertions, remove_noops
@@ -12,7 +12,7 @@ from trtcore_converters.passes.decomposed import recover_decomposed_attention
 from trtcore_converters.passes.factors import attention_factors
 from trtcore_converters.passes.folding import constant_folding, scalar_constants
 from trtcore_converters.passes.kernels import attention_kernels
-from trtcore_converters.passes.linear import fuse_linear
+from trtcore_converters.passes.linear import FUSE_LINEAR
 from trtcore_converters.passes.norms import recover_rms_norm
 from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
 from trtcore_converters.passes.rotary import recover_rotary
@@ -34,7 +34,7 @@ _IN_ORDER = (
     ("scalar_constants", scalar_constants),
     ("fold_padding", fold_padding),
     ("fold_batch_norm", fold_batch_norm),
-    ("fuse_linear", fuse_linear),
+    ("fuse_linear", rules_pass("fuse_linear", FUSE_LINEAR).run),
     ("recover_rms_norm", recover_rms_norm),
     ("recover_rotary", recover_rotary),
     ("recover_decomposed_attention", recover_decomposed_attention),
@@ -48,10 +48,15 @@ _IN_ORDER = (
     ("attention_factors", attention_factors),
 )
 
+_ASKED_FOR = frozenset({"truncate_double", "autocast", "fp32_accumulation"})
+"""What the user's settings ask for: without them the model would compute in other dtypes than wanted."""
+
 PASSES = (
     LoweringPass("running_statistics", running_statistics, before=("functionalize",)),
     *(
-        LoweringPass(name, run, after=(_IN_ORDER[index - 1][0],) if index else ())
+        LoweringPass(
+            name, run, after=(_IN_ORDER[index - 1][0],) if index else (), required=name in _ASKED_FOR
+        )
         for index, (name, run) in enumerate(_IN_ORDER)
     ),
     LoweringPass(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, forced_to_torch, node_arguments
+from trtcore.pack import CompileContext, forced_to_torch, log_rewrite, node_arguments, replace_node
 
 aten = torch.ops.aten
 
@@ -55,33 +55,16 @@ def in_torch(ctx: CompileContext, nodes: Iterable[fx.Node]) -> bool:
     return any(forced_to_torch(node, ctx) for node in nodes)
 
 
-def replace(old: fx.Node, new: fx.Node) -> None:
+def replace(old: fx.Node, new: fx.Node, rule: str = "") -> None:
     """Let everything read `new` instead of `old`, and take `old` out with what only it has read.
 
-    A node that was put in place of `old` takes its name over, by which people know it.
+    Args:
+        rule: under which name the rewrite is logged; "" for clean-ups, which are not.
     """
-    _tolerate_strides(old, new)
-    old.replace_all_uses_with(new)
-    graph, queue, name = old.graph, [old], old.name
-    takes_over = new.next is old and old.op == "call_function"
-    while queue:
-        node = queue.pop()
-        if node.users or node.op != "call_function":
-            continue
-        sources = node.all_input_nodes
-        graph.erase_node(node)
-        queue.extend(source for source in sources if not source.users and source not in queue)
-    if takes_over and old._erased:
-        new.name = name
-
-
-def _tolerate_strides(old: fx.Node, new: fx.Node) -> None:
-    """Views of a tensor that comes in another memory layout copy where they have to, should they run in torch."""
-    before, after = tensor_of(old), tensor_of(new)
-    if before is not None and after is not None and not same_sizes(before.stride(), after.stride()):
-        for user in old.users:
-            if user.target is aten.view.default:
-                user.target = aten.reshape.default
+    owner = old.graph.owning_module
+    gone = replace_node(old, new)
+    if rule and owner is not None:
+        log_rewrite(owner, rule, old, gone, (new.name,))
 
 
 _CASTS = (aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default, aten.type_as.default, aten.to.other)

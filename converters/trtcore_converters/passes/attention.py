@@ -55,6 +55,8 @@ class _Scores:
 # ---- recover_attention -------------------------------------------------------------------------------------
 
 
+# A procedure and no rules: scale, mask, filling and casts stand between product and softmax or do not, in any
+# combination.
 def recover_attention(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """``softmax(query @ keys * scale + mask) @ value`` as ``scaled_dot_product_attention``.
 
@@ -73,7 +75,7 @@ def recover_attention(graph_module: fx.GraphModule, ctx: CompileContext) -> None
             continue
         made = _attention(graph_module, softmax, found, scores, bounds, known)
         if made is not None:
-            replace(found, made)
+            replace(found, made, "recover_attention")
 
 
 def _product_with_values(softmax: fx.Node) -> fx.Node | None:
@@ -279,7 +281,7 @@ def group_heads(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
             continue
         args = (given["query"], key, value, given["attn_mask"], given["dropout_p"], given["is_causal"])
         made = insert_call(node, _ATTENTION, args, {"scale": given["scale"], "enable_gqa": True}, like=node)
-        replace(node, made)
+        replace(node, made, "group_heads")
 
 
 def _unrepeated(node: Any) -> fx.Node | None:

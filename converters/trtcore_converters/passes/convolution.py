@@ -32,6 +32,7 @@ _NORMALISATION = frozenset({aten.batch_norm.default})
 # ---- fold_batch_norm ---------------------------------------------------------------------------------------
 
 
+# A procedure and no rules: nine ops, each with strides and paddings of its own that are handed on as they are.
 def fold_batch_norm(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """A batch normalisation at inference goes into the weight and bias of the convolution before it.
 
@@ -54,7 +55,9 @@ def fold_batch_norm(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
         weight, bias = (insert_constant(graph_module, node, value, like=convolution) for value in folded)
         args = (convolution.args[0], weight, bias, *convolution.args[3:])
         kwargs = {name: v for name, v in convolution.kwargs.items() if name not in ("weight", "bias")}
-        replace(node, insert_call(node, convolution.target, args, kwargs, like=convolution))
+        value = convolution.meta["val"]  # weight and bias are of the dtype and shape that they were
+        made = insert_call(node, convolution.target, args, kwargs, like=convolution, value=value)
+        replace(node, made, "fold_batch_norm")
 
 
 def _folded(
@@ -68,19 +71,38 @@ def _folded(
     sources = [given["weight"], given["bias"], *(norm[name] for name in names)]
     if any(source is not None and source not in known for source in sources):
         return None
-    weight, bias, mean, variance, gamma, beta = (
-        None if source is None else known[source].double() for source in sources
+    weight = known[given["weight"]]
+    bias, mean, variance, gamma, beta = (
+        None if source is None else known[source].double() for source in sources[1:]
     )
-    assert weight is not None
     assert mean is not None
     assert variance is not None
     factor = (variance + norm["eps"]).rsqrt() * (1.0 if gamma is None else gamma)
     bias = (0.0 if bias is None else bias) - mean
-    bias = bias * factor + (0.0 if beta is None else beta)
-    weight = weight * _per_channel(factor, weight, convolution, given["groups"])
-    dtype = known[given["weight"]].dtype
-    weight, bias = weight.to(dtype), bias.to(dtype)
-    return (weight, bias) if bool(weight.isfinite().all() and bias.isfinite().all()) else None
+    bias = (bias * factor + (0.0 if beta is None else beta)).to(weight.dtype)
+    weight = _scaled(weight, _per_channel(factor, weight, convolution, given["groups"]))
+    return (weight, bias) if _is_finite(weight) and _is_finite(bias) else None
+
+
+_BLOCK = 1 << 14  # elements: what the caches hold in float64, and what torch does on one thread
+
+
+def _scaled(weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """``(weight.double() * factor).to(weight.dtype)``, a few rows at a time: float64 copies of whole weights took most
+    of the time that a residual network is lowered in."""
+    result = torch.empty_like(weight)
+    rows = max(1, _BLOCK // max(1, weight[:1].numel()))
+    wide = torch.empty((rows, *weight.shape[1:]), dtype=torch.float64, device=weight.device)
+    for start in range(0, len(weight), rows):
+        part = weight[start : start + rows]
+        block = wide[: len(part)].copy_(part)
+        result[start : start + rows].copy_(block.mul_(factor[start : start + rows]))
+    return result
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    """Whether every value is. A sum that is finite says so in one go; one that is not may be too large itself."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _per_channel(
@@ -113,7 +135,7 @@ def fold_padding(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
         padding = [own + more for own, more in zip(given["padding"], extra)]
         args = (source.args[0], given["weight"], given["bias"], given["stride"], padding)
         made = insert_call(node, node.target, (*args, given["dilation"], given["groups"]), like=node)
-        replace(node, made)
+        replace(node, made, "fold_padding")
 
 
 def _zeros_around(pad: fx.Node, spatial: int) -> Sequence[int] | None:

@@ -202,4 +202,6 @@ def _recover(found: _Parts) -> None:
     if single:
         parts = [insert_call(at, aten.unsqueeze.default, (part, 0)) for part in parts]
     made = insert_call(at, _ATTENTION, (*parts, mask), {"scale": found.scale})
-    replace(at, insert_call(at, aten.squeeze.dim, (made, 0)) if single else made)
+    replace(
+        at, insert_call(at, aten.squeeze.dim, (made, 0)) if single else made, "recover_decomposed_attention"
+    )

@@ -24,7 +24,8 @@ def attention_kernels(graph_module: fx.GraphModule, ctx: CompileContext) -> None
     """Kernels of attention, and of the layers around it, as the ops that models are written in.
 
     ``scaled_dot_product_attention`` in place of the kernels that torch takes it apart into, where only the attention is
-    used of what they give; ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` in place of their fast paths.
+    used of what they give; ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` in place of their fast paths,
+    where their inputs are surely of the size that their weights ask for.
     """
     for node in calls(graph_module, _REWRITES):
         if not in_torch(ctx, (node,)):
@@ -77,6 +78,8 @@ def _attention(node: fx.Node) -> None:
 def _multi_head(node: fx.Node) -> None:
     given = node_arguments(node)
     sources = [given[name] for name in ("query", "key", "value")]
+    if not all(_fits(source, given["embed_dim"]) for source in sources):
+        return
     attended, weights = _heads(node, sources, given, given["need_weights"], given["average_attn_weights"])
     taken = _taken(node)
     if set(taken) <= {0, 1} and (1 not in taken or weights is not None):
@@ -122,6 +125,12 @@ def _heads(
     ), weights if weighed else None
 
 
+def _fits(source: Any, size: int) -> bool:
+    """Whether the last dim is surely `size`; the kernels' FakeTensors do not ask."""
+    value = val(source)
+    return isinstance(value, torch.Tensor) and same_sizes(value.shape[-1:], [size])
+
+
 def _projections(call: _Call, sources: list[fx.Node], given: dict[str, Any]) -> list[fx.Node]:
     """Query, key and value through their thirds of one weight (3 * size, size)."""
     size = given["embed_dim"]
@@ -143,6 +152,8 @@ def _excluded(call: _Call, mask: fx.Node, kind: int | None) -> fx.Node:
 def _encoder_layer(node: fx.Node) -> None:
     """``nn.TransformerEncoderLayer`` at inference."""
     given = node_arguments(node)
+    if not _fits(given["src"], given["embed_dim"]):
+        return
 
     def call(op: Any, *args: Any) -> fx.Node:
         return insert_call(node, op, args)

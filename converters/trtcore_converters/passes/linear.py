@@ -2,94 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import fx
+from torch.nn.functional import linear
 
-from trtcore.pack import CompileContext, insert_call, node_arguments
-from trtcore_converters.passes._graph import (
-    calls,
-    constants,
-    in_torch,
-    is_call,
-    only_user,
-    operands,
-    replace,
-    same_sizes,
-    tensor_of,
-)
+from trtcore.pack import RuleMatch, rewrite
+from trtcore_converters.passes._graph import same_sizes, tensor_of
 from trtcore_converters.passes.views import order_of
 
-aten = torch.ops.aten
-
-_PRODUCTS = frozenset({aten.matmul.default, aten.mm.default})
-
-
-def fuse_linear(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
-    """``x @ weight.T``, ``addmm(bias, x, weight.T)`` and ``linear(x, weight) + bias`` as one ``linear``.
-
-    A weight is a constant of two dims; one that is stored the other way round is looked at transposed.
-    """
-    known = constants(graph_module)
-    for node in calls(graph_module, _PRODUCTS | {aten.addmm.default, aten.add.Tensor}):
-        if is_call(node, _PRODUCTS):
-            made = _of_product(node, *node.args, known, ctx)
-        elif is_call(node, (aten.addmm.default,)):
-            made = _of_addmm(node, known, ctx)
-        else:
-            made = _with_bias(node, known, ctx)
-        if made is not None:
-            replace(node, made)
+_PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.mm.default)
+_ADDMM = torch.ops.aten.addmm.default
 
 
-def _of_product(
-    node: fx.Node, x: Any, right: Any, known: dict[fx.Node, torch.Tensor], ctx: CompileContext
-) -> fx.Node | None:
-    weight = None if in_torch(ctx, (node,)) else _weight(node, right, known)
-    return None if weight is None else insert_call(node, aten.linear.default, (x, weight))
-
-
-def _of_addmm(node: fx.Node, known: dict[fx.Node, torch.Tensor], ctx: CompileContext) -> fx.Node | None:
-    given = node_arguments(node)
-    value, bias = tensor_of(node), tensor_of(given["self"])
-    if given["beta"] != 1 or given["alpha"] != 1 or value is None or bias is None:
-        return None
-    if not _is_bias(bias, value) or in_torch(ctx, (node,)):
-        return None
-    weight = _weight(node, given["mat2"], known)
-    if weight is None:
-        return None
-    return insert_call(node, aten.linear.default, (given["mat1"], weight, given["self"]))
-
-
-def _weight(node: fx.Node, right: Any, known: dict[fx.Node, torch.Tensor]) -> fx.Node | None:
-    """The weight of shape (out, in) whose transpose is the right operand of a product."""
-    value = tensor_of(right)
-    if value is None or value.dim() != 2 or not value.is_floating_point():
-        return None
-    if order_of(right) == [1, 0] and right.args[0] in known:
-        return right.args[0]  # type: ignore[no-any-return]
-    return insert_call(node, aten.t.default, (right,)) if right in known else None
-
-
-def _with_bias(node: fx.Node, known: dict[fx.Node, torch.Tensor], ctx: CompileContext) -> fx.Node | None:
-    if node_arguments(node)["alpha"] != 1:
-        return None
-    for product, bias in (operands(node), operands(node)[::-1]):
-        value, vector = tensor_of(product), tensor_of(bias)
-        if not is_call(product, (aten.linear.default,)) or bias not in known:
-            continue
-        if len(product.args) > 2 and product.args[2] is not None:
-            continue
-        if value is None or vector is None or not _is_bias(vector, value) or only_user(product) is not node:
-            continue
-        if in_torch(ctx, (node, product)):
-            continue
-        return insert_call(node, aten.linear.default, (*product.args[:2], bias), like=product)
-    return None
-
-
-def _is_bias(bias: torch.Tensor, result: torch.Tensor) -> bool:
+def _is_bias(bias: Any, result: fx.Node) -> bool:
     """Whether a tensor is one number for each column of the result, in its dtype."""
-    return bias.dtype == result.dtype and bias.dim() == 1 and same_sizes(bias.shape, result.shape[-1:])
+    vector, value = tensor_of(bias), tensor_of(result)
+    return (
+        vector is not None
+        and value is not None
+        and vector.dtype == value.dtype
+        and vector.dim() == 1
+        and same_sizes(vector.shape, value.shape[-1:])
+    )
+
+
+def _is_matrix(right: Any) -> bool:
+    value = tensor_of(right)
+    return value is not None and value.dim() == 2 and value.is_floating_point()
+
+
+def _weight(found: RuleMatch) -> bool:
+    """Whether the right operand, the last argument, is a constant of two dims."""
+    right = found.arguments[-1]
+    return right in found.constants and _is_matrix(right)
+
+
+def _turned_weight(found: RuleMatch) -> Sequence[Any] | bool:
+    """The arguments with the weight of which the right operand is the transpose, if it is a constant."""
+    *others, right = found.arguments
+    if not _is_matrix(right) or order_of(right) != [1, 0] or right.args[0] not in found.constants:
+        return False
+    return (*others, right.args[0])
+
+
+def _with_bias(check: Callable[[RuleMatch], Any]) -> Callable[[RuleMatch], Any]:
+    """Also the first argument must be a bias."""
+    return lambda found: _is_bias(found.arguments[0], found.nodes[-1]) and check(found)
+
+
+def _constant_bias(found: RuleMatch) -> bool:
+    bias = found.arguments[-1]
+    return bias in found.constants and _is_bias(bias, found.nodes[-1])
+
+
+_X, _W, _B = torch.empty(2, 3), torch.empty(3, 4), torch.empty(4)
+
+FUSE_LINEAR = (
+    # A weight that is stored the other way round is looked at transposed; one that is transposed already, as it was.
+    rewrite(_PRODUCTS, linear, (_X, _W), _turned_weight, name="turned_product"),
+    rewrite(_PRODUCTS, lambda x, w: linear(x, w.t()), (_X, _W), _weight, name="product"),
+    rewrite(
+        _ADDMM, lambda b, x, w: linear(x, w, b), (_B, _X, _W), _with_bias(_turned_weight), name="turned_addmm"
+    ),
+    rewrite(_ADDMM, lambda b, x, w: linear(x, w.t(), b), (_B, _X, _W), _with_bias(_weight), name="addmm"),
+    rewrite(
+        lambda x, w, b: linear(x, w) + b,
+        linear,
+        (_X, torch.empty(4, 3), _B),
+        _constant_bias,
+        name="linear_and_bias",
+    ),
+)
+"""``x @ weight.T``, ``addmm(bias, x, weight.T)`` and ``linear(x, weight) + bias`` as one ``linear``."""

@@ -27,6 +27,8 @@ aten = torch.ops.aten
 _LOW = frozenset({torch.float16, torch.bfloat16})
 
 
+# A procedure and no rules: which dims are normalised, the casts around it and the weight behind it each double the
+# number of ways to write it.
 def recover_rms_norm(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """``x * rsqrt(mean(x * x) + eps)``, and the weight behind it, as ``rms_norm``.
 
@@ -49,7 +51,7 @@ def recover_rms_norm(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
         else:
             result, weight = _weighted(result, shape, known)
             made = insert_call(result, aten.rms_norm.default, (x, shape, weight, eps), like=root)
-        replace(result, made)
+        replace(result, made, "recover_rms_norm")
 
 
 def _normalised(

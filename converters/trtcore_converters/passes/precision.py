@@ -8,12 +8,12 @@ import torch
 from torch import fx
 
 from trtcore.pack import (
-    BOUNDARY,
     CompileContext,
     SettingsError,
     fake_result,
     insert_call,
     insert_constant,
+    set_facts,
 )
 from trtcore_converters.passes._graph import calls, fixed, in_torch, keeps, replace, tensor_of
 
@@ -120,7 +120,7 @@ def _single(
         made = insert_constant(graph_module, anchor, value, like=source)
     else:
         made = insert_call(anchor, _CAST, (source,), {"dtype": torch.float32}, like=reader)
-        made.meta[BOUNDARY] = True
+        set_facts(made, boundary=True)
     singles[source] = made
     return made
 
@@ -144,5 +144,5 @@ def _give_back(output: fx.Node, double: set[fx.Node]) -> None:
     for source in output.all_input_nodes:
         if source in double and not _is_double(source):
             made = insert_call(output, _CAST, (source,), {"dtype": torch.float64}, like=source)
-            made.meta[BOUNDARY] = True
+            set_facts(made, boundary=True)
             output.replace_input_with(source, made)

@@ -26,6 +26,7 @@ from trtcore_converters.rotary import ROTARY_EMBEDDING
 aten = torch.ops.aten
 
 
+# A procedure and no rules: whether both halves of an angle agree is found by walking back from it, however far.
 def recover_rotary(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """``x * cos + cat(-x[half:], x[:half]) * sin`` as one rotary embedding, where a converter takes that.
 
@@ -46,7 +47,7 @@ def recover_rotary(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
         if ctx.backend is None or ctx.registry.select(made, ctx).chosen is None:
             _discard(made)
             continue
-        replace(total, made)
+        replace(total, made, "recover_rotary")
 
 
 def _rotation(total: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node] | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from trtcore.pack import REASON, CompileContext, forced_to_torch
+from trtcore.pack import CompileContext, facts, forced_to_torch, set_facts
 from trtcore_plugins.codegen.op import run
 from trtcore_plugins.codegen.program import Program
 from trtcore_plugins.codegen.rules import VIEWS, Unsupported
@@ -90,7 +90,7 @@ def _uncovered(node: Node, ctx: CompileContext) -> str:
     selection = ctx.registry.select(node, ctx)
     if selection.chosen is not None or forced_to_torch(node, ctx):
         return ""
-    return str(node.meta.get(REASON) or selection.reason)
+    return facts(node).reason or selection.reason
 
 
 def _known_nodes(graph: Graph, node: Node) -> list[Node]:
@@ -213,7 +213,7 @@ def _replace(graph: Graph, group: _Group, ctx: CompileContext) -> None:
     call.meta = {key: value for key, value in last.meta.items() if key in ("stack_trace", "nn_module_stack")}
     call.meta["val"] = [node.meta["val"] for node in results]
     if ctx.backend is None or not ctx.backend.has_plugins:
-        call.meta[REASON] = explanation(program, group.reasons, ctx)
+        set_facts(call, reason=explanation(program, group.reasons, ctx))
     _move_users(group.nodes, call)
     after = call
     for index, node in enumerate(results):

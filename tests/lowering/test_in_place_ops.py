@@ -1,0 +1,144 @@
+"""Every in-place op of ATen that torch has samples for: on a tensor whose views are written or read, and through a view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.export import Dim, export
+from torch.testing._internal.common_methods_invocations import op_db
+
+from trtcore.context import CompileContext
+from trtcore.frontend.export import program_from_exported
+from trtcore.ir.graphs import mutates
+from trtcore.lowering.functionalize import functionalize
+from trtcore.packs.registry import ConverterRegistry
+from trtcore.settings import CompilationSettings
+
+NOTHING = CompileContext(CompilationSettings(), ConverterRegistry.build())
+
+COMMON = frozenset(
+    [
+        "__getitem__",
+        "add",
+        "clamp",
+        "copysign",
+        "cumsum",
+        "div",
+        "eq",
+        "fill",
+        "floor_divide",
+        "index_copy",
+        "index_fill",
+        "index_put",
+        "logical_not",
+        "masked_fill",
+        "mul",
+        "pow",
+        "relu",
+        "scatter",
+        "sigmoid",
+        "sub",
+        "tril",
+        "where",
+        "zero_",
+    ]
+)
+OPS = {
+    op.full_name: op for op in op_db
+    if op.get_inplace() is not None and op.supports_dtype(torch.float32, "cpu")
+}  # fmt: skip
+RANDOM = frozenset({"normal", "uniform", "bernoulli", "cauchy", "exponential", "geometric", "log_normal"})
+SHAPE = frozenset({"resize_", "resize_as_", "squeeze", "unsqueeze", "t", "transpose", "swapaxes", "swapdims"})
+"""These change how a tensor looks and not what is in it; `test_new_shapes` has them."""
+
+
+def names() -> Iterator[Any]:
+    for name in sorted(OPS):
+        if name.split(".")[0] not in SHAPE:
+            yield pytest.param(name, marks=() if name in COMMON else pytest.mark.slow)
+
+
+def beside_a_written_view(x: torch.Tensor, write: Callable[[torch.Tensor], Any]) -> tuple[torch.Tensor, ...]:
+    own = x.clone()
+    start = own.view(-1)[:1]
+    write(own)
+    before = start.clone()
+    start.zero_()
+    return own, before, own.clone()
+
+
+def through_a_view(x: torch.Tensor, write: Callable[[torch.Tensor], Any]) -> tuple[torch.Tensor, ...]:
+    base = torch.stack([x, x])
+    write(base[1])
+    return base, base[1].clone()
+
+
+class Writes(torch.nn.Module):
+    def __init__(self, body: Callable[..., Any], write: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.write = body, write
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.body(x, self.write)
+
+
+def sample(name: str) -> Any:
+    """The first sample whose in-place form eager takes, on a tensor with elements."""
+    op = OPS[name]
+    torch.manual_seed(0)
+    for one in op.sample_inputs("cpu", torch.float32, requires_grad=False):
+        if not isinstance(one.input, torch.Tensor) or not one.input.numel():
+            continue
+        try:
+            op.get_inplace()(one.input.clone(), *one.args, **one.kwargs)
+        except (RuntimeError, TypeError):
+            continue
+        return one
+    pytest.skip("no sample can be written in place")
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("body", [beside_a_written_view, through_a_view])
+@pytest.mark.parametrize("name", names())
+@torch.no_grad()
+def test_as_eager(name: str, body: Callable[..., Any], dynamic: bool) -> None:
+    given = sample(name)
+    x = given.input.contiguous()
+    if dynamic and (not x.dim() or x.shape[0] < 2):
+        pytest.skip("no dim that can vary")
+    in_place = OPS[name].get_inplace()
+    module = Writes(body, lambda tensor: in_place(tensor, *given.args, **given.kwargs))
+    want = module(x.clone())
+    shapes = {"x": {0: Dim.AUTO(min=2, max=64)}} if dynamic else None
+    program = program_from_exported(export(module, (x.clone(),), dynamic_shapes=shapes, strict=False))
+    lowered = functionalize(program.graph_module, NOTHING)
+    assert not any(map(mutates, lowered.graph.nodes))
+    got = lowered(x.clone())
+    for mine, theirs in zip(got, want, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert mine.shape == theirs.shape
+        if name.split(".")[0] not in RANDOM:
+            torch.testing.assert_close(mine, theirs, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y.resize_(2, 2),
+        lambda y: y.t_(),
+        lambda y: y.unsqueeze_(0),
+        lambda y: y.transpose_(0, 1).add_(1),
+    ],
+)
+@torch.no_grad()
+def test_new_shapes(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """A tensor of the model's own may change its shape."""
+    module = Writes(lambda x, write: (write(x + 1) * 2,), change)
+    x = torch.randn(3, 4)
+    program = program_from_exported(export(module, (x,), strict=False))
+    lowered = functionalize(program.graph_module, NOTHING)
+    assert not any(map(mutates, lowered.graph.nodes))
+    torch.testing.assert_close(lowered(x)[0], module(x)[0])
