@@ -544,11 +544,6 @@ class _Fragment:
         return cls(tuple(ops), tuple(index[node] for node in outputs))
 
 
-def is_pattern(node: Node) -> bool:
-    """Whether a node stands for the ops of a pattern."""
-    return node.op == "call_function" and isinstance(node.target, Pattern)
-
-
 def unfuse(graph: Graph, fused: Node) -> list[Node]:
     """Put the ops back that a pattern's node stands for; return them."""
     fragment: _Fragment = fused.meta[_FRAGMENT]

@@ -193,6 +193,11 @@ def pattern_converter(
     )
 
 
+def is_pattern(node: torch.fx.Node) -> bool:
+    """Whether a node stands for the ops of a pattern."""
+    return node.op == "call_function" and isinstance(node.target, Pattern)
+
+
 def patterns_of(function: Callable[..., Any]) -> tuple[Pattern, ...]:
     """The patterns that a function was decorated for."""
     declared = getattr(function, DECLARED, ())

@@ -30,7 +30,7 @@ from trtcore.ir.graphs import (
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import describe
 from trtcore.ir.symbols import bounds, expression_of, free_symbols, is_integral
-from trtcore.lowering.match import is_pattern
+from trtcore.packs.patterns import is_pattern
 from trtcore.packs.selection import Selection, SelectionMemo
 from trtcore.partition.levels import group_by_levels
 from trtcore.partition.segment import Segment, extract

@@ -69,6 +69,7 @@ def make_report(
         symbols=_ranges(program.symbols),
         profiles=tuple(map(_ranges, profiles)) if len(profiles) > 1 else (),
         settings={name: getattr(settings, name) for name in sorted(settings.explicit)},
+        rewrites=tuple(map(str, program.rewrites)),
         ties=tuple(str(tie) for tie in ctx.registry.ties),
         peak_memory_bytes=peak_memory(),
         trtcore_version=__version__,

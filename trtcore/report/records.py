@@ -214,6 +214,7 @@ class ReportFields:
         symbols: dynamic dimension name -> (min, opt, max); with several optimisation profiles what spans them.
         profiles: the same for each of several optimisation profiles; empty when there is one, or none.
         settings: the settings that the user set, as plain values.
+        rewrites: what lowering put other nodes for: rule, place in the model, nodes, and what is there now.
         ties: third-party packs with equal claims to an op, one sentence each.
         warnings: other things that a person should know.
         peak_memory_bytes: most host memory that the process had resident up to the end; None if unknown.
@@ -237,6 +238,7 @@ class ReportFields:
     symbols: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     profiles: tuple[Mapping[str, tuple[int, int, int]], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rewrites: tuple[str, ...] = ()
     ties: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     peak_memory_bytes: int | None = None

@@ -190,6 +190,8 @@ def _sections(report: ReportFields, *, verbose: bool) -> list[_Section]:
         sections.append(_Section("Ties between packs", [(tie,) for tie in report.ties]))
     if report.warnings:
         sections.append(_Section("Warnings", [(warning,) for warning in report.warnings]))
+    if verbose and report.rewrites:
+        sections.append(_Section("Rewritten by lowering", [(rewrite,) for rewrite in report.rewrites]))
     if verbose and report.nodes:
         sections.append(_Section("Ops", [(line,) for node in report.nodes for line in _node_lines(node)]))
     return sections
