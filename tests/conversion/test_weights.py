@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import trtcore
-from trtcore.pack import Priority, converter, scoped_registry
+from trtcore.pack import converter, scoped_registry
 
 HELD = torch.randn(8).to(torch.bfloat16)
 KEPT: list[torch.Tensor] = []  # TensorRT has only the addresses of weights that are made by hand
@@ -26,16 +26,27 @@ def by_the_context(ctx: Any, dtype: torch.dtype) -> Any:
     return ctx.output(ctx.net.add_constant((8,), ctx.weights(HELD.to(dtype))))
 
 
+@torch.library.custom_op("weights_by_hand::shifted", mutates_args=())
+def shifted(x: torch.Tensor) -> torch.Tensor:
+    """An op for which there is no converter but the test's."""
+    return x + HELD.to(x.dtype)
+
+
+@shifted.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
 class Shifted(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.special.expit(x.neg())
+        return torch.sigmoid(torch.ops.weights_by_hand.shifted(x))
 
 
 def compiled(make: Callable[..., Any], dtype: torch.dtype, **settings: Any) -> Any:
-    """A model whose `neg` adds HELD, by `make`."""
+    """A model whose op adds HELD, by `make`."""
     with scoped_registry():
 
-        @converter(torch.ops.aten.neg.default, priority=Priority.HIGH)
+        @converter("weights_by_hand::shifted")
         def shift(ctx: Any, x: Any) -> Any:
             return ctx.elementwise(x, make(ctx, dtype), "SUM")
 
@@ -60,6 +71,6 @@ def test_a_bf16_constant_that_nobody_can_read_back_says_so(runtime: str) -> None
     """TensorRT would build it; the reason is not that it refuses."""
     settings = {} if runtime == "reference" else {"runtime": runtime}
     report = compiled(by_hand, torch.bfloat16, **settings).report
-    (left,) = [node for node in report.in_torch if node.op == "aten.neg.default"]
+    (left,) = [node for node in report.in_torch if node.op == "weights_by_hand.shifted.default"]
     assert "not made with ctx.weights(tensor)" in left.reason
     assert "built alone" not in left.reason
