@@ -19,10 +19,11 @@ from trtcore.compiler import make_context
 from trtcore.errors import PackError
 from trtcore.frontend.export import program_from_exported, trace
 from trtcore.lowering import lower
-from trtcore.lowering.match import is_pattern, unfuse
+from trtcore.lowering.match import unfuse
 from trtcore.pack import Pattern, Reject, converter, node_arguments, pattern_converter, scoped_registry
 from trtcore.packs import loading as packs
 from trtcore.packs.loading import PackWarning
+from trtcore.packs.patterns import is_pattern
 from trtcore.settings import CompilationSettings
 from trtcore.testing import assert_converts
 

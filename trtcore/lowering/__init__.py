@@ -23,11 +23,12 @@ from trtcore.ir.program import Program
 from trtcore.ir.torch_private import FakeTensor
 from trtcore.lowering.decompose import decompose
 from trtcore.lowering.functionalize import functionalize
-from trtcore.lowering.match import is_pattern, match_patterns, unfuse
+from trtcore.lowering.match import match_patterns, unfuse
 from trtcore.lowering.passes import run_passes
 from trtcore.packs.failures import pack_failure
 from trtcore.packs.model import LoweringPass
 from trtcore.packs.pass_order import order, told
+from trtcore.packs.patterns import is_pattern
 from trtcore.packs.selection import SelectionMemo
 
 __all__ = ["CORE_PASSES", "lower", "ordered_passes", "restore_patterns"]
