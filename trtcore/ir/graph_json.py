@@ -70,7 +70,8 @@ def refuse_op(op: torch._ops.OpOverload, strings: list[str]) -> str:
     """Why an op with these string arguments may not be in a saved graph; "" if it may.
 
     The rule: torch's own ops but for those that touch files, other memory or global state; ops of others, which this
-    process or a pack has registered, unless a string is given to them, because a string can name a file.
+    process or a pack has registered, unless a string is given to them, because a string can name a file
+    (`texts_are_data` says that one does not).
     """
     name = str(op)
     if name in _OURS:
@@ -80,9 +81,20 @@ def refuse_op(op: torch._ops.OpOverload, strings: list[str]) -> str:
             return f"{name} reaches beyond its arguments"
         odd = [text for text in strings if not _WORD.match(text)]
         return f"{name} is given the text {odd[0][:60]!r}" if odd else ""
-    if strings:
+    if strings and name not in _texts_are_data:
         return f"{name} is not torch's own and is given the text {strings[0][:60]!r}"
     return ""
+
+
+def texts_are_data(op: torch._ops.OpOverload) -> None:
+    """Say of an op of your own that it reads the texts that it is given as data, and checks them: no path, no code.
+
+    A saved module may hold calls of it that are given texts; without this such a module is refused.
+    """
+    _texts_are_data.add(str(op))
+
+
+_texts_are_data: set[str] = set()
 
 
 def _strings(value: Any) -> list[str]:

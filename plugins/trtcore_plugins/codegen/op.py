@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from trtcore.pack import texts_are_data
 from trtcore_plugins.codegen.program import Program, evaluate
 
 NAME = "trtcore_fused::run"
@@ -80,3 +81,4 @@ _library.impl("run", torch.library.fallthrough_kernel, "Autograd")  # type: igno
 torch.library.register_fake(NAME, _fake, lib=_library)
 
 run = torch.ops.trtcore_fused.run.default
+texts_are_data(run)  # a program, which `program.from_text` checks
