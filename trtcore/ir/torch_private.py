@@ -220,7 +220,11 @@ def remember_sizes(shape_env: Any) -> Callable[[], None]:
         for counter in ("_version_counter", "_replacements_version_counter"):  # what caches go by
             if hasattr(shape_env, counter):
                 setattr(shape_env, counter, getattr(shape_env, counter) + 1)
+        shape_env._update_version_counter()
+        # Answers that were given before: a cache would give them again, and say nothing of what they decide.
         getattr(shape_env, "fake_tensor_cache", {}).clear()
+        for method in vars(type(shape_env)).values():
+            getattr(method, "cache_clear", lambda: None)()
 
     return restore
 

@@ -72,20 +72,22 @@ def fix_floats_of_modules(gm: GraphModule) -> None:
     specialise_floats(floats)
 
 
-_SIZED = {
-    torch.ops.aten._transformer_encoder_layer_fwd.default: ("src",),
-    torch.ops.aten._native_multi_head_attention.default: ("query", "key", "value"),
-}
-"""Kernels whose last dim must be ``embed_dim``, and whose FakeTensors do not say so -> the inputs meant."""
+_SIZED = ("src", "query", "key", "value")
 
 
 def _ask_for_sizes(traced: GraphModule) -> None:
-    """Let Dynamo guard on sizes that kernels need, as it does for those that ops ask for when they are traced."""
+    """Let Dynamo guard on sizes that kernels need, as it does for those that ops ask for when they are traced.
+
+    The kernels of whole attention layers are told the size of the last dim, ``embed_dim``, and their FakeTensors do not
+    ask for it.
+    """
     for node in traced.graph.nodes:
-        if node.target in _SIZED:
-            given = normalise_arguments(node.target, node.args, node.kwargs)
-            for name in _SIZED[node.target]:
-                bool(given[name].meta["val"].shape[-1] == given["embed_dim"])
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or all(argument.name != "embed_dim" for argument in schema.arguments):
+            continue
+        given = normalise_arguments(node.target, node.args, node.kwargs)
+        for source in (given[name] for name in _SIZED if isinstance(given.get(name), Node)):
+            bool(source.meta["val"].shape[-1] == given["embed_dim"])
 
 
 def to_aten(gm: GraphModule) -> GraphModule:

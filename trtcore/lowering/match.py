@@ -348,10 +348,7 @@ class _State:
         return expression_of(value) if not isinstance(value, int) else value
 
 
-_COMMUTATIVE = frozenset(
-    {torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor, torch.ops.aten.maximum.default,
-     torch.ops.aten.minimum.default, torch.ops.aten.logical_and.default, torch.ops.aten.logical_or.default}
-)  # fmt: skip
+_COMMUTATIVE = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor})
 """Ops of `self` and `other` that give the same whichever comes first."""
 
 
