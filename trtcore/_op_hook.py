@@ -22,7 +22,7 @@ _OP = "trtcore.runtime.op"  # importing it registers the op
 def register_with_torch() -> None:
     """Register the op now, or after the first import of torch."""
     if "torch" in sys.modules:
-        importlib.import_module(_OP)
+        _register_when_quiet()
     elif not any(isinstance(finder, _AfterTorch) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterTorch())
 
@@ -55,4 +55,33 @@ class _ThenRegister(Loader):
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
+        _register_when_quiet()
+
+
+class _Later(MetaPathFinder):
+    """Tries again at the next import of anything."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not _half_imported():
+            sys.meta_path.remove(self)
+            importlib.import_module(_OP)
+        return None
+
+
+def _register_when_quiet() -> None:
+    """Register the op, unless a module of ours is in the middle of being imported: it was that which imported torch,
+    and the op's module may need it whole."""
+    if _half_imported():
+        sys.meta_path.insert(0, _Later())
+    else:
         importlib.import_module(_OP)
+
+
+def _half_imported() -> bool:
+    return any(
+        name.startswith("trtcore.") and getattr(module.__spec__, "_initializing", False)
+        for name, module in list(sys.modules.items())
+        if module is not None and getattr(module, "__spec__", None) is not None
+    )

@@ -153,6 +153,9 @@ def test_a_full_disk_is_said(made, monkeypatch, tmp_path):
             return self
 
         def __exit__(self, *args):
+            self.close()
+
+        def close(self):
             self.file.close()
 
         def write(self, data):

@@ -106,7 +106,7 @@ def assert_dtypes(
     assert len(wide) <= len(float_parts), wide
     assert [snapshot.tensors[i].dtype for i in snapshot.outputs] == [dtype] * len(snapshot.outputs)
     constants = {
-        tensor.untyped_storage().data_ptr(): tensor
+        tensor.data_ptr(): tensor  # all of them are on one storage: the engine's file
         for layer in snapshot.layers
         for tensor in layer.constants.values()
     }

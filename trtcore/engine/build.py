@@ -11,8 +11,8 @@ import re
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -84,6 +84,25 @@ class Failure:
     layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+class _CallbackError(BaseException):
+    """What a callback raised: it reaches the caller as it is, and is not taken for an error of the build."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@contextmanager
+def _as_raised() -> Iterator[None]:
+    try:
+        yield
+    except _CallbackError as raised:
+        error = raised.error
+    else:
+        return
+    raise error
+
+
 class UnwritableError(EngineBuildError):
     """There is no room for an engine: nothing of the model is at fault."""
 
@@ -137,7 +156,8 @@ def build_engine(
             return None
         tell("build")
         try:
-            return _build(request, ctx, segment, selections, conversion, live, tell, path, trial)
+            with _as_raised():
+                return _build(request, ctx, segment, selections, conversion, live, tell, path, trial)
         except UnwritableError:
             raise
         except EngineBuildError as error:
@@ -329,14 +349,15 @@ def build_plan(
     Returns:
         the plan, a uint8 tensor of shape (bytes,) on the CPU, mapped from a file that goes with it.
     """
-    try:
-        with temporary_file(directory) as (file, path):
-            stream_plan(backend, builder, network, config, logger, file.write, progress=progress)
-            if path.stat().st_size == 0:
-                raise EngineBuildError("TensorRT said that the engine is built, and wrote nothing")
-            return map_and_unlink(path)
-    except OSError as error:
-        raise _unwritable(directory, error) from error
+    with _as_raised():
+        try:
+            with temporary_file(directory) as (file, path):
+                stream_plan(backend, builder, network, config, logger, file.write, progress=progress)
+                if path.stat().st_size == 0:
+                    raise EngineBuildError("TensorRT said that the engine is built, and wrote nothing")
+                return map_and_unlink(path)
+        except OSError as error:
+            raise _unwritable(directory, error) from error
 
 
 def stream_plan(
@@ -493,7 +514,7 @@ def _raise_failure(job: _Job, logger: CollectingLogger, mark: int) -> None:
     if job.write_error is not None:
         raise job.write_error
     if job.callback_error is not None:
-        raise job.callback_error
+        raise _CallbackError(job.callback_error)
     lines = logger.errors(mark) or logger.since(mark)
     if isinstance(job.error, Exception):
         raise EngineBuildError(f"the build raised {job.error!r}", tensorrt=lines) from job.error
