@@ -201,10 +201,15 @@ def test_the_code_of_a_converter_is_in_the_key() -> None:
     assert with_("ctx.activation(x, 'TANH')") != relu_twice[0]
 
 
-def test_refittable_engines_are_keyed_by_the_structure_of_their_weights(monkeypatch: Any) -> None:
-    monkeypatch.setattr("trtcore.settings.NOT_BUILT", {})
-    same = [request_for(Net(w), [BATCH], immutable_weights=False).key() for w in (W, W * 2)]
-    assert same[0] == same[1] != request_for(Net(W), [BATCH]).key()
+def test_refittable_engines_are_keyed_by_the_structure_of_their_weights() -> None:
+    def refittable(weight: Tensor) -> EngineRequest:
+        request = request_for(Net(weight), [BATCH])
+        object.__setattr__(request.settings, "immutable_weights", False)  # a setting that is not built yet
+        return request
+
+    same = [refittable(weight).key() for weight in (W, W * 2)]
+    assert same[0] == same[1]
+    assert request_for(Net(W), [BATCH]).key() != request_for(Net(W * 2), [BATCH]).key()
 
 
 OPS = [

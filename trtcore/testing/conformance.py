@@ -421,6 +421,9 @@ def _explanation(error: TrtcoreError, model: Any, args: Any, kwargs: Any, option
 def _check_report(report: Report, min_converted: int) -> None:
     if report.in_torch:
         raise AssertionError(f"L1 failed, ops stay in torch\n\n{report}")
+    if report.quarantined:  # another candidate took the node: not the one that is to be proved
+        told = "; ".join(f"{one.converter}: {one.reason}" for one in report.quarantined)
+        raise AssertionError(f"L1 failed, a converter failed and another was used: {told}\n\n{report}")
     if len(report.converted) < min_converted:
         raise AssertionError(
             f"only {len(report.converted)} ops were converted, at least {min_converted} were expected: "

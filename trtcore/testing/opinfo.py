@@ -400,10 +400,13 @@ def _verdict(captured: _Captured, number: int, problem: str, report: Report) -> 
     in_torch = tuple(dict.fromkeys(node.op for node in left))
     if problem:
         return _result(sample, "failed", problem, inside, in_torch)
+    failed = [
+        f"{one.op}: {one.reason}" for one in report.quarantined if one.module_path == f"sample_{number}"
+    ]
+    if failed:  # though the next candidate may have taken the node
+        return _result(sample, "failed", "; ".join(dict.fromkeys(failed)), inside, in_torch)
     if left:
         outcome = "foreign" if captured.random or _is_foreign(captured) else "refused"
-        if any(node.lost_to == "quarantine" for node in left):
-            outcome = "failed"
         reasons = dict.fromkeys(f"{node.op}: {node.reason}" for node in left)
         return _result(sample, outcome, "; ".join(reasons), inside, in_torch)
     unbuilt = [segment.name for segment in report.engines if not segment.engine_bytes]
