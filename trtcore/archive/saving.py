@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 FORMAT = 2
+_ROOT = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _PAYLOAD = re.compile(r"data/(weights/weight_|constants/tensor_)\d+")
 
 
@@ -83,7 +84,7 @@ def _write(file: Any, path: Path, module: CompiledModule, example: tuple[Any, An
     exported = _export(module, portable, *example)
     tensors = {**exported.state_dict, **exported.constants}
     members = _small_members(exported)
-    writer = ArchiveWriter(file, path.stem or "archive")
+    writer = ArchiveWriter(file, path.stem if _ROOT.fullmatch(path.stem) else "archive")
     places, sums = _write_tensors(writer, tensors, members)
     for name, data in members.items():
         sums[name] = writer.add(name, data)

@@ -24,6 +24,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}\Z")
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}(\.[A-Za-z0-9_]{1,256}){0,64}\Z")
 _DEVICE = re.compile(r"(cpu|cuda(:\d{1,3})?|meta)\Z")
 _MAX_DEPTH = 32
+# The size of an input goes to sympy, which takes a second for 30 divisions in one another.
+_MAX_SIZE_TEXT = 1000
+_COSTLY = re.compile(r"//|%|[A-Z]\w*\(")
+_MAX_COSTLY = 16
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{
@@ -69,14 +73,16 @@ def _strings(value: Any) -> list[str]:
 
 
 def node_to_json(node: NodeData) -> list[Any]:
-    """A node as JSON.
+    """A node as JSON. Only an input's FakeTensor is kept: nothing reads the others, and sympy's work is what a hostile
+    file could ask for.
 
     Raises:
         ArtifactError: it calls, or is given, what a file cannot hold.
     """
+    value = spec_to_json(node.value) if node.op == "placeholder" else None
     return [
-        node.op, node.name, _target_to_json(node), _value_to_json(node.args), _value_to_json(node.kwargs),
-        spec_to_json(node.value), node.stack_trace, [list(pair) for pair in node.module_stack],
+        node.op, node.name, _target_to_json(node), _value_to_json(node.args), _value_to_json(node.kwargs), value,
+        node.stack_trace, [list(pair) for pair in node.module_stack],
     ]  # fmt: skip
 
 
@@ -182,7 +188,8 @@ def node_from_json(value: Any) -> NodeData:
     if not isinstance(trace, (str, type(None))):
         raise ArtifactError(f"the stack trace of {name}")
     modules = tuple((str(key), str(path)) for key, path in (_items(pair, 2) for pair in _list(stack)))
-    return NodeData(op, name, target, args, kwargs, spec_from_json(items[5]), trace, modules)
+    value = spec_from_json(items[5]) if op == "placeholder" else None
+    return NodeData(op, name, target, args, kwargs, value, trace, modules)
 
 
 def _target_from_json(op: str, target: Any, strings: list[str]) -> Any:
@@ -313,6 +320,8 @@ def spec_from_json(value: Any, depth: int = 0) -> Any:
 
 def _size_from_json(size: Any) -> int | str:
     if isinstance(size, str):
+        if len(size) > _MAX_SIZE_TEXT or len(_COSTLY.findall(size)) > _MAX_COSTLY:
+            raise ArtifactError(f"the size {_short(size)} is too long")
         return parse(size).text
     if type(size) is not int or abs(size) > MAX_INT:
         raise ArtifactError(f"a size {_short(size)}")
