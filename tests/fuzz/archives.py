@@ -292,7 +292,10 @@ def change_member(members: dict[str, bytes], source: random.Random, trap: str) -
     change: Callable[..., tuple[bytes, str]] = (
         change_engine if is_engine(data) else change_json if is_json(name) else change_bytes
     )
-    members[name], what = change(data, source, trap)
+    try:
+        members[name], what = change(data, source, trap)
+    except (ValueError, RecursionError, struct.error):  # an earlier change has left no JSON there
+        members[name], what = change_bytes(data, source)
     return f"{name}: {what}"
 
 

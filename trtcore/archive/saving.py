@@ -56,7 +56,7 @@ def save(
         module: what `trtcore.compile` or `trtcore.dynamo.compile` returned.
         path: the file, usually ``*.pt2``. Written in one step: an old file stays whole until the new one is.
         inputs, kwarg_inputs: example arguments for torch.export; not needed, made from the compiled shapes.
-            They are not stored.
+            Their values are not stored.
         output_format: "exported_program" is the only one.
         reference: False leaves the networks out: a smaller file, which only TensorRT on a GPU can run.
 
@@ -238,7 +238,7 @@ def _export(
     inputs: Sequence[Any] | None,
     kwarg_inputs: Mapping[str, Any] | None,
 ) -> ExportedProgram:
-    """The module as an ExportedProgram whose plans are engine files, without example inputs."""
+    """The module as an ExportedProgram whose plans are engine files."""
     args, kwargs, dynamic_shapes = _example_call(module, inputs, kwarg_inputs)
     try:
         with warnings.catch_warnings():
@@ -253,8 +253,14 @@ def _export(
         ) from error
     if module._input_check is not None:
         _set_ranges(exported, module._input_check)
-    exported._example_inputs = None  # the user's data has no place in the file
+    # torch.export.load checks conditions on sizes only of a program that has example inputs. The user's data has no
+    # place in the file, nor have megabytes of zeros.
+    exported._example_inputs = pytree.tree_map_only(torch.Tensor, _one_zero, (tuple(args), dict(kwargs)))
     return exported
+
+
+def _one_zero(example: torch.Tensor) -> torch.Tensor:
+    return torch.zeros((), dtype=example.dtype).expand(example.shape)
 
 
 def _portable(module: CompiledModule, reference: bool) -> GraphModule:
