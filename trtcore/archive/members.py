@@ -240,6 +240,10 @@ class ArchiveWriter:
         """Write the directory."""
         self._zip.close()
 
+    def abandon(self) -> None:
+        """Write nothing more: what is there is thrown away, and zipfile would complain when it is collected."""
+        self._zip.fp = None
+
 
 def member_sums(archive: Archive) -> Mapping[str, int]:
     """The crc32 of every member but the one that holds the sums."""

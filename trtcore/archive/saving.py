@@ -85,19 +85,23 @@ def _write(file: Any, path: Path, module: CompiledModule, example: tuple[Any, An
     tensors = {**exported.state_dict, **exported.constants}
     members = _small_members(exported)
     writer = ArchiveWriter(file, path.stem if _ROOT.fullmatch(path.stem) else "archive")
-    places, sums = _write_tensors(writer, tensors, members)
-    for name, data in members.items():
-        sums[name] = writer.add(name, data)
-    description = {
-        "format": FORMAT,
-        "trtcore": __version__,
-        "sums": sums,
-        "module": _module_to_json(module, portable, places),
-        "check": None if module._input_check is None else check_to_json(module._input_check),
-        "report": _report(module),
-    }
-    writer.add(EXTRA, json.dumps(description, separators=(",", ":"), allow_nan=False).encode())
-    writer.close()
+    try:
+        places, sums = _write_tensors(writer, tensors, members)
+        for name, data in members.items():
+            sums[name] = writer.add(name, data)
+        description = {
+            "format": FORMAT,
+            "trtcore": __version__,
+            "sums": sums,
+            "module": _module_to_json(module, portable, places),
+            "check": None if module._input_check is None else check_to_json(module._input_check),
+            "report": _report(module),
+        }
+        writer.add(EXTRA, json.dumps(description, separators=(",", ":"), allow_nan=False).encode())
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
 
 
 def _small_members(exported: ExportedProgram) -> dict[str, bytes]:

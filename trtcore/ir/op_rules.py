@@ -28,11 +28,12 @@ TORCH = frozenset({"aten", "prims", "quantized_decomposed"})
 
 REFUSED_NAMESPACES = frozenset(
     {
-        "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_native", "_quantized", "_test", "c10d",
-        "c10d_functional", "debug_mode_ops", "debugprims", "export", "fsdp", "inductor", "inductor_prims", "metal",
-        "metal_prepacked", "mkl", "mkldnn", "mkldnn_prepacked", "onednn", "onnx", "prepacked", "prim", "profiler",
-        "quantization", "quantized", "rngprims", "rpc", "sparse", "static_runtime", "streams", "symm_mem", "vulkan",
-        "vulkan_prepacked", "vulkan_quantized", "xnnpack",
+        "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_inductor_test", "_native",
+        "_quantized", "_test", "c10d", "c10d_functional", "debug_mode_ops", "debugprims", "export",
+        "flex_lib", "fsdp", "inductor", "inductor_prims", "metal", "metal_prepacked", "mkl", "mkldnn",
+        "mkldnn_prepacked", "onednn", "onnx", "onnx_symbolic", "prepacked", "prim", "profiler",
+        "quantization", "quantized", "rngprims", "rpc", "sparse", "static_runtime", "streams", "symm_mem",
+        "vulkan", "vulkan_prepacked", "vulkan_quantized", "xnnpack",
     }
 )  # fmt: skip
 """Torch's own namespaces that one may not: files, processes, devices, raw memory, packed objects, tests."""
