@@ -68,11 +68,11 @@ def _remove_litter(folder: Path) -> None:
     with suppress(OSError):
         for entry in os.scandir(folder):
             found = _LITTER.fullmatch(entry.name)
-            if (
-                found
-                and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
-                and not _lives(int(found[1]))
-            ):
+            if not found or _lives(int(found[1])):
+                continue
+            status = entry.stat(follow_symlinks=False)
+            # On a network's file system the process may be another machine's: then it has just written.
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _SETTLED:
                 with suppress(OSError):
                     os.unlink(entry.path)
 

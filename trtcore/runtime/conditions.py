@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,12 @@ import torch
 
 from trtcore.errors import InputError
 from trtcore.runtime.input_check import InputCheck, _Constant, _Number, _Tensor, check_constant
+
+CONDITION = re.compile(
+    r"^ +(if not \(.*\): raise ValueError\((['\"]).*\2\)|if not torch\.compiler\.is_exporting\(\):)\n",
+    re.MULTILINE,
+)
+"""A line of `condition_lines` in generated code: calls that have been checked do without."""
 
 
 def condition_lines(check: InputCheck, names: Sequence[str]) -> list[str]:
@@ -38,7 +45,7 @@ def condition_lines(check: InputCheck, names: Sequence[str]) -> list[str]:
             always.append(_raise_unless(_python(guard.expression, values), _told(guard.text)))
     traced = [line for name, leaf in zip(names, check.leaves) for line in _sizes(name, leaf, values)]
     if traced:
-        always += ["if torch.compiler.is_dynamo_compiling():", *(f"    {line}" for line in traced)]
+        always += ["if not torch.compiler.is_exporting():", *(f"    {line}" for line in traced)]
     return always
 
 
@@ -106,7 +113,7 @@ def _symbols(check: InputCheck, names: Sequence[str]) -> dict[str, str]:
 
 
 def _sizes(name: str, leaf: Any, values: Mapping[str, str]) -> list[str]:
-    """A tensor's sizes: what Dynamo would take as they come."""
+    """A tensor's sizes: what Dynamo would take as they come. An export narrows its own ranges by the engines'."""
     if not isinstance(leaf, _Tensor):
         return []
     lines = []
