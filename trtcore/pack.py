@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     )
     from trtcore.events import Event
     from trtcore.ir.facts import BOUNDARY, REASON, NodeFacts, facts, set_facts
-    from trtcore.ir.graph_json import texts_are_data
+    from trtcore.ir.op_rules import texts_are_data
     from trtcore.ir.provenance import module_path
     from trtcore.ir.schema import node_arguments, parameters_of
     from trtcore.lowering.rewrite import fake_result, insert_call, insert_constant, log_rewrite, replace_node
@@ -142,7 +142,7 @@ _HOMES = {
         "host_platform",
         "no_gpu_reason",
     ),
-    "trtcore.ir.graph_json": ("texts_are_data",),
+    "trtcore.ir.op_rules": ("texts_are_data",),
     "trtcore.paths": ("atomic_write", "cache_directory"),
     "trtcore.context": ("CompileContext",),
     "trtcore.events": ("Event",),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,13 +27,21 @@ def cache_directory() -> Path:
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends well; until then an old file stays whole.
 
-    A link is followed. A new file gets the user's umask, one that is replaced keeps its mode.
+    A link is followed. A new file gets the user's umask, one that is replaced keeps its mode. What a process that was
+    killed has left in the folder is removed.
 
     Raises:
-        OSError: the folder is not there, cannot be written, or is full; `path` is as it was.
+        OSError: the folder is not there, cannot be written, or is full; there is a folder of that name; or the name is
+            none. `path` is as it was.
     """
-    target = Path(os.path.realpath(path))
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".trtcore-", suffix=".tmp")
+    try:
+        target = Path(os.path.realpath(path))
+    except ValueError as error:  # a name with a null byte
+        raise OSError(str(error)) from None
+    if not os.fspath(path) or target.is_dir():
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder")
+    _remove_litter(target.parent)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".trtcore-{os.getpid()}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -43,6 +53,38 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with suppress(OSError):
             os.unlink(name)
         raise
+
+
+_SETTLED = 600.0
+"""Seconds since the last byte of a file that nobody is writing any more."""
+
+_LITTER = re.compile(r"\.trtcore-(\d{1,10})-\w+\.tmp")
+
+
+def _remove_litter(folder: Path) -> None:
+    """Unfinished files of the user's whose processes are dead."""
+    if os.name != "posix":  # elsewhere a signal 0 would end the process
+        return
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            found = _LITTER.fullmatch(entry.name)
+            if not found or _lives(int(found[1])):
+                continue
+            status = entry.stat(follow_symlinks=False)
+            # On a network's file system the process may be another machine's: then it has just written.
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _SETTLED:
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return process < 1 << 31  # somebody else's
+    return True
 
 
 def _mode_for(target: Path) -> int:

@@ -12,8 +12,10 @@ from trtcore.errors import ArtifactError
 from trtcore.ir.expressions import parse
 from trtcore.ir.graph_json import is_identifier, torch_value
 from trtcore.ir.guards import Guard
+from trtcore.ir.inputs import structure_text
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.signature import KINDS, PLAIN, Binding, Parameter, Parameters
+from trtcore.ir.structures import spec_state
 from trtcore.runtime.input_check import InputCheck, _Constant, _LinearDim, _Number, _Tensor
 
 _MOST = 1 << 62
@@ -70,8 +72,20 @@ def _constant_to_json(value: Any) -> Any:
 
 
 def spec_to_json(spec: pytree.TreeSpec | None) -> Any:
-    """A structure, as torch writes it: text of JSON."""
-    return None if spec is None else pytree.treespec_dumps(spec)
+    """A structure, as torch writes it: text of JSON.
+
+    Raises:
+        ArtifactError: the text would not give it back.
+    """
+    if spec is None:
+        return None
+    text = spec_state(spec)
+    if not isinstance(text, str):
+        raise ArtifactError(
+            f"the structure {structure_text(spec)} cannot be saved",
+            advice="give dicts keys that are texts, and register types of your own with a serialized_type_name",
+        )
+    return text
 
 
 def ranges_to_json(ranges: Mapping[str, SymbolRange]) -> dict[str, list[int]]:
@@ -152,7 +166,7 @@ def _leaf_from_json(leaf: Any) -> Any:
         *_layout(layout),
     )
     places = [i for i, _ in found.fixed] + [d.index for d in found.linear] + [i for i, _ in found.derived]
-    if sorted(places) != list(range(found.rank)) or found.rank > 64:
+    if found.rank > 64 or sorted(places) != list(range(found.rank)):
         raise ArtifactError(f"the dimensions of input {found.name} make no sense")
     if found.stride is not None and len(found.stride) != found.rank:
         raise ArtifactError(f"the saved strides {found.stride!r} are not those of {found.rank} dimensions")

@@ -82,7 +82,7 @@ def load(path: str | os.PathLike[str], *, runtime: str = "auto", packs: str = "c
         raise ArtifactError(f"{source}: {error.message}", advice=error.advice) from error
     except (
         KeyError, TypeError, ValueError, AttributeError, IndexError, AssertionError, OverflowError, RuntimeError,
-        RecursionError, SyntaxError,
+        RecursionError, SyntaxError, MemoryError,
     ) as error:  # fmt: skip
         raise ArtifactError(f"{source} is damaged: {type(error).__name__}: {error}") from error
 
@@ -142,9 +142,8 @@ def _restored(
 def _codegen(saved: Mapping[str, Any], check: InputCheck | None) -> FlatCodeGen:
     names = [_name(name) for name in saved["names"]]
     in_spec, out_spec = spec_from_json(saved["in_spec"]), spec_from_json(saved["out_spec"])
-    return FlatCodeGen(
-        _PyTreeInfo(names, in_spec, out_spec), () if check is None else check.binding.parameters
-    )  # type: ignore[arg-type]
+    parameters = () if check is None else check.binding.parameters
+    return FlatCodeGen(_PyTreeInfo(names, in_spec, out_spec), parameters, check)  # type: ignore[arg-type]
 
 
 def _graph_module(archive: Archive, saved: Mapping[str, Any], runtime: str) -> GraphModule:

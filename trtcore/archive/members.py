@@ -27,6 +27,7 @@ MAX_JSON = 512 << 20
 _CHUNK = 16 << 20
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ALIGNMENT = 64
+_MAX_ENTRY = 1024  # bytes of a member's entry in the directory
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if path.exists() and not path.is_file():
+                raise ArtifactError(f"{path} cannot be read: it is no file")
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
                 self.members = _members(file, len(self._map))
@@ -119,12 +122,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _members(file: IO[bytes], size: int) -> dict[str, Member]:
+    start_of_directory, count = _directory(file, size)
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
-        start_of_directory = archive.start_dir
-        if archive.comment or len(infos) > MAX_MEMBERS:
-            raise zipfile.BadZipFile(f"it has a comment, or {len(infos)} members")
-    _check_end(file, size, start_of_directory, len(infos))
+        if archive.comment or archive.start_dir != start_of_directory or len(infos) != count:
+            raise zipfile.BadZipFile("its directory of members is not where its end says")
     members: dict[str, Member] = {}
     roots = set()
     end = 0
@@ -165,24 +167,33 @@ def _member(file: IO[bytes], info: zipfile.ZipInfo, name: str, end: int) -> Memb
     return Member(name, end + _LOCAL.size + name_size + extra_size, info.file_size, info.CRC)
 
 
-def _check_end(file: IO[bytes], size: int, start: int, count: int) -> None:
-    """The end record, last in the file, says that the directory is where it was found."""
+def _directory(file: IO[bytes], size: int) -> tuple[int, int]:
+    """Where the directory starts and how many members it has, by the end record, last in the file.
+
+    Raises:
+        zipfile.BadZipFile: the record makes no sense, or the directory is larger than one of ours.
+    """
+    if size < 22:
+        raise zipfile.BadZipFile("it has no end record")
     file.seek(size - 22)
     end = file.read(22)
     signature, disk, first_disk, here, total, length, offset, comment = struct.unpack("<4s4H2LH", end)
     good = signature == b"PK\x05\x06" and disk == first_disk == comment == 0
     tail = size - 22
     if 0xFFFF in (here, total) or 0xFFFFFFFF in (length, offset):
-        file.seek(size - 22 - 20)
+        file.seek(max(0, size - 22 - 20))
         locator = struct.unpack("<4sLQL", file.read(20))
-        file.seek(locator[2])
+        tail = size - 22 - 20 - 56
+        good = good and tail >= 0 and locator == (b"PK\x06\x07", 0, tail, 1)
+        file.seek(max(0, tail))
         record = struct.unpack("<4sQ2H2L4Q", file.read(56))
-        tail = locator[2]
-        good = good and locator[0] == b"PK\x06\x07" and locator[2] + 56 == size - 42
-        good = good and record[0] == b"PK\x06\x06" and record[1] == 44
+        good = good and record[:2] == (b"PK\x06\x06", 44) and record[4:6] == (0, 0)
         here, total, length, offset = record[6:]
-    if not good or here != count or total != count or offset != start or start + length != tail:
+    if not good or here != total or offset + length != tail:
         raise zipfile.BadZipFile("its directory of members is not where its end says")
+    if total > MAX_MEMBERS or length > MAX_MEMBERS * _MAX_ENTRY:
+        raise zipfile.BadZipFile(f"it has {total} members, more than any of ours")
+    return offset, total
 
 
 class ArchiveWriter:
@@ -228,6 +239,10 @@ class ArchiveWriter:
     def close(self) -> None:
         """Write the directory."""
         self._zip.close()
+
+    def abandon(self) -> None:
+        """Write nothing more: what is there is thrown away, and zipfile would complain when it is collected."""
+        self._zip.fp = None
 
 
 def member_sums(archive: Archive) -> Mapping[str, int]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 FORMAT = 2
+_ROOT = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _PAYLOAD = re.compile(r"data/(weights/weight_|constants/tensor_)\d+")
 
 
@@ -55,7 +56,7 @@ def save(
         module: what `trtcore.compile` or `trtcore.dynamo.compile` returned.
         path: the file, usually ``*.pt2``. Written in one step: an old file stays whole until the new one is.
         inputs, kwarg_inputs: example arguments for torch.export; not needed, made from the compiled shapes.
-            They are not stored.
+            Their values are not stored.
         output_format: "exported_program" is the only one.
         reference: False leaves the networks out: a smaller file, which only TensorRT on a GPU can run.
 
@@ -83,20 +84,24 @@ def _write(file: Any, path: Path, module: CompiledModule, example: tuple[Any, An
     exported = _export(module, portable, *example)
     tensors = {**exported.state_dict, **exported.constants}
     members = _small_members(exported)
-    writer = ArchiveWriter(file, path.stem or "archive")
-    places, sums = _write_tensors(writer, tensors, members)
-    for name, data in members.items():
-        sums[name] = writer.add(name, data)
-    description = {
-        "format": FORMAT,
-        "trtcore": __version__,
-        "sums": sums,
-        "module": _module_to_json(module, portable, places),
-        "check": None if module._input_check is None else check_to_json(module._input_check),
-        "report": _report(module),
-    }
-    writer.add(EXTRA, json.dumps(description, separators=(",", ":"), allow_nan=False).encode())
-    writer.close()
+    writer = ArchiveWriter(file, path.stem if _ROOT.fullmatch(path.stem) else "archive")
+    try:
+        places, sums = _write_tensors(writer, tensors, members)
+        for name, data in members.items():
+            sums[name] = writer.add(name, data)
+        description = {
+            "format": FORMAT,
+            "trtcore": __version__,
+            "sums": sums,
+            "module": _module_to_json(module, portable, places),
+            "check": None if module._input_check is None else check_to_json(module._input_check),
+            "report": _report(module),
+        }
+        writer.add(EXTRA, json.dumps(description, separators=(",", ":"), allow_nan=False).encode())
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
 
 
 def _small_members(exported: ExportedProgram) -> dict[str, bytes]:
@@ -237,7 +242,7 @@ def _export(
     inputs: Sequence[Any] | None,
     kwarg_inputs: Mapping[str, Any] | None,
 ) -> ExportedProgram:
-    """The module as an ExportedProgram whose plans are engine files, without example inputs."""
+    """The module as an ExportedProgram whose plans are engine files."""
     args, kwargs, dynamic_shapes = _example_call(module, inputs, kwarg_inputs)
     try:
         with warnings.catch_warnings():
@@ -252,8 +257,14 @@ def _export(
         ) from error
     if module._input_check is not None:
         _set_ranges(exported, module._input_check)
-    exported._example_inputs = None  # the user's data has no place in the file
+    # torch.export.load checks conditions on sizes only of a program that has example inputs. The user's data has no
+    # place in the file, nor have megabytes of zeros.
+    exported._example_inputs = pytree.tree_map_only(torch.Tensor, _one_zero, (tuple(args), dict(kwargs)))
     return exported
+
+
+def _one_zero(example: torch.Tensor) -> torch.Tensor:
+    return torch.zeros((), dtype=example.dtype).expand(example.shape)
 
 
 def _portable(module: CompiledModule, reference: bool) -> GraphModule:

@@ -168,6 +168,8 @@ class FakeValues:
             return expression
         if isinstance(expression, str):
             parsed = parse(expression)
+            # In numbers first: one beyond 64 bits is an error before sympy works out a power of powers.
+            parsed.evaluate({name: self.ranges[name].opt for name in parsed.symbols})
             return parsed.evaluate(
                 {name: self.size(sympy.Symbol(name, integer=True)) for name in parsed.symbols}
             )

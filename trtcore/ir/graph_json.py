@@ -1,7 +1,7 @@
 """A graph as JSON, and back: for files, which nobody need trust.
 
 Reading runs nothing of what the text says: names are looked up in fixed tables and in torch's registry of ops, sizes
-are read by the grammar of `trtcore.ir.expressions`, and an op may be in a graph only by the rule of `refuse_op`.
+are read by the grammar of `trtcore.ir.expressions`, and an op may be in a graph only by `trtcore.ir.op_rules`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ import torch
 from trtcore.errors import ArtifactError
 from trtcore.ir.expressions import MAX_INT, parse, to_text
 from trtcore.ir.graph_data import NodeData, NodeRef, OpRef, SizeSpec, TensorSpec
+from trtcore.ir.op_rules import refuse_op
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}\Z")
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}(\.[A-Za-z0-9_]{1,256}){0,64}\Z")
 _DEVICE = re.compile(r"(cpu|cuda(:\d{1,3})?|meta)\Z")
 _MAX_DEPTH = 32
+# The size of an input goes to sympy, which takes a second for 30 divisions in one another.
+_MAX_SIZE_TEXT = 1000
+_COSTLY = re.compile(r"//|%|[A-Z]\w*\(")
+_MAX_COSTLY = 16
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{
@@ -53,49 +58,6 @@ HIGHER_ORDER = frozenset(
 )  # fmt: skip
 _NAME_OF = {id(function): name for name, function in FUNCTIONS.items()}
 
-# ---- ops ----------------------------------------------------------------------------------------------------
-
-# Ops of torch's own that read or write files, take memory from elsewhere, or change what is not theirs.
-_REFUSED = re.compile(
-    r"(aten|prims|prim)\.(from_file|from_blob|_?save|load|set_data|set_|_set_\w+|data|_from_file|manual_seed|seed|"
-    r"_nested_\w+|resize_|_resize\w*|_share\w*|_pin_memory|pin_memory|_cuda\w+|_cudnn_init\w+|_debug\w+|_print|"
-    r"record_stream|_record\w+|_test\w+|_triton\w+|__\w+__|device|is_pinned|retain_grad|_backward|requires_grad_)\."
-)
-# A word, or the equation of an einsum: what torch's own ops take strings for. Nothing that could be a path.
-_WORD = re.compile(r"[A-Za-z_]{0,32}\Z|[A-Za-z.,\-> ]{1,256}\Z")
-_OURS = frozenset({"trtcore.execute_engine.default", "trtcore.restride.default"})
-
-
-def refuse_op(op: torch._ops.OpOverload, strings: list[str]) -> str:
-    """Why an op with these string arguments may not be in a saved graph; "" if it may.
-
-    The rule: torch's own ops but for those that touch files, other memory or global state; ops of others, which this
-    process or a pack has registered, unless a string is given to them, because a string can name a file
-    (`texts_are_data` says that one does not).
-    """
-    name = str(op)
-    if name in _OURS:
-        return ""
-    if op.namespace in ("aten", "prims", "prim"):
-        if _REFUSED.match(name):
-            return f"{name} reaches beyond its arguments"
-        odd = [text for text in strings if not _WORD.match(text)]
-        return f"{name} is given the text {odd[0][:60]!r}" if odd else ""
-    if strings and name not in _texts_are_data:
-        return f"{name} is not torch's own and is given the text {strings[0][:60]!r}"
-    return ""
-
-
-def texts_are_data(op: torch._ops.OpOverload) -> None:
-    """Say of an op of your own that it reads the texts that it is given as data, and checks them: no path, no code.
-
-    A saved module may hold calls of it that are given texts; without this such a module is refused.
-    """
-    _texts_are_data.add(str(op))
-
-
-_texts_are_data: set[str] = set()
-
 
 def _strings(value: Any) -> list[str]:
     if isinstance(value, str):
@@ -111,14 +73,16 @@ def _strings(value: Any) -> list[str]:
 
 
 def node_to_json(node: NodeData) -> list[Any]:
-    """A node as JSON.
+    """A node as JSON. Only an input's FakeTensor is kept: nothing reads the others, and sympy's work is what a hostile
+    file could ask for.
 
     Raises:
         ArtifactError: it calls, or is given, what a file cannot hold.
     """
+    value = spec_to_json(node.value) if node.op == "placeholder" else None
     return [
-        node.op, node.name, _target_to_json(node), _value_to_json(node.args), _value_to_json(node.kwargs),
-        spec_to_json(node.value), node.stack_trace, [list(pair) for pair in node.module_stack],
+        node.op, node.name, _target_to_json(node), _value_to_json(node.args), _value_to_json(node.kwargs), value,
+        node.stack_trace, [list(pair) for pair in node.module_stack],
     ]  # fmt: skip
 
 
@@ -126,7 +90,7 @@ def _target_to_json(node: NodeData) -> Any:
     if node.op in ("placeholder", "get_attr", "output"):
         return str(node.target)
     if isinstance(node.target, OpRef):
-        return ["op", node.target.name]
+        return ["op", _allowed(node)]
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         name = str(node.target._name)
         if name in HIGHER_ORDER:
@@ -134,6 +98,18 @@ def _target_to_json(node: NodeData) -> Any:
     elif id(node.target) in _NAME_OF:
         return ["function", _NAME_OF[id(node.target)]]
     raise ArtifactError(f"the node {node.name} calls {node.target}, which a file cannot hold")
+
+
+def _allowed(node: NodeData) -> str:
+    """The name of a node's op, which must be one that reading lets through."""
+    found = find_op(node.target.name)
+    texts = [*_strings(node.args), *_strings(node.kwargs)]
+    if found is not None and (problem := refuse_op(found, texts)):
+        raise ArtifactError(
+            f"the node {node.name} cannot be saved: {problem}",
+            advice="a file may hold only ops that do nothing but compute: take this one out of the model",
+        )
+    return str(node.target.name)
 
 
 def _value_to_json(value: Any) -> Any:
@@ -212,7 +188,8 @@ def node_from_json(value: Any) -> NodeData:
     if not isinstance(trace, (str, type(None))):
         raise ArtifactError(f"the stack trace of {name}")
     modules = tuple((str(key), str(path)) for key, path in (_items(pair, 2) for pair in _list(stack)))
-    return NodeData(op, name, target, args, kwargs, spec_from_json(items[5]), trace, modules)
+    value = spec_from_json(items[5]) if op == "placeholder" else None
+    return NodeData(op, name, target, args, kwargs, value, trace, modules)
 
 
 def _target_from_json(op: str, target: Any, strings: list[str]) -> Any:
@@ -343,6 +320,8 @@ def spec_from_json(value: Any, depth: int = 0) -> Any:
 
 def _size_from_json(size: Any) -> int | str:
     if isinstance(size, str):
+        if len(size) > _MAX_SIZE_TEXT or len(_COSTLY.findall(size)) > _MAX_COSTLY:
+            raise ArtifactError(f"the size {_short(size)} is too long")
         return parse(size).text
     if type(size) is not int or abs(size) > MAX_INT:
         raise ArtifactError(f"a size {_short(size)}")

@@ -11,6 +11,9 @@ from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from trtcore.ir.signature import ARGS, KEYWORD_ONLY, KWARGS, PLAIN, Parameter, Parameters
+from trtcore.ir.structures import spec_of, spec_state
+from trtcore.runtime.conditions import condition_lines, require
+from trtcore.runtime.input_check import InputCheck
 
 
 class FlatCodeGen(_PyTreeCodeGen):
@@ -22,15 +25,40 @@ class FlatCodeGen(_PyTreeCodeGen):
         pytree_info: names and structure of the captured arguments, and the structure of the results.
         parameters: the model's. Those that no argument was captured for are there with their defaults, and are refused
             with another value.
+        check: what calls are held to; its conditions become lines of the code.
     """
 
-    def __init__(self, pytree_info: _PyTreeInfo, parameters: Parameters = ()) -> None:
+    def __init__(
+        self, pytree_info: _PyTreeInfo, parameters: Parameters = (), check: InputCheck | None = None
+    ) -> None:
         super().__init__(pytree_info)
         self.parameters = parameters
+        self.check = check
+
+    def __getstate__(self) -> dict[str, Any]:
+        names, in_spec, out_spec = self.pytree_info
+        return {**self.__dict__, "pytree_info": (names, spec_state(in_spec), spec_state(out_spec))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        names, in_spec, out_spec = state["pytree_info"]
+        self.__dict__.update(state, pytree_info=_PyTreeInfo(names, spec_of(in_spec), spec_of(out_spec)))
 
     def gen_fn_def(self, free_vars: list[str], *rest: Any, **named: Any) -> str:
-        names = list(self.pytree_info.orig_args)
         bound = [var.partition(":")[0].partition("#")[0].strip() for var in free_vars]
+        definition = self._definition(bound, free_vars, *rest, **named)
+        if self.check is None or len(bound) != len(self.check.leaves):
+            return definition
+        return "\n    ".join([definition, *condition_lines(self.check, bound)])
+
+    def process_inputs(self, *args: Any) -> Any:
+        """The graph's inputs from arguments: where an interpreter runs the graph, as torch.export does."""
+        leaves = super().process_inputs(*args)
+        if self.check is not None and len(leaves) == len(self.check.leaves):
+            require(self.check, leaves)
+        return leaves
+
+    def _definition(self, bound: list[str], free_vars: list[str], *rest: Any, **named: Any) -> str:
+        names = list(self.pytree_info.orig_args)
         if not self._is_flat() or len(names) != len(bound) or "self" in names:
             definition: str = super().gen_fn_def(free_vars, *rest, **named)
             return self._with_signature(definition, names)

@@ -16,6 +16,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.fx.graph_module import _forward_from_src
 
+from trtcore.runtime.conditions import CONDITION
 from trtcore.runtime.op import are_plain, execute, execute_engine
 
 _OP_CALL = re.compile(r"^(\s*\w+(?: : [^=\n]+)? = )torch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()", re.MULTILINE)
@@ -56,7 +57,7 @@ class DirectForward:
             names[name] = call_engine if op is execute_engine else op
             return start + name
 
-        source = _OP_CALL.sub(bind, self._source)
+        source = _OP_CALL.sub(bind, CONDITION.sub("", self._source))
         if call_engine not in names.values():
             return self._forward
         made: Callable[..., Any] = _forward_from_src(source, names)

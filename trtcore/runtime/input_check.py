@@ -16,6 +16,7 @@ from trtcore.ir.guards import Guard
 from trtcore.ir.inputs import describe, structure_text
 from trtcore.ir.program import profile_ranges
 from trtcore.ir.signature import Binding
+from trtcore.ir.structures import spec_of, spec_state
 from trtcore.ir.symbols import expression_of, solve_linear
 
 if TYPE_CHECKING:
@@ -114,6 +115,12 @@ class InputCheck:
         plain = all(type(leaf) is _Tensor and leaf.stride is None for leaf in self.leaves)
         object.__setattr__(self, "_tensors_only", self._flat and plain)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "specs": tuple(map(spec_state, self.specs)), "_accepted": [None]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, specs=tuple(map(spec_of, state["specs"])))
+
     @classmethod
     def of_program(cls, program: Program) -> InputCheck:
         """The check for calls of a compiled `program`."""
@@ -162,7 +169,7 @@ class InputCheck:
             if type(allowed) is _Tensor:
                 _check_tensor(allowed, leaf, sizes, devices, derived)
             elif type(allowed) is _Constant:
-                _check_constant(allowed, leaf)
+                check_constant(allowed, leaf)
             elif type(allowed) is _Number:
                 _check_number(allowed, leaf, sizes)
         if self.profiles:
@@ -416,7 +423,12 @@ def _check_layout(allowed: _Tensor, leaf: torch.Tensor, values: Mapping[str, int
     )
 
 
-def _check_constant(allowed: _Constant, leaf: Any) -> None:
+def check_constant(allowed: _Constant, leaf: Any) -> None:
+    """See that an input is the value that was captured.
+
+    Raises:
+        InputError: it is another.
+    """
     if leaf is allowed.value:
         return
     value = allowed.value

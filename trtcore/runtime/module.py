@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch.fx.graph import _PyTreeInfo
+from torch.utils import _pytree as pytree
 
 from trtcore.report.data import Report
 from trtcore.runtime.calling import FlatCodeGen
@@ -56,6 +57,9 @@ class CompiledModule(torch.fx.GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
         for plan in plans_of(self).values():
             memo[id(plan)] = plan  # immutable, and what keeps the engine alive: shared, not copied
+        for value in self.__dict__.values():
+            if isinstance(value, pytree.TreeSpec):
+                memo[id(value)] = value
         copied = cast(CompiledModule, super().__deepcopy__(memo))
         copied._finish(self.report, self._input_check)
         copied.train(self.training)
@@ -128,8 +132,8 @@ def assemble(
     check = None
     if program.in_spec is not None:
         info = _PyTreeInfo(list(program.arg_names), program.in_spec, program.out_spec)
-        module.graph.set_codegen(FlatCodeGen(info, program.parameters))
-        module.recompile()
         check = InputCheck.of_program(program)
+        module.graph.set_codegen(FlatCodeGen(info, program.parameters, check))
+        module.recompile()
     module._finish(report, check)
     return module.eval()

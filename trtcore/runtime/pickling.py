@@ -136,9 +136,15 @@ def symbol_ranges_of(module: GraphModule) -> dict[str, SymbolRange]:
                     if symbol.name not in found:
                         known = env.var_to_range[symbol]
                         low, high = _finite(known.lower, 0), _finite(known.upper, 1 << 62)
-                        hint = int(env.size_hint(symbol, allow_none=True) or max(low, 2))
+                        hint = min(max(_known(env, symbol), low), high)
                         found[symbol.name] = SymbolRange(symbol.name, low, hint, high)
     return found
+
+
+def _known(env: Any, symbol: Any) -> int:
+    """The size that a symbol stood for when it was captured; 2 where it stood for none."""
+    hints: Any = getattr(env, "backed_var_to_val", None)
+    return int((hints if hints is not None else env.var_to_val).get(symbol, 2))  # before torch 2.10
 
 
 def _finite(bound: Any, otherwise: int) -> int:

@@ -1,0 +1,134 @@
+"""Compiled modules in other processes: pickles, queues, pools, loaders."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+import tempfile
+import warnings
+
+import psutil
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+import trtcore
+from trtcore.context import CompileContext
+from trtcore.runtime.engine import Engine
+
+X = torch.linspace(-1, 1, 12).reshape(3, 4)
+
+
+def run(module, queue):
+    queue.put(module(X, 3.0).sum().item())
+
+
+def called(module):
+    return module(X, 3.0).sum().item()
+
+
+class Rows(torch.utils.data.Dataset):
+    """Each item is a call of the module."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        with torch.no_grad():
+            return self.module(X + index, 3.0)
+
+
+def test_pickles_warn_of_nothing(small, small_file):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for module in (small, trtcore.load(small_file)):
+            again = pickle.loads(pickle.dumps(copy.deepcopy(module)))
+            assert torch.equal(again(X, 3.0), small(X, 3.0))
+
+
+def test_a_spawned_process(small, small_file):
+    """By a queue, and as the argument: compiled, copied and loaded ones."""
+    context, want = mp.get_context("spawn"), small(X, 3.0).sum().item()
+    queue = context.SimpleQueue()
+    process = context.Process(target=run, args=(small, queue))
+    process.start()
+    assert queue.get() == pytest.approx(want)
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_pools(small, small_file, method):
+    want = small(X, 3.0).sum().item()
+    modules = [small, copy.deepcopy(small), trtcore.load(small_file), pickle.loads(pickle.dumps(small))]
+    with mp.get_context(method).Pool(2) as pool:
+        assert pool.map(called, modules) == pytest.approx([want] * 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_data_loaders(small, method):
+    loader = torch.utils.data.DataLoader(
+        Rows(small), batch_size=2, num_workers=2, multiprocessing_context=method
+    )
+    rows = torch.cat(list(loader))
+    assert torch.allclose(
+        rows, torch.stack([small(X + i, 3.0) for i in range(4)]).flatten(0, 0).reshape(rows.shape)
+    )
+
+
+# ---- what stays behind ---------------------------------------------------------------------------------------
+
+
+def alive():
+    gc.collect()
+    kinds = (CompileContext, Engine, torch.fx.GraphModule)
+    return {kind.__name__: sum(issubclass(type(one), kind) for one in gc.get_objects()) for kind in kinds}
+
+
+def grows(action, rounds, each):
+    """MiB that the process grows by, in the last half of the rounds."""
+    resident = []
+    for _ in range(rounds):
+        for _ in range(each):
+            action()
+        gc.collect()
+        resident.append(psutil.Process().memory_info().rss / 2**20)
+    return resident[-1] - resident[rounds // 2 - 1]
+
+
+def compile_one():
+    trtcore.compile(torch.nn.Linear(4, 4).eval(), inputs=[torch.ones(2, 4)], min_block_size=1)(
+        torch.ones(2, 4)
+    )
+
+
+def left_in(folder):
+    return {name for name in os.listdir(folder) if "trtcore" in name}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "each"), [(2, 4), pytest.param(20, 50, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+@pytest.mark.parametrize("what", ["compiles", "loads", "saves"])
+def test_nothing_stays(small, small_file, tmp_path, what, rounds, each):
+    action = {
+        "compiles": compile_one,
+        "loads": lambda: trtcore.load(small_file)(X, 3.0),
+        "saves": lambda: trtcore.save(small, tmp_path / "again.pt2"),
+    }[what]
+    for _ in range(3):
+        action()
+    before, files = alive(), left_in(tempfile.gettempdir())
+    grown = grows(action, rounds, each)
+    after = alive()
+    assert {kind: after[kind] - before[kind] for kind in after if after[kind] > before[kind]} == {}
+    assert left_in(tempfile.gettempdir()) <= files
+    if rounds > 2:
+        assert grown < 5, f"{grown:.1f} MiB"

@@ -1,0 +1,132 @@
+"""What a compiled module was captured under holds on every route to a call of it: right, or refused, never the old number."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+
+import trtcore
+from trtcore.errors import TrtcoreError
+
+DYNAMIC = torch.export.Dim.DYNAMIC
+
+
+class Odd(torch.nn.Module):
+    def forward(self, x):
+        if x.shape[1] % 2:
+            x = x * 2
+        return x + 1
+
+
+class Longer(torch.nn.Module):
+    """A condition on two sizes together."""
+
+    def forward(self, x, y):
+        return x + 1 if x.shape[1] > 2 * y.shape[1] else x - 1
+
+
+class Scale(torch.nn.Module):
+    def forward(self, x, k: float = 1.0):
+        return x * k + 1
+
+
+class Count(torch.nn.Module):
+    """A number of the capture in the graph, and no engine that looks at the size."""
+
+    def forward(self, x):
+        return x.sum() / x.shape[0]
+
+
+def pickled(module, path):
+    return pickle.loads(pickle.dumps(module))
+
+
+def torch_saved(module, path):
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+def loaded(module, path):
+    trtcore.save(module, path)
+    return trtcore.load(path)
+
+
+def export_loaded(module, path):
+    trtcore.save(module, path)
+    return torch.export.load(path).module()
+
+
+def traced(module, path):
+    torch._dynamo.reset()
+    return torch.compile(module, backend="eager", dynamic=True)
+
+
+ROUTES = {
+    "call": lambda module, path: module, "deepcopy": lambda module, path: copy.deepcopy(module), "copy": lambda module, path: copy.copy(module),
+    "pickle": pickled, "torch.save": torch_saved, "load": loaded, "load, pickle": lambda m, p: pickled(loaded(m, p), p),
+    "load, save, load": lambda m, p: loaded(loaded(m, p), p), "torch.export.load": export_loaded,
+    "pickle, torch.export.load": lambda m, p: export_loaded(pickled(m, p), p), "torch.compile": traced,
+    "forward": lambda module, path: module.forward,
+}  # fmt: skip
+
+# model, example, dynamic dims, a call that fits and its first number, a call that does not
+MODELS = {
+    "a condition": (Odd(), (torch.ones(1, 8),), ({1: DYNAMIC(min=2, max=32)},), (torch.ones(1, 10),), 2.0, (torch.ones(1, 9),)),
+    "of two": (
+        Longer(), (torch.ones(1, 9), torch.ones(1, 4)), ({1: DYNAMIC(min=3, max=32)}, {1: DYNAMIC(min=2, max=32)}),
+        (torch.ones(1, 7), torch.ones(1, 3)), 2.0, (torch.ones(1, 7), torch.ones(1, 4)),
+    ),
+    "a number": (Scale(), (torch.ones(2, 4), 2.0), None, (torch.ones(2, 4), 2.0), 3.0, (torch.ones(2, 4), 3.0)),
+    "a size": (Count(), (torch.ones(4, 2),), None, (torch.ones(4, 2),), 2.0, (torch.ones(5, 2),)),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["engines", "torch"])
+def compiled(request):
+    """All in engines; and all in torch, where no engine could check anything."""
+    made = {}
+    ops = torch.ops.aten
+    apart = (
+        {ops.add.Tensor, ops.mul.Tensor, ops.sub.Tensor, ops.sum.default, ops.div.Tensor}
+        if request.param == "torch"
+        else set()
+    )
+    for name, (model, example, dims, *_) in MODELS.items():
+        exported = torch.export.export(model, example, dynamic_shapes=dims)
+        made[name] = trtcore.dynamo.compile(exported, min_block_size=1, torch_executed_ops=apart)
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:.*was captured under the condition")
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("name", MODELS)
+def test_routes(compiled, route, name, tmp_path):
+    *_, good, want, bad = MODELS[name]
+    module = ROUTES[route](compiled[name], tmp_path / "m.pt2")
+    assert module(*good).flatten()[0] == want
+    with pytest.raises((ValueError, TypeError, RuntimeError, AssertionError)):
+        module(*bad)
+    assert module(*good).flatten()[0] == want
+
+
+@pytest.mark.parametrize("name", ["a condition", "of two", "a number"])
+def test_exporting_again(compiled, name):
+    _, example, dims, good, want, bad = MODELS[name]
+    module = torch.export.export(compiled[name], example, dynamic_shapes=dims).module()
+    assert module(*good).flatten()[0] == want
+    with pytest.raises((ValueError, RuntimeError, AssertionError)):
+        module(*bad)
+
+
+@pytest.mark.parametrize("name", ["a condition", "of two"])
+def test_a_plan_alone_is_refused_with_the_condition(name):
+    model, example, dims, *_ = MODELS[name]
+    exported = torch.export.export(model, example, dynamic_shapes=dims)
+    with pytest.raises(TrtcoreError, match="condition"):
+        trtcore.dynamo.convert_exported_program_to_serialized_trt_engine(exported)

@@ -1,0 +1,179 @@
+"""What a captured graph relies on, as lines of its own code: for whoever calls it by another way than its module.
+
+The check of a compiled module's arguments is a hook, which torch.export drops and Dynamo passes over. What they see is
+the code, or, where torch.export interprets the graph, the codegen that takes the inputs apart: a condition on sizes
+there becomes one of theirs, and a fixed number is compared. Texts are made here from parsed conditions and plain
+values, never taken from elsewhere.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from trtcore.errors import InputError
+from trtcore.runtime.input_check import InputCheck, _Constant, _Number, _Tensor, check_constant
+
+CONDITION = re.compile(
+    r"^ +(if not \(.*\): raise ValueError\((['\"]).*\2\)|if not torch\.compiler\.is_exporting\(\):)\n",
+    re.MULTILINE,
+)
+"""A line of `condition_lines` in generated code: calls that have been checked do without."""
+
+
+def condition_lines(check: InputCheck, names: Sequence[str]) -> list[str]:
+    """Lines of Python that raise where a call does not fit.
+
+    Args:
+        check: what the calls are held to.
+        names: a variable for each of its leaves.
+    """
+    always = [
+        line
+        for name, leaf in zip(names, check.leaves)
+        if isinstance(leaf, _Constant)
+        for line in _fixed(name, leaf)
+    ]
+    values = _symbols(check, names)
+    for guard in check.guards:
+        if set(guard.symbols) <= values.keys():
+            always.append(_raise_unless(_python(guard.expression, values), _told(guard.text)))
+    traced = [line for name, leaf in zip(names, check.leaves) for line in _sizes(name, leaf, values)]
+    if traced:
+        always += ["if not torch.compiler.is_exporting():", *(f"    {line}" for line in traced)]
+    return always
+
+
+def require(check: InputCheck, leaves: Sequence[Any]) -> None:
+    """See that the conditions hold, for sizes that may be symbols: to whoever traces, they become conditions of theirs.
+
+    Raises:
+        InputError: one does not.
+    """
+    sizes: dict[str, Any] = {}
+    for leaf, value in zip(check.leaves, leaves):
+        if isinstance(leaf, _Constant) and not isinstance(
+            value, (torch.SymInt, torch.SymFloat, torch.SymBool)
+        ):
+            check_constant(leaf, value)
+        elif isinstance(leaf, _Number) and leaf.symbol:
+            sizes.setdefault(leaf.symbol, value)
+        elif isinstance(leaf, _Tensor) and isinstance(value, torch.Tensor):
+            for dim in leaf.linear:
+                sizes.setdefault(dim.symbol, (value.shape[dim.index] - dim.offset) // dim.scale)
+    for guard in check.guards:
+        if set(guard.symbols) <= sizes.keys() and not guard.holds(sizes):
+            raise InputError(_told(guard.text))
+
+
+def _told(condition: str) -> str:
+    return f"the model was captured under the condition {condition}, which does not hold for these inputs"
+
+
+def _raise_unless(condition: str, message: str) -> str:
+    return f"if not ({condition}): raise ValueError({message!r})"
+
+
+def _fixed(name: str, leaf: _Constant) -> list[str]:
+    text = literal(leaf.value)
+    if text is None:
+        return []
+    same = f"{name} is {text}" if leaf.value is None else f"{name} == {text}"
+    if isinstance(leaf.value, float) and math.isnan(leaf.value):
+        same = f"{name} != {name}"
+    return [_raise_unless(same, f"input {leaf.name} was fixed to {leaf.value!r} when the model was compiled")]
+
+
+def literal(value: Any) -> str | None:
+    """A plain value as Python writes it; None for what has no such form."""
+    if isinstance(value, float):
+        return f"float({str(value)!r})"
+    if value is None or isinstance(value, (bool, int, str)):
+        return repr(value)
+    if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
+        return str(value)
+    return f"torch.device({str(value)!r})" if isinstance(value, torch.device) else None
+
+
+def _symbols(check: InputCheck, names: Sequence[str]) -> dict[str, str]:
+    """Text of every symbol's value, from where it is first seen."""
+    values: dict[str, str] = {}
+    for name, leaf in zip(names, check.leaves):
+        if isinstance(leaf, _Number) and leaf.symbol:
+            values.setdefault(leaf.symbol, name)
+        elif isinstance(leaf, _Tensor):
+            for dim in leaf.linear:
+                values.setdefault(dim.symbol, f"(({name}.shape[{dim.index}] - {dim.offset}) // {dim.scale})")
+    return values
+
+
+def _sizes(name: str, leaf: Any, values: Mapping[str, str]) -> list[str]:
+    """A tensor's sizes: what Dynamo would take as they come. An export narrows its own ranges by the engines'."""
+    if not isinstance(leaf, _Tensor):
+        return []
+    lines = []
+    for index, size in leaf.fixed:
+        told = f"input {leaf.name} must have size {size} at dimension {index}"
+        lines.append(_raise_unless(f"{name}.shape[{index}] == {size}", told))
+    for dim in leaf.linear:
+        size = f"{name}.shape[{dim.index}]"
+        told = f"input {leaf.name} must have size {dim.min}..{dim.max} at dimension {dim.index}"
+        lines.append(_raise_unless(f"{dim.min} <= {size} <= {dim.max}", told))
+        told = (
+            f"input {leaf.name} has a size at dimension {dim.index} that does not agree with the other inputs"
+        )
+        if dim.scale != 1 or not values[dim.symbol].startswith(f"(({size} "):
+            lines.append(_raise_unless(f"{size} == {dim.scale} * {values[dim.symbol]} + {dim.offset}", told))
+    return lines
+
+
+# Functions of `trtcore.ir.expressions` as Python that SymInts go through.
+_FORMS: Mapping[str, Callable[..., str]] = {
+    "FloorDiv": lambda a, b: f"({a} // {b})",
+    "CleanDiv": lambda a, b: f"({a} // {b})",
+    "CeilDiv": lambda a, b: f"(-(-{a} // {b}))",
+    "Mod": lambda a, b: f"({a} % {b})",
+    "PythonMod": lambda a, b: f"({a} % {b})",
+    "ModularIndexing": lambda a, b, c: f"(({a} // {b}) % {c})",
+    "Max": lambda *a: a[0] if len(a) == 1 else f"max({', '.join(a)})",
+    "Min": lambda *a: a[0] if len(a) == 1 else f"min({', '.join(a)})",
+    "IntTrueDiv": lambda a, b: f"({a} / {b})",
+    "FloatTrueDiv": lambda a, b: f"({a} / {b})",
+    "ToFloat": lambda a: f"torch.sym_float({a})",
+    "CeilToInt": lambda a: f"(-(-{a} // 1))",
+    "FloorToInt": lambda a: f"({a} // 1)",
+    "TruncToInt": lambda a: f"torch.sym_int({a})",
+    "RoundToInt": lambda a: f"round({a})",
+    "Where": lambda c, a, b: f"({a} if {c} else {b})",
+}
+
+
+def _python(condition: str, values: Mapping[str, str]) -> str:
+    """A condition that is already parsed, over Python's variables."""
+    return _written(ast.parse(condition.strip(), mode="eval").body, values)
+
+
+def _written(node: ast.AST, values: Mapping[str, str]) -> str:
+    if isinstance(node, ast.Name):
+        return values[node.id]
+    if isinstance(node, ast.Call):
+        return _FORMS[ast.unparse(node.func)](*(_written(argument, values) for argument in node.args))
+    if isinstance(node, ast.BinOp):
+        sign = ast.unparse(ast.BinOp(ast.Name("a"), node.op, ast.Name("b")))[2:-2]
+        return f"({_written(node.left, values)} {sign} {_written(node.right, values)})"
+    if isinstance(node, ast.UnaryOp):
+        sign = "not " if isinstance(node.op, ast.Not) else "-"
+        return f"({sign}{_written(node.operand, values)})"
+    if isinstance(node, ast.BoolOp):
+        word = " and " if isinstance(node.op, ast.And) else " or "
+        return f"({word.join(_written(value, values) for value in node.values)})"
+    if isinstance(node, ast.Compare):
+        signs = [ast.unparse(ast.Compare(ast.Name("a"), [op], [ast.Name("b")]))[2:-2] for op in node.ops]
+        rest = " ".join(f"{sign} {_written(value, values)}" for sign, value in zip(signs, node.comparators))
+        return f"({_written(node.left, values)} {rest})"
+    return ast.unparse(node)
