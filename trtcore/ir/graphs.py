@@ -50,6 +50,22 @@ def mutates(node: Node) -> bool:
     return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
+def written_by(node: Node) -> list[Node]:
+    """The tensors that a node writes to."""
+    schema = getattr(node.target, "_schema", None)
+    found: list[Node] = []
+    for position, argument in enumerate(schema.arguments if schema is not None else ()):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = node.kwargs.get(argument.name, node.args[position] if position < len(node.args) else None)
+        found.extend(
+            item
+            for item in (value if isinstance(value, (list, tuple)) else [value])
+            if isinstance(item, Node)
+        )
+    return found
+
+
 def is_random(node: Node) -> bool:
     """Whether a node draws from torch's random numbers."""
     return node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(

@@ -21,9 +21,10 @@ from torch.fx import GraphModule, Node
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import bounds_of_symbol, expression, hint
-from trtcore.jit.aliases import Outputs
+from trtcore.jit.aliases import Outputs, mutated_placeholders
 from trtcore.jit.capture import program_of, weight_places
 from trtcore.jit.weights import WeightWatch
+from trtcore.runtime.sharing import Memory, first_overlap
 from trtcore.settings import CompilationSettings
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class _Build:
     inputs: tuple[int, ...]
     watch: WeightWatch
     bounds: tuple[_Bound, ...]
+    memory: Memory
+    """That of the weights, which do not move as long as the watch sees no change."""
 
     def obstacle(self, args: Sequence[Any], weights: Sequence[torch.Tensor]) -> str | None:
         """Why this build, which is for these weights, cannot take a call; None if it can."""
@@ -121,14 +124,44 @@ class CompiledGraph:
         self._outputs = Outputs(graph_module)
         self._weights = weight_places(graph_module, example_inputs)
         self._places = _symbol_places(graph_module)
+        mutated, placeholders = (
+            mutated_placeholders(graph_module),
+            graph_module.graph.find_nodes(op="placeholder"),
+        )
+        self._written = [place for place, node in enumerate(placeholders) if node in mutated]
+        self._eager = GraphModule(graph_module, graph_module.graph) if self._written else graph_module
+        self._told_of_sharing = False
         self._builds: tuple[_Build, ...] = ()
         self._build_for(example_inputs)
 
     def __call__(self, *args: Any) -> Any:
         build = self._build_for(args)
         with torch.no_grad():
+            if self._written and (shared := self._shared(args, build)) is not None:
+                return self._in_torch(args, shared)
             results = build.module(*[args[index] for index in build.inputs])
             return self._outputs.restore(args, results)
+
+    def _shared(self, args: Sequence[Any], build: _Build) -> tuple[int, int] | None:
+        """Places of an argument that is written to, and of one that has memory in common with it."""
+        if any(build.memory.touches(args[place]) for place in self._written):
+            return first_overlap(args, self._written)
+        found = first_overlap([args[place] for place in build.inputs], map(build.inputs.index, self._written))
+        return None if found is None else (build.inputs[found[0]], build.inputs[found[1]])
+
+    def _in_torch(self, args: Sequence[Any], shared: tuple[int, int]) -> Any:
+        """The call with torch's own ops, which write in place: engines compute with the inputs as they came."""
+        if not self._told_of_sharing:
+            self._told_of_sharing = True
+            nodes = self._source.graph.find_nodes(op="placeholder")
+            one, other = (nodes[place].meta["trtcore_source"] for place in shared)
+            warnings.warn(
+                f"torch.compile(backend='trtcore'): {one} and {other} share memory, and the graph writes to {one}; "
+                "such calls run in torch. Pass a copy of one of them for a call by engines.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return self._eager(*args)
 
     def _build_for(self, args: Sequence[Any]) -> _Build:
         weights = [args[index] for index in self._weights]
@@ -188,7 +221,7 @@ class CompiledGraph:
             for name, place in self._places.items()
             if name in program.symbols
         ]
-        return _Build(module, tuple(inputs), watch, tuple(bounds))
+        return _Build(module, tuple(inputs), watch, tuple(bounds), Memory(weights))
 
 
 # --- sizes --------------------------------------------------------------------------------------------------

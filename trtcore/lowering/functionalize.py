@@ -17,7 +17,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError
-from trtcore.ir.graphs import attribute, is_copy_into, mutates
+from trtcore.ir.graphs import attribute, is_copy_into, mutates, written_by
 from trtcore.ir.provenance import describe
 from trtcore.ir.symbols import expression_of
 from trtcore.lowering.retrace import functionalize_with_torch
@@ -49,7 +49,7 @@ def _refuse_new_shapes(mutating: list[Node]) -> None:
     """Raise where an input or a buffer itself, and not what is in it, changes: ``x.resize_(...)``, ``x.t_()``."""
     reshaping = [node for node in mutating if torch.Tag.inplace_view in getattr(node.target, "tags", ())]
     for node in reshaping:
-        for target in map(_itself, _written(node)):
+        for target in map(_itself, written_by(node)):
             if target.op in ("placeholder", "get_attr"):
                 kind = "input" if target.op == "placeholder" else "buffer"
                 raise ExportError(
@@ -101,7 +101,7 @@ def _separate_attributes(graph_module: GraphModule, mutating: list[Node]) -> Non
     if not groups:
         return
     roots = _alias_roots(graph_module.graph)
-    written = {roots[target] for node in mutating for target in _written(node)}
+    written = {roots[target] for node in mutating for target in written_by(node)}
     for nodes in groups:
         if any(node in written for node in nodes):
             names = ", ".join(str(node.target) for node in nodes)
@@ -131,22 +131,6 @@ def _is_write_back(node: Node) -> bool:
     """``copy_`` into an input or a buffer."""
     target = node.args[0] if node.args else None
     return is_copy_into(node) and isinstance(target, Node) and target.op in ("placeholder", "get_attr")
-
-
-def _written(node: Node) -> list[Node]:
-    """The tensors that a node writes to."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    found: list[Node] = []
-    for index, argument in enumerate(schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-        found.extend(
-            item
-            for item in (value if isinstance(value, (list, tuple)) else [value])
-            if isinstance(item, Node)
-        )
-    return found
 
 
 def _functional_twin(target: Any) -> Any:
@@ -250,7 +234,7 @@ def _plan(graph: Graph, roots: dict[Node, Node]) -> dict[Node, _Rename] | None:
             if source is not root and not _covers(source, root, layouts):
                 reads[root] = index
     for node in mutating:
-        twin, written = _functional_twin(node.target), _written(node)
+        twin, written = _functional_twin(node.target), written_by(node)
         if twin is None or len(written) != 1:
             return None
         target, root = written[0], roots[written[0]]

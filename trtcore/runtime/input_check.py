@@ -131,8 +131,12 @@ class InputCheck:
         )
 
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not torch.compiler.is_dynamo_compiling():
-            self.check(args, kwargs)
+        if torch.compiler.is_dynamo_compiling():
+            return
+        values = self.check(args, kwargs)
+        sharing = getattr(module, "_sharing", None)
+        if sharing is not None:
+            sharing.check(module, *self.named_leaves(values))
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
         """Check a call.
@@ -177,6 +181,10 @@ class InputCheck:
         if self.guards:
             self._check_guards(leaves, values_of)
         return values
+
+    def named_leaves(self, values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[str]]:
+        """The flat inputs of a call whose arguments `check` returned, and their names."""
+        return values if self._flat else self._flatten(values), [leaf.name for leaf in self.leaves]
 
     def _flatten(self, values: Sequence[Any]) -> list[Any]:
         leaves: list[Any] = []

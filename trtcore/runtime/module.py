@@ -13,6 +13,7 @@ from trtcore.runtime.direct import DirectForward
 from trtcore.runtime.input_check import InputCheck
 from trtcore.runtime.pickling import ModuleState, restored, state_of
 from trtcore.runtime.plans import keep_plans_plain, plans_of
+from trtcore.runtime.sharing import Sharing
 
 if TYPE_CHECKING:
     from trtcore.ir.program import Program
@@ -30,13 +31,16 @@ class CompiledModule(torch.fx.GraphModule):
     report: Report | None = None
     _direct: ClassVar[DirectForward]
     _input_check: InputCheck | None = None
+    _sharing: Sharing | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the arguments and run; by way of ``torch.nn.Module`` only where hooks or a trace want to know."""
         check = self._input_check
         if check is None or _watched(self):
             return super().__call__(*args, **kwargs)
-        check.check(args, kwargs)
+        values = check.check(args, kwargs)
+        if self._sharing is not None:
+            self._sharing.check(self, *check.named_leaves(values))
         return self._direct.of(self)(self, *args, **kwargs)
 
     def recompile(self) -> Any:
@@ -72,6 +76,7 @@ class CompiledModule(torch.fx.GraphModule):
         keep_plans_plain(self)
         self.report = report
         self._input_check = check
+        self._sharing = Sharing.of_graph(self)
         if check is not None:
             self._forward_pre_hooks.clear()
             self._forward_pre_hooks_with_kwargs.clear()
