@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -35,6 +37,9 @@ class CompiledModule(torch.fx.GraphModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the arguments and run; by way of ``torch.nn.Module`` only where hooks or a trace want to know."""
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            with captured_dtypes():
+                return self(*args, **kwargs)
         check = self._input_check
         if check is None or _watched(self):
             return super().__call__(*args, **kwargs)
@@ -81,6 +86,13 @@ class CompiledModule(torch.fx.GraphModule):
             self._forward_pre_hooks.clear()
             self._forward_pre_hooks_with_kwargs.clear()
             self.register_forward_pre_hook(check, with_kwargs=True)
+
+
+@contextmanager
+def captured_dtypes() -> Iterator[None]:
+    """Without autocast, which would cast again what was captured with its casts, or without any."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 def rebuilt(state: ModuleState) -> CompiledModule:
