@@ -104,7 +104,9 @@ def test_an_input_that_is_written_shares_with_no_other(tmp_path):
         a, square = t(3, 2), t(2, 2)
         for x, y in ((a[:2], a[1:]), (square, square.t()), (square, square)):
             before = x.clone()
-            with pytest.raises(InputError, match=r"input x and input y share memory.*writes to input x") as caught:
+            with pytest.raises(
+                InputError, match=r"input x and input y share memory.*writes to input x"
+            ) as caught:
                 module(x, y)
             assert torch.equal(x, before)  # nothing was written
             assert "y.clone()" in str(caught.value)
@@ -138,8 +140,12 @@ def test_nested_inputs_are_named():
 def test_a_buffer_that_is_written_shares_with_no_input(tmp_path):
     made = compiled(Cache(), inputs=[t(4)])
     for module in routes(made, tmp_path / "m.pt2"):
-        cache = dict(module.named_buffers())["cache"] if "cache" in dict(module.named_buffers()) else module.cache
-        with pytest.raises(InputError, match=r"cache of the compiled module.* and .*input x|input x and cache"):
+        cache = (
+            dict(module.named_buffers())["cache"] if "cache" in dict(module.named_buffers()) else module.cache
+        )
+        with pytest.raises(
+            InputError, match=r"cache of the compiled module.* and .*input x|input x and cache"
+        ):
             module(cache)
         before = cache.clone()
         assert torch.equal(module(t(4)), t(4) * 2 + 1)
@@ -173,3 +179,27 @@ def test_an_input_that_is_returned_is_the_input(tmp_path):
         assert first is x
         assert second is y
         assert torch.equal(total, t(3) * 3)
+
+
+def test_sizes_that_data_decide_come_back(tmp_path):
+    class Masked(nn.Module):
+        def forward(self, x):
+            x[x < 0] *= 2
+            return x + 1
+
+    for module in routes(compiled(Masked(), inputs=[t(4, 4)]), tmp_path / "m.pt2"):
+        x = t(4, 4) - 8
+        assert torch.equal(module(x), torch.where(t(4, 4) < 8, 2 * t(4, 4) - 16, t(4, 4) - 8) + 1)
+
+
+def test_a_reshape_that_is_written_wants_the_layout_of_the_capture():
+    class Flat(nn.Module):
+        def forward(self, x):
+            x.reshape(-1).add_(1)
+            return x * 2
+
+    module = compiled(Flat(), inputs=[t(2, 3)])
+    x = t(2, 3)
+    assert torch.equal(module(x), (t(2, 3) + 1) * 2)
+    with pytest.raises(InputError, match="must have the strides"):  # there eager writes to a copy
+        module(t(3, 2).t())

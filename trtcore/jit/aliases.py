@@ -13,18 +13,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from trtcore.ir.aliases import storage
 from trtcore.ir.graphs import written_by
-from trtcore.ir.torch_private import storage_id
-
-
-def storage(node: Any) -> int | None:
-    """Identity of the memory that a node's value lives in; None for what is no plain tensor."""
-    value = node.meta.get("val") if isinstance(node, Node) else None
-    if isinstance(value, (list, tuple)) and value:
-        value = value[0]
-    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
-        return None
-    return storage_id(value)
 
 
 def mutated_placeholders(gm: GraphModule) -> set[Node]:

@@ -14,8 +14,9 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.errors import ExportError
+from trtcore.ir.aliases import find_unsaid
 from trtcore.ir.exported import set_tensor
-from trtcore.ir.graphs import attribute
+from trtcore.ir.graphs import attribute, mutates
 from trtcore.ir.program import InputSpec, Program, SymbolRange
 from trtcore.ir.schema import normalise_arguments
 from trtcore.ir.symbols import expression_of
@@ -118,6 +119,8 @@ def to_aten(gm: GraphModule) -> GraphModule:
         node.meta.setdefault("val", source.meta["example_value"])
         node.meta["trtcore_source"] = _source_name(source)
         node.meta["trtcore_static"] = is_static_input(source)
+    if any(map(mutates, traced.graph.nodes)):
+        find_unsaid(traced.graph)
     for node in traced.graph.find_nodes(op="get_attr"):
         value = attribute(traced, str(node.target))
         if isinstance(fake_mode, FakeTensorMode) and type(value) is torch.Tensor:

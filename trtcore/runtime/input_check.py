@@ -418,7 +418,7 @@ def _check_layout(allowed: _Tensor, leaf: torch.Tensor, values: Mapping[str, int
     got = "" if offset is None else f" from place {leaf.storage_offset()}"
     raise InputError(
         f"input {allowed.name} must have the strides {wanted}{start}, got {tuple(leaf.stride())}{got}: the model looks "
-        "into the memory of what is computed from it (as_strided)",
+        "into the memory of what is computed from it (as_strided), or writes to what is a view or a copy by strides",
         advice="pass a tensor laid out like the one the model was captured with; "
         f"{allowed.name}.clone(memory_format=torch.contiguous_format) is, if that one was contiguous",
     )

@@ -15,7 +15,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from trtcore.errors import InputError
-from trtcore.ir.graphs import attribute, is_getitem, mutates, viewed, written_by
+from trtcore.ir.graphs import attribute, memory_of, mutates, written_by
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _LARGEST = 1 << 26  # bytes of memory that are compared element by element
@@ -123,7 +123,9 @@ class Sharing:
     @classmethod
     def of_graph(cls, module: GraphModule) -> Sharing | None:
         """The check for a hybrid graph; None where it writes to nothing that is there before a call."""
-        written = {_source(node) for call in module.graph.nodes if mutates(call) for node in written_by(call)}
+        written = {
+            memory_of(node) for call in module.graph.nodes if mutates(call) for node in written_by(call)
+        }
         places = {node: place for place, node in enumerate(module.graph.find_nodes(op="placeholder"))}
         held = [node for node in module.graph.find_nodes(op="get_attr") if _is_held(module, node)]
         if written.isdisjoint([*places, *held]):
@@ -163,17 +165,6 @@ class Sharing:
     def _copied(self, found: tuple[int, int]) -> int:
         """The input to copy: better the one that is only read."""
         return self.inputs[found[1] if found[1] < len(self.inputs) else found[0]]
-
-
-def _source(node: Node) -> Node:
-    """The tensor whose memory a node's value lies in, so far as ops say so."""
-    while True:
-        below = viewed(node)
-        if below is None and (mutates(node) or is_getitem(node)) and isinstance(node.args[0], Node):
-            below = node.args[0]
-        if below is None:
-            return node
-        node = below
 
 
 def _is_held(module: GraphModule, node: Node) -> bool:
