@@ -334,6 +334,8 @@ class Machine:
             try:
                 found = ours(*given)
             except InputError as error:
+                for name, value in eager.named_buffers():
+                    value.copy_(before[name])
                 if "must have the strides" in str(error):
                     return  # what is read or written depends on the layout: refused
                 shares = pattern not in ("alone", "apart", "interleaved")
@@ -341,8 +343,6 @@ class Machine:
                     raise Wrong(f"{where}: {error}") from error
                 if not torch.equal(own, _memory(seed)):
                     raise Wrong(f"{where}: refused, and yet written") from error
-                for name, value in eager.named_buffers():
-                    value.copy_(before[name])
                 return
             except Exception as error:
                 inner = getattr(error, "inner_exception", error)

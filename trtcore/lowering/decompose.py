@@ -292,11 +292,12 @@ def _check_results(node: Node, traced: Graph) -> None:
 
 def _lay_out(node: Node, traced: Graph) -> None:
     """Give results the strides of the op's own, where the decomposition has others: torch may look at them later."""
-    output = traced.output_node()
-    single = not isinstance(output.args[0], (list, tuple))
-    results, values = ([output.args[0]], [node.meta["val"]]) if single else (output.args[0], node.meta["val"])
-    laid_out = list(map(_with_strides_of, results, values))  # type: ignore[arg-type]
-    output.args = (laid_out[0] if single else type(output.args[0])(laid_out),)  # type: ignore[call-arg, arg-type]
+    output, value = traced.output_node(), node.meta["val"]
+    results: Any = output.args[0]
+    if isinstance(results, (list, tuple)):
+        output.args = (tuple(map(_with_strides_of, results, value)),)
+    else:
+        output.args = (_with_strides_of(results, value),)
 
 
 def _with_strides_of(result: Any, value: Any) -> Any:

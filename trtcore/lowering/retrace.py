@@ -59,7 +59,8 @@ def _fill_diagonal(x: torch.Tensor, value: Any, wrap: bool = False) -> torch.Ten
     """``fill_diagonal_`` by a view that knows where it is: torch's counts from the start of the storage, and fails for
     an input that is a part of a larger tensor."""
     if x.dim() != 2 or wrap:
-        return torch.ops.aten.fill_diagonal_.default(x, value, wrap)
+        result: torch.Tensor = torch.ops.aten.fill_diagonal_.default(x, value, wrap)
+        return result
     torch.ops.aten.fill_.Scalar(torch.ops.aten.diagonal.default(x), value)
     return x
 
