@@ -9,7 +9,7 @@ STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
 DEFAULT = not gpu and not models and not slow and not benchmark
 
-.PHONY: help setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-kernels gpu bench docs format clean
+.PHONY: help setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -55,6 +55,9 @@ fuzz: $(STAMP)  ## 10,000 random graphs against eager
 
 fuzz-archives: $(STAMP)  ## 10,000 damaged and hostile files against load
 	$(BIN)/python tests/fuzz/archives.py $(ARGS)
+
+fuzz-inplace: $(STAMP)  ## 5,000 random programs that write in place, against eager; goes on where it stopped
+	$(BIN)/python tests/fuzz/run_in_place.py $(ARGS)
 
 fuzz-kernels: $(STAMP)  ## 500 random subgraphs as generated kernels, in Triton's interpreter
 	$(BIN)/python -m pytest -m slow tests/plugins/codegen/test_codegen_fuzz.py $(ARGS)

@@ -136,6 +136,10 @@ def _restored(value: Any, made: Mapping[str, Node]) -> Any:
     return value
 
 
+_UNBACKED = "u"
+"""How torch's names of sizes that data decide begin: they have no hint."""
+
+
 class FakeValues:
     """Makes FakeTensors and SymInts of specs, over symbols of its own.
 
@@ -180,8 +184,11 @@ class FakeValues:
         for symbol in expression.free_symbols:
             known = self.ranges[symbol.name]
             values[symbol] = known.opt
-            if symbol not in hints:
+            if symbol.name.startswith(_UNBACKED):
+                self.env.var_to_range[symbol] = size_interval(known.min, known.max)
+            elif symbol not in hints:
                 hints[symbol] = sympy.Integer(known.opt)
                 self.env.var_to_range[symbol] = size_interval(known.min, known.max)
-        hint = int(expression.xreplace(values))
+        unknown = any(symbol.name.startswith(_UNBACKED) for symbol in values)
+        hint = None if unknown else int(expression.xreplace(values))
         return self.env.create_symintnode(expression, hint=hint)

@@ -50,6 +50,22 @@ def mutates(node: Node) -> bool:
     return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
+def written_by(node: Node) -> list[Node]:
+    """The tensors that a node writes to."""
+    schema = getattr(node.target, "_schema", None)
+    found: list[Node] = []
+    for position, argument in enumerate(schema.arguments if schema is not None else ()):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = node.kwargs.get(argument.name, node.args[position] if position < len(node.args) else None)
+        found.extend(
+            item
+            for item in (value if isinstance(value, (list, tuple)) else [value])
+            if isinstance(item, Node)
+        )
+    return found
+
+
 def is_random(node: Node) -> bool:
     """Whether a node draws from torch's random numbers."""
     return node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(
@@ -88,9 +104,12 @@ def looks_into_memory(node: Node) -> bool:
 
 
 def seen_in_memory(graph: torch.fx.Graph) -> tuple[set[Node], bool]:
-    """The placeholders whose layout a node that looks into memory may see, and whether one counts from the storage's
-    start. Ops hand the layout of their arguments on to results, so all that such a node depends on counts."""
-    found: set[Node] = set()
+    """The placeholders whose layout decides what the graph does, and whether a node counts from the storage's start.
+
+    It decides for nodes that look into memory, and for those that are a view or a copy of what is written, as it is
+    laid out. Ops hand the layout of their arguments on to results, so all that such a node depends on counts.
+    """
+    found: set[Node] = _copies_or_views(graph)
     absolute = False
     for node in graph.nodes:
         if looks_into_memory(node):
@@ -129,3 +148,34 @@ def viewed(node: Node) -> Node | None:
     source, returns = node.args[0], schema.returns
     view = len(returns) > 0 and all(one.alias_info is not None for one in returns)
     return source if view and isinstance(source, Node) else None
+
+
+def memory_of(node: Node) -> Node:
+    """The node whose memory a value lies in, so far as ops' schemas say so."""
+    while True:
+        below = viewed(node)
+        if below is None and (mutates(node) or is_getitem(node)) and isinstance(node.args[0], Node):
+            below = node.args[0]
+        if below is None:
+            return node
+        node = below
+
+
+_COPY_OR_VIEW = frozenset(
+    {"contiguous", "flatten", "ravel", "reshape", "reshape_as", "to", "float", "unflatten"}
+)
+
+
+def _copies_or_views(graph: torch.fx.Graph) -> set[Node]:
+    """Nodes that are a view or a copy of their argument, as it is laid out, where something writes to either."""
+    found = {
+        node
+        for node in graph.nodes
+        if node.op == "call_function"
+        and isinstance(node.target, torch._ops.OpOverload)
+        and node.target._schema.name.partition("::")[2] in _COPY_OR_VIEW
+    }
+    if not found:
+        return found
+    written = {memory_of(target) for node in graph.nodes if mutates(node) for target in written_by(node)}
+    return {node for node in found if memory_of(node) in written}

@@ -13,17 +13,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from trtcore.ir.torch_private import storage_id
-
-
-def storage(node: Any) -> int | None:
-    """Identity of the memory that a node's value lives in; None for what is no plain tensor."""
-    value = node.meta.get("val") if isinstance(node, Node) else None
-    if isinstance(value, (list, tuple)) and value:
-        value = value[0]
-    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
-        return None
-    return storage_id(value)
+from trtcore.ir.aliases import storage
+from trtcore.ir.graphs import written_by
 
 
 def mutated_placeholders(gm: GraphModule) -> set[Node]:
@@ -31,7 +22,7 @@ def mutated_placeholders(gm: GraphModule) -> set[Node]:
     written = {
         memory
         for node in gm.graph.nodes
-        for source in _written(node)
+        for source in written_by(node)
         if (memory := storage(source)) is not None
     }
     return {node for node in gm.graph.find_nodes(op="placeholder") if storage(node) in written}
@@ -120,7 +111,7 @@ def _view_chain(node: Node, base: Node) -> list[Node] | None:
         source = _written_value(current)
         if source is not None:
             waiting.append(source)
-        elif any(_written(current)):
+        elif written_by(current):
             return None
         elif isinstance(current.meta.get("val"), (torch.Tensor, list, tuple)):
             if storage(current) != storage(base):
@@ -133,7 +124,7 @@ def _view_chain(node: Node, base: Node) -> list[Node] | None:
 
 def _written_value(node: Node) -> Node | None:
     """For an in-place op that leaves shape and strides alone: the tensor it wrote to, and returns."""
-    written = _written(node)
+    written = written_by(node)
     if len(written) != 1 or storage(node) != storage(written[0]):
         return None
     after, before = node.meta["val"], written[0].meta["val"]
@@ -147,15 +138,3 @@ def _written_value(node: Node) -> Node | None:
         and str(after.storage_offset()) == str(before.storage_offset())
     )
     return written[0] if same else None
-
-
-def _written(node: Node) -> list[Node]:
-    schema = getattr(node.target, "_schema", None)
-    found: list[Node] = []
-    for position, argument in enumerate(schema.arguments if schema is not None else ()):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = node.kwargs.get(argument.name, node.args[position] if position < len(node.args) else None)
-        items = value if isinstance(value, (list, tuple)) else [value]
-        found.extend(item for item in items if isinstance(item, Node))
-    return found

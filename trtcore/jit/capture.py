@@ -14,12 +14,15 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.errors import ExportError
+from trtcore.ir.aliases import find_unsaid
 from trtcore.ir.exported import set_tensor
+from trtcore.ir.graphs import attribute, mutates
 from trtcore.ir.program import InputSpec, Program, SymbolRange
 from trtcore.ir.schema import normalise_arguments
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import (
     FakeTensor,
+    FakeTensorMode,
     LazyGraphModule,
     autocast_entry,
     expression,
@@ -116,6 +119,13 @@ def to_aten(gm: GraphModule) -> GraphModule:
         node.meta.setdefault("val", source.meta["example_value"])
         node.meta["trtcore_source"] = _source_name(source)
         node.meta["trtcore_static"] = is_static_input(source)
+    if any(map(mutates, traced.graph.nodes)):
+        find_unsaid(traced.graph)
+    for node in traced.graph.find_nodes(op="get_attr"):
+        value = attribute(traced, str(node.target))
+        if isinstance(fake_mode, FakeTensorMode) and type(value) is torch.Tensor:
+            # A constant such as the 5 of `x[0] = 5`, of which torch makes a FakeTensor in a mode of its own.
+            node.meta["val"] = fake_mode.from_tensor(value, static_shapes=True)
     for node in traced.graph.nodes:
         if "nn_module_stack" in node.meta:
             node.meta["nn_module_stack"] = _plain_stack(node.meta["nn_module_stack"])

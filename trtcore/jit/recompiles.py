@@ -21,9 +21,11 @@ from torch.fx import GraphModule, Node
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import bounds_of_symbol, expression, hint
-from trtcore.jit.aliases import Outputs
+from trtcore.jit.aliases import Outputs, mutated_placeholders
 from trtcore.jit.capture import program_of, weight_places
 from trtcore.jit.weights import WeightWatch
+from trtcore.runtime.module import captured_dtypes
+from trtcore.runtime.sharing import Memory, first_overlap
 from trtcore.settings import CompilationSettings
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from trtcore.runtime.module import CompiledModule
 
 _GROWTH = 4
+_LARGEST_SIZE = torch.iinfo(torch.int32).max
+"""Of a dimension in TensorRT."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class _Build:
     inputs: tuple[int, ...]
     watch: WeightWatch
     bounds: tuple[_Bound, ...]
+    memory: Memory
+    """That of the weights, which do not move as long as the watch sees no change."""
 
     def obstacle(self, args: Sequence[Any], weights: Sequence[torch.Tensor]) -> str | None:
         """Why this build, which is for these weights, cannot take a call; None if it can."""
@@ -121,14 +127,62 @@ class CompiledGraph:
         self._outputs = Outputs(graph_module)
         self._weights = weight_places(graph_module, example_inputs)
         self._places = _symbol_places(graph_module)
+        mutated, placeholders = (
+            mutated_placeholders(graph_module),
+            graph_module.graph.find_nodes(op="placeholder"),
+        )
+        self._written = [place for place, node in enumerate(placeholders) if node in mutated]
+        self._ints = [place for place, dim in self._places.values() if dim is None]
+        self._eager = GraphModule(graph_module, graph_module.graph)
+        self._told = False
         self._builds: tuple[_Build, ...] = ()
-        self._build_for(example_inputs)
+        if self._no_size(example_inputs) is None:
+            self._build_for(example_inputs)
 
     def __call__(self, *args: Any) -> Any:
+        if (place := self._no_size(args)) is not None:
+            return self._in_torch(args, f"{self._name(place)} is {args[place]}, which no size can be")
         build = self._build_for(args)
         with torch.no_grad():
+            if self._written and (shared := self._shared(args, build)) is not None:
+                one, other = map(self._name, shared)
+                return self._in_torch(
+                    args,
+                    f"{one} and {other} share memory, and the graph writes to {one} "
+                    "(pass a copy of one of them for a call by engines)",
+                )
             results = build.module(*[args[index] for index in build.inputs])
             return self._outputs.restore(args, results)
+
+    def _shared(self, args: Sequence[Any], build: _Build) -> tuple[int, int] | None:
+        """Places of an argument that is written to, and of one that has memory in common with it."""
+        if any(build.memory.touches(args[place]) for place in self._written):
+            return first_overlap(args, self._written)
+        found = first_overlap([args[place] for place in build.inputs], map(build.inputs.index, self._written))
+        return None if found is None else (build.inputs[found[0]], build.inputs[found[1]])
+
+    def _no_size(self, args: Sequence[Any]) -> int | None:
+        """Place of an int that is no size: engines know ints as sizes alone."""
+        for place in self._ints:
+            if not 0 <= _size(args, (place, None)) <= _LARGEST_SIZE:
+                return place
+        return None
+
+    def _name(self, place: int) -> str:
+        name: str = self._source.graph.find_nodes(op="placeholder")[place].meta["trtcore_source"]
+        return name
+
+    def _in_torch(self, args: Sequence[Any], why: str) -> Any:
+        """The call with torch's own ops, in the order of the model and in place where the model writes in place."""
+        if not self._told:
+            self._told = True
+            warnings.warn(
+                f"torch.compile(backend='trtcore'): {why}; such calls run in torch",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        with torch.no_grad(), captured_dtypes():
+            return self._eager(*args)
 
     def _build_for(self, args: Sequence[Any]) -> _Build:
         weights = [args[index] for index in self._weights]
@@ -188,7 +242,7 @@ class CompiledGraph:
             for name, place in self._places.items()
             if name in program.symbols
         ]
-        return _Build(module, tuple(inputs), watch, tuple(bounds))
+        return _Build(module, tuple(inputs), watch, tuple(bounds), Memory(weights))
 
 
 # --- sizes --------------------------------------------------------------------------------------------------
@@ -254,7 +308,12 @@ def _symbol_range(dim: torch.SymInt, size: int, known: tuple[int, int] | None) -
         high = known[1]
     else:
         high = _finite(upper, 1 << (_GROWTH * max(size, 1) - 1).bit_length())
-    return SymbolRange(symbol.name, min(low, known[0]) if known is not None else low, size, max(high, size))
+    return SymbolRange(
+        symbol.name,
+        min(low, known[0]) if known is not None else low,
+        size,
+        max(min(high, _LARGEST_SIZE), size),
+    )
 
 
 def _finite(bound: Any, otherwise: int) -> int:

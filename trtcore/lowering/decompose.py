@@ -12,7 +12,7 @@ layers of a transformer are traced once.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -121,6 +121,7 @@ class _Decomposer:
                 traced = self._traced(node, function, list(dict.fromkeys(leaves)))
                 _check_results(node, traced)
                 _drop_outputs(traced, _used_outputs(node))
+                _lay_out(node, traced)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # also SystemExit: a pack must not end a compile
@@ -287,6 +288,53 @@ def _check_results(node: Node, traced: Graph) -> None:
     made, wanted = described(results), described(node.meta.get("val"))
     if made != wanted:
         raise ValueError(f"it returns {made}, and the op {wanted}")
+
+
+def _lay_out(node: Node, traced: Graph) -> None:
+    """Give results the strides of the op's own, where the decomposition has others: torch may look at them later."""
+    output, value = traced.output_node(), node.meta["val"]
+    results: Any = output.args[0]
+    if isinstance(results, (list, tuple)):
+        output.args = (tuple(map(_with_strides_of, results, value)),)
+    else:
+        output.args = (_with_strides_of(results, value),)
+
+
+def _with_strides_of(result: Any, value: Any) -> Any:
+    made = result.meta.get("val") if isinstance(result, Node) else None
+    if not isinstance(made, torch.Tensor) or not isinstance(value, torch.Tensor):
+        return result
+    wanted = _strides(value)
+    if made.layout is not torch.strided or wanted is None or _strides(made) == wanted:
+        return result
+    for memory_format in (torch.contiguous_format, torch.channels_last, torch.channels_last_3d):
+        if wanted == _strides_in(value.shape, memory_format):
+            with result.graph.inserting_before(result.graph.output_node()):
+                clone = result.graph.call_function(
+                    torch.ops.aten.clone.default, (result,), {"memory_format": memory_format}
+                )
+            clone.meta = {"val": value}
+            return clone
+    return result
+
+
+def _strides(value: torch.Tensor) -> tuple[Any, ...] | None:
+    return tuple(map(expression_of, value.stride())) if value.layout is torch.strided else None
+
+
+def _strides_in(shape: Sequence[Any], memory_format: torch.memory_format) -> tuple[Any, ...] | None:
+    """The strides of a dense tensor, from the outermost dimension; None where the format takes no such shape."""
+    rank, order = len(shape), list(range(len(shape)))
+    if memory_format is not torch.contiguous_format:
+        if rank != (4 if memory_format is torch.channels_last else 5):
+            return None
+        order = [0, *range(2, rank), 1]
+    steps: dict[int, Any] = {}
+    step: Any = 1
+    for dim in reversed(order):
+        steps[dim] = expression_of(step)
+        step = step * shape[dim]
+    return tuple(steps[dim] for dim in range(rank))
 
 
 def signature(value: Any, leaves: list[Node]) -> Any:

@@ -17,9 +17,9 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError
-from trtcore.ir.graphs import attribute, is_copy_into, mutates
+from trtcore.ir.aliases import find_unsaid, layout, storage
+from trtcore.ir.graphs import attribute, is_copy_into, mutates, written_by
 from trtcore.ir.provenance import describe
-from trtcore.ir.symbols import expression_of
 from trtcore.lowering.retrace import functionalize_with_torch
 
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
@@ -34,6 +34,7 @@ def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule
     mutating = [node for node in graph_module.graph.nodes if mutates(node)]
     if not mutating:
         return graph_module
+    find_unsaid(graph_module.graph)
     _separate_attributes(graph_module, mutating)
     if _are_final_writes(mutating):
         return graph_module
@@ -49,7 +50,7 @@ def _refuse_new_shapes(mutating: list[Node]) -> None:
     """Raise where an input or a buffer itself, and not what is in it, changes: ``x.resize_(...)``, ``x.t_()``."""
     reshaping = [node for node in mutating if torch.Tag.inplace_view in getattr(node.target, "tags", ())]
     for node in reshaping:
-        for target in map(_itself, _written(node)):
+        for target in map(_itself, written_by(node)):
             if target.op in ("placeholder", "get_attr"):
                 kind = "input" if target.op == "placeholder" else "buffer"
                 raise ExportError(
@@ -101,7 +102,7 @@ def _separate_attributes(graph_module: GraphModule, mutating: list[Node]) -> Non
     if not groups:
         return
     roots = _alias_roots(graph_module.graph)
-    written = {roots[target] for node in mutating for target in _written(node)}
+    written = {roots[target] for node in mutating for target in written_by(node)}
     for nodes in groups:
         if any(node in written for node in nodes):
             names = ", ".join(str(node.target) for node in nodes)
@@ -133,22 +134,6 @@ def _is_write_back(node: Node) -> bool:
     return is_copy_into(node) and isinstance(target, Node) and target.op in ("placeholder", "get_attr")
 
 
-def _written(node: Node) -> list[Node]:
-    """The tensors that a node writes to."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    found: list[Node] = []
-    for index, argument in enumerate(schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
-        found.extend(
-            item
-            for item in (value if isinstance(value, (list, tuple)) else [value])
-            if isinstance(item, Node)
-        )
-    return found
-
-
 def _functional_twin(target: Any) -> Any:
     """``add.Tensor`` of ``add_.Tensor``: same arguments, no write; None where the op has none."""
     schema = target._schema
@@ -158,7 +143,7 @@ def _functional_twin(target: Any) -> Any:
         writes[0] is not schema.arguments[0] and writes[0].name != schema.arguments[0].name
     ):
         return None
-    if not name.endswith("_") or name.endswith("__"):
+    if str(writes[0].type) != "Tensor" or not name.endswith("_") or name.endswith("__"):
         return None
     packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
     twin = getattr(packet, schema.overload_name or "default", None) if packet is not None else None
@@ -187,9 +172,17 @@ def _alias_roots(graph: Graph) -> dict[Node, Node]:
                 for value in [node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)]
                 if isinstance(value, Node)
             ]
+        if not sources:
+            sources = _same_memory(node)
         if sources:
             roots[node] = roots[sources[0]]
     return roots
+
+
+def _same_memory(node: Node) -> list[Node]:
+    """The argument that an op hands on though its schema says nothing of it: dropout does, of a model in eval mode."""
+    memory = storage(node)
+    return [source for source in node.all_input_nodes if memory is not None and storage(source) == memory][:1]
 
 
 @dataclass(frozen=True)
@@ -234,7 +227,7 @@ def rename_in_place(graph: Graph) -> bool:
 
 def _plan(graph: Graph, roots: dict[Node, Node]) -> dict[Node, _Rename] | None:
     """What becomes of each mutating node; None where one of them needs more than another name."""
-    layouts = {root: _layout(root) for root in set(roots.values())}
+    layouts = {root: layout(root) for root in set(roots.values())}
     order: dict[Node, int] = {}
     reads: dict[
         Node, int
@@ -250,7 +243,7 @@ def _plan(graph: Graph, roots: dict[Node, Node]) -> dict[Node, _Rename] | None:
             if source is not root and not _covers(source, root, layouts):
                 reads[root] = index
     for node in mutating:
-        twin, written = _functional_twin(node.target), _written(node)
+        twin, written = _functional_twin(node.target), written_by(node)
         if twin is None or len(written) != 1:
             return None
         target, root = written[0], roots[written[0]]
@@ -273,11 +266,4 @@ def _write_back(graph: Graph, final: dict[Node, Node]) -> None:
 
 def _covers(alias: Node, root: Node, layouts: dict[Node, Any]) -> bool:
     """Whether an alias surely covers the same elements as its root in the same layout."""
-    return alias is root or (layouts[root] is not None and _layout(alias) == layouts[root])
-
-
-def _layout(node: Node) -> Any:
-    value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor):
-        return None
-    return value.dtype, tuple(map(expression_of, value.shape)), tuple(map(expression_of, value.stride()))
+    return alias is root or (layouts[root] is not None and layout(alias) == layouts[root])

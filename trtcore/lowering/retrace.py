@@ -39,7 +39,7 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
 
     def run(*values: Any) -> Any:
         interpreter = _FedInterpreter(
-            graph_module, dict(zip(attributes, values[len(placeholders) :])), {**kept, **apart}
+            graph_module, dict(zip(attributes, values[len(placeholders) :])), {**_BETTER, **kept, **apart}
         )
         return interpreter.run(*values[: len(placeholders)])
 
@@ -53,6 +53,19 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
     result = GraphModule(traced, traced.graph)
     result.graph.lint()
     return result
+
+
+def _fill_diagonal(x: torch.Tensor, value: Any, wrap: bool = False) -> torch.Tensor:
+    """``fill_diagonal_`` by a view that knows where it is: torch's counts from the start of the storage, and fails for
+    an input that is a part of a larger tensor."""
+    if x.dim() != 2 or wrap:
+        result: torch.Tensor = torch.ops.aten.fill_diagonal_.default(x, value, wrap)
+        return result
+    torch.ops.aten.fill_.Scalar(torch.ops.aten.diagonal.default(x), value)
+    return x
+
+
+_BETTER: Mapping[Any, Callable[..., Any]] = {torch.ops.aten.fill_diagonal_.default: _fill_diagonal}
 
 
 @contextmanager
@@ -177,6 +190,26 @@ def _library(namespace: str) -> torch.library.Library:
     return torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
+def _is_foreach_write(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is not None and schema.name.startswith("aten::_foreach_") and schema.is_mutable
+
+
+def _one_by_one(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """A foreach op as it works: tensor by tensor. torch's functionalisation computes all before it writes any, which is
+    something else where two of them share memory."""
+    count = len(args[0])
+
+    def part(value: Any, index: int) -> Any:
+        several = isinstance(value, (list, tuple)) and len(value) == count
+        return [value[index]] if several else value
+
+    for index in range(count):
+        target(
+            *(part(arg, index) for arg in args), **{name: part(arg, index) for name, arg in kwargs.items()}
+        )
+
+
 class _FedInterpreter(torch.fx.Interpreter):
     """Runs a graph with given values (FakeTensors) for its attributes, and stand-ins for some ops."""
 
@@ -186,6 +219,8 @@ class _FedInterpreter(torch.fx.Interpreter):
         self._stand_ins = stand_ins
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if _is_foreach_write(target):
+            return _one_by_one(target, args, kwargs)
         return super().call_function(self._stand_ins.get(target, target), args, kwargs)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:

@@ -138,8 +138,12 @@ class InputCheck:
         )
 
     def __call__(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not torch.compiler.is_dynamo_compiling():
-            self.check(args, kwargs)
+        if torch.compiler.is_dynamo_compiling():
+            return
+        values = self.check(args, kwargs)
+        sharing = getattr(module, "_sharing", None)
+        if sharing is not None:
+            sharing.check(module, *self.named_leaves(values))
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
         """Check a call.
@@ -184,6 +188,10 @@ class InputCheck:
         if self.guards:
             self._check_guards(leaves, values_of)
         return values
+
+    def named_leaves(self, values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[str]]:
+        """The flat inputs of a call whose arguments `check` returned, and their names."""
+        return values if self._flat else self._flatten(values), [leaf.name for leaf in self.leaves]
 
     def _flatten(self, values: Sequence[Any]) -> list[Any]:
         leaves: list[Any] = []
@@ -417,7 +425,7 @@ def _check_layout(allowed: _Tensor, leaf: torch.Tensor, values: Mapping[str, int
     got = "" if offset is None else f" from place {leaf.storage_offset()}"
     raise InputError(
         f"input {allowed.name} must have the strides {wanted}{start}, got {tuple(leaf.stride())}{got}: the model looks "
-        "into the memory of what is computed from it (as_strided)",
+        "into the memory of what is computed from it (as_strided), or writes to what is a view or a copy by strides",
         advice="pass a tensor laid out like the one the model was captured with; "
         f"{allowed.name}.clone(memory_format=torch.contiguous_format) is, if that one was contiguous",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -14,6 +16,7 @@ from trtcore.runtime.direct import DirectForward
 from trtcore.runtime.input_check import InputCheck
 from trtcore.runtime.pickling import ModuleState, restored, state_of
 from trtcore.runtime.plans import keep_plans_plain, plans_of
+from trtcore.runtime.sharing import Sharing
 
 if TYPE_CHECKING:
     from trtcore.ir.program import Program
@@ -31,13 +34,19 @@ class CompiledModule(torch.fx.GraphModule):
     report: Report | None = None
     _direct: ClassVar[DirectForward]
     _input_check: InputCheck | None = None
+    _sharing: Sharing | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the arguments and run; by way of ``torch.nn.Module`` only where hooks or a trace want to know."""
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            with captured_dtypes():
+                return self(*args, **kwargs)
         check = self._input_check
         if check is None or _watched(self):
             return super().__call__(*args, **kwargs)
-        check.check(args, kwargs)
+        values = check.check(args, kwargs)
+        if self._sharing is not None:
+            self._sharing.check(self, *check.named_leaves(values))
         return self._direct.of(self)(self, *args, **kwargs)
 
     def recompile(self) -> Any:
@@ -76,10 +85,18 @@ class CompiledModule(torch.fx.GraphModule):
         keep_plans_plain(self)
         self.report = report
         self._input_check = check
+        self._sharing = Sharing.of_graph(self)
         if check is not None:
             self._forward_pre_hooks.clear()
             self._forward_pre_hooks_with_kwargs.clear()
             self.register_forward_pre_hook(check, with_kwargs=True)
+
+
+@contextmanager
+def captured_dtypes() -> Iterator[None]:
+    """Without autocast, which would cast again what was captured with its casts, or without any."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 def rebuilt(state: ModuleState) -> CompiledModule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,20 +125,29 @@ def _decoded(target: Any) -> Any:
 
 
 def symbol_ranges_of(module: GraphModule) -> dict[str, SymbolRange]:
-    """Of every symbol in the placeholders' FakeTensors: what the trace knew of it."""
+    """Of every symbol in the graph's FakeTensors, those of sizes that data decide, too: what the trace knew of it."""
     found: dict[str, SymbolRange] = {}
-    for node in module.graph.find_nodes(op="placeholder"):
-        value = node.meta.get("val")
-        for dim in value.shape if isinstance(value, torch.Tensor) else (value,):
-            if isinstance(dim, torch.SymInt):
-                env = dim.node.shape_env
-                for symbol in dim.node.expr.free_symbols:
-                    if symbol.name not in found:
-                        known = env.var_to_range[symbol]
-                        low, high = _finite(known.lower, 0), _finite(known.upper, 1 << 62)
-                        hint = min(max(_known(env, symbol), low), high)
-                        found[symbol.name] = SymbolRange(symbol.name, low, hint, high)
+    for node in module.graph.nodes:
+        for dim in _sizes(node.meta.get("val")):
+            env = dim.node.shape_env
+            for symbol in dim.node.expr.free_symbols:
+                if symbol.name not in found:
+                    known = env.var_to_range[symbol]
+                    low, high = _finite(known.lower, 0), _finite(known.upper, 1 << 62)
+                    hint = min(max(_known(env, symbol), low), high)
+                    found[symbol.name] = SymbolRange(symbol.name, low, hint, high)
     return found
+
+
+def _sizes(value: Any) -> Iterator[torch.SymInt]:
+    """The symbolic sizes and strides of a node's value."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _sizes(item)
+    elif isinstance(value, torch.SymInt):
+        yield value
+    elif isinstance(value, torch.Tensor) and value.layout is torch.strided:
+        yield from (dim for dim in (*value.shape, *value.stride()) if isinstance(dim, torch.SymInt))
 
 
 def _known(env: Any, symbol: Any) -> int:

@@ -1,0 +1,86 @@
+"""Which nodes of a graph hold the same memory: by FakeTensors, by schemas, and where neither says so."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, viewed
+from trtcore.ir.symbols import expression_of, undecided_sizes
+from trtcore.ir.torch_private import storage_id
+
+
+def storage(node: Any) -> int | None:
+    """Identity of the memory that a node's value lives in; None for what is no plain tensor."""
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    if isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+        return None
+    return storage_id(value)
+
+
+def layout(node: Node) -> Any:
+    """dtype, shape and strides of a node's value; None for what is no tensor."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return None
+    return value.dtype, tuple(map(expression_of, value.shape)), tuple(map(expression_of, value.stride()))
+
+
+def find_unsaid(graph: Graph) -> None:
+    """Leave out composite ops that hand on their argument though their schema does not say so, as dropout does in eval
+    mode; those that make a view of it, and all views of that, get FakeTensors in its memory: traces before dispatch
+    record neither."""
+    fake_mode = fake_mode_of(graph)
+    if fake_mode is None:
+        return
+    moved: set[Node] = set()
+    for node in list(graph.nodes):
+        if not moved.isdisjoint(node.all_input_nodes) and (viewed(node) or mutates(node) or is_getitem(node)):
+            value = _recomputed(node, fake_mode)
+            if value is not None:
+                node.meta["val"] = value
+                moved.add(node)
+        if not _may_hand_on(node):
+            continue
+        value = _recomputed(node, fake_mode)
+        for source in node.all_input_nodes:
+            if isinstance(value, torch.Tensor) and storage_id(value) == storage(source):
+                node.meta["val"] = value
+                moved.add(node)
+                if layout(node) == layout(source):
+                    moved.add(source)
+                    node.replace_all_uses_with(source)
+                    graph.erase_node(node)
+                break
+
+
+def _may_hand_on(node: Node) -> bool:
+    op = node.target
+    return (
+        isinstance(op, torch._ops.OpOverload)
+        and is_composite(op)
+        and not op._schema.is_mutable
+        and all(value.alias_info is None for value in op._schema.returns)
+        and isinstance(node.meta.get("val"), torch.Tensor)
+        and node.meta["val"].layout is torch.strided
+    )
+
+
+def _recomputed(node: Node, fake_mode: Any) -> Any:
+    """What an op makes of the FakeTensors of its arguments; None where that would decide on a size."""
+    args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda source: source.meta.get("val"))
+    shape_env = getattr(fake_mode, "shape_env", None)
+    try:
+        with (
+            fake_mode,
+            torch.no_grad(),
+            undecided_sizes(shape_env) if shape_env is not None else nullcontext(),
+        ):
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception:  # a shape that is decided elsewhere; then the op computes something
+        return None
