@@ -368,10 +368,10 @@ def spec_from_json(value: Any, depth: int = 0) -> Any:
     kind, *rest = _list(value) or [""]
     if kind == "tensor":
         dtype, shape, stride, device = _items(rest, 4)
-        sizes = [tuple(map(_size_from_json, _list(row))) for row in (shape, stride)]
-        if len(sizes[0]) != len(sizes[1]):
+        sizes, strides = (tuple(map(_size_from_json, _list(row))) for row in (shape, stride))
+        if len(sizes) != len(strides):
             raise ArtifactError(f"a tensor of shape {_short(shape)} and strides {_short(stride)}")
-        return TensorSpec(torch_value("dtype", dtype), *sizes, str(torch_value("device", device)))
+        return TensorSpec(torch_value("dtype", dtype), sizes, strides, str(torch_value("device", device)))
     if kind == "size":
         return SizeSpec(_size_from_json(*_items(rest, 1)))
     if kind == "float":
