@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import trtcore
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, BackendUnavailableError, InputError, SettingsError
+from trtcore.ir.graph_json import node_from_json
 from trtcore.runtime import op
 from trtcore.runtime.plans import plans_of
 
@@ -187,6 +188,80 @@ def test_what_cannot_be_saved(compiled, tmp_path):
     with pytest.raises(ArtifactError, match="No such file or directory"):
         trtcore.save(compiled, tmp_path / "no" / "a.pt2")
     assert not list(tmp_path.iterdir())
+
+
+# ---- ops that write to their arguments --------------------------------------------------------------
+
+
+@torch.library.custom_op("archive_test::stamp_", mutates_args=("cache",))
+def stamp_(cache: torch.Tensor, x: torch.Tensor, at: int, how: str | None = None) -> None:
+    cache[at] = x.flip(0) if how == "flip" else x
+
+
+class Writes(torch.nn.Module):
+    """Its graph has ``auto_functionalized(archive_test.stamp_, ...)`` between two engines."""
+
+    def __init__(self, how=None):
+        super().__init__()
+        self.a, self.b, self.how = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8), how
+
+    def forward(self, x):
+        cache = torch.zeros(3, 2, 8)
+        torch.ops.archive_test.stamp_(cache, self.a(x).relu(), 1, self.how)
+        return self.b(cache + 0.5).relu()
+
+
+def writing(how=None):
+    torch.manual_seed(0)
+    model = Writes(how).eval()
+    return model, trtcore.compile(copy.deepcopy(model), inputs=[torch.randn(2, 8)], min_block_size=1)
+
+
+def called_by_a_node(module):
+    """Ops that the graph's nodes are given as arguments."""
+    given = (argument for node in module.graph.nodes for argument in node.args)
+    return [argument for argument in given if isinstance(argument, torch._ops.OpOverload)]
+
+
+@torch.no_grad()
+def test_an_op_that_writes_comes_back_by_either_way(tmp_path):
+    model, compiled = writing()
+    path = tmp_path / "writes.pt2"
+    trtcore.save(compiled, path)
+    x = torch.randn(2, 8)
+    for back in (trtcore.load(path), pickle.loads(pickle.dumps(compiled))):
+        assert called_by_a_node(back) == [torch.ops.archive_test.stamp_.default]
+        assert engines(back)
+        torch.testing.assert_close(back(x), model(x))
+
+
+def test_an_op_that_a_node_is_given_is_judged_as_one_that_it_calls(tmp_path):
+    """Its texts too, and nothing but the node that calls it may be given one."""
+    _, compiled = writing(how="flip")
+    path = tmp_path / "text.pt2"
+    trtcore.save(compiled, path)
+    with pytest.raises(
+        ArtifactError, match=r"stamp_\.default is not torch's own and is given the text 'flip'"
+    ):
+        trtcore.load(path)
+
+    def node(target, *args):
+        return ["call_function", "n", target, ["tuple", *args], ["dict"], None, None, []]
+
+    writes, stamp = ["higher_order", "auto_functionalized"], ["op", "archive_test.stamp_.default"]
+    assert node_from_json(node(writes, stamp)).args == (torch.ops.archive_test.stamp_.default,)
+    for refused, message in (
+        (node(writes, ["op", "aten.from_file.default"]), "reaches beyond its arguments"),
+        (node(writes, ["op", "archive_test.none.default"]), "no torch op of that name"),
+        (node(writes, ["op", 1]), "a node calls 1"),
+        (node(writes, ["op", "os", "system"]), "has not 1 parts"),
+        (node(writes, stamp, stamp), "which it may not call"),
+        (node(writes, ["list", stamp]), "which it may not call"),
+        (node(["higher_order", "cond"], stamp), "which it may not call"),
+        (node(["op", "aten.relu.default"], stamp), "which it may not call"),
+    ):
+        with pytest.raises(ArtifactError, match=message):
+            node_from_json(refused)
 
 
 # ---- what is refused --------------------------------------------------------------------------------

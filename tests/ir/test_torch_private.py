@@ -122,6 +122,60 @@ def test_undecided_sizes():
         bool(size == 6)
 
 
+# What a ShapeEnv has that may differ after all: it counts, it says where in the code something was, or it is a cache.
+NO_FACTS = {
+    "counter", "fake_tensor_cache", "tracked_fakes", "var_to_range_sloc", "_expr_sym_node_id", "_prev_cache_key",
+    "_replacements_version_counter", "_version_counter",
+}  # fmt: skip
+
+
+def test_remember_sizes():
+    size = size_of(exported())
+    env = size.node.shape_env
+
+    def facts():
+        return {name: repr(value) for name, value in vars(env).items() if name not in NO_FACTS}
+
+    def decide():
+        return bool(size % 3 == 1), bool(size < 7), bool(size == 4)
+
+    before = facts()
+    restore = private.remember_sizes(env)
+    for _ in range(2):  # what was forgotten once is forgotten again
+        assert decide() == (True, True, True)
+        assert not private.expression(size).is_Symbol
+        changed = {name for name, value in facts().items() if value != before.get(name)}
+        assert changed >= {"guards", "replacements", "var_to_range", "axioms"}, (
+            f"{CHANGED} where it keeps what was decided on sizes: {sorted(changed)}"
+        )
+        restore()
+        left = {name for name, value in facts().items() if value != before.get(name)}
+        assert not left, f"{CHANGED} what a ShapeEnv knows of sizes; `remember_sizes` lacks {sorted(left)}"
+        assert private.expression(size).is_Symbol
+        assert tuple(map(int, private.bounds_of_symbol(size))) == (2, 8)
+    with pytest.raises(Exception) as caught, private.undecided_sizes(env):
+        decide()
+    assert private.is_size_decision(caught.value), f"{CHANGED} its caches of answers: {caught.value!r}"
+
+
+def test_remember_sizes_forgets_operators_that_were_traced():
+    """An op's output that a cache has would not say again that its size was decided."""
+    size = size_of(exported())
+    env = size.node.shape_env
+    restore = private.remember_sizes(env)
+    with private.FakeTensorMode(shape_env=env):
+        x = torch.empty(size)
+
+        def add():
+            return x + torch.empty(4)  # decides size == 4
+
+        for _ in range(2):
+            assert add().shape == (4,)
+            assert not private.expression(size).is_Symbol, f"{CHANGED} its cache of traced operators"
+            restore()
+            assert private.expression(size).is_Symbol
+
+
 def test_storage_id():
     x = torch.ones(4)
     assert private.storage_id(x) == private.storage_id(x[1:]), f"{CHANGED} UntypedStorage._cdata"

@@ -142,8 +142,9 @@ def _restored(
 def _codegen(saved: Mapping[str, Any], check: InputCheck | None) -> FlatCodeGen:
     names = [_name(name) for name in saved["names"]]
     in_spec, out_spec = spec_from_json(saved["in_spec"]), spec_from_json(saved["out_spec"])
+    assert in_spec is not None  # `saved["in_spec"]` is given
     parameters = () if check is None else check.binding.parameters
-    return FlatCodeGen(_PyTreeInfo(names, in_spec, out_spec), parameters, check)  # type: ignore[arg-type]
+    return FlatCodeGen(_PyTreeInfo(names, in_spec, out_spec), parameters, check)
 
 
 def _graph_module(archive: Archive, saved: Mapping[str, Any], runtime: str) -> GraphModule:

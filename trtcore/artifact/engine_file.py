@@ -459,7 +459,7 @@ def stored(storages: Mapping[str, torch.UntypedStorage]) -> dict[str, torch.Unty
         position = 0
         for key, storage in distinct.items():
             if storage.device.type != "cpu" or not storage.nbytes():
-                copies[key] = storage.clone()
+                copies[key] = storage.clone()  # type: ignore[no-untyped-call]
                 continue
             padding = -position % _ALIGNMENT
             _write_all(file, b"\0" * padding)

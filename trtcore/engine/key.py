@@ -153,6 +153,8 @@ def _plain(value: Any, names: _Names | None) -> Any:
     if isinstance(value, NodeRef):
         assert names is not None
         return ("node", names.node(value.name))
+    if isinstance(value, OpRef):
+        return ("op", value.name, value.schema)
     if isinstance(value, (bool, int, float, complex, str, bytes, type(None), enum.Enum)):
         return value
     if isinstance(value, (list, tuple)):

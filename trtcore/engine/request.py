@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import mmap
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -434,8 +434,8 @@ class EngineRequest:
         for reference in self._graph.converters.values():
             if reference.module:
                 importlib.import_module(reference.module)
-        targets = {node.target for node in self._graph.nodes if isinstance(node.target, OpRef)}
-        return tuple(target for target in targets if not _exists(target.name))
+        called = {op for node in self._graph.nodes for op in _ops_in((node.target, node.args, node.kwargs))}
+        return tuple(op for op in called if not _exists(op))
 
     def plain(self) -> tuple[RequestData, list[torch.UntypedStorage]]:
         """The graph as data and its storages, to be hashed; it need not be fit for another process."""
@@ -575,7 +575,7 @@ def _graph_of(
 
 def _decoded(target: Any) -> Any:
     if isinstance(target, OpRef):
-        return _op(target.name)
+        return target.find()
     if isinstance(target, FunctionRef):
         if target.module == "torch.ops.higher_order":
             return getattr(torch.ops.higher_order, target.name)
@@ -586,14 +586,20 @@ def _decoded(target: Any) -> Any:
     return target
 
 
-def _op(name: str) -> Any:
-    namespace, packet, overload = name.split(".")
-    return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+def _ops_in(value: Any) -> Iterator[OpRef]:
+    """The ops that a node calls: its target, or an argument of `auto_functionalized`."""
+    if isinstance(value, OpRef):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _ops_in(item)
+    elif isinstance(value, dict):
+        yield from _ops_in(tuple(value.values()))
 
 
-def _exists(name: str) -> bool:
+def _exists(op: OpRef) -> bool:
     try:
-        return _op(name) is not None
+        return op.find() is not None
     except AttributeError:
         return False
 

@@ -50,6 +50,21 @@ class OpRef:
     name: str
     schema: str
 
+    @staticmethod
+    def of(op: torch._ops.OpOverload) -> OpRef:
+        """The reference to an op."""
+        return OpRef(str(op), str(op._schema))
+
+    def find(self) -> torch._ops.OpOverload:
+        """The op.
+
+        Raises:
+            AttributeError: nothing in this process has registered it.
+        """
+        namespace, packet, overload = self.name.split(".")
+        found: torch._ops.OpOverload = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+        return found
+
 
 @dataclass(frozen=True)
 class NodeData:
@@ -76,7 +91,7 @@ def node_data(node: Node, encode_target: Callable[[Any], Any] = lambda target: t
     """A node as data; `encode_target` is asked about targets that are no ops."""
     target: Any = node.target
     if isinstance(target, torch._ops.OpOverload):
-        target = OpRef(str(target), str(target._schema))
+        target = OpRef.of(target)
     elif node.op == "call_function":
         target = encode_target(target)
     stack = node.meta.get("nn_module_stack") or {}
@@ -89,6 +104,8 @@ def node_data(node: Node, encode_target: Callable[[Any], Any] = lambda target: t
 def _plain(value: Any) -> Any:
     if isinstance(value, Node):
         return NodeRef(value.name)
+    if isinstance(value, torch._ops.OpOverload):  # what `auto_functionalized` calls
+        return OpRef.of(value)
     if isinstance(value, (list, tuple)):
         return type(value)(map(_plain, value)) if type(value) in (list, tuple) else [_plain(v) for v in value]
     if isinstance(value, dict):
@@ -127,6 +144,8 @@ def add_node(graph: Graph, data: NodeData, target: Any, made: dict[str, Node], v
 def _restored(value: Any, made: Mapping[str, Node]) -> Any:
     if isinstance(value, NodeRef):
         return made[value.name]
+    if isinstance(value, OpRef):
+        return value.find()
     if isinstance(value, (list, tuple)):
         return type(value)(_restored(item, made) for item in value)
     if isinstance(value, dict):

@@ -56,6 +56,8 @@ HIGHER_ORDER = frozenset(
         "while_loop", "wrap_with_autocast", "wrap_with_set_grad_enabled",
     }
 )  # fmt: skip
+# Those that are given an op, as their first argument, and call it with the others.
+_CALLS_ITS_ARGUMENT = frozenset({"auto_functionalized", "auto_functionalized_v2"})
 _NAME_OF = {id(function): name for name, function in FUNCTIONS.items()}
 
 
@@ -123,6 +125,8 @@ def _value_to_json(value: Any) -> Any:
         return ["complex", repr(value.real), repr(value.imag)]
     if isinstance(value, NodeRef):
         return ["node", value.name]
+    if isinstance(value, OpRef):
+        return ["op", value.name]
     if isinstance(value, (list, tuple)):
         return ["tuple" if isinstance(value, tuple) else "list", *map(_value_to_json, value)]
     if isinstance(value, dict):
@@ -183,7 +187,9 @@ def node_from_json(value: Any) -> NodeData:
     args, kwargs = _value_from_json(items[3], 0), _value_from_json(items[4], 0)
     if not isinstance(args, tuple) or not isinstance(kwargs, dict) or not all(map(is_identifier, kwargs)):
         raise ArtifactError(f"the arguments of {name}")
-    target = _target_from_json(op, items[2], [*_strings(args), *_strings(kwargs)])
+    strings = [*_strings(args), *_strings(kwargs)]
+    target = _target_from_json(op, items[2], strings)
+    _check_op_arguments(name, target, args, kwargs, strings)
     trace, stack = items[6], items[7]
     if not isinstance(trace, (str, type(None))):
         raise ArtifactError(f"the stack trace of {name}")
@@ -206,18 +212,50 @@ def _target_from_json(op: str, target: Any, strings: list[str]) -> Any:
         return FUNCTIONS[name]
     if kind == "higher_order" and name in HIGHER_ORDER:
         return getattr(torch.ops.higher_order, name)
-    if kind == "op" and isinstance(name, str):
-        found = find_op(name)
-        if found is None:
-            raise UnknownOpError(
-                f"it calls {name}, and no torch op of that name is registered here",
-                advice="import what registers it (on the command line: --import MODULE), or install the pack that "
-                "brings it, before loading",
-            )
-        if problem := refuse_op(found, strings):
-            raise ArtifactError(f"it may not be run: {problem}")
+    if kind == "op":
+        found = _op_from_json(name)
+        _check_op(found, strings)
         return found
     raise ArtifactError(f"a node calls {_short(target)}")
+
+
+def _op_from_json(name: Any) -> torch._ops.OpOverload:
+    if not isinstance(name, str):
+        raise ArtifactError(f"a node calls {_short(name)}")
+    found = find_op(name)
+    if found is None:
+        raise UnknownOpError(
+            f"it calls {name}, and no torch op of that name is registered here",
+            advice="import what registers it (on the command line: --import MODULE), or install the pack that "
+            "brings it, before loading",
+        )
+    return found
+
+
+def _check_op(op: torch._ops.OpOverload, strings: list[str]) -> None:
+    if problem := refuse_op(op, strings):
+        raise ArtifactError(f"it may not be run: {problem}")
+
+
+def _check_op_arguments(node: str, target: Any, args: Any, kwargs: Any, strings: list[str]) -> None:
+    """An op may be given to what calls it with the node's own arguments alone, and is judged by these."""
+    ops = [*_ops(args), *_ops(kwargs)]
+    if not ops:
+        return
+    calls = isinstance(target, torch._ops.HigherOrderOperator) and target._name in _CALLS_ITS_ARGUMENT
+    if not calls or len(ops) != 1 or args[:1] != (ops[0],):
+        raise ArtifactError(f"{node} is given the op {ops[0]}, which it may not call")
+    _check_op(ops[0], strings)
+
+
+def _ops(value: Any) -> list[torch._ops.OpOverload]:
+    if isinstance(value, torch._ops.OpOverload):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [op for item in value for op in _ops(item)]
+    if isinstance(value, dict):
+        return [op for item in value.values() for op in _ops(item)]
+    return []
 
 
 class UnknownOpError(ArtifactError):
@@ -253,6 +291,8 @@ def _value_from_json(value: Any, depth: int) -> Any:
         if not isinstance(name, str):
             raise ArtifactError(f"the node {_short(name)}")
         return NodeRef(name)
+    if kind == "op":
+        return _op_from_json(*_items(rest, 1))
     if kind in ("tuple", "list"):
         items = [_value_from_json(item, depth + 1) for item in rest]
         return tuple(items) if kind == "tuple" else items
@@ -305,10 +345,10 @@ def spec_from_json(value: Any, depth: int = 0) -> Any:
     kind, *rest = _list(value) or [""]
     if kind == "tensor":
         dtype, shape, stride, device = _items(rest, 4)
-        sizes = [tuple(map(_size_from_json, _list(row))) for row in (shape, stride)]
-        if len(sizes[0]) != len(sizes[1]):
+        sizes, strides = (tuple(map(_size_from_json, _list(row))) for row in (shape, stride))
+        if len(sizes) != len(strides):
             raise ArtifactError(f"a tensor of shape {_short(shape)} and strides {_short(stride)}")
-        return TensorSpec(torch_value("dtype", dtype), *sizes, str(torch_value("device", device)))
+        return TensorSpec(torch_value("dtype", dtype), sizes, strides, str(torch_value("device", device)))
     if kind == "size":
         return SizeSpec(_size_from_json(*_items(rest, 1)))
     if kind == "float":

@@ -112,8 +112,7 @@ def _encoded(target: Any) -> Any:
 
 def _decoded(target: Any) -> Any:
     if isinstance(target, OpRef):
-        namespace, packet, overload = target.name.split(".")
-        return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+        return target.find()
     if isinstance(target, _Function):
         if target.module == "torch.ops.higher_order":
             return getattr(torch.ops.higher_order, target.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx
@@ -19,7 +19,7 @@ def keeps(user: fx.Node) -> bool:
     return user.op == "output" or (schema is not None and bool(schema.is_mutable))
 
 
-def is_call(value: Any, targets: Any) -> bool:
+def is_call(value: Any, targets: Any) -> TypeGuard[fx.Node]:
     """Whether a value is a node that calls one of the ops."""
     return isinstance(value, fx.Node) and value.op == "call_function" and value.target in targets
 

@@ -298,12 +298,19 @@ def _unrepeated(node: Any) -> fx.Node | None:
     wide = node.args[0]
     while is_call(wide, (aten.clone.default, aten.contiguous.default)):
         wide = wide.args[0]
-    if not is_call(wide, (aten.expand.default,)):
+    apart = wide.args[0] if is_call(wide, (aten.expand.default,)) else None
+    if not is_call(apart, (aten.unsqueeze.default,)):
         return None
-    apart = wide.args[0]
-    source = apart.args[0] if is_call(apart, (aten.unsqueeze.default,)) else None
+    source = apart.args[0]
     heads, spread, single = tensor_of(source), tensor_of(wide), tensor_of(apart)
-    if heads is None or spread is None or single is None or heads.dim() != 4 or spread.dim() != 5:
+    if (
+        not isinstance(source, fx.Node)
+        or heads is None
+        or spread is None
+        or single is None
+        or heads.dim() != 4
+        or spread.dim() != 5
+    ):
         return None
     if node_arguments(apart)["dim"] % 5 != 2 or not same_sizes(spread.shape[:2], heads.shape[:2]):
         return None

@@ -183,7 +183,7 @@ class _Autocast:
     def _take_item(self, node: fx.Node) -> None:
         source, index = node.args
         if source in self.lowered:
-            node.meta["val"] = source.meta["val"][index]  # type: ignore[union-attr,index]
+            node.meta["val"] = source.meta["val"][index]  # type: ignore[union-attr]
             if tensor_of(node).dtype == self.dtype:  # type: ignore[union-attr]
                 self.lowered.add(node)
 

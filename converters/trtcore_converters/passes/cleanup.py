@@ -80,7 +80,7 @@ def remove_noops(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
             continue
         if node.target is operator.getitem and isinstance(node.args[0], (list, tuple)):
             # What inlining a subgraph (torch.no_grad, autocast) leaves of the tuple that it returned.
-            node.replace_all_uses_with(node.args[0][node.args[1]])  # type: ignore[index]
+            node.replace_all_uses_with(node.args[0][node.args[1]])
             graph_module.graph.erase_node(node)
             continue
         if not (node.target in _NOOPS or _inactive_dropout(node)):

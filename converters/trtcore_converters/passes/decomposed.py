@@ -77,7 +77,7 @@ def _safe_softmax(guard: fx.Node) -> fx.Node | None:
     some = dead.args[0] if is_call(dead, (aten.logical_not.default,)) else None
     if not is_call(some, (aten.any.dim,)) or not _of_last_dim(some) or not node_arguments(some)["keepdim"]:
         return None
-    alive = some.args[0]  # type: ignore[union-attr]
+    alive = some.args[0]
     equal = alive.args[0] if is_call(alive, (aten.logical_not.default,)) else None
     if (
         not is_call(equal, (aten.eq.Scalar,))
@@ -85,7 +85,8 @@ def _safe_softmax(guard: fx.Node) -> fx.Node | None:
         or equal.args[0] is not softmax.args[0]
     ):
         return None
-    return softmax.args[0]  # type: ignore[no-any-return]
+    scores = softmax.args[0]
+    return scores if isinstance(scores, fx.Node) else None
 
 
 def _of_last_dim(node: Any) -> bool:
@@ -115,9 +116,10 @@ def _parts(guard: fx.Node, scores: fx.Node, known: dict[fx.Node, torch.Tensor]) 
     product = _merged(product) if merged else product
     if not is_call(product, (aten.bmm.default,)):
         return None
-    query, keys, value = (_apart(x) if merged else x for x in (*product.args, user.args[1]))
+    ends = [_apart(x) if merged else x for x in (*product.args, user.args[1])]
+    query, keys, value = (x if isinstance(x, fx.Node) else None for x in ends)
     result = only_user(user) if merged else user
-    if not all(isinstance(x, fx.Node) for x in (query, keys, value)) or result is None:
+    if query is None or keys is None or value is None or result is None:
         return None
     if merged and (not is_call(result, _VIEWS) or not _rows_of(result, shown)):
         return None

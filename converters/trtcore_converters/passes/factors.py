@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from trtcore_converters.passes._graph import constants
 aten = torch.ops.aten
 
 _PRODUCTS = frozenset({aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar})
-_VECTOR_OP = {aten.mul.Scalar: aten.mul.Tensor, aten.div.Scalar: aten.div.Tensor}
+_VECTOR_OP: Mapping[Any, Any] = {aten.mul.Scalar: aten.mul.Tensor, aten.div.Scalar: aten.div.Tensor}
 _COMMUTES = frozenset({aten.mul.Tensor, aten.mul.Scalar})
 
 # Layout alone: TensorRT drops those that change nothing, and the product is then the layer's own input.
@@ -84,7 +85,7 @@ def _widen(graph_module: fx.GraphModule, product: fx.Node, known: dict[fx.Node, 
     vector = insert_constant(
         graph_module, product, torch.full(shape, number, dtype=traced.dtype, device=traced.device)
     )
-    product.target = _VECTOR_OP.get(product.target, product.target)  # type: ignore[arg-type]
+    product.target = _VECTOR_OP.get(product.target, product.target)
     product.args = (x, vector)
 
 

@@ -59,7 +59,7 @@ def _normalised(
 ) -> tuple[fx.Node, fx.Node, list[int], float] | None:
     """(the product, x, the normalised shape, eps) of the normalisation whose rsqrt is given."""
     total = root.args[0]
-    if not is_call(total, (aten.add.Tensor, aten.add.Scalar)) or node_arguments(total)["alpha"] != 1:  # type: ignore[arg-type]
+    if not is_call(total, (aten.add.Tensor, aten.add.Scalar)) or node_arguments(total)["alpha"] != 1:
         return None
     mean, eps = _mean_and_eps(total, known)
     if mean is None or eps is None or eps < 0:
@@ -80,9 +80,9 @@ def _normalised(
         return None
     if not all(isinstance(size, int) for size in shape):
         return None
-    if not is_call(product, (aten.mul.Tensor,)) or set(operands(product)) != {x, root}:  # type: ignore[arg-type]
+    if not is_call(product, (aten.mul.Tensor,)) or set(operands(product)) != {x, root}:
         return None
-    return (product, x, shape, eps) if is_private(given["self"], mean, total) else None  # type: ignore[return-value]
+    return (product, x, shape, eps) if is_private(given["self"], mean, total) else None
 
 
 def _mean_and_eps(total: Any, known: dict[fx.Node, torch.Tensor]) -> tuple[fx.Node | None, float | None]:

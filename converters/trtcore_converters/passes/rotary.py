@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -74,8 +74,9 @@ def _rotated(node: Any) -> fx.Node | None:
     value = tensor_of(node)
     if value is None or value.dim() != 4 or not is_call(node, (aten.cat.default,)):
         return None
-    parts, size = node.args[0], value.shape[-1]
-    if node_arguments(node)["dim"] % 4 != 3 or len(parts) != 2 or not isinstance(size, int) or size % 2:
+    given, size = node_arguments(node), value.shape[-1]
+    parts = given["tensors"]
+    if given["dim"] % 4 != 3 or len(parts) != 2 or not isinstance(size, int) or size % 2:
         return None
     second, first = parts
     if not is_call(second, (aten.neg.default,)) or only_user(node) is None:
@@ -88,15 +89,21 @@ def _slice(node: Any, start: int, end: int) -> fx.Node | None:
     """The source of ``x[..., start:end]``, if that is what a node takes."""
     if not is_call(node, (aten.slice.Tensor,)):
         return None
-    given, source = node_arguments(node), tensor_of(node.args[0])
-    if source is None or given["dim"] % source.dim() != source.dim() - 1 or given["step"] != 1:
+    given, taken = node_arguments(node), node.args[0]
+    source = tensor_of(taken)
+    if (
+        not isinstance(taken, fx.Node)
+        or source is None
+        or given["dim"] % source.dim() != source.dim() - 1
+        or given["step"] != 1
+    ):
         return None
     first, last = given["start"] or 0, given["end"]
     size = source.shape[-1]
     if not isinstance(first, int) or not (last is None or isinstance(last, int)):
         return None
     last = size if last is None else min(last, size)
-    return node.args[0] if (first % size if first < 0 else first, last) == (start, end) else None
+    return taken if (first % size if first < 0 else first, last) == (start, end) else None
 
 
 def _fits(angle: fx.Node, x: fx.Node) -> bool:
@@ -145,7 +152,7 @@ def _half(angle: fx.Node, x: fx.Node, before: fx.Node, made: dict[tuple[fx.Node,
     value, wanted = tensor_of(angle), tensor_of(x)
     assert value is not None
     assert wanted is not None
-    batch = wanted.shape[0]
+    batch = cast("int | torch.SymInt", wanted.shape[0])
     key = (angle, id(batch) if isinstance(batch, torch.SymInt) else batch)
     if key not in made:
         part = insert_call(before, aten.slice.Tensor, (angle, -1, 0, value.shape[-1] // 2), like=angle)

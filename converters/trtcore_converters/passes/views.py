@@ -57,7 +57,7 @@ def _shares_memory(node: fx.Node) -> bool:
     value = node.meta.get("val")
     if not isinstance(source, torch.Tensor) or not isinstance(value, torch.Tensor):
         return False
-    return source.untyped_storage()._cdata == value.untyped_storage()._cdata
+    return bool(source.untyped_storage()._cdata == value.untyped_storage()._cdata)
 
 
 # ---- simplify_views ----------------------------------------------------------------------------------------
