@@ -117,9 +117,9 @@ def _sizes(name: str, leaf: Any, values: Mapping[str, str]) -> list[str]:
     if not isinstance(leaf, _Tensor):
         return []
     lines = []
-    for index, size in leaf.fixed:
-        told = f"input {leaf.name} must have size {size} at dimension {index}"
-        lines.append(_raise_unless(f"{name}.shape[{index}] == {size}", told))
+    for index, fixed in leaf.fixed:
+        told = f"input {leaf.name} must have size {fixed} at dimension {index}"
+        lines.append(_raise_unless(f"{name}.shape[{index}] == {fixed}", told))
     for dim in leaf.linear:
         size = f"{name}.shape[{dim.index}]"
         told = f"input {leaf.name} must have size {dim.min}..{dim.max} at dimension {dim.index}"
