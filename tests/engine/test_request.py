@@ -254,6 +254,48 @@ def test_an_op_that_the_building_process_lacks_is_registered_by_its_schema() -> 
     assert str(torch.ops.request_test.scaled.out_of._schema) == schema
 
 
+@torch.library.custom_op("request_test::put_", mutates_args=("cache",))
+def put_(cache: Tensor, x: Tensor) -> None:
+    cache.copy_(x)
+
+
+@torch.library.custom_op("request_test::sub_", mutates_args=("cache",))
+def sub_(cache: Tensor, x: Tensor) -> None:
+    cache.sub_(x)
+
+
+def assigned(ctx: Any, op: Any, *, cache: Any, x: Any) -> Any:
+    """Of ``put_``: its result, and what it has written."""
+    return None, x
+
+
+class Puts(nn.Module):
+    def __init__(self, op: Any) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        cache = torch.zeros(2, 8)
+        self.op(cache, x)
+        return cache.relu()
+
+
+def test_an_op_that_a_node_is_given_crosses_like_one_that_it_calls() -> None:
+    """``auto_functionalized(op, ...)``: by name and schema, in the key, and missing where nothing registers it."""
+    converter(torch.ops.higher_order.auto_functionalized)(assigned)
+    request = request_for(Puts(torch.ops.request_test.put_), [torch.randn(2, 8)])
+    sent = pickle.dumps(request.detached(None))
+    crossed = pickle.loads(sent)
+    assert crossed.missing_ops == ()
+    assert crossed.key() == request.key()
+    assert request_for(Puts(torch.ops.request_test.sub_), [torch.randn(2, 8)]).key() != request.key()
+    x = torch.randn(2, 8)
+    artifact = build_engine(crossed, build_registry(crossed.settings))
+    torch.testing.assert_close(run(artifact, x), x.relu())
+    unknown = pickle.loads(sent.replace(b"request_test.put_.default", b"request_test.got_.default"))
+    assert [op.name for op in unknown.missing_ops] == ["request_test.got_.default"]
+
+
 def chosen(pack: PackInfo | None, scope: Scope, function: Any = bad.prints) -> ConverterReference:
     return ConverterReference.of(Converter(relu, function, name="c", pack=pack, scope=scope), relu)
 
