@@ -121,14 +121,14 @@ def _sizes(name: str, leaf: Any, values: Mapping[str, str]) -> list[str]:
         told = f"input {leaf.name} must have size {fixed} at dimension {index}"
         lines.append(_raise_unless(f"{name}.shape[{index}] == {fixed}", told))
     for dim in leaf.linear:
-        size = f"{name}.shape[{dim.index}]"
+        found = f"{name}.shape[{dim.index}]"
         told = f"input {leaf.name} must have size {dim.min}..{dim.max} at dimension {dim.index}"
-        lines.append(_raise_unless(f"{dim.min} <= {size} <= {dim.max}", told))
+        lines.append(_raise_unless(f"{dim.min} <= {found} <= {dim.max}", told))
         told = (
             f"input {leaf.name} has a size at dimension {dim.index} that does not agree with the other inputs"
         )
-        if dim.scale != 1 or not values[dim.symbol].startswith(f"(({size} "):
-            lines.append(_raise_unless(f"{size} == {dim.scale} * {values[dim.symbol]} + {dim.offset}", told))
+        if dim.scale != 1 or not values[dim.symbol].startswith(f"(({found} "):
+            lines.append(_raise_unless(f"{found} == {dim.scale} * {values[dim.symbol]} + {dim.offset}", told))
     return lines
 
 
