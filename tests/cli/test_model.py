@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-import trtcore
+from trtcore.archive import loading
 from trtcore.cli.app import main
 from trtcore.report.data import REFERENCE_NOTE, Report
 
@@ -216,10 +216,10 @@ def test_a_compiled_file_that_cannot_be_loaded_says_why(
     again = trtcore_cli("explain", "net.pt2")
     assert again.exit_code == 1
     assert "is compiled already" in again.stderr
-    monkeypatch.setattr(trtcore.archive, "FORMAT", 99)
+    monkeypatch.setattr(loading, "FORMAT", 99)
     result = trtcore_cli("run", "net.pt2")
     assert result.exit_code == 1
-    assert "has format 1; this trtcore reads format 99" in result.stderr
+    assert "has format 2; this trtcore reads format 99" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_what_was_rewritten_is_told():
     (log,) = [one for one in lowered.rewrites if one.rule == "silu"]
     assert log.nodes == ("sigmoid", "mul")
     assert log.made == ("mul",), "the node by which people know the result"
-    assert "test_rules.py:" in log.where
+    assert "test_rewrite_rules.py:" in log.where
     assert str(log).startswith("silu at ")
 
 

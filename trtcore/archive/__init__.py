@@ -10,6 +10,7 @@ mapped where they lie in the file.
 from __future__ import annotations
 
 from trtcore.archive.loading import is_saved_module, load
-from trtcore.archive.saving import FORMAT, example_inputs, save
+from trtcore.archive.members import FORMAT
+from trtcore.archive.saving import example_inputs, save
 
 __all__ = ["FORMAT", "example_inputs", "is_saved_module", "load", "save"]

@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import _PyTreeInfo
 
 from trtcore.archive.contract import check_from_json, ranges_from_json, spec_from_json
-from trtcore.archive.members import EXTRA, Archive
+from trtcore.archive.members import EXTRA, FORMAT, Archive
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, BackendUnavailableError, SettingsError, TrtcoreError
@@ -30,7 +30,6 @@ from trtcore.runtime.input_check import InputCheck
 from trtcore.runtime.module import CompiledModule, module_of
 from trtcore.runtime.op import execute_engine
 
-FORMAT = 2
 # What an archive of ours holds, below its one root folder. Anything else (custom objects, pickled tensors,
 # compiled code) is refused.
 _MEMBERS = re.compile(

@@ -22,6 +22,8 @@ import torch
 from trtcore.errors import ArtifactError
 
 EXTRA = "extra/trtcore.json"
+FORMAT = 2
+"""The version of what an archive holds."""
 MAX_MEMBERS = 100_000
 MAX_JSON = 512 << 20
 _CHUNK = 16 << 20

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore._version import __version__
 from trtcore.archive.contract import check_to_json, ranges_to_json, spec_to_json
-from trtcore.archive.members import EXTRA, ArchiveWriter
+from trtcore.archive.members import EXTRA, FORMAT, ArchiveWriter
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, ExportError, SettingsError, TrtcoreError
 from trtcore.ir.graph_data import node_data
@@ -36,7 +36,6 @@ from trtcore.runtime.plans import keep_plans_plain
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-FORMAT = 2
 _ROOT = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _PAYLOAD = re.compile(r"data/(weights/weight_|constants/tensor_)\d+")
 

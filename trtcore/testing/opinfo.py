@@ -401,7 +401,9 @@ def _verdict(captured: _Captured, number: int, problem: str, report: Report) -> 
     if problem:
         return _result(sample, "failed", problem, inside, in_torch)
     failed = [
-        f"{one.op}: {one.reason}" for one in report.quarantined if one.module_path == f"sample_{number}"
+        f"{one.op}: quarantined: {one.reason}"
+        for one in report.quarantined
+        if one.module_path == f"sample_{number}"
     ]
     if failed:  # though the next candidate may have taken the node
         return _result(sample, "failed", "; ".join(dict.fromkeys(failed)), inside, in_torch)
