@@ -19,6 +19,7 @@ OPEN_TO_PACKS = {"trtcore", "trtcore.pack", "trtcore.testing"}
 # How exported graphs spell "the size of that dim" and "write this back": plumbing, not operators to convert.
 PLUMBING = {
     "trtcore/ir/symbols.py": {"sym_size"},
+    "trtcore/lowering/decompose.py": {"clone"},  # a result in the layout of the op's own
     "trtcore/lowering/functionalize.py": {"copy_"},
     "trtcore/lowering/match.py": {"add", "mul"},  # whose operands change places
     "trtcore/lowering/rewrite.py": {"view", "reshape"},  # a view of another layout is a copy

@@ -167,6 +167,20 @@ def _resize_as(x: torch.Tensor, template: torch.Tensor, *, memory_format: Any = 
     return _resize(x, list(template.shape))
 
 
+def _fill_diagonal_(x: torch.Tensor, fill_value: float, wrap: bool = False) -> torch.Tensor:
+    """By a view of the diagonal: torch's own, when it is made free of writes, counts from the start of the storage, and
+    fails for an input that is a part of a larger tensor."""
+    if x.dim() != 2 or wrap:
+        return x.fill_diagonal_(fill_value, wrap)
+    x.diagonal().fill_(fill_value)
+    return x
+
+
+def _polygamma_(x: torch.Tensor, n: int) -> torch.Tensor:
+    """Torch's names its arguments in another order than the op without a write, and is not made free of writes."""
+    return x.copy_(torch.polygamma(n, x))
+
+
 TABLE: Mapping[Any, Callable[..., Any]] = {
     aten.masked_scatter.default: _masked_scatter,
     aten.nonzero_static.default: _nonzero_static,
@@ -180,6 +194,8 @@ TABLE: Mapping[Any, Callable[..., Any]] = {
     aten.index_put.default: _index_put,
     aten._unsafe_index_put.default: _index_put,
     aten.embedding_renorm.default: _embedding_renorm,
+    aten.fill_diagonal_.default: _fill_diagonal_,
+    aten.polygamma_.default: _polygamma_,
     aten.resize.default: _resize,
     aten.resize_as.default: _resize_as,
 }

@@ -16,14 +16,15 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from trtcore.context import CompileContext
-from trtcore.ir.graphs import TRACING, attribute, fake_mode_of, is_composite, set_attribute
+from trtcore.ir.graphs import TRACING, attribute, fake_mode_of, is_composite, mutates, set_attribute
 
 
 def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
     """Torch's functionalisation of the whole graph; keeps every node's stack trace and module stack.
 
     It would take composite ops apart. Those that have a converter stay whole: a stand-in without a
-    decomposition is traced in their place. It takes no views but ATen's: others are decomposed, if a pack knows how.
+    decomposition is traced in their place. It takes no views but ATen's, and not all that writes: what a pack has a
+    decomposition for is decomposed.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -34,12 +35,14 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
 
     kept = {node.target: _stand_in(node.target) for node in nodes if _stays_whole(node, ctx)}
     apart = {
-        node.target: ctx.registry.decompositions[node.target] for node in nodes if _foreign_view(node, ctx)
+        node.target: ctx.registry.decompositions[node.target]
+        for node in nodes
+        if _foreign_view(node, ctx) or (mutates(node) and node.target in ctx.registry.decompositions)
     }
 
     def run(*values: Any) -> Any:
         interpreter = _FedInterpreter(
-            graph_module, dict(zip(attributes, values[len(placeholders) :])), {**_BETTER, **kept, **apart}
+            graph_module, dict(zip(attributes, values[len(placeholders) :])), {**kept, **apart}
         )
         return interpreter.run(*values[: len(placeholders)])
 
@@ -53,19 +56,6 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
     result = GraphModule(traced, traced.graph)
     result.graph.lint()
     return result
-
-
-def _fill_diagonal(x: torch.Tensor, value: Any, wrap: bool = False) -> torch.Tensor:
-    """``fill_diagonal_`` by a view that knows where it is: torch's counts from the start of the storage, and fails for
-    an input that is a part of a larger tensor."""
-    if x.dim() != 2 or wrap:
-        result: torch.Tensor = torch.ops.aten.fill_diagonal_.default(x, value, wrap)
-        return result
-    torch.ops.aten.fill_.Scalar(torch.ops.aten.diagonal.default(x), value)
-    return x
-
-
-_BETTER: Mapping[Any, Callable[..., Any]] = {torch.ops.aten.fill_diagonal_.default: _fill_diagonal}
 
 
 @contextmanager
