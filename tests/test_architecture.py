@@ -23,12 +23,6 @@ PLUMBING = {
     "trtcore/lowering/functionalize.py": {"copy_"},
     "trtcore/lowering/match.py": {"add", "mul"},  # whose operands change places
     "trtcore/lowering/rewrite.py": {"view", "reshape"},  # a view of another layout is a copy
-    "trtcore/lowering/decompose.py": {"clone"},  # a tensor of other strides is a copy
-    "trtcore/lowering/retrace.py": {
-        "fill_diagonal_",
-        "fill_",
-        "diagonal",
-    },  # torch's own reads a part's storage
     "trtcore/ir/exported.py": {"copy_"},
 }
 REFERENCE = "plugins/trtcore_reference/"  # torch code, and free to use torch

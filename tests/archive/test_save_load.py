@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -443,7 +444,7 @@ def test_missing_and_too_old_packs_are_named_as_pip_does_before_an_engine_is_tou
     said = str(caught.value)
     assert "acme-ops 1.2 took part in engine_0, engine_1, and it is not installed here" in said
     assert (
-        f"torch 999.0 took part in engine_0, engine_1, and here it is {torch.__version__}, which is older"
+        f"torch 999.0 took part in engine_0, engine_1, and here it is {version('torch')}, which is older"
         in said
     )
     assert "pip install 'acme-ops>=1.2' 'torch>=999.0'" in said

@@ -63,7 +63,7 @@ POINTWISE: dict[Any, Call] = {
 }
 MADE: dict[Any, Call] = {
     aten.eye.m: lambda op, x: op(x.shape[0], x.shape[0] + 1),
-    aten.empty_strided.default: lambda op, x: op((x.shape[0], 2), (2, 1)) * 0 + x[:, :2, 0],
+    aten.empty_strided.default: lambda op, x: (op((x.shape[0], 2), (2, 1)) * 0).nan_to_num() + x[:, :2, 0],
 }
 WINDOWS: dict[Any, Call] = {
     aten._adaptive_avg_pool2d.default: lambda op, x: op(x, [1, 1]),

@@ -29,7 +29,7 @@ TORCH = frozenset({"aten", "prims", "quantized_decomposed"})
 REFUSED_NAMESPACES = frozenset(
     {
         "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_inductor_test", "_native",
-        "_quantized", "_test", "c10d", "c10d_functional", "debug_mode_ops", "debugprims", "export",
+        "_quantized", "_test", "c10d", "c10d_functional", "cuda", "debug_mode_ops", "debugprims", "export",
         "flex_lib", "fsdp", "inductor", "inductor_prims", "metal", "metal_prepacked", "mkl", "mkldnn",
         "mkldnn_prepacked", "onednn", "onnx", "onnx_symbolic", "prepacked", "prim", "profiler",
         "quantization", "quantized", "rngprims", "rpc", "sparse", "static_runtime", "streams", "symm_mem",
