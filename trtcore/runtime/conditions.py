@@ -20,7 +20,7 @@ from trtcore.errors import InputError
 from trtcore.runtime.input_check import InputCheck, _Constant, _Number, _Tensor, check_constant
 
 CONDITION = re.compile(
-    r"^ +(if not \(.*\): raise ValueError\((['\"]).*\2\)|if not torch\.compiler\.is_exporting\(\):)\n",
+    r"^ +(if not \(.*\): raise ValueError\((['\"]).*\2\)|if not torch\.compiler\._is_exporting_flag:)\n",
     re.MULTILINE,
 )
 """A line of `condition_lines` in generated code: calls that have been checked do without."""
@@ -45,7 +45,8 @@ def condition_lines(check: InputCheck, names: Sequence[str]) -> list[str]:
             always.append(_raise_unless(_python(guard.expression, values), _told(guard.text)))
     traced = [line for name, leaf in zip(names, check.leaves) for line in _sizes(name, leaf, values)]
     if traced:
-        always += ["if not torch.compiler.is_exporting():", *(f"    {line}" for line in traced)]
+        # The function is_exporting() of torch 2.11 says True wherever Dynamo traces it.
+        always += ["if not torch.compiler._is_exporting_flag:", *(f"    {line}" for line in traced)]
     return always
 
 
