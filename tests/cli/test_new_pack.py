@@ -129,5 +129,5 @@ def test_the_range_is_that_of_the_minor_version(monkeypatch: pytest.MonkeyPatch)
         ("0.12.3.dev1", ">=0.12,<0.13"),
         ("2.4.1", ">=2.4,<3"),
     ):
-        monkeypatch.setattr("trtcore.__version__", version)
+        monkeypatch.setattr(new_pack, "__version__", version)
         assert new_pack._versions() == versions

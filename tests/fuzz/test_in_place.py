@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-SLICE = range(4000, 4012)
+SLICE = range(4000, 4006)
 
 
 class InPlacePrograms(RuleBasedStateMachine):
@@ -39,7 +39,7 @@ def test_random_in_place_programs():
     run_state_machine_as_test(
         InPlacePrograms,
         settings=settings(
-            max_examples=6,
+            max_examples=3,
             stateful_step_count=8,
             deadline=None,
             suppress_health_check=list(HealthCheck),

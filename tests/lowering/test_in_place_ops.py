@@ -14,10 +14,10 @@ from trtcore.context import CompileContext
 from trtcore.frontend.export import program_from_exported
 from trtcore.ir.graphs import mutates
 from trtcore.lowering.functionalize import functionalize
-from trtcore.packs.registry import ConverterRegistry
+from trtcore.packs.loading import build_registry
 from trtcore.settings import CompilationSettings
 
-NOTHING = CompileContext(CompilationSettings(), ConverterRegistry.build())
+SHIPPED = CompileContext(CompilationSettings(), build_registry(CompilationSettings()))
 
 COMMON = frozenset(
     [
@@ -114,7 +114,7 @@ def test_as_eager(name: str, body: Callable[..., Any], dynamic: bool) -> None:
     want = module(x.clone())
     shapes = {"x": {0: Dim.AUTO(min=2, max=64)}} if dynamic else None
     program = program_from_exported(export(module, (x.clone(),), dynamic_shapes=shapes, strict=False))
-    lowered = functionalize(program.graph_module, NOTHING)
+    lowered = functionalize(program.graph_module, SHIPPED)
     assert not any(map(mutates, lowered.graph.nodes))
     got = lowered(x.clone())
     for mine, theirs in zip(got, want, strict=True):
@@ -139,6 +139,6 @@ def test_new_shapes(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     module = Writes(lambda x, write: (write(x + 1) * 2,), change)
     x = torch.randn(3, 4)
     program = program_from_exported(export(module, (x,), strict=False))
-    lowered = functionalize(program.graph_module, NOTHING)
+    lowered = functionalize(program.graph_module, SHIPPED)
     assert not any(map(mutates, lowered.graph.nodes))
     torch.testing.assert_close(lowered(x)[0], module(x)[0])

@@ -98,7 +98,9 @@ def test_an_old_converter_is_chosen_and_right(old_style: ModuleType, case: str) 
 def test_a_validator_of_node_and_settings_decides(old_style: ModuleType) -> None:
     proof = assert_converts(F.gelu, (torch.randn(2, 3),))
     (node,) = proof.report.converted
-    assert [one.verdict for one in node.candidates][:2] == ["rejected", "chosen"]
+    first, *others = node.candidates
+    assert (first.pack, first.verdict) == ("process", "rejected")
+    assert "chosen" in [one.verdict for one in others]
 
 
 def test_static_only(old_style: ModuleType) -> None:
