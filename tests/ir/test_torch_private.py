@@ -290,3 +290,17 @@ def test_nothing_private_is_taken_from_elsewhere(room):
                 if private_at is not None and not any(name.startswith(fine) for fine in FINE):
                     found.append(f"{path.name}:{node.lineno} {name}")
     assert not found
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_flag_of_an_export_tells_it_from_a_compile(strict):
+    """`trtcore.runtime.conditions` writes it into generated code."""
+
+    class Flag(torch.nn.Module):
+        def forward(self, x):
+            return x + 2 if torch.compiler._is_exporting_flag else x + 1
+
+    zero = torch.zeros(1)
+    assert torch.compile(Flag(), backend="eager", dynamic=True)(zero) == 1
+    assert torch.export.export(Flag(), (zero,), strict=strict).module()(zero) == 2
+    assert Flag()(zero) == 1
