@@ -190,17 +190,25 @@ def _isin_of_scalar(
 
 
 def _linspace(
-    start: Any, end: Any, steps: int, *, dtype: torch.dtype | None = None, **_: Any
+    start: Any,
+    end: Any,
+    steps: int,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    **_: Any,
 ) -> torch.Tensor:
     """Of 0-d tensors: counted up from the start in the first half, down from the end in the second, as torch does."""
     result = dtype or torch.get_default_dtype()
     if not result.is_floating_point:
         raise ValueError("TensorRT has no float64, in which torch spaces integers")
     start, end = (
-        v.to(torch.float32) if isinstance(v, torch.Tensor) else torch.full((), v, dtype=torch.float32)
+        v.to(device or "cpu", torch.float32)  # the result is where it was asked for, not where the ends are
+        if isinstance(v, torch.Tensor)
+        else torch.full((), v, dtype=torch.float32, device=device)
         for v in (start, end)
     )
-    index = torch.arange(steps, dtype=torch.float32)
+    index = torch.arange(steps, dtype=torch.float32, device=device)
     step = (end - start) / max(steps - 1, 1)
     upper = end - step * (steps - 1 - index)
     return torch.where(index < steps // 2, start + step * index, upper if steps > 1 else start + index).to(
@@ -209,13 +217,20 @@ def _linspace(
 
 
 def _logspace(
-    start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: torch.dtype | None = None, **_: Any
+    start: Any,
+    end: Any,
+    steps: int,
+    base: float = 10.0,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    **_: Any,
 ) -> torch.Tensor:
     """`base` to the power of `_linspace`."""
     result = dtype or torch.get_default_dtype()
     if not result.is_floating_point:
         raise ValueError("TensorRT has no float64, in which torch spaces integers")
-    return torch.pow(base, _linspace(start, end, steps, dtype=torch.float32)).to(result)
+    return torch.pow(base, _linspace(start, end, steps, dtype=torch.float32, device=device)).to(result)
 
 
 def _angle(x: torch.Tensor) -> torch.Tensor:

@@ -111,7 +111,7 @@ class TestCalls:
             assert module.report == "the report"
             with pytest.raises(InputError, match="at dimension 0, allowed is"):
                 call(module, torch.ones(9, 3))
-            assert len(module._forward_pre_hooks) == 1
+            assert not module._forward_pre_hooks
 
     @pytest.mark.filterwarnings("ignore::FutureWarning")
     def test_the_check_pickles(self, nested):
@@ -133,6 +133,43 @@ class TestHooks:
         with pytest.raises(InputError):
             call(module, x=torch.ones(9, 3))
 
+    def test_no_hook_is_registered(self, nested):
+        """torch.cuda.make_graphed_callables takes no module with hooks."""
+        for hooks in (nested._forward_pre_hooks, nested._forward_hooks, nested._backward_hooks):
+            assert not hooks
+
+    def test_the_check_sees_what_the_last_pre_hook_leaves(self, nested):
+        module = copy.deepcopy(nested)
+
+        def longer(module, args):
+            return (torch.ones(9, 3), *args[1:])
+
+        handles = [module.register_forward_pre_hook(lambda module, args: (torch.ones(4, 3), *args[1:]))]
+        call(module, x=torch.ones(9, 3))  # the hook makes it fit
+        handles.append(module.register_forward_pre_hook(longer))
+        with pytest.raises(InputError, match="at dimension 0, allowed is"):
+            call(module)
+        for handle in handles:
+            handle.remove()
+        with pytest.raises(InputError):
+            call(module, x=torch.ones(9, 3))
+        call(module)
+        module.register_forward_hook(lambda *rest: None)
+        call(module)
+        assert not module._forward_pre_hooks
+
+    def test_the_check_sees_what_a_global_pre_hook_leaves(self, nested):
+        def longer(module, args):
+            return (torch.ones(9, 3), *args[1:]) if module is nested else None
+
+        handle = nn.modules.module.register_module_forward_pre_hook(longer)
+        try:
+            with pytest.raises(InputError, match="at dimension 0, allowed is"):
+                call(nested)
+        finally:
+            handle.remove()
+        call(nested)
+
     def test_global_hooks_run(self, nested):
         seen = []
         handle = nn.modules.module.register_module_forward_hook(lambda module, *rest: seen.append(module))
@@ -143,6 +180,61 @@ class TestHooks:
         assert nested in seen
         call(nested)
         assert seen.count(nested) == 1
+
+
+class Rows(nn.Module):
+    def forward(self, x, k):
+        return x * k
+
+
+class TestOtherWays:
+    """What else calls or copies a module."""
+
+    @pytest.fixture(scope="class")
+    def rows(self):
+        return compiled(Rows(), (dynamic((1, 3), (2, 3), (8, 3)), 2.0))
+
+    def test_symbolic_trace_takes_it_for_one_call(self, rows):
+        class Around(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = rows
+
+            def forward(self, x):
+                return self.inner(x + 1, 2.0) * 3
+
+        traced = torch.fx.symbolic_trace(Around())
+        assert [node.op for node in traced.graph.nodes].count("call_module") == 1
+        torch.testing.assert_close(traced(torch.ones(4, 3)), torch.full((4, 3), 12.0))
+        with pytest.raises(InputError, match="at dimension 0, allowed is"):
+            traced(torch.ones(9, 3))
+
+    def test_symbolic_trace_of_itself_keeps_the_conditions(self, rows):
+        traced = torch.fx.symbolic_trace(rows)
+        torch.testing.assert_close(traced(torch.ones(4, 3), 2.0), torch.full((4, 3), 2.0))
+        with pytest.raises(AssertionError, match=r"size 1\.\.8 at dimension 0"):
+            traced(torch.ones(9, 3), 2.0)
+        with pytest.raises(AssertionError, match=r"input k was fixed to 2\.0"):
+            traced(torch.ones(4, 3), 3.0)
+
+    def test_functional_call_and_replicas(self, rows):
+        x = torch.ones(4, 3)
+        state = {**dict(rows.named_parameters()), **dict(rows.named_buffers())}
+        torch.testing.assert_close(torch.func.functional_call(rows, state, (x, 2.0)), x * 2)
+        torch.testing.assert_close(rows._replicate_for_data_parallel()(x, 2.0), x * 2)
+
+    def test_a_call_goes_past_the_wrapper_of_fx(self, rows):
+        """fx puts a ``__call__`` for tracebacks on the class of every graph module; it costs a microsecond."""
+        assert "__call__" not in vars(type(rows))
+        rows.recompile()
+        assert "__call__" not in vars(type(rows))
+
+    @pytest.mark.parametrize("fullgraph", [False, True])
+    def test_torch_compile(self, rows, fullgraph):
+        x = torch.ones(4, 3)
+        torch._dynamo.reset()
+        again = torch.compile(rows, backend="eager", fullgraph=fullgraph)
+        torch.testing.assert_close(again(x, 2.0), x * 2)
 
 
 class Flat(nn.Module):

@@ -1,7 +1,7 @@
 """What a captured graph relies on, as lines of its own code: for whoever calls it by another way than its module.
 
-The check of a compiled module's arguments is a hook, which torch.export drops and Dynamo passes over. What they see is
-the code, or, where torch.export interprets the graph, the codegen that takes the inputs apart: a condition on sizes
+The check of a compiled module's arguments is part of its call, which torch.export and Dynamo pass over. What they see
+is the code, or, where torch.export interprets the graph, the codegen that takes the inputs apart: a condition on sizes
 there becomes one of theirs, and a fixed number is compared. Texts are made here from parsed conditions and plain
 values, never taken from elsewhere.
 """
@@ -20,10 +20,14 @@ from trtcore.errors import InputError
 from trtcore.runtime.input_check import InputCheck, _Constant, _Number, _Tensor, check_constant
 
 CONDITION = re.compile(
-    r"^ +(if not \(.*\): raise ValueError\((['\"]).*\2\)|if not torch\.compiler\._is_exporting_flag:)\n",
+    r"^ +(if not \(.*\): raise ValueError\((['\"]).*\2\)|if not torch\.compiler\._is_exporting_flag:"
+    r"|if isinstance\(\w+, torch\.fx\.Proxy\):|else:|torch\._assert\(.*\))\n",
     re.MULTILINE,
 )
 """A line of `condition_lines` in generated code: calls that have been checked do without."""
+
+_LINE = re.compile(r"if not \((?P<condition>.*)\): raise ValueError\((?P<told>(['\"]).*\3)\)")
+_RANGE = re.compile(r"(\d+) <= (.+) <= (\d+)")
 
 
 def condition_lines(check: InputCheck, names: Sequence[str]) -> list[str]:
@@ -47,7 +51,15 @@ def condition_lines(check: InputCheck, names: Sequence[str]) -> list[str]:
     if traced:
         # The function is_exporting() of torch 2.11 says True wherever Dynamo traces it.
         always += ["if not torch.compiler._is_exporting_flag:", *(f"    {line}" for line in traced)]
-    return always
+    if not always:
+        return []
+    proxies = [_asserted(line.strip()) for line in always if line.lstrip().startswith("if not (")]
+    return [
+        f"if isinstance({names[0]}, torch.fx.Proxy):",
+        *(f"    {line}" for line in proxies),
+        "else:",
+        *(f"    {line}" for line in always),
+    ]
 
 
 def require(check: InputCheck, leaves: Sequence[Any]) -> None:
@@ -78,6 +90,18 @@ def _told(condition: str) -> str:
 
 def _raise_unless(condition: str, message: str) -> str:
     return f"if not ({condition}): raise ValueError({message!r})"
+
+
+def _asserted(line: str) -> str:
+    """The line for proxies of torch.fx, which take no ``if``: what it asserts becomes a node of the traced graph."""
+    found = _LINE.fullmatch(line)
+    assert found is not None, line
+    condition, told = found["condition"], found["told"]
+    ranged = _RANGE.fullmatch(condition)
+    if ranged is not None:
+        low, size, high = ranged.groups()
+        return f"torch._assert({size} >= {low}, {told}); torch._assert({size} <= {high}, {told})"
+    return f"torch._assert({condition}, {told})"
 
 
 def _fixed(name: str, leaf: _Constant) -> list[str]:

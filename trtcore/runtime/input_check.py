@@ -86,7 +86,7 @@ ProfileSizes = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True)
 class InputCheck:
-    """A forward pre-hook (with kwargs) that raises ``InputError`` for a call that does not fit.
+    """Raises ``InputError`` for a call that does not fit. Callable as a forward pre-hook with kwargs.
 
     Checks the arguments' names and number, the structure, then per tensor dtype, rank and sizes, sizes that
     must agree between inputs, that one optimisation profile takes them together where there are several, that inputs

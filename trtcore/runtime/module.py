@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -42,18 +43,49 @@ class CompiledModule(torch.fx.GraphModule):
             with captured_dtypes():
                 return self(*args, **kwargs)
         check = self._input_check
-        if check is None or _watched(self):
+        if check is None or torch.compiler.is_dynamo_compiling():
             return super().__call__(*args, **kwargs)
+        if _watched(self):
+            return self._watched_call(check, args, kwargs)
         values = check.check(args, kwargs)
         if self._sharing is not None:
             self._sharing.check(self, *check.named_leaves(values))
         return self._direct.of(self)(self, *args, **kwargs)
+
+    def _watched_call(self, check: InputCheck, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that hooks or a trace want to see: as any module's, with the check behind the last pre-hook."""
+        tracer = tracer_of(args, kwargs)
+        if tracer is not None:
+            path = tracer.path_of_module(self)
+            return tracer.create_proxy("call_module", path, args, kwargs)
+        if self._check_is_hook():
+            return super().__call__(*args, **kwargs)
+        check(self, args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def _check_is_hook(self) -> bool:
+        """Let the check be a pre-hook, the last one, while there are others: these may change the arguments."""
+        with _hook_lock:
+            hooks, check = self._forward_pre_hooks, self._input_check
+            others = [key for key, hook in hooks.items() if hook is not check]
+            globally = torch.nn.modules.module._global_forward_pre_hooks
+            last = next(reversed(hooks.values()), None)
+            if (others or globally) and last is check:
+                return True
+            for key in [key for key, hook in hooks.items() if hook is check]:
+                del hooks[key]
+                self._forward_pre_hooks_with_kwargs.pop(key, None)
+            if others or globally:
+                self.register_forward_pre_hook(check, with_kwargs=True)  # type: ignore[arg-type]
+            return bool(others or globally)
 
     def recompile(self) -> Any:
         """Generate the code anew after a change of the graph, as any GraphModule does."""
         code = super().recompile()
         kind = type(self)  # fx makes a class per module, for its forward
         kind._direct = DirectForward(kind.forward, self._code)
+        if "__call__" in vars(kind):  # fx wraps every call, for the sake of tracebacks
+            del kind.__call__
         return code
 
     def __reduce__(self) -> Any:
@@ -86,10 +118,9 @@ class CompiledModule(torch.fx.GraphModule):
         self.report = report
         self._input_check = check
         self._sharing = Sharing.of_graph(self)
-        if check is not None:
-            self._forward_pre_hooks.clear()
-            self._forward_pre_hooks_with_kwargs.clear()
-            self.register_forward_pre_hook(check, with_kwargs=True)
+        for key in [key for key, hook in self._forward_pre_hooks.items() if isinstance(hook, InputCheck)]:
+            del self._forward_pre_hooks[key]  # a copy's, of the check that it was copied with
+            self._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 @contextmanager
@@ -115,14 +146,23 @@ def module_of(
 
 
 _module_call = torch.nn.Module.__call__  # traces put another in its place
+_hook_lock = threading.Lock()
+
+
+def tracer_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The tracer of torch.fx whose proxies are among the arguments, or None."""
+    for leaf in pytree.tree_leaves((args, kwargs)):
+        if isinstance(leaf, torch.fx.Proxy):
+            return leaf.tracer
+    return None
 
 
 def _watched(module: torch.nn.Module) -> bool:
-    """Whether something besides our own input check (a pre-hook, for those who trace) wants to see the call."""
+    """Whether somebody besides ourselves wants to see the call."""
     return bool(
         torch.compiler.is_compiling()
         or torch.nn.Module.__call__ is not _module_call
-        or len(module._forward_pre_hooks) != 1
+        or module._forward_pre_hooks
         or module._forward_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
