@@ -264,32 +264,256 @@ def test_classes():
     assert issubclass(private.LazyGraphModule, torch.fx.GraphModule), f"{CHANGED} _LazyGraphModule"
 
 
-ROOMS = ("frontend", "jit", "ir")
+def test_names_of_ops():
+    assert {"aten::add.Tensor", "aten::relu"} <= set(private.names_of_ops()), f"{CHANGED} its list of ops"
+
+
+def test_overlaps_itself():
+    x = torch.ones(4)
+    assert not private.overlaps_itself(x), f"{CHANGED} _debug_has_internal_overlap"
+    assert private.overlaps_itself(x.expand(3, 4))
+    assert private.overlaps_itself(x.as_strided((3, 2), (1, 1)))
+
+
+def test_users_of_storage():
+    x = torch.ones(4)
+    alone = private.users_of_storage(x)
+    other = x[1:]
+    assert private.users_of_storage(x) == alone + 1, f"{CHANGED} _storage_Use_Count"
+    del other
+    assert private.users_of_storage(x) == alone
+
+
+def test_core_decompositions():
+    assert torch.ops.aten.addcmul.default in private.core_decompositions(), f"{CHANGED} its decompositions"
+
+
+def test_what_sees_ops():
+    """What a direct call of an engine must not go past."""
+    from torch.autograd import forward_ad
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    seen = {}
+
+    def watch(name, value):
+        seen[name] = (private.ops_are_watched(), private.is_transformed())
+        return value
+
+    watch("nothing", None)
+    with Mode():
+        watch("mode", None)
+    with torch.profiler.profile():
+        watch("profiler", None)
+    with torch.device("cpu"):
+        watch("function mode", None)
+    with forward_ad.dual_level():
+        watch("forward mode", None)
+    torch.vmap(lambda x: watch("vmap", x))(torch.ones(2))
+    assert seen == {
+        "nothing": (False, False), "mode": (True, True), "profiler": (True, False), "function mode": (True, False),
+        "forward mode": (True, False), "vmap": (True, True),
+    }, f"{CHANGED} what sees ops: {seen}"  # fmt: skip
+
+
+def test_is_being_differentiated():
+    from torch.autograd import forward_ad
+
+    x, seen = torch.ones(2), []
+
+    def looked_at(value):
+        seen.append(private.is_being_differentiated([x, value]))
+        return value.sum()
+
+    looked_at(x.clone().requires_grad_())
+    torch.func.grad(looked_at)(x)
+    torch.vmap(looked_at)(x)
+    with forward_ad.dual_level():
+        looked_at(x)
+        looked_at(forward_ad.make_dual(x, x))
+    assert seen == [False, True, False, False, True], f"{CHANGED} how derivatives are taken: {seen}"
+
+
+def test_is_traced_by_jit():
+    seen = []
+
+    def function(x):
+        seen.append(private.is_traced_by_jit())
+        return x + 1
+
+    function(torch.ones(2))
+    torch.jit.trace(function, torch.ones(2), check_trace=False)
+    assert seen == [False, True], f"{CHANGED} how torch.jit.trace is told"
+
+
+def test_has_global_hooks():
+    assert not private.has_global_hooks()
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda module, args: None)
+    try:
+        assert private.has_global_hooks(), f"{CHANGED} where it keeps hooks of every module"
+    finally:
+        handle.remove()
+
+
+def test_below_autograd():
+    x = torch.ones(2, requires_grad=True)
+    with private.below_autograd():
+        assert not torch.ops.aten.sin(x).requires_grad, f"{CHANGED} _AutoDispatchBelowAutograd"
+    assert torch.ops.aten.sin(x).requires_grad
+
+
+def test_python_dispatcher():
+    """In-place ops of torch's in C++ read the sizes of a view as plain ints."""
+    size = size_of(exported())
+    with private.FakeTensorMode(shape_env=size.node.shape_env), private.python_dispatcher():
+        x = torch.ones(size)
+        assert x.flatten().shape[0] == size, f"{CHANGED} its dispatcher in Python"
+
+
+def test_writes():
+    """Functional tensors: who was written to, and what it is now."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def function(x, y):
+        view = x[:1]
+        view.add_(y[0])
+        return x * 2, y
+
+    written = []
+
+    def looked_at(x, y):
+        result = function(x, y)
+        written.extend(map(private.is_written, (x, y)))
+        return result
+
+    private.functionalised(looked_at)(torch.ones(3), torch.ones(3))
+    assert written == [True, False], f"{CHANGED} its functional tensors: {written}"
+    traced = make_fx(private.writes_at_end(function))(torch.ones(3), torch.ones(3))
+    ops = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    writes = [op for op in ops if isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable]
+    assert writes == [torch.ops.aten.copy_.default], f"{CHANGED} how writes are taken out: {traced.code}"
+    x, y = torch.ones(3), torch.ones(3)
+    doubled, same = traced(x, y)
+    assert (x.tolist(), doubled.tolist(), same.tolist()) == ([2, 1, 1], [4, 2, 2], [1, 1, 1])
+
+
+def test_auto_functionalized():
+    """Files of torch.export hold the first kind; torch's other passes may ask for the second."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    @torch.library.custom_op("canary::write_", mutates_args=("x",))
+    def write_(x: torch.Tensor) -> None:
+        x.zero_()
+
+    class Writes(nn.Module):
+        def forward(self, x):
+            y = x + 1
+            torch.ops.canary.write_(y)
+            return y
+
+    with private.first_auto_functionalized():
+        traced = make_fx(private.writes_at_end(Writes()))(torch.ones(2))
+    targets = [str(node.target) for node in traced.graph.nodes]
+    assert "auto_functionalized" in targets, f"{CHANGED} enable_auto_functionalized_v2: {targets}"
+
+
+def test_graphs():
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    y = graph.call_function(torch.sin, (x,))
+    graph.erase_node(y)
+    assert (private.is_erased(y), private.is_erased(x)) == (True, False), f"{CHANGED} Node._erased"
+    codegen = torch.fx.graph.CodeGen()
+    graph.set_codegen(codegen)
+    assert private.codegen_of(graph) is codegen, f"{CHANGED} Graph._codegen"
+
+
+def test_compiled_forward():
+    forward = private.compiled_forward(
+        "def forward(self, x):\n    return twice(x) + 1\n", {"twice": lambda x: 2 * x}
+    )
+    assert forward(None, 3) == 7, f"{CHANGED} how fx makes functions of source"
+
+
+def test_samples_and_tolerances():
+    assert any(op.name == "add" for op in private.operator_samples()), f"{CHANGED} its OpInfo database"
+    rtol, atol = private.default_tolerances(torch.float32)
+    assert 0 < rtol <= atol < 1e-3, f"{CHANGED} its default tolerances"
+
+
+def test_with_tensors():
+    ep = torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),))
+    other = private.with_tensors(ep, {"weight": torch.ones(1)}, {"c": torch.ones(2)})
+    assert (list(other.state_dict), list(other.constants)) == (["weight"], ["c"]), f"{CHANGED} its programs"
+    assert sorted(ep.state_dict) == ["bias", "weight"]
+
+
 # What is written as private, but is no torch internal, or documented by torch under this name.
-FINE = {"torch._ops", "torch._dynamo", "torch.utils._pytree"}
+FINE = {"torch._ops", "torch._dynamo", "torch.utils._pytree", "torch._check"}
+# Names of torch's objects that torch's documentation of subclasses or of schemas uses.
+FINE_NAMES = {"_schema", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"} | {
+    f"_{direction}{when}_hooks{how}"
+    for direction in ("forward", "backward")
+    for when in ("", "_pre")
+    for how in ("", "_with_kwargs")
+}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_nothing_private_is_taken_from_elsewhere(room):
-    """In these rooms `torch_private` is the only file that names a private module of torch."""
-    found = []
-    for path in sorted((Path(trtcore.__file__).parent / room).rglob("*.py")):
-        if path.name == "torch_private.py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = []
-            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch":
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names if alias.name.partition(".")[0] == "torch"]
-            elif isinstance(node, ast.Attribute):
-                names = [ast.unparse(node)] if ast.unparse(node).startswith("torch.") else []
-            for name in names:
-                parts = name.split(".")
-                private_at = next((i for i, part in enumerate(parts) if re.match("_[a-z]", part)), None)
-                if private_at is not None and not any(name.startswith(fine) for fine in FINE):
-                    found.append(f"{path.name}:{node.lineno} {name}")
-    assert not found
+def private_names(tree):
+    """(line, name) of what a file takes of torch that begins with an underscore, by import or as torch.x._y."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.partition(".")[0] == "torch"]
+        elif isinstance(node, ast.Attribute):
+            names = [ast.unparse(node)] if re.match(r"torch\.(?!ops\.)", ast.unparse(node)) else []
+        for name in names:
+            if re.search(r"\._[a-z]", name) and not any(name.startswith(fine) for fine in FINE):
+                yield node.lineno, name
+
+
+def names_of_others(tree, own):
+    """(line, name) of attributes with an underscore of objects that are not of this repository."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Attribute)
+            and re.match("_[a-z]", node.attr)
+            and node.attr not in own | FINE_NAMES
+            and not ast.unparse(node).startswith(("torch.", "sys.", "aten."))
+        ):
+            yield node.lineno, ast.unparse(node)
+
+
+def trees():
+    for path in sorted(Path(trtcore.__file__).parent.rglob("*.py")):
+        if path.name != "torch_private.py":
+            yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_nothing_private_is_taken_from_elsewhere():
+    """`torch_private` is the only file of the core that names a private part of torch."""
+    found = [f"{path}:{line} {name}" for path, tree in trees() for line, name in private_names(tree)]
+    assert not found, "\n".join(found)
+
+
+def test_no_private_attribute_of_others_is_read():
+    """Attributes with an underscore are our own: some class or function of ours sets or defines each."""
+    own = set()
+    for _, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                own.add(node.target.id)
+    found = [f"{path}:{line} {name}" for path, tree in trees() for line, name in names_of_others(tree, own)]
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("strict", [True, False])

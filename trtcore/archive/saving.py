@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from trtcore.errors import ArtifactError, ExportError, SettingsError, TrtcoreErr
 from trtcore.ir.graph_data import node_data
 from trtcore.ir.graph_json import node_to_json
 from trtcore.ir.graphs import attribute, set_attribute
+from trtcore.ir.torch_private import FakeTensorMode, codegen_of, size_interval, with_tensors
 from trtcore.paths import atomic_write
 from trtcore.runtime.engine import resolve
 from trtcore.runtime.input_check import InputCheck, _Constant, _Number, _Tensor
@@ -105,12 +105,12 @@ def _write(file: Any, path: Path, module: CompiledModule, example: tuple[Any, An
 
 def _small_members(exported: ExportedProgram) -> dict[str, bytes]:
     """What torch writes of a program, without the bytes of its tensors."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     mode = FakeTensorMode()
-    light = copy.copy(exported)
-    light._state_dict = {name: _without_bytes(mode, value) for name, value in exported.state_dict.items()}
-    light._constants = {name: _without_bytes(mode, value) for name, value in exported.constants.items()}
+    state, constants = (
+        {name: _without_bytes(mode, value) for name, value in tensors.items()}
+        for tensors in (exported.state_dict, exported.constants)
+    )
+    light = with_tensors(exported, state, constants)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -170,7 +170,7 @@ def _module_to_json(
     module: CompiledModule, portable: GraphModule, places: Mapping[str, list[Any]]
 ) -> dict[str, Any]:
     """The hybrid graph: nodes, attributes by their places in the archive, symbols, structures."""
-    codegen: Any = module.graph._codegen
+    codegen: Any = codegen_of(module.graph)
     info = getattr(codegen, "pytree_info", None)
     return {
         "name": type(module).__name__,
@@ -258,7 +258,7 @@ def _export(
         _set_ranges(exported, module._input_check)
     # torch.export.load checks conditions on sizes only of a program that has example inputs. The user's data has no
     # place in the file, nor have megabytes of zeros.
-    exported._example_inputs = pytree.tree_map_only(torch.Tensor, _one_zero, (tuple(args), dict(kwargs)))
+    exported.example_inputs = pytree.tree_map_only(torch.Tensor, _one_zero, (tuple(args), dict(kwargs)))
     return exported
 
 
@@ -274,7 +274,7 @@ def _portable(module: CompiledModule, reference: bool) -> GraphModule:
     result = graph.graph_copy(module.graph, copied)
     if result is not None:
         graph.output(result)
-    graph.set_codegen(module.graph._codegen)
+    graph.set_codegen(codegen_of(module.graph))
     plans: set[str] = set()
     for node in module.graph.nodes:
         if node.op != "call_function" or node.target is not execute_engine:
@@ -376,8 +376,6 @@ def _dynamic_dims(leaf: Any) -> Any:
 
 def _set_ranges(exported: ExportedProgram, check: InputCheck) -> None:
     """Give the exported symbols the ranges that the module was compiled for."""
-    from torch.utils._sympy.value_ranges import ValueRanges
-
     from trtcore.ir.symbols import solve_linear
 
     names = set(exported.graph_signature.user_inputs)
@@ -400,7 +398,7 @@ def _set_ranges(exported: ExportedProgram, check: InputCheck) -> None:
                 if symbol.name == name:
                     known = exported.range_constraints[symbol]
                     low, high = max(low, 0), min(high, _finite(known.upper, high))
-                    exported.range_constraints[symbol] = ValueRanges(low, high)
+                    exported.range_constraints[symbol] = size_interval(low, high)
 
 
 def _finite(bound: Any, otherwise: int) -> int:

@@ -485,7 +485,7 @@ def _encode_target(target: Any) -> Any:
     if isinstance(target, Pattern):
         return PatternRef(target.__name__)  # the other process finds it by its converter
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return FunctionRef("torch.ops.higher_order", str(target._name))
+        return FunctionRef("torch.ops.higher_order", str(target.name()))
     return FunctionRef(str(target.__module__), str(getattr(target, "__qualname__", target.__name__)))
 
 

@@ -94,7 +94,7 @@ def _target_to_json(node: NodeData) -> Any:
     if isinstance(node.target, OpRef):
         return ["op", _allowed(node)]
     if isinstance(node.target, torch._ops.HigherOrderOperator):
-        name = str(node.target._name)
+        name = str(node.target.name())
         if name in HIGHER_ORDER:
             return ["higher_order", name]
     elif id(node.target) in _NAME_OF:
@@ -242,7 +242,7 @@ def _check_op_arguments(node: str, target: Any, args: Any, kwargs: Any, strings:
     ops = [*_ops(args), *_ops(kwargs)]
     if not ops:
         return
-    calls = isinstance(target, torch._ops.HigherOrderOperator) and target._name in _CALLS_ITS_ARGUMENT
+    calls = isinstance(target, torch._ops.HigherOrderOperator) and target.name() in _CALLS_ITS_ARGUMENT
     if not calls or len(ops) != 1 or args[:1] != (ops[0],):
         raise ArtifactError(f"{node} is given the op {ops[0]}, which it may not call")
     _check_op(ops[0], strings)

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import operator
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from trtcore.ir.torch_private import composite_kernel
+from trtcore.ir.torch_private import composite_kernel, python_dispatcher
 
 TRACING = threading.RLock()
 """Held while torch traces: it patches ``nn.Module.__call__`` for the whole process, and two threads that do so at
 once can leave it patched."""
+
+
+@contextmanager
+def tracing(mode: Any) -> Iterator[None]:
+    """What every trace of ops runs in: one at a time, without gradients, on FakeTensors.
+
+    Args:
+        mode: the FakeTensorMode of the tensors; None where they are real.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(TRACING)
+        # Outside the fake mode an op without tensors (arange) would turn a symbolic size into today's int.
+        if mode is not None:
+            stack.enter_context(mode)
+        # Torch's kernels in C++ check in-place ops on plain ints; those in Python know symbolic sizes.
+        stack.enter_context(python_dispatcher())
+        stack.enter_context(torch.no_grad())
+        yield
 
 
 def is_size(node: Node) -> bool:

@@ -27,7 +27,7 @@ def op_name(target: Any) -> str:
     if isinstance(target, str):
         return target.replace("::", ".")
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return str(target._name)
+        return str(target.name())
     name = getattr(target, "__qualname__", None) or repr(target)
     module = getattr(target, "__module__", None)
     return f"{module.lstrip('_')}.{name}" if module and module != "builtins" else str(name)

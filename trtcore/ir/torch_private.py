@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.utils._pytree as pytree
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
 
@@ -28,17 +30,35 @@ __all__ = [
     "LazyGraphModule",
     "SizeDecisionError",
     "autocast_entry",
+    "below_autograd",
     "bounds_of_symbol",
+    "codegen_of",
+    "compiled_forward",
     "composite_kernel",
+    "core_decompositions",
+    "default_tolerances",
     "evaluate_expression",
     "expression",
     "expression_bounds",
+    "first_auto_functionalized",
+    "functionalised",
     "grad_mode_switch",
     "guards_code",
+    "has_global_hooks",
     "hint",
     "interval_bounds",
+    "is_being_differentiated",
+    "is_erased",
     "is_size_decision",
     "is_static_input",
+    "is_traced_by_jit",
+    "is_transformed",
+    "is_written",
+    "names_of_ops",
+    "operator_samples",
+    "ops_are_watched",
+    "overlaps_itself",
+    "python_dispatcher",
     "range_constraints",
     "remember_sizes",
     "script_to_exported",
@@ -50,7 +70,10 @@ __all__ = [
     "specialise_floats",
     "storage_id",
     "undecided_sizes",
+    "users_of_storage",
     "version",
+    "with_tensors",
+    "writes_at_end",
 ]
 
 # --- exported programs --------------------------------------------------------------------------------------
@@ -69,6 +92,16 @@ def set_guards_code(ep: ExportedProgram, code: Sequence[str]) -> None:
 def range_constraints(ep: ExportedProgram) -> MutableMapping[sympy.Symbol, Any]:
     """The ranges of the symbols, to be changed: ``ep.range_constraints`` is the same, but meant for reading."""
     return ep._range_constraints
+
+
+def with_tensors(
+    ep: ExportedProgram, state_dict: Mapping[str, Any], constants: Mapping[str, Any]
+) -> ExportedProgram:
+    """A shallow copy of a program with other tensors; the program's own attributes are read-only."""
+    other = copy.copy(ep)
+    other._state_dict = dict(state_dict)
+    other._constants = dict(constants)
+    return other
 
 
 @contextmanager
@@ -248,6 +281,167 @@ def composite_kernel(op: torch._ops.OpOverload) -> bool:
     return op._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
         name, torch._C.DispatchKey.CompositeImplicitAutograd
     )
+
+
+def names_of_ops() -> list[str]:
+    """ "namespace::op.overload" of every op that is registered now."""
+    return list(torch._C._dispatch_get_all_op_names())
+
+
+def overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Whether elements share memory, or may: torch looks no closer than a write to the tensor does."""
+    return torch._debug_has_internal_overlap(tensor) != 0
+
+
+def users_of_storage(tensor: torch.Tensor) -> int:
+    """How many tensors and storages hold a tensor's memory, the tensor and the storage that Python made for it too."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+
+
+def core_decompositions() -> dict[Any, Callable[..., Any]]:
+    """torch's decompositions into core ATen ops; the public table also leaves composite ops whole."""
+    from torch._decomp import core_aten_decompositions
+
+    return dict(core_aten_decompositions().items())  # type: ignore[no-untyped-call]
+
+
+def operator_samples() -> Sequence[Any]:
+    """torch's own OpInfo entries: sample inputs and expected behaviour of its operators."""
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    return tuple(op_db)
+
+
+def default_tolerances(dtype: torch.dtype) -> tuple[float, float]:
+    """(rtol, atol) that ``torch.testing.assert_close`` takes for a dtype."""
+    from torch.testing._comparison import default_tolerances
+
+    rtol, atol = default_tolerances(dtype)
+    return float(rtol), float(atol)
+
+
+# --- what sees ops ------------------------------------------------------------------------------------------
+
+
+def ops_are_watched() -> bool:
+    """Whether a mode, a functorch transform, forward-mode AD or a profiler is on, which work by seeing ops."""
+    return bool(
+        torch._C._len_torch_function_stack()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd._profiler_enabled()
+        or forward_ad._current_level >= 0
+    )
+
+
+def is_transformed() -> bool:
+    """Whether a functorch transform or a dispatch mode is on."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or bool(
+        torch._C._len_torch_dispatch_stack()
+    )
+
+
+def is_being_differentiated(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether torch.func.grad, vjp, jvp or forward mode follows one of these tensors."""
+    graded, dual = torch.is_grad_enabled(), forward_ad._current_level >= 0
+    for one in tensors if graded or dual else ():
+        if graded and torch._C._functorch.is_gradtrackingtensor(one):
+            return True
+        if dual and forward_ad.unpack_dual(one).tangent is not None:  # type: ignore[no-untyped-call]
+            return True
+    return False
+
+
+def is_traced_by_jit() -> bool:
+    """Whether torch.jit.trace runs."""
+    return torch._C._get_tracing_state() is not None
+
+
+def has_global_hooks() -> bool:
+    """Whether hooks were registered for every module."""
+    return bool(torch.nn.modules.module._has_any_global_hook())  # type: ignore[no-untyped-call]
+
+
+below_autograd: Callable[[], Any] = torch._C._AutoDispatchBelowAutograd
+"""A context manager: ops called in it begin below autograd."""
+
+
+# --- traces and graphs --------------------------------------------------------------------------------------
+
+
+def python_dispatcher() -> Any:
+    """A context manager: ops take their kernels in Python first. Those in C++ check some sizes as plain ints."""
+    from torch._dispatch.python import enable_python_dispatcher
+
+    return enable_python_dispatcher()
+
+
+def first_auto_functionalized() -> Any:
+    """A context manager: custom ops that write become ``auto_functionalized``, which torch.export writes into files."""
+    from torch._inductor import config
+
+    return config.patch(enable_auto_functionalized_v2=False)
+
+
+def functionalised(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with its writes as new values; it gets functional tensors, and ``is_written`` answers for them."""
+    from torch._subclasses.functional_tensor import dispatch_functionalize
+
+    made: Callable[..., Any] = dispatch_functionalize(function)
+    return made
+
+
+def is_written(value: Any) -> bool:
+    """Whether a functional tensor was written to."""
+    return bool(torch._functionalize_has_data_mutation(value.elem))  # type: ignore[attr-defined]
+
+
+def writes_at_end(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` without writes, but to its arguments, and to them at its end."""
+    from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+
+    def plain(value: FunctionalTensor) -> torch.Tensor:
+        torch._sync(value)  # type: ignore[no-untyped-call]
+        return torch._from_functional_tensor(value.elem)
+
+    def run(*values: Any) -> Any:
+        outer = torch._C.DispatchKeySet(torch._C.DispatchKey.Functionalize)
+        with torch._C._ExcludeDispatchKeyGuard(outer), FunctionalTensorMode():
+            given = [
+                FunctionalTensor.to_functional(value) if isinstance(value, torch.Tensor) else value
+                for value in values
+            ]
+            returned = function(*given)
+            results = pytree.tree_map_only(FunctionalTensor, plain, returned)
+            newest = [
+                plain(one) if isinstance(one, FunctionalTensor) and is_written(one) else None for one in given
+            ]
+        for value, new in zip(values, newest):
+            if new is not None:
+                value.copy_(new)
+        # A result that is a written argument is that very tensor, as in eager.
+        same = {id(one): value for one, value, new in zip(given, values, newest) if new is not None}
+        return pytree.tree_map(lambda one, result: same.get(id(one), result), returned, results)
+
+    return run
+
+
+def is_erased(node: torch.fx.Node) -> bool:
+    """Whether a node is in its graph no more."""
+    return node._erased
+
+
+def compiled_forward(source: str, names: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function ``forward`` of a source as fx generates them, so that tracebacks show its lines."""
+    from torch.fx.graph_module import _forward_from_src
+
+    made: Callable[..., Any] = _forward_from_src(source, dict(names))
+    return made
+
+
+def codegen_of(graph: torch.fx.Graph) -> Any:
+    """What ``graph.set_codegen`` was given."""
+    return graph._codegen
 
 
 # --- graphs of Dynamo's -------------------------------------------------------------------------------------

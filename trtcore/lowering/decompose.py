@@ -21,9 +21,10 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.ir.facts import set_facts
-from trtcore.ir.graphs import TRACING, fake_mode_of, is_composite, is_getitem, mutates
+from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, tracing
 from trtcore.ir.provenance import op_name
 from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
+from trtcore.ir.torch_private import core_decompositions, functionalised, is_written
 from trtcore.packs.selection import SelectionMemo, Verdict
 
 _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a cycle
@@ -83,9 +84,7 @@ class _Decomposer:
         """What is decomposed although a converter takes it: torch's core ATen decompositions, if they are asked for."""
         if not self.ctx.settings.enable_experimental_decompositions:
             return {}
-        from torch._decomp import core_aten_decompositions
-
-        return dict(core_aten_decompositions().items())  # type: ignore[no-untyped-call]
+        return core_decompositions()
 
     def _decompose_anyway(self, graph: Graph, node: Node, depth: int) -> None:
         function = self.preferred.get(node.target)
@@ -144,8 +143,6 @@ class _Decomposer:
         return traced
 
     def _traced(self, node: Node, function: Callable[..., Any], leaves: list[Node]) -> Graph:
-        from torch._dispatch.python import enable_python_dispatcher
-        from torch._subclasses.functional_tensor import dispatch_functionalize
         from torch.fx.experimental.proxy_tensor import make_fx
 
         def run(*values: Any) -> Any:
@@ -154,11 +151,7 @@ class _Decomposer:
             return function(*_plain(args), **_plain(kwargs))
 
         with ExitStack() as stack:
-            stack.enter_context(TRACING)
-            if self.fake_mode is not None:
-                stack.enter_context(self.fake_mode)
-            stack.enter_context(enable_python_dispatcher())
-            stack.enter_context(torch.no_grad())
+            stack.enter_context(tracing(self.fake_mode))
             shape_env = getattr(self.fake_mode, "shape_env", None)
             if shape_env is not None:  # what it decides on a size must hold for every size
                 stack.enter_context(undecided_sizes(shape_env))
@@ -166,7 +159,7 @@ class _Decomposer:
             values = _apart([leaf.meta["val"] for leaf in leaves])
             traced = make_fx(run, _allow_non_fake_inputs=True)(*values)
             if any(mutates(piece) for piece in traced.graph.nodes):
-                pure = dispatch_functionalize(_without_writes(run))
+                pure = functionalised(_without_writes(run))
                 traced = make_fx(pure, _allow_non_fake_inputs=True)(*values)
         _unwrap_structs(traced.graph)
         traced.graph.eliminate_dead_code()
@@ -212,7 +205,7 @@ def _without_writes(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*values: Any) -> Any:
         result = function(*values)
         for value in values:
-            if isinstance(value, torch.Tensor) and torch._functionalize_has_data_mutation(value.elem):  # type: ignore[attr-defined]
+            if isinstance(value, torch.Tensor) and is_written(value):
                 raise RuntimeError("it writes to its arguments")
         return result
 

@@ -412,7 +412,6 @@ def _replace(graph: Graph, shape: Shape, found: Match, ctx: CompileContext) -> l
         known = facts(anchor).objections
         set_facts(anchor, objections=(*known, *(one for one in lost if one not in known)))
         return []
-    fused.name = graph._graph_namespace.create_name(shape.pattern.__name__, fused)
     if shape.single:
         outputs[0].replace_all_uses_with(fused)
     else:

@@ -6,17 +6,17 @@ to an argument becomes torch's ``auto_functionalized``, which runs in torch and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from trtcore.context import CompileContext
-from trtcore.ir.graphs import TRACING, attribute, fake_mode_of, is_composite, mutates, set_attribute
+from trtcore.ir.graphs import attribute, fake_mode_of, is_composite, mutates, set_attribute, tracing
+from trtcore.ir.torch_private import first_auto_functionalized, storage_id, writes_at_end
 
 
 def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
@@ -47,7 +47,7 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
         return interpreter.run(*values[: len(placeholders)])
 
     with _tracing(fake_mode_of(graph_module.graph)):
-        traced = make_fx(_written_back(run))(*(node.meta["val"] for node in fed))
+        traced = make_fx(writes_at_end(run))(*(node.meta["val"] for node in fed))
     traced.graph.eliminate_dead_code()
     originals = {stand_in: op for op, stand_in in kept.items()}
     for node in traced.graph.nodes:
@@ -60,57 +60,10 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
 
 @contextmanager
 def _tracing(fake_mode: Any) -> Iterator[None]:
-    from torch._dispatch.python import enable_python_dispatcher
-    from torch._inductor import config
     from torch.fx import traceback as fx_traceback
 
-    with ExitStack() as stack:
-        stack.enter_context(TRACING)
-        # Outside the fake mode an op without tensors (arange) would turn a symbolic size into today's int.
-        if fake_mode is not None:
-            stack.enter_context(fake_mode)
-        # Torch's kernels in C++ check in-place ops on plain ints; those in Python know symbolic sizes.
-        stack.enter_context(enable_python_dispatcher())
-        stack.enter_context(fx_traceback.preserve_node_meta())
-        stack.enter_context(torch.no_grad())
-        # The first version is what torch.export writes into files.
-        stack.enter_context(config.patch(enable_auto_functionalized_v2=False))
+    with tracing(fake_mode), fx_traceback.preserve_node_meta(), first_auto_functionalized():
         yield
-
-
-def _written_back(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` without writes, but to its arguments, and to them at its end."""
-    from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
-
-    def plain(value: FunctionalTensor) -> torch.Tensor:
-        torch._sync(value)  # type: ignore[no-untyped-call]
-        return torch._from_functional_tensor(value.elem)
-
-    def run(*values: Any) -> Any:
-        outer = torch._C.DispatchKeySet(torch._C.DispatchKey.Functionalize)
-        with torch._C._ExcludeDispatchKeyGuard(outer), FunctionalTensorMode():
-            given = [
-                FunctionalTensor.to_functional(value) if isinstance(value, torch.Tensor) else value
-                for value in values
-            ]
-            returned = function(*given)
-            results = pytree.tree_map_only(FunctionalTensor, plain, returned)
-            newest = [
-                plain(one) if isinstance(one, FunctionalTensor) and _is_written(one) else None
-                for one in given
-            ]
-        for value, new in zip(values, newest):
-            if new is not None:
-                value.copy_(new)
-        # A result that is a written argument is that very tensor, as in eager.
-        same = {id(one): value for one, value, new in zip(given, values, newest) if new is not None}
-        return pytree.tree_map(lambda one, result: same.get(id(one), result), returned, results)
-
-    return run
-
-
-def _is_written(value: Any) -> bool:
-    return bool(torch._functionalize_has_data_mutation(value.elem))  # type: ignore[attr-defined]
 
 
 def _restore_inputs(traced: GraphModule, source: GraphModule, fed: Sequence[Node]) -> None:
@@ -160,7 +113,7 @@ def _foreign_view(node: Node, ctx: CompileContext) -> bool:
 
 def _storage(node: Node) -> int | None:
     value = node.meta.get("val")
-    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+    return storage_id(value) if isinstance(value, torch.Tensor) else None
 
 
 @cache

@@ -9,9 +9,10 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.ir.facts import Rewrite, rewrites_of
-from trtcore.ir.graphs import fake_mode_of
+from trtcore.ir.graphs import fake_mode_of, tracing
 from trtcore.ir.provenance import module_path, source_line
 from trtcore.ir.symbols import expression_of
+from trtcore.ir.torch_private import is_erased
 
 _PROVENANCE = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 
@@ -90,13 +91,13 @@ def replace_node(old: Node, new: Node) -> list[str]:
     gone: list[str] = []
     while queue:
         node = queue.pop()
-        if node.users or node.op != "call_function" or node._erased:
+        if node.users or node.op != "call_function" or is_erased(node):
             continue
         sources = node.all_input_nodes
         graph.erase_node(node)
         gone.append(node.name)
         queue.extend(source for source in sources if not source.users and source not in queue)
-    if takes_over and old._erased:
+    if takes_over and is_erased(old):
         new.name = name
     return gone[::-1]
 
@@ -126,17 +127,8 @@ def log_rewrite(
 
 def fake_result(graph: Graph, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What an op gives on the FakeTensors of its arguments."""
-    from contextlib import ExitStack
-
-    from torch._dispatch.python import enable_python_dispatcher
-
     fake_args, fake_kwargs = torch.fx.map_arg((tuple(args), dict(kwargs)), lambda node: node.meta["val"])
-    with ExitStack() as stack:
-        mode = fake_mode_of(graph)
-        if mode is not None:
-            stack.enter_context(mode)
-        stack.enter_context(enable_python_dispatcher())
-        stack.enter_context(torch.no_grad())
+    with tracing(fake_mode_of(graph)):
         return target(*fake_args, **fake_kwargs)
 
 

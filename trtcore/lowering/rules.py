@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +17,9 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import PackError
-from trtcore.ir.graphs import TRACING, attribute, fake_mode_of, mutates
+from trtcore.ir.graphs import attribute, fake_mode_of, mutates, tracing
 from trtcore.ir.symbols import expression_of
+from trtcore.ir.torch_private import is_erased
 from trtcore.lowering.decompose import signature
 from trtcore.lowering.match import Shape, find, is_replaceable, shape_of
 from trtcore.lowering.rewrite import log_rewrite, provenance, replace_node
@@ -159,7 +159,7 @@ class _Application:
 
     def run(self) -> None:
         for node in list(self.graph_module.graph.nodes):
-            if node.op == "call_function" and not node._erased:
+            if node.op == "call_function" and not is_erased(node):
                 for rule, shape in self.by_anchor.get(node.target, ()):
                     if self._apply(rule, shape, node):
                         break
@@ -221,19 +221,13 @@ def _constants(graph_module: GraphModule) -> dict[Node, torch.Tensor]:
 
 
 def _traced(function: Callable[..., Any], arguments: Sequence[Any], leaves: list[Node], mode: Any) -> Graph:
-    from torch._dispatch.python import enable_python_dispatcher
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def run(*values: Any) -> Any:
         known = dict(zip(leaves, values))
         return function(*torch.fx.map_arg(tuple(arguments), known.__getitem__))
 
-    with ExitStack() as stack:
-        stack.enter_context(TRACING)
-        if mode is not None:
-            stack.enter_context(mode)
-        stack.enter_context(enable_python_dispatcher())
-        stack.enter_context(torch.no_grad())
+    with tracing(mode):
         traced = make_fx(run, pre_dispatch=True, _allow_non_fake_inputs=True)(
             *(leaf.meta["val"] for leaf in leaves)
         )

@@ -11,6 +11,7 @@ import torch
 from trtcore.errors import BackendUnavailableError, InputError, PackError, SettingsError, shown
 from trtcore.ir.graphs import is_composite
 from trtcore.ir.ops import find_target, op_name, resolve_target
+from trtcore.ir.torch_private import names_of_ops
 from trtcore.packs.model import Converter, Requires
 from trtcore.packs.patterns import Pattern
 
@@ -145,7 +146,7 @@ def _fate(op: Any, registry: ConverterRegistry, owners: Mapping[Any, str]) -> tu
 
 
 def _core_ops() -> Iterable[Any]:
-    for name in sorted(torch._C._dispatch_get_all_op_names()):
+    for name in sorted(names_of_ops()):
         namespace, _, rest = name.partition("::")
         packet, _, overload = rest.partition(".")
         op = getattr(getattr(getattr(torch.ops, namespace), packet, None), overload or "default", None)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
-from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from trtcore.ir.graphs import attribute, is_size, set_attribute
+from trtcore.ir.torch_private import LazyGraphModule
 
 
 @dataclass(frozen=True)
@@ -80,5 +80,5 @@ def extract(
     for target, value in constants.items():
         set_attribute(root, target, value)
     # Nobody may ever run it: its Python code is made when it is first called.
-    module = _LazyGraphModule(root, graph, class_name=name)
+    module = LazyGraphModule(root, graph, class_name=name)
     return Segment(name, tuple(nodes), tuple(tensors), tuple(outputs), module)

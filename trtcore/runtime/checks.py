@@ -9,6 +9,7 @@ import torch
 
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ConversionError, InputError
+from trtcore.ir.torch_private import users_of_storage
 
 _EMPTY = torch.empty(0)
 
@@ -83,6 +84,6 @@ def keep_promises(
         # `.data` is a tensor of our own without a base, so that the count below tells whether an input, a
         # constant or another output has the memory too: two are the tensor and the Python storage.
         result = result.to(device).contiguous().data
-        shared = torch._C._storage_Use_Count(result.untyped_storage()._cdata) > 2
+        shared = users_of_storage(result) > 2
         results[index] = result.clone() if shared else result
     return results

@@ -13,9 +13,8 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
-from torch.fx.graph_module import _forward_from_src
 
+from trtcore.ir.torch_private import compiled_forward, ops_are_watched
 from trtcore.runtime.conditions import CONDITION
 from trtcore.runtime.op import are_plain, execute, execute_engine
 
@@ -60,23 +59,11 @@ class DirectForward:
         source = _OP_CALL.sub(bind, CONDITION.sub("", self._source))
         if call_engine not in names.values():
             return self._forward
-        made: Callable[..., Any] = _forward_from_src(source, names)
-        return made
+        return compiled_forward(source, names)
 
 
 def _own_forward(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
     return module.forward(*args, **kwargs)
-
-
-def ops_are_watched() -> bool:
-    """Whether a mode, a functorch transform, forward-mode AD or a profiler is on, which work by seeing ops."""
-    return bool(
-        torch._C._len_torch_function_stack()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd._profiler_enabled()
-        or forward_ad._current_level >= 0
-    )
 
 
 def call_engine(

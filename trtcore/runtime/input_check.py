@@ -18,6 +18,7 @@ from trtcore.ir.program import profile_ranges
 from trtcore.ir.signature import Binding
 from trtcore.ir.structures import spec_of, spec_state
 from trtcore.ir.symbols import expression_of, solve_linear
+from trtcore.ir.torch_private import is_traced_by_jit
 
 if TYPE_CHECKING:
     from trtcore.ir.program import InputSpec, Program, SymbolRange
@@ -154,7 +155,7 @@ class InputCheck:
         Raises:
             InputError: the call does not fit.
         """
-        tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state()
+        tracing = torch.compiler.is_compiling() or is_traced_by_jit()
         seen = _signature(args) if self._tensors_only and not kwargs and not tracing else None
         if seen is not None and seen == self._accepted[0]:
             return args

@@ -11,6 +11,7 @@ import torch
 from torch.fx.graph import _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+from trtcore.ir.torch_private import has_global_hooks, is_traced_by_jit
 from trtcore.report.data import Report
 from trtcore.runtime.calling import FlatCodeGen
 from trtcore.runtime.direct import DirectForward
@@ -166,8 +167,8 @@ def _watched(module: torch.nn.Module) -> bool:
         or module._forward_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or torch._C._get_tracing_state()
-        or torch.nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
+        or is_traced_by_jit()
+        or has_global_hooks()
     )
 
 

@@ -22,14 +22,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import InputError
+from trtcore.ir.torch_private import (
+    below_autograd,
+    grad_mode_switch,
+    is_being_differentiated,
+    is_transformed,
+    overlaps_itself,
+)
 from trtcore.runtime.checks import check_structure, output_device
 from trtcore.runtime.engine import resolve
 
 NAME = "trtcore::execute_engine"
+
+_set_grad_enabled = grad_mode_switch()
 
 _library: Any = torch.library.Library("trtcore", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(
@@ -46,11 +54,11 @@ def execute(
     if torch.is_grad_enabled():
         if any(tensor.requires_grad for tensor in inputs):
             _warn_no_gradient()
-        torch._C._set_grad_enabled(False)  # torch.no_grad() costs 2 us
+        _set_grad_enabled(False)  # torch.no_grad() costs 2 us
         try:
             return engine.run(inputs, sizes)
         finally:
-            torch._C._set_grad_enabled(True)
+            _set_grad_enabled(True)
     return engine.run(inputs, sizes)
 
 
@@ -85,23 +93,16 @@ def _without_autograd(
     Raises:
         InputError: torch.func.grad, jvp or the like differentiates an input, or forward mode does.
     """
-    graded, dual = torch.is_grad_enabled(), forward_ad._current_level >= 0
-    for tensor in inputs:
-        if (graded and torch._C._functorch.is_gradtrackingtensor(tensor)) or (dual and _is_dual(tensor)):
-            raise InputError(
-                "an input of a compiled engine is being differentiated (torch.func.grad, vjp, jvp, forward mode), "
-                "but engines are for inference only",
-                advice="differentiate the model itself, and compile it for inference",
-            )
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None
-    if not transformed and not torch._C._len_torch_dispatch_stack() and are_plain(inputs):
+    if is_being_differentiated(inputs):
+        raise InputError(
+            "an input of a compiled engine is being differentiated (torch.func.grad, vjp, jvp, forward mode), "
+            "but engines are for inference only",
+            advice="differentiate the model itself, and compile it for inference",
+        )
+    if not is_transformed() and are_plain(inputs):
         return execute(inputs, sizes, plan, manifest)  # where the dispatcher would get to, microseconds later
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return execute_engine(inputs, sizes, plan, manifest)  # type: ignore[no-any-return]
-
-
-def _is_dual(tensor: torch.Tensor) -> bool:
-    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def _fake(
@@ -137,7 +138,7 @@ def _restride(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
     result = torch.empty_strided(tuple(x.shape), tuple(stride), dtype=x.dtype, device=x.device)
     if not x.numel():
         return result
-    if torch._debug_has_internal_overlap(result) == 0:  # dense: a permutation of dims
+    if not overlaps_itself(result):  # dense: a permutation of dims
         return result.copy_(x)
     memory = torch.zeros(
         result.untyped_storage().nbytes() // x.element_size(), dtype=x.dtype, device=x.device

@@ -14,6 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 from trtcore.ir.graph_data import FakeValues, NodeData, OpRef, add_node, node_data
 from trtcore.ir.graphs import attribute, set_attribute
 from trtcore.ir.program import SymbolRange
+from trtcore.ir.torch_private import codegen_of
 from trtcore.runtime.plans import plans_of
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def state_of(module: GraphModule, check: InputCheck | None, report: Report | Non
     }
     return ModuleState(
         tuple(node_data(node, _encoded) for node in module.graph.nodes), attributes, buffers, symbol_ranges_of(module),
-        module.graph._codegen, check, None if report is None else report.to_json(indent=None), type(module).__name__,
+        codegen_of(module.graph), check, None if report is None else report.to_json(indent=None), type(module).__name__,
         module.training,
     )  # fmt: skip
 
@@ -106,7 +107,7 @@ def restored(state: ModuleState) -> GraphModule:
 
 def _encoded(target: Any) -> Any:
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return _Function("torch.ops.higher_order", str(target._name))
+        return _Function("torch.ops.higher_order", str(target.name()))
     return _Function(str(target.__module__), str(getattr(target, "__qualname__", target.__name__)))
 
 

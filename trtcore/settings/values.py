@@ -18,6 +18,7 @@ import attrs
 import torch
 
 from trtcore.errors import SettingsError
+from trtcore.ir.torch_private import names_of_ops
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -365,7 +366,7 @@ def op_name(value: Op) -> str:
     if isinstance(value, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
         return str(value)
     if isinstance(value, torch._ops.HigherOrderOperator):
-        return str(value._name)
+        return str(value.name())
     if not isinstance(value, str):
         raise SettingsError(
             f"{value!r} is not a torch op", advice="write its name, like 'aten.gelu', or give the op object"
@@ -394,7 +395,7 @@ def _packet(text: str) -> Any:
 
 
 def _nearest_ops(text: str) -> str:
-    known = sorted({n.split(".")[0].replace("::", ".") for n in torch._C._dispatch_get_all_op_names()})
+    known = sorted({n.split(".")[0].replace("::", ".") for n in names_of_ops()})
     near = difflib.get_close_matches(text, known, n=3)
     if not near and "." not in text:
         near = difflib.get_close_matches(f"aten.{text}", known, n=3)

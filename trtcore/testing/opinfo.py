@@ -40,6 +40,13 @@ from torch.utils import _pytree as pytree
 from trtcore.errors import TrtcoreError
 from trtcore.ir.graphs import TRACING, attribute, is_random, set_attribute
 from trtcore.ir.program import InputSpec, Program
+from trtcore.ir.torch_private import (
+    FakeTensorMode,
+    _default_tolerance,
+    default_tolerances,
+    grad_mode_switch,
+    operator_samples,
+)
 
 if TYPE_CHECKING:
     from trtcore.report.data import Report
@@ -147,9 +154,7 @@ class SampleResult:
 @lru_cache(maxsize=1)
 def operators() -> Mapping[tuple[str, str], Any]:
     """(name, variant) -> OpInfo, of every operator that PyTorch has samples for."""
-    from torch.testing._internal.common_methods_invocations import op_db
-
-    return {(op.name, op.variant_test_name): op for op in op_db}
+    return {(op.name, op.variant_test_name): op for op in operator_samples()}
 
 
 def samples(
@@ -227,15 +232,8 @@ def tolerance(info: Any, dtype: torch.dtype) -> tuple[float, float] | None:
                 atol, rtol = max(atol, allowed[dtype].atol), max(rtol, allowed[dtype].rtol)
     if not rtol and not atol:
         return None
-    default = _default_tolerance(dtype)
+    default = default_tolerances(dtype)
     return max(rtol, default[0]), max(atol, default[1])
-
-
-def _default_tolerance(dtype: torch.dtype) -> tuple[float, float]:
-    from torch.testing._comparison import default_tolerances
-
-    rtol, atol = default_tolerances(dtype)
-    return float(rtol), float(atol)
 
 
 def _text(value: Any) -> str:
@@ -437,7 +435,6 @@ def _result(
 
 
 def _fake_mode() -> Any:
-    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     return FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
@@ -496,7 +493,7 @@ def _trace(
     for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
         node.meta.setdefault("val", fake)
     for node in list(traced.graph.nodes):
-        if node.target is torch._C._set_grad_enabled:
+        if node.target is grad_mode_switch():
             traced.graph.erase_node(node)  # there are no gradients here
     return traced, kept
 
