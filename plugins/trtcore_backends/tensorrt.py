@@ -12,7 +12,7 @@ import torch
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from trtcore.pack import BackendUnavailableError, Capability, no_gpu_reason
+from trtcore.pack import BackendUnavailableError, no_gpu_reason
 from trtcore_backends.probed import ProbedBackend
 
 SUPPORTED = SpecifierSet(">=10.3,<12")
@@ -72,17 +72,9 @@ class TensorRTBackend(ProbedBackend):
             return ()
         return tuple(sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}))
 
-    def native_runtime(self) -> Capability:
-        """Whether TensorRT engines run here: a GPU that torch sees, of compute capability 7.5 or more."""
-        available = self.availability()
-        if not available.ok:
-            return Capability(False, available.reason)
-        reason = no_gpu_reason()
-        if reason:
-            return Capability(False, reason)
-        major, minor = torch.cuda.get_device_capability()
-        if (major, minor) < (7, 5):
-            return Capability(
-                False, f"TensorRT runs on compute capability 7.5 and more, this GPU has {major}.{minor}"
-            )
-        return Capability(True)
+    def no_runtime_on(self, compute_capability: tuple[int, int]) -> str:
+        """Engines run on compute capability 7.5 and more."""
+        if compute_capability >= (7, 5):
+            return ""
+        major, minor = compute_capability
+        return f"TensorRT runs on compute capability 7.5 and more, this GPU has {major}.{minor}"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 
-from trtcore.pack import BackendUnavailableError, Capability, no_gpu_reason
+from trtcore.pack import BackendUnavailableError
 from trtcore_backends.probed import ProbedBackend
 
 # The pair that trtcore is tested with: bindings and libraries of one TensorRT-RTX version.
@@ -196,22 +196,15 @@ class RtxBackend(ProbedBackend):
         numbers = sorted(int(n[2:]) for n in members if re.fullmatch(r"SM\d+", n))
         return tuple(divmod(number, 10) for number in numbers)
 
-    def native_runtime(self) -> Capability:
-        """Whether TensorRT-RTX engines run here: a GPU of compute capability 8.0, 8.6, 8.9 or 12.x."""
-        available = self.availability()
-        if not available.ok:
-            return Capability(False, available.reason)
-        reason = no_gpu_reason()
-        if reason:
-            return Capability(False, reason)
-        major, minor = torch.cuda.get_device_capability()
-        if (major, minor) not in self._runs_on():
-            return Capability(
-                False,
-                f"TensorRT-RTX runs on compute capability {_RUNS_ON}; "
-                f"{torch.cuda.get_device_name()} has {major}.{minor}",
-            )
-        return Capability(True)
+    def no_runtime_on(self, compute_capability: tuple[int, int]) -> str:
+        """Engines run on compute capability 8.0, 8.6, 8.9 and 12.x."""
+        if compute_capability in self._runs_on():
+            return ""
+        major, minor = compute_capability
+        return (
+            f"TensorRT-RTX runs on compute capability {_RUNS_ON}; "
+            f"{torch.cuda.get_device_name()} has {major}.{minor}"
+        )
 
     def _runs_on(self) -> set[tuple[int, int]]:
         return {(8, 0), (8, 6), (8, 9)} | {(12, minor) for minor in range(10)}

@@ -277,9 +277,16 @@ class Backend(ABC):
                 tensorrt=logger.errors(mark),
             )
 
-    @abstractmethod
     def native_runtime(self) -> Capability:
         """Whether engines of this backend run on this machine, and if not, why."""
+        available = self.availability()
+        reason = no_gpu_reason() if available.ok else available.reason
+        reason = reason or self.no_runtime_on(torch.cuda.get_device_capability())
+        return Capability(not reason, reason)
+
+    def no_runtime_on(self, compute_capability: tuple[int, int]) -> str:
+        """Why engines do not run on GPUs of a compute capability; "" where they do, as for all unless overridden."""
+        return ""
 
     # -- capabilities ----------------------------------------------------------------------------------
 
