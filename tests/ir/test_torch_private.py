@@ -268,6 +268,10 @@ def test_names_of_ops():
     assert {"aten::add.Tensor", "aten::relu"} <= set(private.names_of_ops()), f"{CHANGED} its list of ops"
 
 
+def test_higher_order_name():
+    assert private.higher_order_name(torch.ops.higher_order.cond) == "cond", f"{CHANGED} its operators' names"
+
+
 def test_overlaps_itself():
     x = torch.ones(4)
     assert not private.overlaps_itself(x), f"{CHANGED} _debug_has_internal_overlap"

@@ -28,6 +28,7 @@ from trtcore.ir.graph_data import FakeValues, NodeData, OpRef, add_node, node_da
 from trtcore.ir.graphs import attribute, set_attribute
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.provenance import op_name
+from trtcore.ir.torch_private import higher_order_name
 from trtcore.packs.model import Converter, Scope
 from trtcore.packs.patterns import Pattern, patterns_of
 from trtcore.packs.registry import ConverterRegistry
@@ -485,7 +486,7 @@ def _encode_target(target: Any) -> Any:
     if isinstance(target, Pattern):
         return PatternRef(target.__name__)  # the other process finds it by its converter
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return FunctionRef("torch.ops.higher_order", str(target.name()))
+        return FunctionRef("torch.ops.higher_order", str(higher_order_name(target)))
     return FunctionRef(str(target.__module__), str(getattr(target, "__qualname__", target.__name__)))
 
 

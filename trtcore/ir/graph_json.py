@@ -19,6 +19,7 @@ from trtcore.errors import ArtifactError
 from trtcore.ir.expressions import MAX_INT, parse, to_text
 from trtcore.ir.graph_data import NodeData, NodeRef, OpRef, SizeSpec, TensorSpec
 from trtcore.ir.op_rules import refuse_op
+from trtcore.ir.torch_private import higher_order_name
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}\Z")
 _PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}(\.[A-Za-z0-9_]{1,256}){0,64}\Z")
@@ -94,7 +95,7 @@ def _target_to_json(node: NodeData) -> Any:
     if isinstance(node.target, OpRef):
         return ["op", _allowed(node)]
     if isinstance(node.target, torch._ops.HigherOrderOperator):
-        name = str(node.target.name())
+        name = str(higher_order_name(node.target))
         if name in HIGHER_ORDER:
             return ["higher_order", name]
     elif id(node.target) in _NAME_OF:
@@ -242,7 +243,10 @@ def _check_op_arguments(node: str, target: Any, args: Any, kwargs: Any, strings:
     ops = [*_ops(args), *_ops(kwargs)]
     if not ops:
         return
-    calls = isinstance(target, torch._ops.HigherOrderOperator) and target.name() in _CALLS_ITS_ARGUMENT
+    calls = (
+        isinstance(target, torch._ops.HigherOrderOperator)
+        and higher_order_name(target) in _CALLS_ITS_ARGUMENT
+    )
     if not calls or len(ops) != 1 or args[:1] != (ops[0],):
         raise ArtifactError(f"{node} is given the op {ops[0]}, which it may not call")
     _check_op(ops[0], strings)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trtcore.errors import PackError
+from trtcore.ir.torch_private import higher_order_name
 
 _NAME = re.compile(r"(\w+)(?:::|\.)(\w+)(?:\.(\w+))?")
 
@@ -27,7 +28,7 @@ def op_name(target: Any) -> str:
     if isinstance(target, str):
         return target.replace("::", ".")
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return str(target.name())
+        return str(higher_order_name(target))
     name = getattr(target, "__qualname__", None) or repr(target)
     module = getattr(target, "__module__", None)
     return f"{module.lstrip('_')}.{name}" if module and module != "builtins" else str(name)

@@ -45,6 +45,7 @@ __all__ = [
     "grad_mode_switch",
     "guards_code",
     "has_global_hooks",
+    "higher_order_name",
     "hint",
     "interval_bounds",
     "is_being_differentiated",
@@ -286,6 +287,11 @@ def composite_kernel(op: torch._ops.OpOverload) -> bool:
 def names_of_ops() -> list[str]:
     """ "namespace::op.overload" of every op that is registered now."""
     return list(torch._C._dispatch_get_all_op_names())
+
+
+def higher_order_name(op: torch._ops.HigherOrderOperator) -> str:
+    """ "cond" for ``torch.ops.higher_order.cond``."""
+    return str(op.name())  # type: ignore[no-untyped-call]
 
 
 def overlaps_itself(tensor: torch.Tensor) -> bool:

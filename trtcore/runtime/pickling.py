@@ -14,7 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 from trtcore.ir.graph_data import FakeValues, NodeData, OpRef, add_node, node_data
 from trtcore.ir.graphs import attribute, set_attribute
 from trtcore.ir.program import SymbolRange
-from trtcore.ir.torch_private import codegen_of
+from trtcore.ir.torch_private import codegen_of, higher_order_name
 from trtcore.runtime.plans import plans_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def restored(state: ModuleState) -> GraphModule:
 
 def _encoded(target: Any) -> Any:
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return _Function("torch.ops.higher_order", str(target.name()))
+        return _Function("torch.ops.higher_order", str(higher_order_name(target)))
     return _Function(str(target.__module__), str(getattr(target, "__qualname__", target.__name__)))
 
 

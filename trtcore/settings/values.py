@@ -18,7 +18,7 @@ import attrs
 import torch
 
 from trtcore.errors import SettingsError
-from trtcore.ir.torch_private import names_of_ops
+from trtcore.ir.torch_private import higher_order_name, names_of_ops
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -366,7 +366,7 @@ def op_name(value: Op) -> str:
     if isinstance(value, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
         return str(value)
     if isinstance(value, torch._ops.HigherOrderOperator):
-        return str(value.name())
+        return higher_order_name(value)
     if not isinstance(value, str):
         raise SettingsError(
             f"{value!r} is not a torch op", advice="write its name, like 'aten.gelu', or give the op object"

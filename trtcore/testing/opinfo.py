@@ -42,7 +42,6 @@ from trtcore.ir.graphs import TRACING, attribute, is_random, set_attribute
 from trtcore.ir.program import InputSpec, Program
 from trtcore.ir.torch_private import (
     FakeTensorMode,
-    _default_tolerance,
     default_tolerances,
     grad_mode_switch,
     operator_samples,
@@ -606,7 +605,7 @@ def _unlike(sample: OpSample, want: Any, got: Any, exact: Any) -> str:
         return f"shape {list(got.shape)}, eager's is {list(want.shape)}"
     if want.is_floating_point():
         own = sample.tolerance if want.dtype == sample.dtype else None
-        rtol, atol = own or _default_tolerance(want.dtype)
+        rtol, atol = own or default_tolerances(want.dtype)
         allowed = f" (allowed: {atol:.2g}, and {rtol:.2g} of it)"
         near = _near(got, want, rtol, atol)
         if isinstance(exact, torch.Tensor) and exact.shape == want.shape:
