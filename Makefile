@@ -7,9 +7,9 @@ export PYTHON
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
-DEFAULT = not gpu and not models and not slow and not benchmark
+DEFAULT = not gpu and not models and not slow and not benchmark and not browser
 
-.PHONY: help setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
+.PHONY: help browser setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -64,6 +64,10 @@ fuzz-kernels: $(STAMP)  ## 500 random subgraphs as generated kernels, in Triton'
 
 contrib: $(STAMP)  ## the packs in contrib/, installed in a fresh environment, with their longer tests
 	$(PYTEST) tests/contrib $(ARGS)
+
+browser: $(STAMP)  ## the report's page in headless Chromium (Debian: apt-get install chromium)
+	$(BIN)/python -m pip install --quiet --editable ".[browser]"
+	$(BIN)/python -m pytest tests/report/test_browser.py $(ARGS)
 
 gpu: $(STAMP)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu -s tests/gpu tests $(ARGS)

@@ -28,7 +28,8 @@ def blocks(page: str) -> list[tuple[int, str]]:
 
 @pytest.mark.usefixtures("trt_backend")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
-def test_examples_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # they write files
     monkeypatch.syspath_prepend(DOCS.parent / "contrib" / "trtcore-contrib-torch-tensorrt")
     namespace: dict[str, object] = {"__name__": "guide"}
     torch._dynamo.reset()  # forgets what other tests compiled

@@ -59,6 +59,17 @@ def test_explain_says_what_stays_in_torch(trtcore_cli: Callable[..., Result]) ->
     assert "Candidates" not in result.stdout
 
 
+def test_explain_writes_what_the_file_is_called(trtcore_cli: Callable[..., Result]) -> None:
+    for name in ("report.html", "report.json", "report.txt"):
+        assert trtcore_cli("explain", "nets.py:Net", "--input", "3x4", "-o", name).exit_code == 0
+    assert Path("report.html").read_text().startswith("<!doctype html>")
+    assert "Net" in Path("report.txt").read_text()
+    assert Report.from_json(Path("report.json").read_text()).model == "Net"
+    result = trtcore_cli("explain", "nets.py:Net", "--input", "3x4", "-o", "report.pdf")
+    assert result.exit_code == 1
+    assert "must end in .html, .json, .txt" in result.stderr
+
+
 def test_explain_json_and_file_are_the_report(trtcore_cli: Callable[..., Result]) -> None:
     result = trtcore_cli("explain", "nets.py:Net", "--input", DYNAMIC, "--json", "-o", "report.json")
     assert result.exit_code == 0, result.output

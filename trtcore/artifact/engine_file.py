@@ -35,7 +35,7 @@ from trtcore.errors import ArtifactError
 from trtcore.paths import atomic_write
 
 if TYPE_CHECKING:
-    from trtcore.artifact.snapshot import NetworkSnapshot
+    from trtcore.artifact.snapshot import LayerSnapshot, NetworkSnapshot
 
 FORMAT = 1
 _MAX_HEADER = 256 << 20
@@ -105,6 +105,11 @@ class EngineArtifact:
         if callable(self._snapshot):
             self._snapshot = self._snapshot()
         return self._snapshot
+
+    def layers(self) -> tuple[LayerSnapshot, ...]:
+        """The network's layers; () where it carries no network. One that was not read yet is not kept."""
+        snapshot = self._snapshot() if callable(self._snapshot) else self._snapshot
+        return snapshot.layers if snapshot is not None else ()
 
     @property
     def container(self) -> torch.Tensor:

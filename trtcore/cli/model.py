@@ -63,7 +63,10 @@ def _model_options(command: _F) -> _F:
 @_model_options
 @click.option("--verbose", "-v", is_flag=True, help="Every op, with every converter that was considered.")
 @click.option(
-    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as JSON."
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report: a .html page with the graph drawn, .json, or .txt.",
 )
 def explain(
     model: str,
@@ -80,6 +83,7 @@ def explain(
     """
     import trtcore
 
+    _check_report(output, "--output")
     import_modules(imports)
     loaded, arguments, chosen = load_model(model), _arguments(inputs), parse_settings(settings)
     report = trtcore.explain(loaded, **arguments, **chosen)
@@ -98,7 +102,10 @@ def explain(
     help="The .pt2 file to write.",
 )
 @click.option(
-    "--report", "report_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the report too."
+    "--report",
+    "report_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report too: .html, .json or .txt.",
 )
 @click.option("--no-reference", is_flag=True, help="Leave the reference runtime's network out of the file.")
 def compile_(
@@ -120,6 +127,7 @@ def compile_(
         raise InputError(f"--output {str(output)!r}: the file's name must end in .pt2")
     if not output.absolute().parent.is_dir():
         raise InputError(f"--output {str(output)!r}: there is no folder {str(output.absolute().parent)!r}")
+    _check_report(report_file, "--report")
     arguments = _arguments(inputs)
     with show_progress(quiet=as_json) as observers:
         compiled = trtcore.compile(load_model(model), **arguments, observers=observers, **chosen)
@@ -336,9 +344,27 @@ def _print_run(result: Mapping[str, Any]) -> None:
 # -- reports ------------------------------------------------------------------------------------------
 
 
+# suffix -> what the report's file holds
+_REPORTS: Mapping[str, Callable[[Report], str]] = {
+    ".html": lambda report: report.html(),
+    ".json": lambda report: report.to_json() + "\n",
+    ".txt": lambda report: report.text(verbose=True) + "\n",
+}
+
+
+def _check_report(path: Path | None, option: str) -> None:
+    """Before anything is built."""
+    if path is None:
+        return
+    if path.suffix not in _REPORTS:
+        raise InputError(f"{option} {str(path)!r}: the file's name must end in {', '.join(_REPORTS)}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{option} {str(path)!r}: there is no folder {str(path.absolute().parent)!r}")
+
+
 def _write_report(report: Report, path: Path | None) -> None:
     if path is not None:
-        path.write_text(report.to_json() + "\n")
+        path.write_text(_REPORTS[path.suffix](report), encoding="utf-8")
 
 
 def _print_report(report: Report, as_json: bool, *, verbose: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,14 @@ from torch.fx import Node
 from trtcore._version import __version__
 from trtcore.context import CompileContext
 from trtcore.ir.facts import facts
-from trtcore.ir.graphs import is_getitem, mutates
+from trtcore.ir.graphs import is_getitem, is_size, mutates
 from trtcore.ir.program import profile_ranges
 from trtcore.ir.provenance import module_path, op_name, source_line
+from trtcore.packs.rules import modules_of
 from trtcore.packs.selection import Selection
 from trtcore.partition import Partition, Segment
+from trtcore.report.advice import advice
+from trtcore.report.costs import Costs
 from trtcore.report.data import (
     CandidateReport,
     NodeReport,
@@ -47,7 +51,9 @@ def make_report(
 ) -> Report:
     """The report of a compile, a dry run or an explain."""
     segments, where = _segments(found, engines)
-    nodes = _nodes(program, found, where, {one.node.name for one in quarantined} & found.torch_reasons.keys())
+    failed = {one.node.name for one in quarantined} & found.torch_reasons.keys()
+    nodes = _nodes(program, found, where, failed, ctx, _layers(engines))
+    graph = program.graph_module.graph
     backend = ctx.backend
     settings = ctx.settings
     profiles = profile_ranges(program.symbols)
@@ -74,7 +80,34 @@ def make_report(
         peak_memory_bytes=peak_memory(),
         trtcore_version=__version__,
         torch_version=torch.__version__,
+        inputs=tuple(value_text(node) for node in graph.find_nodes(op="placeholder")),
+        outputs=tuple(_output_text(node) for node in graph.output_node().all_input_nodes),
+        modules=_modules(graph, where),
     )
+
+
+def _modules(graph: torch.fx.Graph, where: Mapping[str, str]) -> dict[str, str]:
+    """The class of each module that has ops, by its path."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.name in where:
+            for path, kind in modules_of(node):
+                name = kind if isinstance(kind, str) else kind.__qualname__
+                found.setdefault(path, name.rpartition(".")[2])
+    return found
+
+
+def _layers(engines: Mapping[str, BuiltEngine] | None) -> dict[tuple[str, str], list[str]]:
+    """The layers of each node by engine and node; those of a cached engine are named as they were in its model."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, engine in (engines or {}).items():
+        for layer in engine.artifact.layers() if engine.artifact is not None else ():
+            try:
+                node = json.loads(layer.metadata)["node"]
+            except (ValueError, TypeError, KeyError):  # one that is not of a node, or a long name alone
+                node = layer.metadata
+            found.setdefault((name, node), []).append(f"{layer.type} {layer.name}")
+    return found
 
 
 def _quarantined(one: Quarantined, found: Partition) -> QuarantineReport:
@@ -146,10 +179,16 @@ def _engine(segment: Segment, engines: Mapping[str, BuiltEngine] | None) -> Segm
 
 
 def _nodes(
-    program: Program, found: Partition, where: Mapping[str, str], quarantined: Set[str]
+    program: Program,
+    found: Partition,
+    where: Mapping[str, str],
+    quarantined: Set[str],
+    ctx: CompileContext,
+    layers: Mapping[tuple[str, str], Sequence[str]],
 ) -> tuple[NodeReport, ...]:
     engines = {segment.name for segment in found.segments}
     small = set(found.small)
+    costs = Costs(program.symbols)
     reports = []
     for node in program.graph_module.graph.nodes:
         if node.op != "call_function" or is_getitem(node) or node.name not in where:
@@ -164,16 +203,21 @@ def _nodes(
             lost = "quarantine"
         elif mutates(node):
             lost = "write_back"
-        reports.append(
-            node_report(
-                node,
-                found.selections.get(node.name) or Selection(op_name(node.target)),
-                segment=where[node.name],
-                in_engine=where[node.name] in engines,
-                reason=reason,
-                lost_to=lost,
-            )
+        segment = where[node.name]
+        selection = found.selections.get(node.name) or Selection(op_name(node.target))
+        one = node_report(
+            node,
+            selection,
+            segment=segment,
+            in_engine=segment in engines,
+            reason=reason,
+            lost_to=lost,
         )
+        if one.in_engine:
+            more: dict[str, Any] = {"layers": tuple(layers.get((segment, node.name), ()))}
+        else:
+            more = {"flops": costs.flops(node), "advice": advice(node, selection, lost, program, ctx)}
+        reports.append(dataclasses.replace(one, bytes=costs.moved(node), **more))
     return tuple(reports)
 
 
@@ -251,15 +295,47 @@ def node_report(
             for candidate in selection.candidates
         ),
         sources=tuple(map(str, facts(node).sources)),
+        inputs=tuple(dict.fromkeys(_maker(one).name for one in node.all_input_nodes if _is_value(one))),
+        weights=tuple(_output_text(one) for one in node.all_input_nodes if _is_weight(one)),
+        outputs=_results(node.meta.get("val")),
     )
+
+
+def _is_weight(node: Node) -> bool:
+    return node.op == "get_attr"
+
+
+def _is_value(node: Node) -> bool:
+    return not _is_weight(node) and not is_size(node)
+
+
+def _maker(node: Node) -> Node:
+    """The op that makes a value: one of several results is its op's."""
+    while is_getitem(node) and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
+
+
+def _output_text(node: Node) -> str:
+    """A value by the name of what makes it; of a weight, by the model's name."""
+    name = str(node.target) if _is_weight(node) else _maker(node).name
+    return f"{name}: {', '.join(_results(node.meta.get('val')))}".removesuffix(": ")
+
+
+def _results(value: Any) -> tuple[str, ...]:
+    """``float32[s0, 128]`` for every tensor of a value."""
+    if isinstance(value, (list, tuple)):
+        return tuple(text for item in value for text in _results(item))
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return (f"{str(value.dtype).removeprefix('torch.')}[{', '.join(map(str, value.shape))}]",)
+    return (str(value),) if value is not None else ()
 
 
 def value_text(node: Node) -> str:
     """A node's value for `SegmentReport.inputs`: ``x: float32[s0, 128]``; the name alone when unknown."""
     value: Any = node.meta.get("val")
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        dtype = str(value.dtype).removeprefix("torch.")
-        return f"{node.name}: {dtype}[{', '.join(map(str, value.shape))}]"
+    if isinstance(value, torch.Tensor):
+        return f"{node.name}: {_results(value)[0]}"
     return f"{node.name}: {value}" if type(value).__name__ == "SymInt" else node.name
 
 

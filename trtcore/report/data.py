@@ -48,7 +48,7 @@ __all__ = [
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report(ReportFields):
     """What a compile did, or what it would do: `ReportFields`, with text and JSON."""
 
@@ -60,8 +60,35 @@ class Report(ReportFields):
         """The whole report as plain text; `verbose` adds every op with its candidates."""
         return texts.text(self, verbose=verbose)
 
+    def html(self) -> str:
+        """The report as a page: the partitioned graph drawn, what runs where and why, and what it costs.
+
+        One self-contained document that needs no network; write it to a file and open it:
+        ``Path("report.html").write_text(report.html(), encoding="utf-8")``.
+        """
+        from trtcore.report.html import page
+
+        return page(self)
+
+    def to_model_explorer(self) -> dict[str, Any]:
+        """The partitioned graph as plain values that Model Explorer (the package ai-edge-model-explorer) reads from a
+        JSON file."""
+        from trtcore.report.model_explorer import graphs
+
+        return graphs(self)
+
     def __str__(self) -> str:
         return self.text()
+
+    def __repr__(self) -> str:
+        name = f" of {self.model}" if self.model else ""
+        return f"<Report: {self.kind}{name}, {texts.counts(self)}>"
+
+    def _repr_html_(self) -> str:
+        """The page in a frame, where a notebook shows a report."""
+        from trtcore.report.html import frame
+
+        return frame(self)
 
     def render(self, console: Console | None = None, *, verbose: bool = False) -> None:
         """Print the report to a rich console, with tables."""

@@ -16,6 +16,10 @@ REFERENCE_NOTE = (
 )
 
 
+FLOPS_PER_BYTE = 100
+"""Where costs are compared: an H200 computes 495 TFLOP/s in TF32 and moves 4.8 TB/s."""
+
+
 @dataclass(frozen=True)
 class CandidateReport:
     """A converter that could have taken a node, and what became of it.
@@ -54,6 +58,15 @@ class NodeReport:
         source: file and line in the user's code, as ``/home/me/model.py:12``.
         candidates: every converter that was considered, best first.
         sources: of a pattern, the captured graph's ops that it stands for, as ``mul (aten.mul.Tensor)``.
+        inputs: names of the ops and model inputs whose values it takes, in order, each once.
+        weights: the weights and constants that it takes, as ``fc.weight: float32[8, 8]``.
+        outputs: its results, as ``float32[s0, 8]``; a pattern of several results has several.
+        layers: the TensorRT layers that it became, as ``MATRIX_MULTIPLY fc/aten.linear.default/linear/0``; empty where
+            no network was made.
+        bytes: estimate of what it reads and writes at opt sizes, in bytes; 0 for a view, None where a size is unknown.
+        flops: estimate of its floating-point operations at opt sizes, where it is in torch and torch has a formula
+            for its op; else None.
+        advice: the one thing that would change where it runs; "" where nothing is known to.
     """
 
     name: str
@@ -68,11 +81,23 @@ class NodeReport:
     source: str = ""
     candidates: tuple[CandidateReport, ...] = ()
     sources: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    bytes: int | None = None
+    flops: int | None = None
+    advice: str = ""
+
+    @property
+    def cost(self) -> float:
+        """What it costs, in bytes moved: a GPU does some 100 floating-point operations while it moves a byte."""
+        return max(self.bytes or 0, (self.flops or 0) / FLOPS_PER_BYTE)
 
     @property
     def place(self) -> str:
         """``module.path (file.py:12)``, as much of it as is known; the node's name when nothing is."""
-        source = _short_path(self.source)
+        source = short_path(self.source)
         if self.module_path and source:
             return f"{self.module_path} ({source})"
         return self.module_path or source or self.name
@@ -190,6 +215,16 @@ class FallbackGroup:
     def count(self) -> int:
         return len(self.nodes)
 
+    @property
+    def cost(self) -> float:
+        """What its ops cost together, see `NodeReport.cost`."""
+        return sum(node.cost for node in self.nodes)
+
+    @property
+    def advice(self) -> str:
+        """The one thing that would change where its ops run; "" where nothing is known to."""
+        return next((node.advice for node in self.nodes if node.advice), "")
+
     def __str__(self) -> str:
         first = self.nodes[0]
         return f"{self.count} x {self.op}: {self.reason or 'no reason given'}; first at {first.place}"
@@ -203,6 +238,9 @@ class ReportFields:
         kind: "compile", "explain" or "dryrun".
         model: the model's class or file name.
         nodes: every op of the lowered graph, in graph order.
+        inputs, outputs: the model's, as ``x: float32[s0, 128]``. The name of an output is that of the op or input
+            whose value it is.
+        modules: the class of each module that has ops, by its path.
         segments: the hybrid graph's parts, in execution order.
         stages: wall clock of each stage, in order.
         quarantined: nodes that went back to torch after a failure.
@@ -244,6 +282,9 @@ class ReportFields:
     peak_memory_bytes: int | None = None
     trtcore_version: str = ""
     torch_version: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Settings may hold functions, dtypes, devices: a report is plain, so that it pickles and compares.
@@ -295,13 +336,17 @@ class ReportFields:
         """Ops in torch that no converter took, grouped by op and reason, the most frequent first."""
         return _groups(node for node in self.nodes if not node.in_engine and not node.lost_to)
 
+    def costliest(self) -> tuple[FallbackGroup, ...]:
+        """All ops in torch, grouped by op and reason, what costs the most first."""
+        return tuple(sorted(_groups(self.in_torch), key=lambda group: -group.cost))
+
     def lost(self, to: str = "min_block_size") -> tuple[FallbackGroup, ...]:
         """Ops that have a converter and run in torch all the same, for the reason `to`."""
         return _groups(node for node in self.nodes if not node.in_engine and node.lost_to == to)
 
 
-def _short_path(source: str) -> str:
-    """``file:line`` without what every file of an environment, or of this directory, begins with."""
+def short_path(source: str) -> str:
+    """A ``file:line`` without what every file of an environment, or of this directory, begins with."""
     _, found, rest = source.rpartition("site-packages" + os.sep)
     return rest if found else source.removeprefix(os.getcwd() + os.sep)
 

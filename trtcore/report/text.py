@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def summary(report: ReportFields) -> str:
     """The few lines a person wants first."""
-    lines = [_counts(report), *(f"{name}: {value}" for name, value in _facts(report))]
+    lines = [counts(report), *(f"{name}: {value}" for name, value in facts(report))]
     if report.fallbacks():
         lines.append(f"in torch: {report.fallbacks()[0]}")
         if len(report.fallbacks()) > 1:
@@ -122,13 +122,14 @@ def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 
 def _header(report: ReportFields) -> str:
     title = f"trtcore {report.kind}" + (f": {report.model}" if report.model else "")
-    facts = _facts(report)
-    width = max((len(name) for name, _ in facts), default=0)
-    lines = [title, f"  {_counts(report)}", *(f"  {name.ljust(width)}  {value}" for name, value in facts)]
+    known = facts(report)
+    width = max((len(name) for name, _ in known), default=0)
+    lines = [title, f"  {counts(report)}", *(f"  {name.ljust(width)}  {value}" for name, value in known)]
     return "\n".join(lines)
 
 
-def _counts(report: ReportFields) -> str:
+def counts(report: ReportFields) -> str:
+    """``12 of 15 ops in 2 engines, 3 in torch, 4 segments``."""
     engines = len(report.engines)
     outside, inside, writes = len(report.in_torch), len(report.converted), len(report.written_back)
     return (
@@ -138,29 +139,30 @@ def _counts(report: ReportFields) -> str:
     )
 
 
-def _facts(report: ReportFields) -> list[tuple[str, str]]:
-    facts = []
+def facts(report: ReportFields) -> list[tuple[str, str]]:
+    """What a compile had at hand and what it took: names and values, for people."""
+    found: list[tuple[str, str]] = []
     if report.backend:
         target = f", target {report.target}" if report.target else ""
-        facts.append(("backend", f"{report.backend} {report.backend_version}".strip() + target))
+        found.append(("backend", f"{report.backend} {report.backend_version}".strip() + target))
     else:
-        facts.append(("backend", f"none: {report.no_backend_reason or 'no backend took part'}"))
+        found.append(("backend", f"none: {report.no_backend_reason or 'no backend took part'}"))
     if report.runtime:
         why = f": {report.runtime_reason}" if report.runtime_reason else ""
-        facts.append(("runtime", report.runtime + why))
+        found.append(("runtime", report.runtime + why))
     if report.engine_bytes:
-        facts.append(("engines", format_bytes(report.engine_bytes)))
+        found.append(("engines", format_bytes(report.engine_bytes)))
     if report.stages:
         stages = ", ".join(f"{stage.name} {format_seconds(stage.seconds)}" for stage in report.stages)
-        facts.append(("time", f"{format_seconds(report.seconds)} ({stages})"))
+        found.append(("time", f"{format_seconds(report.seconds)} ({stages})"))
     if report.peak_memory_bytes:
-        facts.append(("peak memory", format_bytes(report.peak_memory_bytes)))
+        found.append(("peak memory", format_bytes(report.peak_memory_bytes)))
     for index, symbols in enumerate(report.profiles or [report.symbols] * bool(report.symbols)):
         ranges = (f"{name} {low}..{high} (opt {opt})" for name, (low, opt, high) in symbols.items())
-        facts.append((f"profile {index}" if report.profiles else "dynamic", ", ".join(ranges)))
+        found.append((f"profile {index}" if report.profiles else "dynamic", ", ".join(ranges)))
     if report.settings:
-        facts.append(("settings", ", ".join(f"{name}={value!r}" for name, value in report.settings.items())))
-    return facts
+        found.append(("settings", ", ".join(f"{name}={value!r}" for name, value in report.settings.items())))
+    return found
 
 
 def _sections(report: ReportFields, *, verbose: bool) -> list[_Section]:
@@ -181,7 +183,7 @@ def _sections(report: ReportFields, *, verbose: bool) -> list[_Section]:
         lines = [(line,) for item in report.quarantined for line in _quarantine_lines(item)]
         sections.append(_Section("Quarantined: back to torch after a failure", lines))
     if report.plugins:
-        lines = [(line,) for plugin in report.plugins for line in _plugin_lines(plugin, report.backend)]
+        lines = [(line,) for plugin in report.plugins for line in plugin_lines(plugin, report.backend)]
         sections.append(_Section("Kernel plugins", lines))
     if report.packs:
         rows = [(pack.name, pack.version, pack.status, str(pack.ops), pack.error) for pack in report.packs]
@@ -224,7 +226,8 @@ def _quarantine_lines(item: QuarantineReport) -> list[str]:
     return lines + [f"  TensorRT: {line}" for line in item.tensorrt]
 
 
-def _plugin_lines(plugin: PluginReport, backend: str | None) -> list[str]:
+def plugin_lines(plugin: PluginReport, backend: str | None) -> list[str]:
+    """What a report says of a kernel plugin."""
     lines = []
     if plugin.ops:
         outside = "" if plugin.deployable else "; a Python callback: the engine does not run outside Python"
