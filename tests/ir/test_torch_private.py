@@ -323,6 +323,40 @@ def test_what_sees_ops():
     }, f"{CHANGED} what sees ops: {seen}"  # fmt: skip
 
 
+def test_any_autocast():
+    seen = [private.any_autocast()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen += [private.any_autocast(), private.ops_are_watched()]
+    assert seen == [False, True, True], f"{CHANGED} what tells of autocast"
+
+
+def test_global_pre_hooks():
+    assert not private.has_global_pre_hooks()
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: None)
+    try:
+        assert private.has_global_pre_hooks(), f"{CHANGED} where hooks for every module are"
+        assert private.has_global_hooks()
+    finally:
+        handle.remove()
+
+
+def test_new_tensors_without_a_parser():
+    made = private.empty_on_cpu()((2, 3), (3, 1), torch.float16)
+    assert (made.shape, made.stride(), made.dtype) == ((2, 3), (3, 1), torch.float16), (
+        f"{CHANGED} _empty_strided_cpu"
+    )
+
+
+@pytest.mark.gpu
+def test_cuda_calls():
+    device, stream, capturing, empty = private.cuda_calls()
+    assert device() == torch.cuda.current_device()
+    with torch.cuda.stream(torch.cuda.Stream()) as _:
+        assert stream(device()) == torch.cuda.current_stream().cuda_stream
+    assert not capturing()
+    assert empty((2, 3), (3, 1), torch.float16).device == torch.device("cuda", device())
+
+
 def test_is_being_differentiated():
     from torch.autograd import forward_ad
 

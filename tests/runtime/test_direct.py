@@ -67,14 +67,22 @@ def calls(monkeypatch):
 
 
 def test_plain_tensors_do_not_go_through_the_dispatcher(module, model, x, monkeypatch):
-    ran = []
     monkeypatch.setattr(direct, "execute_engine", None)
-    engine_run = direct.execute
-    monkeypatch.setattr(direct, "execute", lambda *args: ran.append(args[3]) or engine_run(*args))
     with torch.no_grad():
         torch.testing.assert_close(module(x), model(x))
         torch.testing.assert_close(module(x=x), model(x))
-    assert len(ran) == 4
+
+
+def test_a_usual_call_looks_at_nothing_twice(module, model, x, monkeypatch):
+    """Once its shapes have been right: no check of the arguments, no look-up of the engine, no check of its inputs."""
+    with torch.no_grad():
+        want = model(x)
+        module(x)
+        for where in (direct, type(module._input_check)):
+            monkeypatch.setattr(where, "execute" if where is direct else "_check", None)
+        torch.testing.assert_close(module(x), want)
+        with pytest.raises(TypeError):
+            module(x[:2])
 
 
 class Ops(TorchDispatchMode):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import threading
+import weakref
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -20,8 +22,12 @@ from engines import BACKEND, ROWS, X, add_one, make
 
 from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.errors import ArtifactError, BackendUnavailableError, ConversionError, InputError
+from trtcore.ir.torch_private import empty_on_cpu
+from trtcore.runtime.native import captures
+from trtcore.runtime.native.binding_plan import choose_profile, make_binding_plan
 from trtcore.runtime.native.bindings import IOTensor, NativeError, TensorRT, connect
-from trtcore.runtime.native.logic import NativeEngine, choose_profile, make_binding_plan
+from trtcore.runtime.native.cuda import Ambient
+from trtcore.runtime.native.logic import NativeEngine
 from trtcore.runtime.profiles import optimization_profile
 from trtcore_reference import compile_snapshot
 
@@ -31,6 +37,7 @@ ALIGNMENT = 64  # what torch's CPU allocator gives
 @pytest.fixture(autouse=True)
 def _alignment_of_the_cpu(monkeypatch):
     monkeypatch.setattr("trtcore.runtime.native.logic.ALIGNMENT", ALIGNMENT)
+    monkeypatch.setattr("trtcore.runtime.native.context.ALIGNMENT", ALIGNMENT)
 
 
 @dataclass
@@ -41,6 +48,17 @@ class Context:
     profile: int = 0
     memory: tuple | None = None
     running: bool = False
+    ran: list = field(default_factory=list)
+
+
+class Token:
+    """Stands for a CUDA user object: `gone` is what the graph's end sets."""
+
+    def __init__(self):
+        self.gone = False
+
+    def done(self):
+        return self.gone
 
 
 class Recorder:
@@ -54,20 +72,52 @@ class Recorder:
         self.contexts = []
         self.refuse = None
         self.location = {}
+        self.capture = 0  # the number of the capture that is going on
+        self.tokens = []
+        self.mode = ["strict"]
+
+    def ambient(self):
+        return Ambient(
+            lambda: -1,
+            lambda index: self.stream() if callable(self.stream) else self.stream,
+            lambda: self.capture != 0,
+            empty_on_cpu(),
+        )
 
     def on_device(self, device):
+        self.calls.append("guard")
         return contextlib.nullcontext()
 
-    def current_stream(self, device):
-        return self.stream() if callable(self.stream) else self.stream
+    def execution_stream(self, index, stream):
+        return stream or BLOCKING
 
     @contextlib.contextmanager
     def side_stream(self, device):
-        self.calls.append("fork")
-        yield 99
-        self.calls.append("join")
+        self.calls.append("side")
+        stream, self.stream, capture, self.capture = self.stream, SIDE, self.capture, 0
+        yield SIDE
+        self.stream, self.capture = stream, capture
+        self.calls.append("synchronize")
+
+    @contextlib.contextmanager
+    def relaxed(self):
+        self.mode.append("relaxed")
+        yield
+        self.mode.pop()
+
+    def capture_number(self, stream):
+        return self.capture
+
+    def graph_token(self, stream):
+        assert self.capture
+        self.tokens.append(Token())
+        return self.tokens[-1]
+
+    def refused(self, what):
+        return NativeError(f"TensorRT refused {what}", tensorrt=(self.refuse,))
 
     def deserialize(self, plan):
+        assert self.mode[-1] == "relaxed"
         self.calls.append("deserialize")
         return "engine"
 
@@ -84,9 +134,17 @@ class Recorder:
         return tuple(found)
 
     def create_context(self, engine):
+        assert self.mode[-1] == "relaxed"
         self.calls.append("create_context")
         self.contexts.append(Context())
         return self.contexts[-1]
+
+    def run_calls(self, context):
+        return (
+            functools.partial(self.set_address, context),
+            functools.partial(self.set_memory, context),
+            functools.partial(self.execute, context),
+        )
 
     def set_profile(self, context, index, stream):
         self.calls.append(("profile", index))
@@ -99,7 +157,10 @@ class Recorder:
     def set_address(self, context, name, address):
         assert address, "TensorRT takes no null address"
         assert address % ALIGNMENT == 0 or name in self.location or name.startswith("size_")
+        assert context.addresses.get(name) != address or name.startswith("size_"), "an equal address again"
+        self.calls.append(("address", name))
         context.addresses[name] = address
+        return True
 
     def set_allocator(self, context, name, allocator):
         context.allocators[name] = allocator
@@ -123,13 +184,17 @@ class Recorder:
 
     def set_memory(self, context, address, size):
         assert size >= 1000
+        assert context.memory != (address, size)
+        self.calls.append("memory")
         context.memory = (address, size)
 
     def execute(self, context, stream):
         if self.refuse:
-            raise NativeError("TensorRT refused to run", tensorrt=(self.refuse,))
+            return False
         assert not context.running, "one context, two calls at a time"
         assert context.memory is not None
+        assert context.ran or (self.mode[-1] == "relaxed" and not self.capture), "forbidden in a capture"
+        context.ran.append(self.capture)
         context.running = True
         self.calls.append(("execute", stream))
         m = self.artifact.manifest
@@ -145,6 +210,7 @@ class Recorder:
                 address = context.addresses[binding.name]
             ctypes.memmove(address, result.data_ptr(), result.numel() * result.itemsize)
         context.running = False
+        return True
 
     def read(self, context, name, dtype, shape):
         count = torch.Size(shape).numel()
@@ -157,13 +223,26 @@ class Recorder:
         return [call for call in self.calls if call[0] == "execute"]
 
 
+BLOCKING, SIDE = 99, 77
+PLUMBING = ("guard", "memory")  # what does not belong to a run's meaning
+
+
 def native(artifact, **options):
     recorder = Recorder(artifact, **options)
     return NativeEngine(artifact.manifest, artifact.plan, recorder, device_type="cpu"), recorder
 
 
 def run(engine, artifact, inputs, sizes=()):
+    """As `Engine.run`: the generated code first."""
+    usual = engine.fast(inputs, sizes)
+    if usual is not None:
+        return usual
     return engine.run(list(inputs), list(sizes), artifact.manifest.solve([x.shape for x in inputs], sizes))
+
+
+def told(calls):
+    """Without addresses and plumbing."""
+    return [c for c in calls if c not in PLUMBING and c[0] != "address"]
 
 
 def test_runs_on_the_callers_stream_and_sets_nothing_twice():
@@ -172,7 +251,7 @@ def test_runs_on_the_callers_stream_and_sets_nothing_twice():
     for _ in range(3):
         x = torch.randn(2, 4)
         assert torch.equal(run(engine, artifact, [x])[0], torch.relu(x + 1))
-    assert recorder.calls == [
+    assert told(recorder.calls) == [
         "deserialize",
         "create_context",
         ("shape", "x", (2, 4)),
@@ -180,14 +259,211 @@ def test_runs_on_the_callers_stream_and_sets_nothing_twice():
     ]
     x = torch.randn(5, 4)
     assert torch.equal(run(engine, artifact, [x])[0], torch.relu(x + 1))
-    assert recorder.calls[-2:] == [("shape", "x", (5, 4)), ("execute", 7)]
+    assert told(recorder.calls)[-2:] == [("shape", "x", (5, 4)), ("execute", 7)]
 
 
-def test_on_the_default_stream_a_side_stream_is_forked_and_joined():
-    artifact = add_one()
-    engine, recorder = native(artifact, stream=0)
-    run(engine, artifact, [torch.randn(2, 4)])
-    assert recorder.calls[-3:] == ["fork", ("execute", 99), "join"]
+class TestTheUsualCall:
+    """What one call costs, counted in calls of TensorRT and CUDA."""
+
+    def test_one_execute_and_nothing_else(self):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        x = torch.randn(2, 4)
+        kept = run(engine, artifact, [x])
+        recorder.calls.clear()
+        for _ in range(5):
+            y = run(engine, artifact, [x])
+            kept.append(y[0])  # every output has memory of its own
+        assert recorder.calls.count(("execute", 7)) == 5
+        assert set(recorder.calls) <= {("execute", 7), ("address", "out"), "memory"}
+        assert all(torch.equal(y, torch.relu(x + 1)) for y in kept)
+        assert len({y.data_ptr() for y in kept}) == 6
+
+    def test_no_guard_no_lock_and_no_look_at_the_manifest(self, monkeypatch):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        x = torch.randn(2, 4)
+        run(engine, artifact, [x])
+        monkeypatch.setattr(engine, "run", None)
+        monkeypatch.setattr(recorder, "on_device", None)
+        monkeypatch.setattr(engine, "_lock", None)
+        for _ in range(3):
+            assert torch.equal(run(engine, artifact, [x])[0], torch.relu(x + 1))
+
+    def test_the_default_stream_has_a_blocking_one_and_no_events(self):
+        artifact = add_one()
+        engine, recorder = native(artifact, stream=0)
+        for _ in range(2):
+            run(engine, artifact, [torch.randn(2, 4)])
+        assert told(recorder.calls)[-2:] == [("execute", BLOCKING)] * 2
+
+    def test_shapes_by_turns_have_contexts_of_their_own(self):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        for rows in (2, 5, 2, 5, 2):
+            x = torch.randn(rows, 4)
+            assert torch.equal(run(engine, artifact, [x])[0], torch.relu(x + 1))
+        assert [c for c in recorder.calls if c[0] == "shape"] == [
+            ("shape", "x", (2, 4)),
+            ("shape", "x", (5, 4)),
+        ]
+
+    def test_contexts_do_not_grow_with_shapes(self, monkeypatch):
+        monkeypatch.setattr("trtcore.runtime.native.logic._MOST_CONTEXTS", 3)
+        monkeypatch.setattr("trtcore.runtime.native.logic._MOST_KEYS", 5)
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        for _ in range(3):
+            for rows in range(1, 9):
+                x = torch.randn(rows, 4)
+                assert torch.equal(run(engine, artifact, [x])[0], torch.relu(x + 1))
+        assert len(recorder.contexts) == 3
+        assert len(engine._ready) <= 5
+
+    def test_nothing_that_a_call_allocates_stays(self):
+        artifact = add_one()
+        engine, _ = native(artifact)
+        x = torch.randn(2, 4)
+        before = _tensors()
+        for _ in range(3):
+            run(engine, artifact, [x])
+        assert _tensors() == before
+
+    @pytest.mark.parametrize(
+        "unusual",
+        [
+            lambda x: x.double(),
+            lambda x: torch.nn.Parameter(x),
+            lambda x: x.t().contiguous().t(),
+            lambda x: torch.cat([x.flatten(), x.new_zeros(1)])[1:].view(2, 4),
+            lambda x: x[:1, :3],
+            lambda x: x.to_sparse(),
+            lambda x: x.to("meta"),
+        ],
+    )
+    def test_what_is_not_usual_is_left_to_the_other_way(self, unusual):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        x = torch.randn(2, 4)
+        assert engine.fast([x], []) is None  # nothing has run yet
+        run(engine, artifact, [x])
+        assert torch.equal(engine.fast([x], [])[0], torch.relu(x + 1))
+        recorder.calls.clear()
+        assert engine.fast([unusual(x)], []) is None
+        assert engine.fast([x, x], []) is None
+        assert engine.fast([x], [3]) is None
+        assert not recorder.calls
+
+    def test_a_refused_run_drops_the_context(self):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        x = torch.randn(2, 4)
+        run(engine, artifact, [x])
+        recorder.refuse = "Error Code 1"
+        with pytest.raises(NativeError, match="refused to run"):
+            engine.fast([x], [])
+        recorder.refuse = None
+        assert engine.fast([x], []) is None
+        assert torch.equal(run(engine, artifact, [x])[0], torch.relu(x + 1))
+        assert len(recorder.contexts) == 2
+
+    def test_a_static_engine_with_several_outputs(self):
+        def body(n, x, y):
+            return n.sum(x, y), n.relu(x)
+
+        one = TensorBinding("x", torch.float32, (2, 3))
+        artifact = make(body, (one, replace(one, name="y")), (replace(one, name="a"), replace(one, name="b")))
+        engine, recorder = native(artifact)
+        for _ in range(3):
+            x, y = torch.randn(2, 3), torch.randn(2, 3)
+            a, b = run(engine, artifact, [x, y])
+            assert torch.equal(a, x + y)
+            assert torch.equal(b, x.relu())
+        assert engine.fast([x, y.t()], []) is None
+        assert len(recorder.contexts) == 1
+
+
+def _tensors():
+    gc.collect()
+    return sum(type(one) is torch.Tensor for one in gc.get_objects())
+
+
+class TestCaptures:
+    """Calls that are captured into a CUDA graph."""
+
+    def test_a_context_of_the_graphs_own_that_has_run_before(self):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        x = torch.randn(2, 4)
+        for warm_up in (False, True):
+            if warm_up:
+                run(engine, artifact, [x])
+            recorder.capture = 5 + warm_up
+            assert torch.equal(run(engine, artifact, [x])[0], torch.relu(x + 1))
+            recorder.capture = 0
+        captured = [context for context in recorder.contexts if context.ran[-1]]
+        assert [context.ran for context in captured] == [[0, 5], [0, 6]]
+        assert recorder.calls[recorder.calls.index("side") :].count("synchronize") == 2
+        run(engine, artifact, [x])
+        assert [context.ran[-1] for context in captured] == [5, 6], "an eager call took a graph's context"
+
+    def test_calls_in_one_capture_share_a_context_by_shape(self):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        recorder.capture = 3
+        for rows in (2, 2, 4, 2):
+            run(engine, artifact, [torch.randn(rows, 4)])
+        assert len(recorder.contexts) == 2
+        assert len(recorder.tokens) == 2
+
+    def test_graphs_that_are_gone_give_their_contexts_back(self):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        for number in range(1, 13):
+            recorder.capture = number
+            run(engine, artifact, [torch.randn(2, 4)])
+            recorder.capture = 0
+            recorder.tokens[-1].gone = True
+        assert len(recorder.contexts) == 1
+        recorder.tokens[-1].gone = True
+        run(engine, artifact, [torch.randn(2, 4)])
+        assert len(recorder.contexts) == 1, "an eager call takes a spare, too"
+
+    def test_a_spare_of_other_shapes_runs_outside_of_the_capture_first(self):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        for number, rows in ((1, 2), (2, 5)):
+            recorder.capture = number
+            run(engine, artifact, [torch.randn(rows, 4)])
+            recorder.capture = 0
+            recorder.tokens[-1].gone = True
+        (context,) = recorder.contexts
+        assert context.ran == [0, 1, 0, 2]
+
+    def test_a_graph_outlives_the_module(self):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        recorder.capture = 1
+        run(engine, artifact, [torch.randn(2, 4)])
+        recorder.capture = 0
+        held = weakref.ref(recorder.contexts[0])
+        recorder.contexts.clear()
+        token = recorder.tokens[0]
+        del engine
+        gc.collect()
+        assert held() is not None
+        token.gone = True
+        captures.sweep()
+        gc.collect()
+        assert held() is None
+
+    def test_what_needs_the_host_cannot_be_captured(self):
+        artifact = add_one()
+        engine, recorder = native(artifact)
+        recorder.location["x"] = True
+        recorder.capture = 1
+        with pytest.raises(InputError, match=r"cannot be captured.*'x' is read or written on the host"):
+            run(engine, artifact, [torch.randn(2, 4)])
 
 
 def test_strided_misaligned_and_empty_inputs():
@@ -314,7 +590,10 @@ def test_profiles_are_chosen_by_shape():
     for rows in (1, 5, 8, 2):
         x = torch.randn(rows, 4)
         assert torch.equal(run(engine, artifact, [x])[0], torch.relu(x + 1))
-    assert [call for call in recorder.calls if call[0] == "profile"] == [("profile", 1), ("profile", 0)]
+    # A new context has profile 0 already.
+    chosen = [(c.shapes["x"][0], c.profile) for c in recorder.contexts]
+    assert chosen == [(1, 0), (5, 1), (8, 1), (2, 0)]
+    assert [call for call in recorder.calls if call[0] == "profile"] == [("profile", 1)] * 2
 
 
 def test_a_profile_can_be_chosen_where_several_take_the_shape():
@@ -324,10 +603,11 @@ def test_a_profile_can_be_chosen_where_several_take_the_shape():
     engine, recorder = native(artifact, profiles={"x": profiles})
     given = torch.randn(4, 4)
     values = {"s0": 4}
-    engine.run([given], [], values)
+    run(engine, artifact, [given])
     with optimization_profile(1):
-        engine.run([given], [], values)
-        engine.run([given], [], values)
+        assert engine.fast([given], []) is None, "another profile's context"
+        run(engine, artifact, [given])
+        assert engine.fast([given], []) is not None
         with pytest.raises(InputError, match="profile 1 of 2 does not take"):
             engine.run([given[:2]], [], {"s0": 2})
     assert torch.equal(engine.run([given], [], values)[0], given.relu())

@@ -29,6 +29,7 @@ __all__ = [
     "FakeTensorMode",
     "LazyGraphModule",
     "SizeDecisionError",
+    "any_autocast",
     "autocast_entry",
     "below_autograd",
     "bounds_of_symbol",
@@ -36,7 +37,9 @@ __all__ = [
     "compiled_forward",
     "composite_kernel",
     "core_decompositions",
+    "cuda_calls",
     "default_tolerances",
+    "empty_on_cpu",
     "evaluate_expression",
     "expression",
     "expression_bounds",
@@ -45,6 +48,7 @@ __all__ = [
     "grad_mode_switch",
     "guards_code",
     "has_global_hooks",
+    "has_global_pre_hooks",
     "higher_order_name",
     "hint",
     "interval_bounds",
@@ -330,14 +334,23 @@ def default_tolerances(dtype: torch.dtype) -> tuple[float, float]:
 
 
 def ops_are_watched() -> bool:
-    """Whether a mode, a functorch transform, forward-mode AD or a profiler is on, which work by seeing ops."""
+    """Whether a mode, autocast, a functorch transform, forward-mode AD or a profiler is on: these work by ops."""
     return bool(
-        torch._C._len_torch_function_stack()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd._profiler_enabled()
+        _function_modes()
+        or _dispatch_modes()
+        or any_autocast()
+        or _transform() is not None
+        or _profiler()
         or forward_ad._current_level >= 0
     )
+
+
+# Asked in every call of a compiled module: looked up once.
+_function_modes, _dispatch_modes = torch._C._len_torch_function_stack, torch._C._len_torch_dispatch_stack
+_transform, _profiler = torch._C._functorch.peek_interpreter_stack, torch.autograd._profiler_enabled
+
+any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
+"""Whether autocast is on for any kind of device."""
 
 
 def is_transformed() -> bool:
@@ -363,6 +376,11 @@ def is_traced_by_jit() -> bool:
     return torch._C._get_tracing_state() is not None
 
 
+def has_global_pre_hooks() -> bool:
+    """Whether pre-hooks were registered for every module: these may change arguments."""
+    return bool(torch.nn.modules.module._global_forward_pre_hooks)
+
+
 def has_global_hooks() -> bool:
     """Whether hooks were registered for every module."""
     return bool(torch.nn.modules.module._has_any_global_hook())  # type: ignore[no-untyped-call]
@@ -370,6 +388,28 @@ def has_global_hooks() -> bool:
 
 below_autograd: Callable[[], Any] = torch._C._AutoDispatchBelowAutograd
 """A context manager: ops called in it begin below autograd."""
+
+
+# --- CUDA -------------------------------------------------------------------------------------------------
+
+
+def cuda_calls() -> tuple[Callable[..., Any], ...]:
+    """The index of the current device; a device's current stream; whether the current stream is being captured; and a
+    new tensor ``(size, stride, dtype)`` on the current device. Their public forms take up to twenty times as long."""
+    c: Any = torch._C
+    return (
+        c._cuda_getDevice,
+        c._cuda_getCurrentRawStream,
+        c._cuda_isCurrentStreamCapturing,
+        c._dynamo.guards._empty_strided_cuda,
+    )
+
+
+def empty_on_cpu() -> Callable[..., torch.Tensor]:
+    """A new tensor ``(size, stride, dtype)`` on the CPU, as `cuda_calls` has it for GPUs."""
+    guards: Any = torch._C._dynamo.guards
+    made: Callable[..., torch.Tensor] = guards._empty_strided_cpu
+    return made
 
 
 # --- traces and graphs --------------------------------------------------------------------------------------

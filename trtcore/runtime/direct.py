@@ -8,16 +8,19 @@ anew: as long as a small engine runs itself, for an op that has one kernel. Trac
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
 import torch
 
-from trtcore.ir.torch_private import compiled_forward, ops_are_watched
+from trtcore.ir.torch_private import compiled_forward
 from trtcore.runtime.conditions import CONDITION
+from trtcore.runtime.engine import resolve
 from trtcore.runtime.op import are_plain, execute, execute_engine
 
+_PLAN = re.compile(r"^(\s*\w+ = )self\.(\w+)\.plan\b", re.MULTILINE)
 _OP_CALL = re.compile(r"^(\s*\w+(?: : [^=\n]+)? = )torch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()", re.MULTILINE)
 
 
@@ -35,12 +38,10 @@ class DirectForward:
 
     def of(self, module: torch.nn.Module) -> Callable[..., Any]:
         """What to call with the module and the arguments: this code, or the module's own forward where that is
-        another by now or where somebody watches ops."""
+        another by now."""
         current: Callable[..., Any] = type(module).forward
         if current is not self._forward or "forward" in module.__dict__:
             return _own_forward
-        if ops_are_watched():
-            return current
         made = self._made
         if made is None:
             made = self._made = self._make()
@@ -48,17 +49,23 @@ class DirectForward:
 
     def _make(self) -> Callable[..., Any]:
         names: dict[str, Any] = dict(getattr(self._forward, "__globals__", {}))
+        engines: list[Any] = []
 
         def bind(match: re.Match[str]) -> str:
             start, *path = match.groups()
             name = "_trtcore_" + "_".join(path)
             op = attrgetter(".".join(path))(torch.ops)
-            names[name] = call_engine if op is execute_engine else op
+            if op is execute_engine:
+                name = f"{name}_{len(names)}"
+                op = engine_call()
+                engines.append(op)
+            names[name] = op
             return start + name
 
         source = _OP_CALL.sub(bind, CONDITION.sub("", self._source))
-        if call_engine not in names.values():
+        if not engines:
             return self._forward
+        source = _PLAN.sub(r"\1self._modules['\2'].__dict__['plan']", source)
         return compiled_forward(source, names)
 
 
@@ -66,12 +73,35 @@ def _own_forward(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
     return module.forward(*args, **kwargs)
 
 
-def call_engine(
-    inputs: list[torch.Tensor], sizes: list[int], plan: torch.Tensor, manifest: str
-) -> list[torch.Tensor]:
-    """`execute_engine` for plain tensors; the op itself for what the dispatcher would unwrap or materialise."""
-    if (
-        not are_plain(inputs) or torch.compiler.is_compiling()
-    ):  # the latter in a frame that Dynamo found by itself
-        return execute_engine(inputs, sizes, plan, manifest)  # type: ignore[no-any-return]
-    return execute(inputs, sizes, plan, manifest)
+def engine_call() -> Callable[..., list[torch.Tensor]]:
+    """`execute_engine` for one place in a graph: remembers the engine, and asks it first for its usual call.
+
+    The op itself is for what the dispatcher would unwrap or materialise, and for frames that Dynamo found by itself.
+    """
+    known: Callable[[], Any] = _no_engine
+
+    def call(
+        inputs: list[torch.Tensor], sizes: list[int], plan: torch.Tensor, manifest: str
+    ) -> list[torch.Tensor]:
+        nonlocal known
+        if _is_compiling():
+            return execute_engine(inputs, sizes, plan, manifest)  # type: ignore[no-any-return]
+        engine = known()
+        if engine is not None and engine.last_plan() is plan:
+            usual: list[torch.Tensor] | None = engine.fast(inputs, sizes)
+            if usual is not None:
+                return usual
+        if not are_plain(inputs):
+            return execute_engine(inputs, sizes, plan, manifest)  # type: ignore[no-any-return]
+        outputs = execute(inputs, sizes, plan, manifest)
+        known = weakref.ref(resolve(manifest, plan))
+        return outputs
+
+    return call
+
+
+_is_compiling = torch.compiler.is_compiling
+
+
+def _no_engine() -> None:
+    """Before the first call."""

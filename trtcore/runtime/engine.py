@@ -23,12 +23,15 @@ from trtcore.ir.expressions import parse_condition
 from trtcore.runtime.checks import check_structure, keep_promises, output_device
 from trtcore.runtime.choose import Runtime
 from trtcore.runtime.profiles import chosen_profile
+from trtcore.runtime.usual import arguments, is_static, shape_key
+from trtcore.runtime.usual import made as usual_call
 
 _table: weakref.WeakValueDictionary[tuple[str, str], Engine] = weakref.WeakValueDictionary()
 _holders: Any = WeakTensorKeyDictionary()  # plan tensor -> {runtime: Engine}: what keeps engines alive
 _lock = threading.RLock()
 
 Runner = Callable[[list[torch.Tensor], list[int], dict[str, int]], list[torch.Tensor]]
+Fast = Callable[[Sequence[torch.Tensor], Sequence[int]], "list[torch.Tensor] | None"]
 
 
 # ---- the table ------------------------------------------------------------------------------------------
@@ -132,6 +135,9 @@ class Engine:
 
     Args:
         artifact: the engine.
+
+    Attributes:
+        fast: (inputs, sizes) -> outputs for the usual call, in generated code; None for one that `run` must look at.
     """
 
     def __init__(self, artifact: EngineArtifact) -> None:
@@ -141,7 +147,10 @@ class Engine:
         self.artifact = artifact.detached()
         self.last_plan: Callable[[], torch.Tensor | None] = lambda: None
         self._lock = threading.Lock()
-        self._runner: Runner | None = None  # holds no reference to self: an engine is freed at once
+        # Neither holds a reference to self: an engine is freed at once.
+        self._runner: Runner | None = None
+        self.fast: Fast = _nothing_yet
+        self._checked: dict[Any, dict[str, int]] = {}
         self._inputs = tuple(
             _InputCheck(b, d) for b, d in zip(self.manifest.inputs, self.manifest.input_dims)
         )
@@ -179,9 +188,15 @@ class Engine:
             BackendUnavailableError: a native engine cannot run here.
             ConversionError: the engine gave another shape or dtype than the program promises.
         """
+        usual = self.fast(inputs, sizes)
+        if usual is not None:
+            return usual
         values = self._check(inputs, sizes)
         runner = self._runner or self._start()
-        return runner(list(inputs), list(sizes), values)
+        outputs = runner(list(inputs), list(sizes), values)
+        if self.manifest.runtime != "native" and len(self._checked) < _MOST_CHECKED:
+            self._checked[checked_key(self.manifest, inputs, sizes)] = values
+        return outputs
 
     def _check(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> dict[str, int]:
         manifest = self.manifest
@@ -276,9 +291,45 @@ class Engine:
         """Set the runtime up, once."""
         with self._lock:
             if self._runner is None:
-                make = _native if self.manifest.runtime == "native" else _in_torch
-                self._runner = make(self.manifest, self.artifact)
+                if self.manifest.runtime == "native":
+                    native = _native(self.manifest, self.artifact)
+                    runner, self.fast = native.run, native.fast
+                else:
+                    runner = _in_torch(self.manifest, self.artifact)
+                    self.fast = _checked_before(self.manifest, self._checked, runner)
+                self._runner = runner
             return self._runner
+
+
+_MOST_CHECKED = 256  # combinations of shapes that are remembered
+
+
+def _nothing_yet(inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> None:
+    """The fast call of an engine that is not set up."""
+
+
+def checked_key(manifest: EngineManifest, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> Any:
+    """What the generated code looks a call up by."""
+    if is_static(manifest):
+        return ()
+    return (*(tensor.shape for tensor in inputs), *sizes, chosen_profile())
+
+
+def _checked_before(manifest: EngineManifest, checked: dict[Any, dict[str, int]], runner: Runner) -> Fast:
+    """The usual call of a runtime that a pack contributes: of shapes that have been checked."""
+    made: Fast = usual_call(
+        f"{manifest.name}, {manifest.runtime}",
+        [
+            *arguments(manifest),
+            f"values = checked.get(({shape_key(manifest).removeprefix(', ')}))",
+            "if values is None:",
+            "    return None",
+            "return runner(list(inputs), list(sizes), values)",
+        ],
+        manifest,
+        {"checked": checked, "runner": runner, "chosen": chosen_profile},
+    )
+    return made
 
 
 def _in_torch(manifest: EngineManifest, artifact: EngineArtifact) -> Runner:
@@ -312,7 +363,7 @@ def _in_torch(manifest: EngineManifest, artifact: EngineArtifact) -> Runner:
     return run
 
 
-def _native(manifest: EngineManifest, artifact: EngineArtifact) -> Runner:
+def _native(manifest: EngineManifest, artifact: EngineArtifact) -> Any:
     from trtcore.runtime.native.bindings import connect
     from trtcore.runtime.native.logic import NativeEngine
 
@@ -326,7 +377,7 @@ def _native(manifest: EngineManifest, artifact: EngineArtifact) -> Runner:
             tensorrt=error.tensorrt,
             advice=f"{error.advice}; or {hint}" if error.advice else hint,
         ) from None
-    return NativeEngine(manifest, artifact.plan, connection).run
+    return NativeEngine(manifest, artifact.plan, connection)
 
 
 class _InputCheck:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,13 @@ from trtcore.ir.program import profile_ranges
 from trtcore.ir.signature import Binding
 from trtcore.ir.structures import spec_of, spec_state
 from trtcore.ir.symbols import expression_of, solve_linear
-from trtcore.ir.torch_private import is_traced_by_jit
+from trtcore.runtime.usual import accepts
 
 if TYPE_CHECKING:
     from trtcore.ir.program import InputSpec, Program, SymbolRange
+
+
+_MOST_ACCEPTED = 256  # combinations of shapes that are remembered
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,8 @@ class InputCheck:
     ordered: bool = True
     """Whether dicts must have their keys in the order of the capture."""
     _flat: bool = field(default=False, repr=False)
-    _accepted: list[Any] = field(default_factory=lambda: [None], repr=False, compare=False)
-    """The signature of the latest call that was right: the next one mostly has it too."""
+    _memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Shapes of calls that were right, and code that finds them."""
 
     _tensors_only: bool = field(init=False, repr=False, compare=False)
     """Whether dtypes, shapes, devices and layouts say everything about a call."""
@@ -117,7 +120,7 @@ class InputCheck:
         object.__setattr__(self, "_tensors_only", self._flat and plain)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "specs": tuple(map(spec_state, self.specs)), "_accepted": [None]}
+        return {**self.__dict__, "specs": tuple(map(spec_state, self.specs)), "_memo": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, specs=tuple(map(spec_of, state["specs"])))
@@ -155,14 +158,27 @@ class InputCheck:
         Raises:
             InputError: the call does not fit.
         """
-        tracing = torch.compiler.is_compiling() or is_traced_by_jit()
-        seen = _signature(args) if self._tensors_only and not kwargs and not tracing else None
-        if seen is not None and seen == self._accepted[0]:
-            return args
         values = self._check(args, kwargs)
-        if values is args:
-            self._accepted[0] = seen
+        if values is args and self._tensors_only and not torch.compiler.is_compiling():
+            self._remember(args)
         return values
+
+    @property
+    def usual(self) -> Callable[[Sequence[Any]], bool] | None:
+        """Generated code that is True for positional arguments that are as a call was that `check` found right; None
+        where dtypes, shapes, devices and layouts do not say everything about a call."""
+        known: Callable[[Sequence[Any]], bool] | None = self._memo.get("usual")
+        return known
+
+    def _remember(self, args: Sequence[Any]) -> None:
+        memo, leaves = self._memo, [leaf for leaf in self.leaves if isinstance(leaf, _Tensor)]
+        accepted = memo.setdefault("accepted", set())
+        if len(accepted) < _MOST_ACCEPTED:
+            accepted.add(tuple(arg.shape for arg, leaf in zip(args, leaves) if leaf.static is None))
+        if "usual" not in memo:
+            memo["usual"] = accepts(
+                [(leaf.dtype, leaf.static, leaf.device_group) for leaf in leaves], accepted
+            )
 
     def _check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
         values = self.binding.bind(args, kwargs)
@@ -241,16 +257,6 @@ class InputCheck:
             raise InputError(
                 f"the model was captured under the condition {guard.text}, which does not hold for {got}"
             )
-
-
-def _signature(args: Sequence[Any]) -> list[Any] | None:
-    """dtype, shape, device and layout of every argument; None where one is no plain tensor."""
-    found: list[Any] = []
-    for arg in args:
-        if type(arg) is not torch.Tensor:
-            return None
-        found += (arg.dtype, arg.shape, arg.device, arg.layout)
-    return found
 
 
 def _profiles(program: Program) -> tuple[ProfileSizes, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -11,7 +11,12 @@ import torch
 from torch.fx.graph import _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from trtcore.ir.torch_private import has_global_hooks, is_traced_by_jit
+from trtcore.ir.torch_private import (
+    has_global_hooks,
+    has_global_pre_hooks,
+    is_traced_by_jit,
+    ops_are_watched,
+)
 from trtcore.report.data import Report
 from trtcore.runtime.calling import FlatCodeGen
 from trtcore.runtime.direct import DirectForward
@@ -37,9 +42,14 @@ class CompiledModule(torch.fx.GraphModule):
     _direct: ClassVar[DirectForward]
     _input_check: InputCheck | None = None
     _sharing: Sharing | None = None
+    _usual: Callable[[Sequence[Any]], bool] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the arguments and run; by way of ``torch.nn.Module`` only where hooks or a trace want to know."""
+        if not (kwargs or _watched(self) or ops_are_watched()):
+            usual = self._usual
+            if usual is not None and usual(args):
+                return self._direct.of(self)(self, *args)
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             with captured_dtypes():
                 return self(*args, **kwargs)
@@ -51,6 +61,10 @@ class CompiledModule(torch.fx.GraphModule):
         values = check.check(args, kwargs)
         if self._sharing is not None:
             self._sharing.check(self, *check.named_leaves(values))
+        else:
+            self._usual = check.usual
+        if ops_are_watched():
+            return self.forward(*args, **kwargs)
         return self._direct.of(self)(self, *args, **kwargs)
 
     def _watched_call(self, check: InputCheck, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -69,7 +83,7 @@ class CompiledModule(torch.fx.GraphModule):
         with _hook_lock:
             hooks, check = self._forward_pre_hooks, self._input_check
             others = [key for key, hook in hooks.items() if hook is not check]
-            globally = torch.nn.modules.module._global_forward_pre_hooks
+            globally = has_global_pre_hooks()
             last = next(reversed(hooks.values()), None)
             if (others or globally) and last is check:
                 return True
@@ -119,6 +133,7 @@ class CompiledModule(torch.fx.GraphModule):
         self.report = report
         self._input_check = check
         self._sharing = Sharing.of_graph(self)
+        self._usual = None
         for key in [key for key, hook in self._forward_pre_hooks.items() if isinstance(hook, InputCheck)]:
             del self._forward_pre_hooks[key]  # a copy's, of the check that it was copied with
             self._forward_pre_hooks_with_kwargs.pop(key, None)
@@ -158,10 +173,13 @@ def tracer_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return None
 
 
+_is_compiling = torch.compiler.is_compiling
+
+
 def _watched(module: torch.nn.Module) -> bool:
     """Whether somebody besides ourselves wants to see the call."""
     return bool(
-        torch.compiler.is_compiling()
+        _is_compiling()
         or torch.nn.Module.__call__ is not _module_call
         or module._forward_pre_hooks
         or module._forward_hooks

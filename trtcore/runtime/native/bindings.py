@@ -16,6 +16,7 @@ import torch
 
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import BackendUnavailableError, TrtcoreError
+from trtcore.runtime.native.cuda import Ambient, Cuda
 
 
 @dataclass(frozen=True)
@@ -49,31 +50,39 @@ class Allocator(Protocol):
         """The output's shape is known."""
 
 
+Calls = tuple[Callable[[str, int], bool], Callable[[int, int], None], Callable[[int], bool]]
+"""Of one context: set the address of a tensor; set the activation memory and its size; queue one run on a stream.
+False is a refusal (`Connection.refused`)."""
+
+
 class Connection(Protocol):
     """What `logic.py` needs from TensorRT and CUDA. Engines and contexts are opaque handles."""
 
+    def ambient(self) -> Ambient: ...
     def on_device(self, device: torch.device) -> AbstractContextManager[Any]: ...
-    def current_stream(self, device: torch.device) -> int: ...
+    def execution_stream(self, index: int, stream: int) -> int: ...
     def side_stream(self, device: torch.device) -> AbstractContextManager[int]: ...
+    def relaxed(self) -> AbstractContextManager[None]: ...
+    def capture_number(self, stream: int) -> int: ...
+    def graph_token(self, stream: int) -> Any: ...
     def deserialize(self, plan: torch.Tensor) -> Any: ...
     def io_tensors(self, engine: Any) -> tuple[IOTensor, ...]: ...
     def create_context(self, engine: Any) -> Any: ...
+    def run_calls(self, context: Any) -> Calls: ...
     def set_profile(self, context: Any, index: int, stream: int) -> None: ...
     def set_input_shape(self, context: Any, name: str, shape: Sequence[int]) -> None: ...
-    def set_address(self, context: Any, name: str, address: int) -> None: ...
     def set_allocator(self, context: Any, name: str, allocator: Allocator) -> Any: ...
     def missing(self, context: Any) -> list[str]: ...
     def output_shape(self, context: Any, name: str) -> tuple[int, ...]: ...
     def memory_size(self, context: Any) -> int: ...
-    def set_memory(self, context: Any, address: int, size: int) -> None: ...
-    def execute(self, context: Any, stream: int) -> None: ...
+    def refused(self, what: str) -> NativeError: ...
 
 
 class NativeError(TrtcoreError):
     """TensorRT refused something at run time; the lines say what."""
 
 
-class TensorRT:
+class TensorRT(Cuda):
     """`Connection` to a TensorRT flavour's bindings.
 
     Args:
@@ -81,36 +90,18 @@ class TensorRT:
     """
 
     def __init__(self, backend: Any) -> None:
+        super().__init__()
         self._backend = backend
         self._trt: Any = backend.trt
         self._logger: Any = backend.make_logger()
         self._runtime: Any = None
-        self._lock = threading.Lock()
-        self._side: dict[int, torch.cuda.Stream] = {}
+        self._reading = threading.Lock()
 
     def check(self) -> None:
         """Raise BackendUnavailableError unless engines of this flavour run on this machine's GPU."""
         able = self._backend.native_runtime()
         if not able.ok:
             raise BackendUnavailableError(able.message, advice=_ADVICE)
-
-    # ---- CUDA ---------------------------------------------------------------------------------------
-
-    def on_device(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Make `device` current."""
-        return torch.cuda.device(device)
-
-    def current_stream(self, device: torch.device) -> int:
-        """Handle of the caller's stream; 0 is the default stream."""
-        return int(torch.cuda.current_stream(device).cuda_stream)
-
-    def side_stream(self, device: torch.device) -> AbstractContextManager[int]:
-        """A stream that starts after the current one's work and that the current one then waits for.
-
-        TensorRT synchronises with the host when it runs on the default stream
-        (``IExecutionContext.execute_async_v3``); this keeps the call asynchronous.
-        """
-        return _Fork(self._side, device)
 
     # ---- engine -------------------------------------------------------------------------------------
 
@@ -120,7 +111,7 @@ class TensorRT:
         Raises:
             BackendUnavailableError: TensorRT gave None: no driver, another GPU or version, damaged plan.
         """
-        with self._lock:
+        with self._reading:
             mark = self._logger.mark()
             if self._runtime is None:
                 try:
@@ -177,10 +168,9 @@ class TensorRT:
         mark = self._logger.mark()
         self._good(context.set_input_shape(name, tuple(shape)), f"shape {tuple(shape)} of {name!r}", mark)
 
-    def set_address(self, context: Any, name: str, address: int) -> None:
-        """Memory of an input or output for the next execute."""
-        if not context.set_tensor_address(name, address):
-            raise self._error(f"TensorRT refused the address of {name!r}", self._logger.mark())
+    def run_calls(self, context: Any) -> Calls:
+        """The context's own methods, for what every run does."""
+        return context.set_tensor_address, context.set_device_memory, context.execute_async_v3
 
     def set_allocator(self, context: Any, name: str, allocator: Allocator) -> Any:
         """Let `allocator` give an output its memory. Returns what must stay alive until execute is done."""
@@ -205,16 +195,11 @@ class TensorRT:
         """Bytes of activation memory for the input shapes set."""
         return int(context.update_device_memory_size_for_shapes())
 
-    def set_memory(self, context: Any, address: int, size: int) -> None:
-        """Activation memory, 256-byte aligned; used until the work queued by execute has run."""
-        context.set_device_memory(address, size)
-
-    def execute(self, context: Any, stream: int) -> None:
-        """Queue one run on a stream."""
-        mark = self._logger.mark()
-        self._good(context.execute_async_v3(stream), "to run", mark)
-
     # ---- errors -------------------------------------------------------------------------------------
+
+    def refused(self, what: str) -> NativeError:
+        """The error for what one of `calls` refused, with the last lines that TensorRT wrote."""
+        return NativeError(f"TensorRT refused {what}", tensorrt=self._logger.since(0)[-_LAST_LINES:])
 
     def _good(self, result: bool, what: str, mark: int) -> None:
         if not result:
@@ -234,25 +219,8 @@ class TensorRT:
         return BackendUnavailableError(message, tensorrt=self._logger.since(mark), advice=advice)
 
 
+_LAST_LINES = 5
 _ADVICE = "run on a machine with a GPU that this backend supports (see `trtcore doctor`)"
-
-
-class _Fork:
-    """Enter: a stream that waits for the current one. Exit: the current one waits for it."""
-
-    def __init__(self, streams: dict[int, torch.cuda.Stream], device: torch.device) -> None:
-        self._streams, self._device = streams, device
-
-    def __enter__(self) -> int:
-        index = self._device.index or 0
-        if index not in self._streams:
-            self._streams[index] = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self._stream, self._caller = self._streams[index], torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(self._caller)
-        return int(self._stream.cuda_stream)
-
-    def __exit__(self, *exception: object) -> None:
-        self._caller.wait_stream(self._stream)
 
 
 _allocators: dict[str, Callable[[Allocator], Any]] = {}
