@@ -13,6 +13,7 @@ from trtcore._not_built import missing
 if TYPE_CHECKING:
     from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
     from trtcore.runtime.choose import choose_runtime
+    from trtcore.runtime.cudagraphs import GraphedModule, enable_cudagraphs
     from trtcore.runtime.engine import Engine, get_engine, register_engine
     from trtcore.runtime.op import execute_engine
     from trtcore.runtime.profiles import optimization_profile
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "Engine": "trtcore.runtime.engine",
     "EngineManifest": "trtcore.artifact.manifest",
+    "GraphedModule": "trtcore.runtime.cudagraphs",
     "SizeBinding": "trtcore.artifact.manifest",
     "TensorBinding": "trtcore.artifact.manifest",
     "choose_runtime": "trtcore.runtime.choose",
+    "enable_cudagraphs": "trtcore.runtime.cudagraphs",
     "execute_engine": "trtcore.runtime.op",
     "get_engine": "trtcore.runtime.engine",
     "optimization_profile": "trtcore.runtime.profiles",
@@ -32,9 +35,11 @@ _HOMES = {
 __all__ = [
     "Engine",
     "EngineManifest",
+    "GraphedModule",
     "SizeBinding",
     "TensorBinding",
     "choose_runtime",
+    "enable_cudagraphs",
     "execute_engine",
     "get_engine",
     "optimization_profile",
