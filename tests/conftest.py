@@ -20,6 +20,7 @@ os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 30))
 import hypothesis
 import pytest
 import torch
+from packaging.version import Version
 
 # A deadline is a timed assertion: on a busy machine it fails by itself.
 hypothesis.settings.register_profile("trtcore", deadline=None)
@@ -50,6 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker(marker):
                     item.add_marker(skip)
+    for item in items:
+        for marker in item.iter_markers("torch_since"):
+            version, why = marker.args
+            if Version(torch.__version__) < Version(version):
+                # Strict: the day a lacking feature is there, the mark goes.
+                item.add_marker(pytest.mark.xfail(strict=True, reason=f"before torch {version}: {why}"))
 
 
 def _no_gpu() -> str:

@@ -19,12 +19,19 @@ def test_one_element(x):
     assert_converts(lambda x: (*torch.median(x, 0), *torch.kthvalue(x, 1)), (torch.tensor(3.0),))
 
 
+QUANTILES = pytest.mark.torch_since(
+    "2.12", "torch.export stops at quantile, which compares numbers of the data"
+)
+
+
+@QUANTILES
 def test_missing_numbers(x):
     x[0, 2] = x[3] = torch.nan
     assert_converts(lambda x: (x.nanmedian(), x.nanmedian(1)[0], x.nanquantile(0.3, 1)), (x,))
     assert_converts(lambda x: x.quantile(0.5, 1), (x,))
 
 
+@QUANTILES
 @pytest.mark.parametrize("interpolation", ["linear", "lower", "higher", "midpoint", "nearest"])
 def test_quantile(x, interpolation):
     q = torch.tensor([0.0, 0.25, 0.6, 1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -25,6 +26,7 @@ def test_arithmetic_on_sizes():
     )
 
 
+@pytest.mark.torch_since("2.12", "torch.export stops at quantile of a symbolic size")
 def test_in_decompositions():
     def run(x):
         y = F.interpolate(x[None, None], scale_factor=1.5, mode="bicubic", recompute_scale_factor=False)
