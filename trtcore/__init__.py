@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trtcore import dynamo, errors, runtime
     from trtcore.api import compile, explain
     from trtcore.archive import load, save
+    from trtcore.engine.cache.stores import EngineCache
     from trtcore.errors import TrtcoreError
     from trtcore.ir.inputs import Input
     from trtcore.packs.declare import scoped_registry
@@ -33,6 +34,7 @@ _HOMES = {
     "explain": "trtcore.api",
     "save": "trtcore.archive",
     "load": "trtcore.archive",
+    "EngineCache": "trtcore.engine.cache.stores",
     "Input": "trtcore.ir.inputs",
     "CompilationSettings": "trtcore.settings",
     "Report": "trtcore.report.data",
@@ -43,6 +45,7 @@ _MODULES = ("dynamo", "errors", "pack", "runtime", "testing")
 
 __all__ = [
     "CompilationSettings",
+    "EngineCache",
     "Input",
     "Report",
     "TrtcoreError",

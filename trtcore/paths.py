@@ -24,11 +24,14 @@ def cache_directory() -> Path:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends well; until then an old file stays whole.
 
     A link is followed. A new file gets the user's umask, one that is replaced keeps its mode. What a process that was
     killed has left in the folder is removed.
+
+    Args:
+        sync: whether the file is on the disk when the block has ended; without, a power cut may leave half of it.
 
     Raises:
         OSError: the folder is not there, cannot be written, or is full; there is a folder of that name; or the name is
@@ -46,7 +49,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.chmod(name, _mode_for(target))
         os.replace(name, target)
     except BaseException:

@@ -23,6 +23,7 @@ import struct
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -202,8 +203,10 @@ class EngineArtifact:
         """
         metadata, tensors = _parse(self.container)
         hashes = _json(metadata.get("sha256", "{}"), "sha256")
-        for name, tensor in tensors.items():
-            if hashes.get(name) != _sha256(tensor):
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashlib lets other threads run
+            found = list(pool.map(_sha256, tensors.values()))
+        for name, digest in zip(tensors, found):
+            if hashes.get(name) != digest:
                 raise ArtifactError(
                     f"the engine {self.manifest.name} is damaged: tensor {name!r} has changed"
                 )
@@ -235,6 +238,24 @@ def open_container(data: torch.Tensor) -> EngineArtifact:
             raise ArtifactError(f"the engine file holds tensors that nothing names: {sorted(tensors)[:3]}")
         return EngineArtifact(plan, manifest, None, data)
     return EngineArtifact(plan, manifest, lambda: _snapshot(metadata, tensors), data)
+
+
+def with_new_manifest(artifact: EngineArtifact, manifest: EngineManifest) -> EngineArtifact:
+    """The same engine under another manifest, which its container has too.
+
+    It is written over the one in the artifact's container, which must be the caller's alone; or into a new container
+    where the old one's header has no room for it.
+    """
+    data = artifact.container
+    (length,) = struct.unpack("<Q", data[:8].numpy().tobytes())
+    document = _header(data[8 : 8 + length].numpy().tobytes())
+    document["__metadata__"]["manifest"] = manifest.to_json()
+    header = json.dumps(document, separators=(",", ":")).encode()
+    if len(header) > length:
+        return open_container(EngineArtifact(artifact.plan, manifest, artifact.snapshot).to_tensor())
+    room = bytearray(header.ljust(length))
+    data[8 : 8 + length] = torch.frombuffer(room, dtype=torch.uint8)
+    return open_container(data)
 
 
 def _check_version(text: str) -> None:

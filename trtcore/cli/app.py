@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "explain": ("trtcore.cli.model", "explain", "What would become of a model; builds no engine."),
     "compile": ("trtcore.cli.model", "compile_", "Compile a model and save it."),
     "run": ("trtcore.cli.model", "run", "Run a compiled model, or compile a model and run it."),
+    "cache": ("trtcore.cli.cache", "cache", "The engine cache: what is in it, how large it is, empty it."),
     "new-pack": ("trtcore.cli.new_pack", "new_pack", "A project for a pack of your own."),
     "demo": ("trtcore.cli.demo", "demo", "Compile a pretrained MiniLM and embed real sentences."),
 }

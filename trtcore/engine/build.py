@@ -33,6 +33,7 @@ from trtcore.context import CompileContext
 from trtcore.conversion.interpreter import Conversion, LiveNetwork, NodeConversionError, convert_segment
 from trtcore.engine.config import add_profiles, make_config
 from trtcore.engine.request import EngineRequest, define_ops
+from trtcore.engine.timing import timing_cache
 from trtcore.errors import BackendUnavailableError, ConversionError, EngineBuildError, TrtcoreError
 from trtcore.ir.expressions import parse_condition
 from trtcore.ir.graphs import attribute, is_getitem
@@ -82,6 +83,21 @@ class Failure:
     error: TrtcoreError
     named: tuple[str, ...] = ()
     layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Builder(Protocol):
+    """Who builds requests (`trtcore.engine.builders`)."""
+
+    def submit(self, request: EngineRequest) -> None:
+        """Say that `build` will be asked for the request's engine, so that it can be begun ahead."""
+
+    def build(
+        self, request: EngineRequest, tell: Tell, *, trial: bool = False, convert_only: bool = False
+    ) -> EngineArtifact | Failure | None:
+        """As `build_engine`."""
+
+    def close(self) -> None:
+        """The compile is over."""
 
 
 class _CallbackError(BaseException):
@@ -200,10 +216,11 @@ def _build(
     try:
         with temporary_file(directory) as (file, made):
             writer = EngineFileWriter(file, manifest, None if trial else conversion.snapshot)
-            stream_plan(
-                ctx.backend, live.builder, live.network, config, live.logger, writer.write,
-                progress=functools.partial(tell, "progress"),
-            )  # fmt: skip
+            with timing_cache(ctx.backend, config, ctx.settings, ctx.target):
+                stream_plan(
+                    ctx.backend, live.builder, live.network, config, live.logger, writer.write,
+                    progress=functools.partial(tell, "progress"),
+                )  # fmt: skip
             if not writer.plan_bytes:
                 raise EngineBuildError("TensorRT said that the engine is built, and wrote nothing")
             manifest = replace(manifest, weights=tuple(writer.hashed(w) for w in manifest.weights))

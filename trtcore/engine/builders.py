@@ -16,13 +16,13 @@ import tempfile
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trtcore.artifact.engine_file import EngineArtifact, map_and_unlink, open_container
 from trtcore.conversion.interpreter import NodeConversionError
-from trtcore.engine.build import Failure, Tell, UnwritableError, build_engine
+from trtcore.engine.build import Builder, Failure, Tell, UnwritableError, build_engine
 from trtcore.engine.request import EngineRequest, WeightFile, portable_settings
 from trtcore.engine.worker import receive, send
 from trtcore.errors import BackendUnavailableError, EngineBuildError
@@ -35,18 +35,21 @@ if TYPE_CHECKING:
 Result = EngineArtifact | Failure | None
 
 
-class Builder(Protocol):
-    """Builds requests; see `build_engine` for arguments and results."""
-
-    def build(
-        self, request: EngineRequest, tell: Tell, *, trial: bool = False, convert_only: bool = False
-    ) -> Result: ...
-
-    def close(self) -> None:
-        """The compile is over."""
-
-
 def builder_of(ctx: CompileContext) -> Builder:
+    """What the settings ask for, behind the engine cache where they ask for that.
+
+    Raises:
+        SettingsError: there is no such cache.
+    """
+    settings = ctx.settings
+    if settings.cache_built_engines or settings.reuse_cached_engines:
+        from trtcore.engine.cache.builder import CachedBuilder
+
+        return CachedBuilder(settings, _inner_builder(ctx))
+    return _inner_builder(ctx)
+
+
+def _inner_builder(ctx: CompileContext) -> Builder:
     """What ``settings.build_isolation`` and ``settings.build_executor`` ask for."""
     if ctx.settings.build_executor is not None:
         return ExecutorBuilder(ctx)
@@ -58,6 +61,9 @@ class ThreadBuilder:
 
     def __init__(self, ctx: CompileContext) -> None:
         self.ctx = ctx
+
+    def submit(self, request: EngineRequest) -> None:
+        """One after another."""
 
     def build(
         self, request: EngineRequest, tell: Tell, *, trial: bool = False, convert_only: bool = False
@@ -85,6 +91,9 @@ class ProcessBuilder:
         self.folder = Path(tempfile.mkdtemp(prefix="trtcore-build-"))
         self.weights = WeightFile(str(self.folder / "weights"))
         self.node = ""
+
+    def submit(self, request: EngineRequest) -> None:
+        """One after another."""
 
     def build(
         self, request: EngineRequest, tell: Tell, *, trial: bool = False, convert_only: bool = False

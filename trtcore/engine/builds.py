@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch.fx import Node
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.context import CompileContext
 from trtcore.conversion.interpreter import NodeConversionError
-from trtcore.engine.build import Failure
-from trtcore.engine.builders import Builder, ExecutorBuilder, builder_of
+from trtcore.engine.build import Builder, Failure
+from trtcore.engine.builders import builder_of
 from trtcore.engine.quarantine import Quarantined, Suspicion, alike, find_culprits
 from trtcore.engine.request import EngineRequest, request_of
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError
@@ -35,12 +35,14 @@ class BuiltEngine:
     Attributes:
         artifact: None after a dry run.
         layers: number of TensorRT layers.
-        seconds: TensorRT's build time.
+        seconds: TensorRT's build time; None where it came from the engine cache.
+        cached: it did.
     """
 
     artifact: EngineArtifact | None
     layers: int
-    seconds: float
+    seconds: float | None
+    cached: bool = False
 
 
 @contextmanager
@@ -97,8 +99,9 @@ class EngineBuilds:
                     continue
                 failed += self._blamed(result, request, segment, lowered, parts)
             elif result is not None or self.ctx.settings.dryrun:
+                seconds = None if events.cached else events.build_seconds
                 self._built[self._key(segment, parts)] = BuiltEngine(
-                    result, events.layers, events.build_seconds
+                    result, events.layers, seconds, events.cached
                 )
         fresh = self._fresh(failed)
         self.quarantined += fresh
@@ -132,10 +135,15 @@ class EngineBuilds:
             for segment in parts.segments
             if self._key(segment, parts) not in self._built
         ]  # fmt: skip
-        if isinstance(self._builder, ExecutorBuilder) and not self.ctx.settings.dryrun:
-            for _, request in requests:
-                self._builder.submit(request)
+        if not self.ctx.settings.dryrun:
+            with self._asking_the_cache():
+                for _, request in requests:
+                    self._builder.submit(request)
         return requests
+
+    def _asking_the_cache(self) -> AbstractContextManager[None]:
+        reads = self.ctx.settings.reuse_cached_engines
+        return self.ctx.stage("cache", self.timings) if reads else nullcontext()
 
     def _build(self, request: EngineRequest, events: _Events, convert_only: bool) -> Any:
         try:
@@ -226,7 +234,7 @@ def _silent(what: str, *data: Any) -> None:
 
 
 class _Events:
-    """Turns what a build tells into the compile's stages: "conversion", then "build"."""
+    """Turns what a build tells into the compile's stages: "cache", "conversion", "build"."""
 
     def __init__(
         self, ctx: CompileContext, timings: dict[str, float], segment: str, number: int, total: int
@@ -235,16 +243,17 @@ class _Events:
         self.data: dict[str, Any] = {"segment": segment, "number": number, "total": total}
         self.layers = 0
         self.build_seconds = 0.0
+        self.cached = False
         self._stage = ""
         self._began = 0.0
 
     def __call__(self, what: str, *data: Any) -> None:
-        if what in ("conversion", "build"):
+        if what in ("cache", "conversion", "build"):
             self.close()
             self._stage, self._began = what, time.perf_counter()
             self.ctx.emit(what, "start", **self.data)
-        elif what == "converted":
-            self.layers = data[0]
+        elif what in ("converted", "cached"):
+            self.layers, self.cached = data[0], what == "cached"
         elif what == "progress":
             phase, step, steps = data
             self.ctx.emit(

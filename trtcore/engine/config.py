@@ -34,6 +34,7 @@ _NEEDS: Mapping[str, Callable[[CompilationSettings], str | None]] = {
     "tiling_optimization_level": lambda s: "tiling" if s.tiling_optimization_level != "none" else None,
     "l2_limit_for_tiling": lambda s: "tiling" if s.l2_limit_for_tiling != -1 else None,
     **dict.fromkeys(_DLA_POOLS, lambda s: "dla"),
+    "timing_cache_path": lambda s: "timing_cache" if s.timing_cache_path is not None else None,
 }
 
 

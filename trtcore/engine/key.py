@@ -6,9 +6,13 @@ import enum
 import functools
 import hashlib
 import importlib.util
+import os
+import re
 import sys
 import types
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +24,55 @@ from trtcore._version import __version__
 from trtcore.ir.expressions import parse_condition
 from trtcore.ir.graph_data import NodeData, NodeRef, OpRef, SizeSpec, TensorSpec
 
-FORMAT = 1
+FORMAT = 2
 
 # Settings that decide nothing about an engine whose ops, converters, backend and target are given.
 _WITHOUT_EFFECT = frozenset(
     {
         "backend", "build_executor", "build_isolation", "cache_built_engines", "converters", "custom_engine_cache",
-        "device", "disabled_packs", "disabled_passes", "dryrun", "engine_cache_dir", "engine_cache_size",
-        "lazy_engine_init", "max_quarantine_builds", "max_segment_size", "min_block_size", "offload_module_to_cpu",
-        "partitioner", "pass_through_build_failures", "pins", "require_full_compilation", "reuse_cached_engines",
-        "runtime", "timing_cache_path", "torch_executed_modules", "torch_executed_ops", "use_distributed_mode_trace",
-        "use_fast_partitioner", "use_python_runtime",
+        "device", "disabled_packs", "disabled_passes", "dryrun", "engine_cache_dir", "engine_cache_key",
+        "engine_cache_size", "lazy_engine_init", "max_quarantine_builds", "max_segment_size", "min_block_size",
+        "offload_module_to_cpu", "partitioner", "pass_through_build_failures", "pins", "require_full_compilation",
+        "reuse_cached_engines", "runtime", "timing_cache_path", "torch_executed_modules", "torch_executed_ops",
+        "use_distributed_mode_trace", "use_fast_partitioner", "use_python_runtime",
     }
 )  # fmt: skip
 
 
-def content_key(request: Any) -> str:
-    """The key of an `EngineRequest`; see its `key`.
+@dataclass(frozen=True)
+class Identity:
+    """What a request is, apart from what things are called in it; and what they are called, in the key's order.
+
+    Attributes:
+        key: the content hash.
+        symbols: the names of its symbols; two requests with one key have as many, and each means the same.
+        weights: the targets of its get_attr nodes, which name tensors, of subgraphs too; likewise.
+        contents: sha256 of each weight's elements, whether or not the key covers them.
+    """
+
+    key: str
+    symbols: tuple[str, ...]
+    weights: tuple[str, ...]
+    contents: tuple[str, ...]
+
+
+def identify(request: Any) -> Identity:
+    """The identity of an `EngineRequest`; see its `key`.
 
     Raises:
         TypeError: an argument of a node has no form that is the same in every process.
     """
     data, storages = request.plain()
-    names = _Names(request)
+    names = _Names(request.ranges, data.nodes)
+    weights = _Weights(data, storages, by_content=request.settings.immutable_weights)
     digest = hashlib.sha256()
-    _feed(digest, ("trtcore", FORMAT, __version__, torch.__version__))
+    _feed(digest, ("trtcore", FORMAT, __version__, package_hash("trtcore"), torch.__version__))
     _feed(digest, (request.backend, request.backend_version, request.target.name))
     _feed(digest, tuple(_settings(request.settings)))
-    _graph(digest, data, storages, names, by_content=request.settings.immutable_weights)
+    _graph(digest, data, weights, names)
     _feed(digest, tuple(sorted(names.condition(text) for text in request.conditions)))
     _feed(digest, names.ranges())
-    return digest.hexdigest()
+    return Identity(digest.hexdigest(), names.symbols, tuple(weights.targets), tuple(weights.contents))
 
 
 def _settings(settings: Any) -> Iterable[tuple[str, Any]]:
@@ -66,14 +88,29 @@ def _is_plain_collection(value: Any) -> bool:
     return isinstance(value, (str, bytes, list, tuple, set, frozenset, Mapping))
 
 
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
 class _Names:
     """Names of nodes and symbols in the order in which they are met, so that what they were called does not count."""
 
-    def __init__(self, request: Any) -> None:
-        self._ranges = request.ranges
+    def __init__(self, ranges: Mapping[str, Any], nodes: Iterable[NodeData]) -> None:
+        self._ranges = ranges
+        # Of an engine that no tensor goes into, its very device is a part: nothing else says where it belongs.
+        self.exact_devices = not any(
+            node.op == "placeholder" and isinstance(node.value, TensorSpec) for node in nodes
+        )
         self._nodes: dict[str, int] = {}
         self._symbols: dict[str, int] = {}
         self._texts: dict[Any, str] = {}
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbols' names so far, in the order in which they were met."""
+        return tuple(self._symbols)
+
+    def device(self, text: str) -> str:
+        return text if self.exact_devices else torch.device(text).type
 
     def define(self, node: str) -> None:
         self._nodes[node] = len(self._nodes)
@@ -96,9 +133,8 @@ class _Names:
         return text
 
     def condition(self, text: str) -> str:
-        for name in sorted(parse_condition(text).symbols, key=len, reverse=True):
-            text = text.replace(name, self.symbol(name))
-        return text
+        known = parse_condition(text).symbols
+        return _IDENTIFIER.sub(lambda found: self.symbol(found[0]) if found[0] in known else found[0], text)
 
     def ranges(self) -> tuple[Any, ...]:
         known = (self._ranges.get(name) for name in self._symbols)
@@ -110,16 +146,16 @@ def _feed(digest: Any, value: Any) -> None:
     digest.update(b"\n")
 
 
-def _graph(digest: Any, data: Any, storages: Any, names: _Names, *, by_content: bool) -> None:
+def _graph(digest: Any, data: Any, weights: _Weights, names: _Names) -> None:
     for node in data.nodes:
         names.define(node.name)
         _feed(digest, _node(node, names))
         if node.op == "get_attr":
             weight = data.weights[node.target]
             if hasattr(weight, "nodes"):
-                _graph(digest, weight, storages, names, by_content=by_content)
+                _graph(digest, weight, weights, names)
             else:
-                _feed(digest, _weight(weight, storages, by_content))
+                _feed(digest, weights.next(node.target))
         reference = data.converters.get(node.name)
         if reference is not None:
             _feed(digest, _converter(reference))
@@ -140,7 +176,7 @@ def _node(node: NodeData, names: _Names) -> Any:
 def _spec(value: Any, names: _Names) -> Any:
     if isinstance(value, TensorSpec):
         shape, stride = map(names.expression, value.shape), map(names.expression, value.stride)
-        return (str(value.dtype), tuple(shape), tuple(stride), torch.device(value.device).type)
+        return (str(value.dtype), tuple(shape), tuple(stride), names.device(value.device))
     if isinstance(value, SizeSpec):
         return ("size", names.expression(value.expression))
     if isinstance(value, list):
@@ -166,21 +202,48 @@ def _plain(value: Any, names: _Names | None) -> Any:
     if isinstance(value, slice):
         return ("slice", _plain((value.start, value.stop, value.step), names))
     if isinstance(value, (torch.dtype, torch.layout, torch.memory_format, torch.device)):
-        return str(value)
+        return ("torch", str(value))
     if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
+        return ("class", f"{value.__module__}.{value.__qualname__}")
     if isinstance(value, sympy.Expr):
         assert names is not None
-        return names.expression(value)
+        return ("size", names.expression(value))
     raise TypeError(f"{value!r} of {type(value)} has no form that is the same in every process")
 
 
-def _weight(weight: Any, storages: Any, by_content: bool) -> Any:
-    structure = (str(weight.dtype), weight.shape)
-    if not by_content:
-        return structure
-    tensor = weight.on(storages[weight.storage]).detach()
-    return (*structure, tensor_hash(tensor))
+class _Weights:
+    """The weights of a request in the order in which its nodes name them, each hashed once, several at a time."""
+
+    def __init__(self, data: Any, storages: Any, *, by_content: bool) -> None:
+        self._by_content = by_content
+        self._numbers: dict[int, int] = {}
+        views = list(_views(data))
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashlib lets other threads run
+            hashes = pool.map(lambda view: tensor_hash(view.on(storages[view.storage])), views)
+        self._rest = list(zip(views, hashes))[::-1]
+        self.targets: list[str] = []
+        self.contents: list[str] = []
+
+    def next(self, target: str) -> Any:
+        """Of the next weight, what the key covers: where it lies in its memory counts, as refit goes by that."""
+        view, content = self._rest.pop()
+        self.targets.append(target)
+        self.contents.append(content)
+        number = self._numbers.setdefault(
+            view.storage, len(self._numbers)
+        )  # weights that share their memory do
+        structure = (str(view.dtype), view.shape, view.stride, view.offset, number)
+        return (*structure, content) if self._by_content else structure
+
+
+def _views(data: Any) -> Iterable[Any]:
+    for node in data.nodes:
+        if node.op == "get_attr":
+            weight = data.weights[node.target]
+            if hasattr(weight, "nodes"):
+                yield from _views(weight)
+            else:
+                yield weight
 
 
 def tensor_hash(tensor: torch.Tensor) -> str:
@@ -210,8 +273,11 @@ def _converter(reference: Any) -> Any:
 def package_hash(module: str) -> str:
     """sha256 of the sources of the package that a module lies in; "" where there are none."""
     top = module.partition(".")[0]
-    spec = importlib.util.find_spec(top)
-    if spec is None or spec.origin is None:
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # a module that was made at run time
+        return ""
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return ""
     origin = Path(spec.origin)
     files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
@@ -224,7 +290,10 @@ def package_hash(module: str) -> str:
 
 def _version(module: str) -> str:
     """A library's version; of what has none, the hash of its sources."""
-    version = getattr(sys.modules.get(module.partition(".")[0]), "__version__", None)
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "__main__":
+        return ""
+    version = getattr(sys.modules.get(top), "__version__", None)
     return str(version) if version else package_hash(module)
 
 
@@ -278,18 +347,51 @@ def _code(digest: Any, code: types.CodeType) -> None:
 def _value(digest: Any, value: Any, owner: Any, seen: set[int]) -> None:
     """What a function refers to: its own module's functions by their code, others by where they come from."""
     if isinstance(value, types.ModuleType):
-        return _feed(digest, ("module", value.__name__))
+        return _feed(digest, ("module", value.__name__, _code_of_module(value.__name__, owner)))
+    if not isinstance(value, (types.FunctionType, type)):  # functools.cache and the like
+        value = getattr(value, "__dict__", {}).get("__wrapped__", value)
     if isinstance(value, types.FunctionType):
         if value.__module__ == owner.__module__:
             return _function(digest, value, seen)
-        return _feed(digest, ("function", value.__module__, value.__qualname__, _version(value.__module__)))
+        where = value.__module__, value.__qualname__
+        return _feed(digest, ("function", *where, _code_of_module(value.__module__, owner)))
     if isinstance(value, torch.Tensor):
         return _feed(digest, ("tensor", str(value.dtype), tuple(value.shape), tensor_hash(value)))
     if isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch._ops._OpNamespace)):
         return _feed(digest, str(value))
     module = getattr(type(value), "__module__", "")
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
-        return _feed(digest, ("object", getattr(value, "__module__", module), value.__qualname__))
+        return _class(digest, value, owner, seen)
     if isinstance(value, torch._ops._Ops) or value is sys.modules.get(module):
         return _feed(digest, ("object", module))
     return _feed(digest, _plain(value, None))
+
+
+_WITHOUT_CODE = (types.MemberDescriptorType, types.GetSetDescriptorType)  # of __slots__
+
+
+def _class(digest: Any, value: Any, owner: Any, seen: set[int]) -> None:
+    """A class, or what is called like a function and is none; a class of the function's own module by its code."""
+    module = str(getattr(value, "__module__", None) or type(value).__module__)
+    _feed(digest, ("object", module, value.__qualname__))
+    if not isinstance(value, type) or module != owner.__module__:
+        return _feed(digest, _code_of_module(module, owner))
+    if id(value) in seen:
+        return None
+    seen.add(id(value))
+    for name, member in sorted(vars(value).items()):
+        function = getattr(member, "__func__", getattr(member, "fget", member))
+        if isinstance(function, types.FunctionType):
+            _feed(digest, name)
+            _function(digest, function, seen)
+        elif not name.startswith("__") and not isinstance(member, _WITHOUT_CODE):
+            _feed(digest, name)
+            _value(digest, member, owner, seen)
+    return None
+
+
+def _code_of_module(module: str, owner: Any) -> str:
+    """A library by its version; the package that the function itself is of by its sources: it may be worked on."""
+    top = module.partition(".")[0]
+    own = str(owner.__module__).partition(".")[0]
+    return package_hash(top) if top == own and top != "__main__" else _version(top)

@@ -22,7 +22,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.backend.base import Target
 from trtcore.context import CompileContext
-from trtcore.engine.key import content_key, function_hash
+from trtcore.engine.key import Identity, function_hash, identify
 from trtcore.errors import SettingsError
 from trtcore.ir.graph_data import FakeValues, NodeData, OpRef, add_node, node_data
 from trtcore.ir.graphs import attribute, set_attribute
@@ -44,6 +44,11 @@ _LEFT_BEHIND: Mapping[str, Any] = {
     "build_isolation": "thread",
     "build_executor": None,
     "custom_engine_cache": None,
+    "engine_cache_key": None,
+    "cache_built_engines": False,
+    "reuse_cached_engines": False,
+    "engine_cache_dir": None,
+    "engine_cache_size": 5 << 30,
     "autocast_calibration_dataloader": None,
 }
 
@@ -355,8 +360,13 @@ class EngineRequest:
         return self._graph.segment if isinstance(self._graph, _Live) else None
 
     @cached_property
-    def _key(self) -> str:
-        return content_key(self)
+    def identity(self) -> Identity:
+        """The key, and the names that are not in it in the key's order.
+
+        Raises:
+            TypeError: there is none: an argument or a converter has no form that is the same in every process.
+        """
+        return identify(self)
 
     def key(self) -> str:
         """A content hash, 64 hex digits, the same in every process; equal for requests that are equal up to names.
@@ -365,7 +375,7 @@ class EngineRequest:
         ``immutable_weights=False`` by structure), converters with their packs' versions and code, the settings that
         matter, backend, target and kernel plugins.
         """
-        return self._key
+        return self.identity.key
 
     def detached(self, weights: WeightFile | None = None) -> EngineRequest:
         """The request as plain data, for another process.

@@ -175,7 +175,10 @@ def _engine(segment: Segment, engines: Mapping[str, BuiltEngine] | None) -> Segm
     if engine is None:
         return report
     size = engine.artifact.plan.numel() if engine.artifact is not None else None
-    return dataclasses.replace(report, layers=engine.layers, engine_bytes=size, build_seconds=engine.seconds)
+    return dataclasses.replace(
+        report, layers=engine.layers, engine_bytes=size, build_seconds=engine.seconds,
+        cached=engine.cached,
+    )  # fmt: skip
 
 
 def _nodes(

@@ -376,8 +376,8 @@ class CompilationSettings:
         default=None,
         converter=values.path_or_none,
         metadata=_builder(
-            "File of the timing cache, loaded before and merged after a build; None: user cache.",
-            not_built="the timing cache",
+            "File of the timing cache, loaded before a build and merged with what it measured after; None: one of "
+            "this TensorRT's and GPU's in the user's cache folder."
         ),
     )
 
@@ -385,27 +385,39 @@ class CompilationSettings:
     cache_built_engines: bool = attrs.field(
         default=False,
         validator=values.flag,
-        metadata=_cache("Built engines go into the engine cache.", not_built="the engine cache"),
+        metadata=_cache("Built engines go into the engine cache."),
     )
     reuse_cached_engines: bool = attrs.field(
         default=False,
         validator=values.flag,
-        metadata=_cache("Engines are taken from the engine cache.", not_built="the engine cache"),
+        metadata=_cache("Engines are taken from the engine cache, where it has one for the same request."),
     )
     engine_cache_dir: str | None = attrs.field(
         default=None,
         converter=values.path_or_none,
-        metadata=_cache("Folder or fsspec URL of the engine cache.", not_built="the engine cache"),
+        metadata=_cache(
+            "Folder or fsspec URL (s3://bucket/engines) of the engine cache; None: `trtcore cache path`."
+        ),
     )
     engine_cache_size: int = attrs.field(
         default=5 << 30,
         validator=values.integer(0),
-        metadata=_cache(
-            "Bytes the engine cache may hold; least recently used go.", not_built="the engine cache"
-        ),
+        metadata=_cache("Bytes the engine cache may hold; least recently used engines go."),
     )
     custom_engine_cache: Any = attrs.field(
-        default=None, metadata=_cache("An engine cache object of your own.", not_built="the engine cache")
+        default=None,
+        validator=values.engine_cache,
+        metadata=_cache(
+            "An engine cache of your own, with save(hash, blob) and load(hash): `trtcore.EngineCache`."
+        ),
+    )
+    engine_cache_key: values.Secret | None = attrs.field(
+        default=None,
+        converter=values.secret,
+        metadata=_cache(
+            "A secret that seals entries, which are found and taken only by who has it; None: the environment's "
+            "TRTCORE_ENGINE_CACHE_KEY, or no seal."
+        ),
     )
 
     # weights

@@ -26,6 +26,14 @@ class Chosen(attrs.AttrsInstance, Protocol):
     @property
     def require_full_compilation(self) -> bool: ...
     @property
+    def cache_built_engines(self) -> bool: ...
+    @property
+    def reuse_cached_engines(self) -> bool: ...
+    @property
+    def engine_cache_dir(self) -> str | None: ...
+    @property
+    def custom_engine_cache(self) -> object: ...
+    @property
     def partitioner(self) -> str | None: ...
 
 
@@ -125,6 +133,23 @@ def _refuse_idle_autocast(settings: Chosen) -> None:
             )
 
 
+_CACHE = ("engine_cache_dir", "engine_cache_size", "custom_engine_cache", "engine_cache_key")
+
+
+def _refuse_idle_cache(settings: Chosen) -> None:
+    """What says where the engine cache is means nothing where there is none."""
+    if settings.cache_built_engines or settings.reuse_cached_engines:
+        if settings.custom_engine_cache is not None and settings.engine_cache_dir is not None:
+            raise SettingsError("custom_engine_cache and engine_cache_dir are two engine caches; give one")
+        return
+    for field in attrs.fields(type(settings)):
+        if field.name in _CACHE and getattr(settings, field.name) != field.default:
+            raise SettingsError(
+                f"{field.name} has no effect without the engine cache",
+                advice="set cache_built_engines=True and reuse_cached_engines=True",
+            )
+
+
 def _refuse_forcing_to_torch(settings: Chosen) -> None:
     if not settings.require_full_compilation:
         return
@@ -143,5 +168,6 @@ _RULES: tuple[Callable[[Chosen], None], ...] = (
     _refuse_precisions_from_the_graph,
     _refuse_two_autocast_types,
     _refuse_idle_autocast,
+    _refuse_idle_cache,
     _refuse_forcing_to_torch,
 )

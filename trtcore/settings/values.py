@@ -179,6 +179,22 @@ def executor(_: Any, __: attrs.Attribute[Any], value: Any) -> None:
         raise _must_be("a concurrent.futures.Executor or None", value)
 
 
+def engine_cache(_: Any, __: attrs.Attribute[Any], value: Any) -> None:
+    """An object with save and load, or None."""
+    if value is not None and not all(callable(getattr(value, name, None)) for name in ("save", "load")):
+        raise _must_be("an object with save(hash, blob) and load(hash)", value)
+
+
+@attrs.frozen(repr=False)
+class Secret:
+    """A value that no report, log or error shows."""
+
+    value: bytes
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+
 # -- converters: words, numbers, paths -------------------------------------------------------------------
 
 
@@ -202,6 +218,16 @@ def path_or_none(value: str | os.PathLike[str] | None) -> str | None:
     if not isinstance(value, str | os.PathLike):
         raise _must_be("a path or None", value)
     return os.fspath(value)
+
+
+def secret(value: str | bytes | Secret | None) -> Secret | None:
+    """A secret: text or bytes, of which there must be some."""
+    if value is None or isinstance(value, Secret):
+        return value
+    data = value.encode() if isinstance(value, str) else value
+    if not isinstance(data, bytes) or not data:
+        raise Unfit(": it must be a non-empty string or bytes")
+    return Secret(data)
 
 
 def flag_or_path(value: bool | str | os.PathLike[str]) -> bool | str:

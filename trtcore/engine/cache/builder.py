@@ -1,0 +1,234 @@
+"""A builder that asks the engine cache first, and gives it what was built."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trtcore.artifact.engine_file import EngineArtifact, with_new_manifest
+from trtcore.artifact.manifest import EngineManifest, TensorBinding
+from trtcore.engine.build import Builder, Failure, Tell
+from trtcore.engine.cache.entry import (
+    DamagedEntryError,
+    EntryFacts,
+    engine_of,
+    header_sha256,
+    name_of,
+    pieces_of,
+)
+from trtcore.engine.cache.stores import CustomStore, Store, store_at
+from trtcore.engine.request import EngineRequest
+from trtcore.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from trtcore.settings import CompilationSettings
+
+_VARIABLE = "TRTCORE_ENGINE_CACHE_KEY"
+
+
+def secret_of(settings: CompilationSettings) -> bytes | None:
+    """The key that seals entries: ``engine_cache_key``, or the environment's ``TRTCORE_ENGINE_CACHE_KEY``."""
+    if settings.engine_cache_key is not None:
+        return bytes(settings.engine_cache_key.value)
+    text = os.environ.get(_VARIABLE)
+    return text.encode() if text else None
+
+
+class CachedBuilder:
+    """Another builder, behind the engine cache.
+
+    Nothing that the cache does stops a compile: what cannot be read, is damaged, or cannot be written is a warning, and
+    the engine is built.
+
+    Args:
+        settings: of the compile; they ask for the cache.
+        inner: who builds what the cache has not got.
+
+    Raises:
+        SettingsError: there is no such place.
+    """
+
+    def __init__(self, settings: CompilationSettings, inner: Builder) -> None:
+        self.inner = inner
+        self._reads, self._writes = settings.reuse_cached_engines, settings.cache_built_engines
+        self._limit = settings.engine_cache_size
+        self._secret = secret_of(settings)
+        custom = settings.custom_engine_cache
+        self.store: Store = CustomStore(custom) if custom is not None else store_at(settings.engine_cache_dir)
+        self._asked: dict[int, tuple[EngineRequest, tuple[EngineArtifact, int] | None]] = {}
+        self._reachable = True
+
+    def submit(self, request: EngineRequest) -> None:
+        """Start a build of what the cache has not got."""
+        found = self._look_up(request)
+        self._asked[id(request)] = request, found
+        if found is None:
+            self.inner.submit(request)
+
+    def build(
+        self, request: EngineRequest, tell: Tell, *, trial: bool = False, convert_only: bool = False
+    ) -> EngineArtifact | Failure | None:
+        """As `Builder.build`.
+
+        It tells ``("cached", layers)`` of an engine from the cache, and ``("cache",)`` before one is written.
+        """
+        if trial or convert_only:
+            return self.inner.build(request, tell, trial=trial, convert_only=convert_only)
+        _, found = self._asked.pop(id(request), None) or (request, self._look_up(request))
+        if found is not None:
+            artifact, layers = found
+            tell("cached", layers)
+            return artifact
+        heard = _Layers(tell)
+        made = self.inner.build(request, heard)
+        if isinstance(made, EngineArtifact) and self._writes:
+            tell("cache")
+            self._keep(request, made, heard.layers)
+        return made
+
+    def close(self) -> None:
+        """The compile is over."""
+        self._asked.clear()
+        self.inner.close()
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def _look_up(self, request: EngineRequest) -> tuple[EngineArtifact, int] | None:
+        """The request's engine and the number of its layers; None where it has to be built."""
+        name = self._name(request) if self._reads and self._reachable else None
+        if name is None:
+            return None
+        try:
+            data = self.store.read(name)
+        except Exception as error:
+            return self._unreachable(request, "read", error)
+        if data is None:
+            return None
+        try:
+            return self._opened(request, data)
+        except (DamagedEntryError, ArtifactError, ValueError, KeyError, TypeError) as error:
+            text = error.message if isinstance(error, ArtifactError) else str(error)
+            _warn(f"the entry of {request.name} in the engine cache {self.store.place} is not used: {text}")
+            return None
+
+    def _opened(self, request: EngineRequest, data: Any) -> tuple[EngineArtifact, int] | None:
+        facts, engine = engine_of(memoryview(data), request.key(), self._secret)
+        if facts.contents != request.identity.contents:
+            return None  # an engine that can be refitted, with other weights
+        artifact = EngineArtifact.from_tensor(torch.frombuffer(engine, dtype=torch.uint8))
+        artifact.verify()
+        manifest = _adopted(artifact.manifest, facts, request)
+        return with_new_manifest(artifact, manifest), facts.layers
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def _keep(self, request: EngineRequest, artifact: EngineArtifact, layers: int) -> None:
+        name = self._name(request) if self._reachable else None
+        if name is None:
+            return None
+        engine = memoryview(artifact.container.numpy())  # type: ignore[arg-type]
+        identity = request.identity
+        facts = EntryFacts(
+            identity.key, len(engine), header_sha256(engine), layers, identity.symbols, _weight_names(request),
+            identity.contents, request.name, request.backend, request.backend_version, request.target.name, time.time(),
+        )  # fmt: skip
+        pieces = pieces_of(engine, facts, self._secret)
+        if (size := sum(map(len, pieces))) > self._limit and not isinstance(self.store, CustomStore):
+            return _warn(
+                f"{request.name} has {size} bytes, and is not kept: engine_cache_size is {self._limit}"
+            )
+        try:
+            self.store.write(name, pieces)
+            self.store.shrink(self._limit)
+        except Exception as error:
+            self._unreachable(request, "written", error)
+
+    def _name(self, request: EngineRequest) -> str | None:
+        try:
+            return name_of(request.key(), self._secret)
+        except TypeError as error:
+            return _warn(
+                f"{request.name} does not go through the engine cache: it has no key, because {error}"
+            )
+
+    def _unreachable(self, request: EngineRequest, what: str, error: Exception) -> None:
+        self._reachable = False
+        _warn(
+            f"the engine cache {self.store.place} cannot be {what} for {request.name}, and is left alone for the rest "
+            f"of this compile: {type(error).__name__}: {error}"
+        )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=5)
+
+
+class _Layers:
+    """Hands on what a build tells, and remembers the number of layers."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell, self.layers = tell, 0
+
+    def __call__(self, what: str, *data: Any) -> Any:
+        if what == "converted":
+            self.layers = data[0]
+        return self.tell(what, *data)
+
+
+# ---- another program's engine -------------------------------------------------------------------------------
+
+
+def _weight_names(request: EngineRequest) -> tuple[str, ...]:
+    return tuple(request.weight_names.get(target, target) for target in request.identity.weights)
+
+
+def _adopted(manifest: EngineManifest, facts: EntryFacts, request: EngineRequest) -> EngineManifest:
+    """The manifest of an engine that another program of the same key left, in the names of this one."""
+    symbols = _renaming(facts.symbols, request.identity.symbols)
+    weights = _renaming(facts.weights, _weight_names(request))
+    changes: dict[str, Any] = {"id": uuid.uuid4().hex, "name": request.name, "runtime": request.runtime}
+    if any(old != new for old, new in symbols.items()):
+        changes |= _with_symbols(manifest, symbols)
+    if any(old != new for old, new in weights.items()):
+        changes["weights"] = tuple(
+            replace(record, name=weights[record.name] if record.name else "") for record in manifest.weights
+        )
+    return replace(manifest, **changes)
+
+
+def _renaming(old: tuple[str, ...], new: tuple[str, ...]) -> dict[str, str]:
+    if len(old) != len(new):
+        raise DamagedEntryError("it has other symbols or weights than the request")
+    pairs = {(one, other) for one, other in zip(old, new) if one}
+    if len({one for one, _ in pairs}) != len(pairs):
+        raise DamagedEntryError("one name in it stands for several of the request's")
+    return dict(pairs)
+
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _with_symbols(manifest: EngineManifest, symbols: Mapping[str, str]) -> dict[str, Any]:
+    def text(expression: Any) -> Any:
+        if not isinstance(expression, str):
+            return expression
+        return _IDENTIFIER.sub(lambda found: symbols.get(found[0], found[0]), expression)
+
+    def bound(binding: TensorBinding) -> TensorBinding:
+        return replace(binding, shape=tuple(map(text, binding.shape)))
+
+    return {
+        "inputs": tuple(map(bound, manifest.inputs)),
+        "outputs": tuple(map(bound, manifest.outputs)),
+        "sizes": tuple(replace(size, symbol=symbols[size.symbol]) for size in manifest.sizes),
+        "symbols": {symbols[name]: source for name, source in manifest.symbols.items()},
+        "conditions": tuple(map(text, manifest.conditions)),
+    }
