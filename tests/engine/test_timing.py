@@ -136,9 +136,9 @@ def test_the_calls_on_a_real_config(trt_backend: Any, tmp_path: Path) -> None:
     chosen = CompilationSettings(timing_cache_path=tmp_path / "timings")
     for _ in range(2):
         config = builder.create_builder_config()
-        with pytest.warns(DeprecationWarning, match="no-ops in TensorRT-RTX"):
-            with timing_cache(Willing(), config, chosen, Target()):  # type: ignore[arg-type]
-                assert config.get_timing_cache() is not None
+        told = pytest.warns(DeprecationWarning, match="no-ops in TensorRT-RTX")
+        with told, timing_cache(Willing(), config, chosen, Target()):  # type: ignore[arg-type]
+            assert config.get_timing_cache() is not None
         assert (tmp_path / "timings").stat().st_size
 
 
