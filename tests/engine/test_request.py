@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import crashing_converters as bad
@@ -20,10 +22,12 @@ import trtcore
 from trtcore import compiler
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.engine.build import Failure, build_engine
+from trtcore.engine.key import _Names, function_hash, package_hash
 from trtcore.engine.request import ConverterReference, EngineRequest, WeightFile, define_ops, request_of
 from trtcore.errors import SettingsError
 from trtcore.frontend.export import program_from_exported, trace
-from trtcore.ir.graph_data import OpRef
+from trtcore.ir.graph_data import NodeRef, OpRef
+from trtcore.ir.program import SymbolRange
 from trtcore.pack import converter
 from trtcore.packs.loading import build_registry
 from trtcore.packs.model import Converter, PackInfo, Scope
@@ -243,6 +247,140 @@ _seen: dict[str, tuple[int, ...]] = {}
 def test_different_programs_never_share_a_key(picks: tuple[int, ...]) -> None:
     key = request_for(Chain(picks), [torch.zeros(2, 3)]).key()
     assert _seen.setdefault(key, picks) == picks
+
+
+_NUMBERS = st.sampled_from([1.0, 1, True, -1.0, 0.0, -0.0, 2.5, float("inf"), float("nan"), 1e-300])
+_VARIATIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "dim": st.sampled_from([0, 1]),
+        "scale": _NUMBERS,
+        "swap": st.booleans(),
+        "low": st.integers(1, 2),
+        "high": st.integers(5, 7),
+        "dtype": st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+        "rows": st.integers(2, 3),
+        "option": st.sampled_from(["disable_tf32", "sparse_weights"]),
+        "level": st.integers(0, 2),
+        "device": st.sampled_from(["sm_80", "sm_89"]),
+        "backend_version": st.sampled_from(["1.7.1.116", "1.8"]),
+        "pack_version": st.sampled_from(["1", "2"]),
+        "name": st.sampled_from(["x", "y"]),
+    },
+)
+_DEFAULTS: dict[str, Any] = {
+    "dim": 1, "scale": 2.0, "swap": False, "low": 1, "high": 6, "dtype": torch.float32, "rows": 0, "option": "",
+    "level": None, "device": None, "backend_version": "", "pack_version": "",
+}  # fmt: skip
+
+
+def varied(given: dict[str, Any]) -> EngineRequest:
+    """The request of `Shapes` with some things changed; `name` is of a node, which does not count."""
+    what = {**_DEFAULTS, **given}
+    inputs = pair(what["low"], what["high"], what["dtype"])
+    if what["rows"]:
+        inputs[0] = torch.zeros(what["rows"], 8, dtype=what["dtype"])
+    options = {name: what[name] for name in ("device",) if what[name]}
+    options |= {what["option"]: True} if what["option"] else {}
+    options |= {} if what["level"] is None else {"optimization_level": what["level"]}
+    request = request_for(Shapes(what["dim"], what["scale"], what["swap"]), inputs, **options)
+    if what["backend_version"]:
+        request.backend_version = what["backend_version"]
+    return changed_data(request, what["pack_version"], what.get("name", ""))
+
+
+def changed_data(request: EngineRequest, version: str, prefix: str) -> EngineRequest:
+    """Another version of every pack, and other names of nodes, than are installed and captured here."""
+    if not version and not prefix:
+        return request
+    detached = request.detached()
+    data = detached._graph
+    names = {node.name: prefix + node.name for node in data.nodes}
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, NodeRef):
+            return NodeRef(names[value.name])
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(renamed, value))
+        return {k: renamed(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    nodes = tuple(
+        replace(node, name=names[node.name], args=renamed(node.args), kwargs=renamed(node.kwargs))
+        for node in data.nodes
+    )
+    converters = {
+        names[name]: replace(one, version=version) if version else one
+        for name, one in data.converters.items()
+    }
+    return detached._with_graph(replace(data, nodes=nodes, converters=converters))
+
+
+_by_key: dict[str, Any] = {}
+_by_variation: dict[Any, str] = {}
+
+
+@settings(max_examples=25)
+@given(_VARIATIONS)
+def test_requests_share_a_key_exactly_if_they_differ_in_names_alone(given: dict[str, Any]) -> None:
+    what = {**_DEFAULTS, **given, "name": None}
+    if what["rows"]:  # a static shape has no range
+        what |= {"low": None, "high": None}
+    told = tuple((name, repr(value)) for name, value in sorted(what.items()))
+    key = varied(given).key()
+    assert _by_key.setdefault(key, told) == told
+    assert _by_variation.setdefault(told, key) == key
+
+
+def test_a_condition_is_in_the_key_whatever_its_symbols_are_called() -> None:
+    """A symbol that has the name which another gets in the key is not taken for it."""
+
+    def key(first: str, second: str, condition: str) -> str:
+        ranges = {name: SymbolRange(name, 1, 2, 6 + number) for number, name in enumerate((first, second))}
+        names = _Names(ranges, ())
+        for name in (first, second):
+            names.symbol(name)
+        return names.condition(condition)
+
+    assert key("a", "b", "a < b") == key("d1", "d0", "d1 < d0") == key("s1", "s12", "s1 < s12")
+    assert key("a", "b", "a < b") != key("d1", "d0", "d0 < d1")
+
+
+HELPERS = """
+import functools
+def helper(ctx, x):
+    return {body}
+class Helper:
+    @staticmethod
+    def make(ctx, x):
+        return helper(ctx, x)
+@functools.lru_cache
+def cached(kind):
+    return {kind!r}
+"""
+CALLS = [
+    "def mine(ctx, x):\n    return Helper.make(ctx, x)",
+    "def mine(ctx, x):\n    return ctx.activation(x, cached(0))",
+    "import edited_helpers\ndef mine(ctx, x):\n    return edited_helpers.helper(ctx, x)",
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["class", "cached", "module"])
+def test_what_a_converter_calls_is_in_the_key(
+    call: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a class, behind a cache, in another module."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kinds = {}
+    for kind in ("RELU", "TANH"):
+        text = HELPERS.format(body=f"ctx.activation(x, {kind!r})", kind=kind)
+        (tmp_path / "edited_helpers.py").write_text(text)
+        package_hash.cache_clear()
+        importlib.invalidate_caches()
+        sys.modules.pop("edited_helpers", None)
+        names: dict[str, Any] = {"__name__": "edited"}
+        exec(text + call, names)
+        kinds[kind] = function_hash(names["mine"])
+    assert kinds["RELU"] != kinds["TANH"]
 
 
 # ---- other processes ----------------------------------------------------------------------------------------

@@ -82,7 +82,8 @@ class CachedBuilder:
         """
         if trial or convert_only:
             return self.inner.build(request, tell, trial=trial, convert_only=convert_only)
-        _, found = self._asked.pop(id(request), None) or (request, self._look_up(request))
+        asked = self._asked.pop(id(request), None)
+        found = self._look_up(request) if asked is None else asked[1]
         if found is not None:
             artifact, layers = found
             tell("cached", layers)
@@ -109,7 +110,8 @@ class CachedBuilder:
         try:
             data = self.store.read(name)
         except Exception as error:
-            return self._unreachable(request, "read", error)
+            self._unreachable(request, "read", error)
+            return None
         if data is None:
             return None
         try:
@@ -155,9 +157,8 @@ class CachedBuilder:
         try:
             return name_of(request.key(), self._secret)
         except TypeError as error:
-            return _warn(
-                f"{request.name} does not go through the engine cache: it has no key, because {error}"
-            )
+            _warn(f"{request.name} does not go through the engine cache: it has no key, because {error}")
+            return None
 
     def _unreachable(self, request: EngineRequest, what: str, error: Exception) -> None:
         self._reachable = False
