@@ -49,6 +49,8 @@ def test_list_size_clear_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert json.loads(run("size", "--json").stdout)["engines"] == 2
     assert "removed 2 engines" in run("clear", "--yes").stdout
     assert "is empty" in run().stdout
+    assert json.loads(run("--json").stdout)["engines"] == []
+    assert json.loads(run("--dir", folder, "--json", "path").stdout)["place"] == str(folder)
     assert "removed 0 engines" in run("clear").stdout
 
 

@@ -22,14 +22,17 @@ def _options(command: Any) -> Any:
 
 
 @click.group(invoke_without_command=True)
+@_options
 @click.pass_context
-def cache(context: click.Context) -> None:
+def cache(context: click.Context, place: str | None, as_json: bool) -> None:
     """Look at the engine cache, or empty it; without a command: list it.
 
     Engines get there with the settings cache_built_engines and reuse_cached_engines.
     """
+    given = {"place": place, "as_json": as_json}
     if context.invoked_subcommand is None:
-        context.invoke(list_)
+        context.invoke(list_, **given)
+    context.default_map = dict.fromkeys(cache.commands, given)
 
 
 @cache.command("list")
@@ -80,9 +83,11 @@ def clear(place: str | None, as_json: bool, yes: bool) -> None:
 
 
 @cache.command()
-def path() -> None:
-    """Print the folder that the cache is in where engine_cache_dir says nothing else."""
-    click.echo(_store(None).place)
+@_options
+def path(place: str | None, as_json: bool) -> None:
+    """Print where the cache is; without --dir that of compiles whose engine_cache_dir says nothing else."""
+    place = _store(place).place
+    click.echo(json.dumps({"schema": 1, "place": place}) if as_json else place)
 
 
 def _store(place: str | None) -> Store:
