@@ -305,6 +305,47 @@ def test_accumulation_in_the_network():
     assert types(other.layers)["CAST"] == 0
 
 
+class Attend(nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_attention_accumulates_in_float32():
+    x = torch.randn(1, 2, 8, 16).half()
+    found = network(Attend(), x, rtol=1e-2, atol=1e-2, use_fp32_acc=True)
+    assert dtypes_of(found, "MATRIX_MULTIPLY", "ATTENTION_OUTPUT") == {torch.float32}
+    without = network(Attend(), x, rtol=1e-2, atol=1e-2)
+    assert dtypes_of(without, "MATRIX_MULTIPLY", "ATTENTION_OUTPUT") == {torch.float16}
+
+
+class Ranges(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.head(self.first(x).exp().cumsum(1) * 1e6)
+
+
+def test_the_report_names_what_stays_in_float32_and_the_rule(trt_backend):
+    import trtcore
+
+    report = trtcore.explain(
+        Ranges().eval(), [torch.randn(2, 8)], min_block_size=1, enable_autocast=True,
+        autocast_low_precision_type=torch.float16, autocast_excluded_nodes={"^head$"},
+        autocast_excluded_ops={"aten.cumsum"},
+    )  # fmt: skip
+    rules = {group.op: group.reason for group in report.kept_precise()}
+    assert rules == {
+        "aten.exp.default": "its op needs float32's range, as torch.autocast has it",
+        "aten.cumsum.default": "autocast_excluded_ops has it",
+        "aten.mul.Tensor": "a number of it is beyond the range of torch.float16",
+        "aten.linear.default": "autocast_excluded_nodes has '^head$'",
+    }
+    assert "1 x aten.linear.default: autocast_excluded_nodes has '^head$'; first at head" in str(report)
+    assert not trtcore.explain(Ranges().eval(), [torch.randn(2, 8)], min_block_size=1).kept_precise()
+
+
 # ---- truncate_double ---------------------------------------------------------------------------------------
 
 

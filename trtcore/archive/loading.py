@@ -68,7 +68,7 @@ def load(path: str | os.PathLike[str], *, runtime: str = "auto", packs: str = "c
     if packs not in ("check", "ignore"):
         raise SettingsError(f"packs={packs!r} is neither 'check' nor 'ignore'")
     source = Path(path)
-    archive = Archive(source)
+    archive = _opened(source)
     _vet(source, archive)
     description = archive.json(EXTRA)
     _check_format(source, description)
@@ -95,6 +95,19 @@ def is_saved_module(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+_FOREIGN = "it must be written by trtcore.save; torch.export.load reads plain ExportedPrograms"
+
+
+def _opened(source: Path) -> Archive:
+    """The archive; one that is sound, and of somebody else's layout, is called foreign and not damaged."""
+    try:
+        return Archive(source)
+    except ArtifactError as error:
+        if error.advice is None and zipfile.is_zipfile(source) and not is_saved_module(source):
+            raise ArtifactError(f"{source} is not a module that trtcore saved", advice=_FOREIGN) from error
+        raise
+
+
 def _vet(source: Path, archive: Archive) -> None:
     strangers = [name for name in archive.members if not _MEMBERS.fullmatch(name)]
     if strangers:
@@ -105,7 +118,7 @@ def _vet(source: Path, archive: Archive) -> None:
     if EXTRA not in archive.members:
         raise ArtifactError(
             f"{source} is not a module that trtcore saved",
-            advice="it must be written by trtcore.save; torch.export.load reads plain ExportedPrograms",
+            advice=_FOREIGN,
         )
 
 

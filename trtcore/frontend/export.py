@@ -22,7 +22,7 @@ from trtcore.errors import ExportError, InputError, TrtcoreError
 from trtcore.frontend.dict_order import DictOrder, holds_dicts
 from trtcore.frontend.equal_dims import find_ties, tie_hook
 from trtcore.frontend.examples import example_leaves
-from trtcore.frontend.export_errors import capture_error
+from trtcore.frontend.export_errors import capture_error, refuse_foreign_dtypes
 from trtcore.frontend.program import program_from_exported
 from trtcore.frontend.quiet import quiet_torch
 from trtcore.frontend.range_check import capture_for_all_sizes
@@ -86,6 +86,7 @@ def trace(
     _check_call(model, *call)
     _warn_if_training(model)
     examples = example_leaves(model, tree)
+    refuse_foreign_dtypes(model, tree, examples)
     ties = find_ties(model, tree, examples)
 
     def capture(leaves: Sequence[Any], order: DictOrder | None = None) -> ExportedProgram:

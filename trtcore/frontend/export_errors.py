@@ -43,6 +43,24 @@ def capture_error(
     )
 
 
+def refuse_foreign_dtypes(model: torch.nn.Module, tree: InputTree, examples: Sequence[Any]) -> None:
+    """Run the model once where a floating-point input has a dtype that none of its weights has.
+
+    A trace computes nothing, and takes pairs of dtypes that torch's kernels refuse.
+
+    Raises:
+        InputError: the model fails on these inputs.
+    """
+    weights = {one.dtype for one in (*model.parameters(), *model.buffers()) if one.is_floating_point()}
+    given = {one.dtype for one in examples if isinstance(one, torch.Tensor) and one.is_floating_point()}
+    if not weights or given <= weights or not can_run(model):
+        return
+    try:
+        run(model, *tree.unflatten(examples))
+    except Exception as failure:
+        raise _model_fails(model, tree, examples, failure) from failure
+
+
 def _model_fails(
     model: torch.nn.Module, tree: InputTree, examples: Sequence[Any], failure: Exception
 ) -> InputError:

@@ -32,12 +32,15 @@ class NodeFacts:
         objections: candidates for patterns that end in this node and did not take it (`trtcore.pack` calls them
             candidates of a selection).
         sources: the ops of the captured graph that this node, a pattern, stands for.
+        precision: why it computes in the model's dtype where lower precisions are allowed, in the words that the report
+            shows; "" where nothing is to be said.
     """
 
     reason: str = ""
     boundary: bool = False
     objections: tuple[Any, ...] = ()
     sources: tuple[Source, ...] = ()
+    precision: str = ""
 
 
 _NONE = NodeFacts()

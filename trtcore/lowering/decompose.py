@@ -22,11 +22,11 @@ from torch.fx import Graph, GraphModule, Node
 from trtcore.context import CompileContext
 from trtcore.ir.facts import set_facts
 from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, tracing
-from trtcore.ir.provenance import op_name
 from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
 from trtcore.ir.torch_private import core_decompositions, functionalised, is_written
 from trtcore.packs.selection import SelectionMemo, Verdict
 
+_ITSELF = "it decomposes into itself"
 _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a cycle
 
 
@@ -60,7 +60,11 @@ class _Decomposer:
             self._visit(self.graph, node, 0)
 
     def _visit(self, graph: Graph, node: Node, depth: int) -> str:
-        """Decompose a node of `graph` if that helps; return why it cannot be converted ("" if it can)."""
+        """Decompose a node of `graph` if that helps; return why it cannot be converted ("" if it can).
+
+        The reason is the one at the bottom: of the piece that no converter takes. A node whose own dtype stands in the
+        way, or that comes apart into itself, is that piece.
+        """
         if node.op != "call_function" or not _has_tensor(node.meta.get("val")) or is_getitem(node):
             return ""
         # The pieces of a trace are copied where they are used; only nodes of the graph itself are asked for again.
@@ -74,9 +78,14 @@ class _Decomposer:
             return selection.reason
         pieces = self._pieces(node, function, depth)
         if isinstance(pieces, str):
-            reason = f"{selection.reason}; its decomposition does not help: {pieces}"
-            set_facts(node, reason=reason)
-            return reason
+            own = pieces in (_ITSELF, selection.reason) or selection.verdict in (
+                Verdict.DTYPE,
+                Verdict.LAYOUT,
+            )
+            cause = selection.reason if own else pieces
+            whole = cause if own else f"{selection.reason}; its decomposition does not help: {pieces}"
+            set_facts(node, reason=whole)
+            return cause
         self._paste(graph, node, pieces)
         return ""
 
@@ -115,7 +124,7 @@ class _Decomposer:
         except TypeError:  # an unhashable constant
             key = (node.target, id(node))
         if key not in self.memo:
-            self.memo[key] = f"{op_name(node.target)} decomposes into itself"  # what a recursion would find
+            self.memo[key] = _ITSELF  # what a recursion would find
             try:
                 traced = self._traced(node, function, list(dict.fromkeys(leaves)))
                 _check_results(node, traced)

@@ -117,6 +117,7 @@ def _node(one: NodeReport, words: _Table, candidates: _Table) -> dict[str, Any]:
         "bytes": one.bytes,
         "flops": one.flops,
         "advice": words.add(one.advice),
+        "precision": words.add(one.precision),
     }
 
 
@@ -139,6 +140,7 @@ def _lists(report: ReportFields) -> Sequence[tuple[str, Sequence[str]]]:
         ("Warnings", report.warnings),
         ("Kernel plugins", plugins),
         ("Ties between packs", report.ties),
+        ("Not lowered by autocast, and the rule", [str(group) for group in report.kept_precise()]),
         ("Written back", [str(group) for group in report.lost("write_back")]),
         ("Rewritten by lowering", report.rewrites),
         ("Versions", _versions(report)),

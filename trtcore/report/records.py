@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 REFERENCE_NOTE = (
@@ -67,6 +68,7 @@ class NodeReport:
         flops: estimate of its floating-point operations at opt sizes, where it is in torch and torch has a formula
             for its op; else None.
         advice: the one thing that would change where it runs; "" where nothing is known to.
+        precision: the rule that keeps it in the model's dtype where autocast lowers others; "" where none does.
     """
 
     name: str
@@ -88,6 +90,7 @@ class NodeReport:
     bytes: int | None = None
     flops: int | None = None
     advice: str = ""
+    precision: str = ""
 
     @property
     def cost(self) -> float:
@@ -205,7 +208,7 @@ class PluginReport:
 
 @dataclass(frozen=True)
 class FallbackGroup:
-    """Ops of one kind that run in torch for one reason."""
+    """Ops of one kind that something is said of for one reason: they run in torch, say."""
 
     op: str
     reason: str
@@ -336,6 +339,10 @@ class ReportFields:
         """Ops in torch that no converter took, grouped by op and reason, the most frequent first."""
         return _groups(node for node in self.nodes if not node.in_engine and not node.lost_to)
 
+    def kept_precise(self) -> tuple[FallbackGroup, ...]:
+        """Ops that autocast left in the model's dtype, by op and the rule that keeps them, the most frequent first."""
+        return _groups((node for node in self.nodes if node.precision), lambda node: node.precision)
+
     def costliest(self) -> tuple[FallbackGroup, ...]:
         """All ops in torch, grouped by op and reason, what costs the most first."""
         return tuple(sorted(_groups(self.in_torch), key=lambda group: -group.cost))
@@ -351,12 +358,14 @@ def short_path(source: str) -> str:
     return rest if found else source.removeprefix(os.getcwd() + os.sep)
 
 
-def _groups(nodes: Iterable[NodeReport]) -> tuple[FallbackGroup, ...]:
+def _groups(
+    nodes: Iterable[NodeReport], reason: Callable[[NodeReport], str] = attrgetter("reason")
+) -> tuple[FallbackGroup, ...]:
     groups: dict[tuple[str, str], list[NodeReport]] = {}
     for node in nodes:
-        groups.setdefault((node.op, node.reason), []).append(node)
+        groups.setdefault((node.op, reason(node)), []).append(node)
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-    return tuple(FallbackGroup(op, reason, tuple(members)) for (op, reason), members in ordered)
+    return tuple(FallbackGroup(op, why, tuple(members)) for (op, why), members in ordered)
 
 
 def plain(value: Any) -> Any:

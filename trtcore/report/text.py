@@ -177,6 +177,9 @@ def _sections(report: ReportFields, *, verbose: bool) -> list[_Section]:
     for cause in dict.fromkeys(node.lost_to for node in report.in_torch if node.lost_to):
         if cause != "quarantine":
             sections.append(_Section(f"Lost to {cause}", [(str(group),) for group in report.lost(cause)]))
+    if report.kept_precise():
+        lines = [(str(group),) for group in report.kept_precise()]
+        sections.append(_Section("Not lowered by autocast, and the rule", lines))
     if report.written_back:
         sections.append(_Section("Written back", [(str(group),) for group in report.lost("write_back")]))
     if report.quarantined:
@@ -246,6 +249,8 @@ def _node_lines(node: NodeReport) -> list[str]:
     lines = [f"{node.name} ({node.op}) at {node.place} -> {fate}: {who}"]
     if node.sources:
         lines.append(f"    stands for {', '.join(node.sources)}")
+    if node.precision:
+        lines.append(f"    not lowered by autocast: {node.precision}")
     lines += [
         f"    {candidate.verdict}: {candidate.converter} of {candidate.pack}, priority {candidate.priority}"
         + (f": {candidate.reason}" if candidate.reason else "")

@@ -360,7 +360,8 @@ def _check_tensor(
         if type(found) is int and found != size:
             raise InputError(
                 f"input {allowed.name} must have size {size} at dimension {index}, got {found} "
-                f"(shape {tuple(shape)})"
+                f"(shape {tuple(shape)})",
+                advice="compile with an Input whose min_shape and max_shape include it",
             )
     for dim in allowed.linear:
         found = shape[dim.index]

@@ -20,6 +20,7 @@ from trtcore.pack import (
     insert_constant,
     module_path,
     node_arguments,
+    set_facts,
 )
 from trtcore_converters.passes._bounds import Bounds
 from trtcore_converters.passes._graph import fixed, keeps, tensor_of
@@ -114,27 +115,40 @@ class _Autocast:
             return False
         if node.target in _MOVES and not any(source in self.lowered for source in node.all_input_nodes):
             return False  # what is not computed is not worth a cast
-        return not (self._is_excluded(node) or self._is_sensitive(node) or self._stays_in_torch(node))
+        rule = self._excluded(node) or self._sensitive(node)
+        if rule:
+            set_facts(node, precision=rule)
+        return not (rule or self._stays_in_torch(node))
 
-    def _is_excluded(self, node: fx.Node) -> bool:
-        """By what the user says."""
+    def _excluded(self, node: fx.Node) -> str:
+        """The rule of the user's that keeps a node in float32; "" if none does."""
         name = str(node.target)
-        if {name, name.rpartition(".")[0]} & self.settings.autocast_excluded_ops or node in self.large:
-            return True
-        if any(p.match(node.name) or p.match(module_path(node)) for p in self.patterns):
-            return True
+        if {name, name.rpartition(".")[0]} & self.settings.autocast_excluded_ops:
+            return "autocast_excluded_ops has it"
+        if node in self.large:
+            threshold = self.settings.autocast_max_output_threshold
+            return f"its results on the calibration data exceed autocast_max_output_threshold={threshold:g}"
+        for pattern in self.patterns:
+            if pattern.match(node.name) or pattern.match(module_path(node)):
+                return f"autocast_excluded_nodes has {pattern.pattern!r}"
         limit = self.settings.autocast_max_depth_of_reduction
-        return limit is not None and _is_deeper(node, limit)
+        if limit is not None and _is_deeper(node, limit):
+            return f"it sums more than autocast_max_depth_of_reduction={limit} elements"
+        return ""
 
-    def _is_sensitive(self, node: fx.Node) -> bool:
-        """By what the node computes."""
+    def _sensitive(self, node: fx.Node) -> str:
+        """What of the node's own computation keeps it in float32; "" if nothing does."""
         target: Any = node.target
-        if str(target).rpartition(".")[0] in FLOAT_OPS or _is_random(node):
-            return True
+        if str(target).rpartition(".")[0] in FLOAT_OPS:
+            return "its op needs float32's range, as torch.autocast has it"
+        if _is_random(node):
+            return "it draws random numbers"
         if any(abs(number) > self.limit for number in _numbers(node) if math.isfinite(number)):
-            return True
+            return f"a number of it is beyond the range of {self.dtype}"
         mask = node_arguments(node).get("attn_mask") if target in _MASKED else None
-        return any(self._overflows(source) for source in node.all_input_nodes if source is not mask)
+        if any(self._overflows(source) for source in node.all_input_nodes if source is not mask):
+            return f"a weight of it is beyond the range of {self.dtype}"
+        return ""
 
     def _overflows(self, source: fx.Node) -> bool:
         """Whether a weight has finite values beyond the lower dtype's range."""

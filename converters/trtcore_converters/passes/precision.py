@@ -33,12 +33,13 @@ _PRODUCTS = frozenset(
         aten.baddbmm.default,
         aten.mv.default,
         aten.dot.default,
+        aten.scaled_dot_product_attention.default,  # two products and the softmax between them
     }
 )
 
 
 def fp32_accumulation(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
-    """With `use_fp32_acc`, float16 matrix products between casts: float32 inside, float16 outside.
+    """With `use_fp32_acc`, float16 matrix products and attention between casts: float32 inside, float16 outside.
 
     Weights stay float16 constants, with a cast behind each.
     """

@@ -135,6 +135,7 @@ function nodeDetails(node) {
     ["gives", node.outputs.length ? node.outputs.flatMap((text, i) => (i ? [tag("br"), code(text)] : [code(text)])) : ""],
     ["moves", node.bytes === null ? "" : node.bytes === 0 ? "nothing: a view" : bytes(node.bytes)],
     ["operations", node.flops ? big(node.flops) + "FLOP" : ""],
+    ["not lowered", node.precision],
     ["stands for", node.sources.join(", ")],
   ]));
   if (node.inputs.length || node.weights.length) parts.push(heading("Takes"), tag("ul", { class: "plain" },

@@ -12,7 +12,7 @@ const hueOf = (segment) => (isTorch(segment) ? 32 : HUES[engineNames.indexOf(seg
 const nodes = data.nodes.map((one, index) => ({
   ...one, index,
   reason: data.texts[one.reason], advice: data.texts[one.advice], candidates: data.candidates[one.candidates],
-  path: data.texts[one.path], pack: data.texts[one.pack], source: data.texts[one.source],
+  path: data.texts[one.path], pack: data.texts[one.pack], source: data.texts[one.source], precision: data.texts[one.precision],
 }));
 const byName = new Map(nodes.map((one) => [one.name, one]));
 for (const node of nodes) node.users = [];
