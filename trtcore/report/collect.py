@@ -301,6 +301,7 @@ def node_report(
         inputs=tuple(dict.fromkeys(_maker(one).name for one in node.all_input_nodes if _is_value(one))),
         weights=tuple(_output_text(one) for one in node.all_input_nodes if _is_weight(one)),
         outputs=_results(node.meta.get("val")),
+        precision=facts(node).precision,
     )
 
 
