@@ -795,3 +795,49 @@ def test_the_kernel_packs_sources_are_found_by_themselves() -> None:
         "trtcore_plugins.codegen.contributions",
         "trtcore_plugins.kernels.contributions",
     ]
+
+
+# --- the registry of one compile after another ----------------------------------------------------------------
+
+
+def test_the_latest_registry_serves_until_something_comes_or_goes():
+    from trtcore.packs.loading import build_registry
+    from trtcore.settings import CompilationSettings
+
+    plain = CompilationSettings.from_kwargs()
+    first = build_registry(plain)
+    assert build_registry(CompilationSettings.from_kwargs(optimization_level=1)) is first
+    pinned = CompilationSettings.from_kwargs(pins={"aten.relu.default": "trtcore:aten"})
+    assert build_registry(pinned) is not first
+    without = build_registry(CompilationSettings.from_kwargs(disabled_packs=["trtcore:aten"]))
+    assert not without.candidates(torch.ops.aten.relu.default)
+    assert build_registry(plain).candidates(torch.ops.aten.relu.default)
+    with scoped_registry():
+
+        @converter(torch.ops.aten.relu.default)
+        def mine(ctx, x):
+            return x
+
+        assert mine.__name__ in str(build_registry(plain).candidates(torch.ops.aten.relu.default)[0].name)
+    assert build_registry(plain).candidates(torch.ops.aten.relu.default) == first.candidates(
+        torch.ops.aten.relu.default
+    )
+
+
+def test_an_op_that_is_registered_later_finds_its_converter():
+    """A converter waits for the op that it names, across compiles."""
+    from trtcore.packs.loading import build_registry
+    from trtcore.settings import CompilationSettings
+
+    plain = CompilationSettings.from_kwargs()
+    with scoped_registry():
+
+        @converter("later_op::twice")
+        def twice(ctx, x):
+            return x
+
+        assert [one.target for one, _ in build_registry(plain).unknown] == ["later_op::twice"]
+        library = torch.library.Library("later_op", "DEF")
+        library.define("twice(Tensor x) -> Tensor")
+        assert build_registry(plain).candidates(torch.ops.later_op.twice.default)
+        library._destroy()

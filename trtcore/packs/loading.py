@@ -15,11 +15,12 @@ from __future__ import annotations
 import importlib
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trtcore.errors import PackError, shown
+from trtcore.ir.ops import find_target
 from trtcore.packs.declare import PROCESS
 from trtcore.packs.discovery import (
     Found,
@@ -65,6 +66,48 @@ IN_PROCESS = "in-process"
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True)
+class _Latest:
+    """The registry that was built last, and what it was built of.
+
+    Attributes:
+        named: (name, the op that it meant then) of every contribution that names its op by a text.
+    """
+
+    packs: tuple[LoadedPack, ...]
+    process: tuple[Converter, ...]
+    named: tuple[tuple[str, Any], ...]
+    registry: ConverterRegistry
+
+    def is_of(self, packs: Sequence[LoadedPack], process: Sequence[Converter]) -> bool:
+        """Whether a registry of these would be the same: of the very same values, with names that mean the same."""
+        return (
+            _same(self.packs, packs)
+            and _same(self.process, process)
+            and all(_op_of(name) is op for name, op in self.named)
+        )
+
+
+def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others))
+
+
+def _op_of(name: str) -> Any:
+    try:
+        return find_target(name)
+    except PackError:  # an op of several overloads
+        return None
+
+
+def _names(packs: Sequence[LoadedPack], process: Sequence[Converter]) -> Iterator[str]:
+    targets: list[Any] = [one.target for one in process]
+    for pack in packs:
+        targets += (one.target for one in pack.converters)
+        targets += (one.target for one in pack.refusals)
+        targets += pack.decompositions
+    return (target for target in dict.fromkeys(targets) if isinstance(target, str))
+
+
 class _Process:
     """What this process knows of installed packs."""
 
@@ -74,6 +117,7 @@ class _Process:
         self.found: tuple[Found, ...] | None = None
         self.loaded: dict[str, LoadedPack] = {}
         self.loading: set[str] = set()
+        self.latest: _Latest | None = None
 
 
 _process = _Process()
@@ -82,16 +126,23 @@ _process = _Process()
 def build_registry(settings: CompilationSettings) -> ConverterRegistry:
     """Return the registry of one compile: packs, process converters, the settings' converters and pins.
 
+    Without converters and pins of the settings it is the latest one again, as long as nothing came or went.
+
     Raises:
         SettingsError: a pin or a call-site converter that makes no sense.
         PackError: a pack fails and TRTCORE_STRICT_PACKS is set.
     """
-    return ConverterRegistry.build(
-        load_packs(disabled=settings.disabled_packs),
-        process=process_converters(),
-        call_site=settings.converters,
-        pins=settings.pins,
-    )
+    packs, process = load_packs(disabled=settings.disabled_packs), process_converters()
+    if settings.converters or settings.pins:
+        return ConverterRegistry.build(
+            packs, process=process, call_site=settings.converters, pins=settings.pins
+        )
+    latest = _process.latest
+    if latest is None or not latest.is_of(packs, process):
+        named = tuple((name, _op_of(name)) for name in _names(packs, process))
+        latest = _Latest(packs, process, named, ConverterRegistry.build(packs, process=process))
+        _process.latest = latest
+    return latest.registry
 
 
 def load_packs(*, disabled: Iterable[str] = ()) -> tuple[LoadedPack, ...]:
@@ -210,7 +261,7 @@ def providers(backend: str) -> dict[str, tuple[PackInfo, ...]]:
 def forget_packs() -> None:
     """Forget what was found and loaded; the next compile looks again (say, after an installation)."""
     with _process.lock:
-        _process.found = None
+        _process.found = _process.latest = None
         _process.loaded.clear()
         importlib.invalidate_caches()
         core_version.cache_clear()

@@ -29,6 +29,7 @@ from trtcore.packs.model import (
     LoweringPass,
     PackInfo,
     Refusal,
+    Requires,
     Runtime,
     Scope,
 )
@@ -38,7 +39,7 @@ from trtcore.packs.rules import Survey, dtype_name, settings_want_torch, survey,
 from trtcore.packs.selection import Asking, Candidate, Selection, Verdict
 
 if TYPE_CHECKING:
-    from trtcore.backend.base import Backend
+    from trtcore.backend.base import Backend, Target
     from trtcore.events import Observer
 
 _T = TypeVar("_T")
@@ -91,10 +92,10 @@ class ConverterRegistry:
     """
 
     __slots__ = (
+        "_asked",
         "_entries",
         "_overloads",
         "_refusals",
-        "_requirements",
         "backends",
         "decompositions",
         "kernel_plugins",
@@ -120,7 +121,7 @@ class ConverterRegistry:
     _entries: dict[Any, _Entry]
     _overloads: dict[str, list[str]]
     _refusals: dict[Any, Refusal]
-    _requirements: dict[tuple[int, int, int], tuple[str | None, Any]]
+    _asked: list[_Asked]
 
     def __init__(self, **fields: Any) -> None:
         for name, value in fields.items():
@@ -203,7 +204,7 @@ class ConverterRegistry:
             _entries=entries,
             _overloads=overloads,
             _refusals=refusals,
-            _requirements={},
+            _asked=[_Asked(None, None)],
         )
 
     @property
@@ -348,22 +349,34 @@ class ConverterRegistry:
         if requires is NO_REQUIREMENTS:
             return None
         assert ctx.backend is not None
-        # By identity: hashing a Requires and a Target costs more than the rest of a selection. The value keeps them
-        # alive, so that no other object gets their ids.
-        key = (id(requires), id(ctx.backend), id(ctx.target))
-        known = self._requirements.get(key)
+        (asked,) = self._asked
+        if asked.backend is not ctx.backend or asked.target is not ctx.target:
+            asked = self._asked[0] = _Asked(ctx.backend, ctx.target)
+        # By identity: hashing a Requires costs more than the rest of a selection. The value keeps it alive, so that no
+        # other object gets its id.
+        known = asked.unmet.get(id(requires))
         if known is None:
             try:
                 unmet = requires.check(ctx.backend, ctx.target)
             except Exception as error:  # an unknown feature, or a probe that fails: told, and not a crash
                 unmet = f"its requirements could not be checked: {shown(error)}"
-            known = self._requirements[key] = (unmet, (requires, ctx.backend, ctx.target))
+            known = asked.unmet[id(requires)] = (unmet, requires)
         return known[0]
 
     def __repr__(self) -> str:
         return (
             f"ConverterRegistry({len(self._entries)} ops, packs: {', '.join(map(str, self.packs)) or 'none'})"
         )
+
+
+class _Asked:
+    """What converters require that a backend lacks for a target: of the pair that was asked about last."""
+
+    __slots__ = ("backend", "target", "unmet")
+
+    def __init__(self, backend: Backend | None, target: Target | None) -> None:
+        self.backend, self.target = backend, target
+        self.unmet: dict[int, tuple[str | None, Requires]] = {}
 
 
 class _Entry:
