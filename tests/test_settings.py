@@ -358,6 +358,7 @@ print(CompilationSettings(torch_executed_ops=["aten.gelu", "aten.relu", "aten.ad
 """
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_the_same_in_every_process():
     prints = {
         subprocess.run(

@@ -7,6 +7,8 @@ import sys
 import textwrap
 import weakref
 
+import pytest
+
 from trtcore.backend import builders
 
 SCRIPT = """
@@ -47,13 +49,13 @@ SCRIPT = """
 """
 
 
-def test_garbage_that_is_collected_while_tensorrt_logs(trt_backend):
-    for who in ("collector", "thread"):
-        ran = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(SCRIPT), who],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert "went on" in ran.stdout, ran.stderr
+@pytest.mark.parametrize("who", ["collector", pytest.param("thread", marks=pytest.mark.slow)])
+def test_garbage_that_is_collected_while_tensorrt_logs(trt_backend, who):
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), who],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "went on" in ran.stdout, ran.stderr
 
 
 def test_builders_that_nobody_uses_go_with_the_next_one(trt_backend):

@@ -90,6 +90,7 @@ def test_help_loads_no_tensorrt() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_real_ctrl_c_stops_with_130(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import time\ndef make():\n    print('started', flush=True)\n    time.sleep(60)\n"

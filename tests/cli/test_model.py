@@ -129,6 +129,7 @@ class Halved(torch.nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_operators_of_ones_own_are_imported(tmp_path: Path, trt_backend: object) -> None:
     """Each command in a process of its own: an operator stays registered."""
     (tmp_path / "operator_module.py").write_text(OPERATOR)

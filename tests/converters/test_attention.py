@@ -91,7 +91,7 @@ class _Module(torch.nn.Module):
 @pytest.mark.parametrize(
     ("isolation", "run"),
     [
-        ("process", _shared_product),
+        pytest.param("process", _shared_product, marks=pytest.mark.slow),
         ("thread", _shared_product),
         ("thread", _shared_quotient),
         ("thread", _product_beside_the_layers_own),

@@ -59,6 +59,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_several_segments_in_one_child(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
     """With TensorRT's progress for observers here, and the weights of the model itself."""
     from trtcore.engine.builders import ProcessBuilder
@@ -108,6 +109,7 @@ class Shapes(torch.nn.Module):
         return values * 2, indices, row, a + b, x.to(torch.bfloat16) * self.scale
 
 
+@pytest.mark.slow
 def test_dynamic_shapes_and_all_kinds_of_constants() -> None:
     spec = [trtcore.Input(min_shape=(1, 4), opt_shape=(3, 4), max_shape=(8, 4))]
     module = compiled(Shapes().eval(), spec, *(torch.randn(n, 4) for n in (1, 3, 8)))
@@ -152,6 +154,7 @@ def test_a_crashing_converter_is_an_error_when_asked() -> None:
     assert "test_isolation.py" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_crash_of_tensorrt_is_quarantined() -> None:
     converter(aten.special_bessel_j0.default)(bad.crashes_the_builder)
     module = compiled(Block().eval(), [X], X)
@@ -168,6 +171,7 @@ def test_a_crash_of_tensorrt_is_an_error_when_asked() -> None:
         compiled(Block().eval(), [X], require_full_compilation=True)
 
 
+@pytest.mark.slow
 def test_a_refused_build_is_quarantined() -> None:
     converter(aten.special_bessel_j0.default)(bad.strided_and_dilated)
     module = compiled(Block().eval(), [X], X)
@@ -201,6 +205,7 @@ def test_a_call_site_converter_of_a_module() -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard() -> None:
     """Multiprocessing's spawn would run the script again in the child."""
     script = """
@@ -217,6 +222,7 @@ def test_a_script_without_a_main_guard() -> None:
     assert done.stdout == "start\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_child(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
     from trtcore.engine.builders import ProcessBuilder
 

@@ -118,6 +118,7 @@ def test_bert_base_is_under_a_mebibyte_without_weights() -> None:
     assert len(pickle.dumps(request_for(model, [ids]).without_weights())) < 1 << 20
 
 
+@pytest.mark.slow
 def test_the_key_is_the_same_in_another_process() -> None:
     here = request_for(Net(W), [BATCH]).key()
     code = (

@@ -203,6 +203,7 @@ def test_what_cannot_be_written_is_named():
         to_text(S0**S1)
 
 
+@pytest.mark.slow
 def test_the_text_is_the_same_in_every_process():
     code = (
         "import sympy; from torch.utils._sympy import functions as f;"

@@ -113,6 +113,7 @@ def test_a_kernel_pack_is_at_no_fault_where_there_are_no_plugin_layers(trt_backe
         kit(mixed).test_the_examples_convert()  # not for want of plugin layers alone
 
 
+@pytest.mark.slow
 def test_pytest_collects_the_checks_of_a_subclass(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "from trtcore.testing import PackConformance\n"
