@@ -566,3 +566,15 @@ def test_the_flag_of_an_export_tells_it_from_a_compile(strict):
     assert torch.compile(Flag(), backend="eager", dynamic=True)(zero) == 1
     assert torch.export.export(Flag(), (zero,), strict=strict).module()(zero) == 2
     assert Flag()(zero) == 1
+
+
+def test_auto_functionalized_takes():
+    @torch.library.custom_op("private_canary::write_", mutates_args=("x",))
+    def write_(x: torch.Tensor, mode: int) -> None:
+        x.add_(mode)
+
+    op = torch.ops.private_canary.write_.default
+    assert private.can_auto_functionalize(op), f"{CHANGED} can_auto_functionalize"
+    assert not private.can_auto_functionalize(torch.ops.aten.add_.Tensor)
+    assert private.is_own(torch.ops.aten.add_.Tensor), f"{CHANGED} is_builtin"
+    assert not private.is_own(op)

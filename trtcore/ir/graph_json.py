@@ -6,6 +6,7 @@ are read by the grammar of `trtcore.ir.expressions`, and an op may be in a graph
 
 from __future__ import annotations
 
+import json
 import keyword
 import math
 import operator
@@ -59,6 +60,8 @@ HIGHER_ORDER = frozenset(
 )  # fmt: skip
 # Those that are given an op, as their first argument, and call it with the others.
 _CALLS_ITS_ARGUMENT = frozenset({"auto_functionalized", "auto_functionalized_v2"})
+FUNCTIONAL_WRITE = "trtcore.functional_write.default"
+"""Calls the op that its first argument names (`trtcore.runtime.functional_write`)."""
 _NAME_OF = {id(function): name for name, function in FUNCTIONS.items()}
 
 
@@ -191,6 +194,8 @@ def node_from_json(value: Any) -> NodeData:
     strings = [*_strings(args), *_strings(kwargs)]
     target = _target_from_json(op, items[2], strings)
     _check_op_arguments(name, target, args, kwargs, strings)
+    if str(target) == FUNCTIONAL_WRITE:
+        _check_call(name, args)
     trace, stack = items[6], items[7]
     if not isinstance(trace, (str, type(None))):
         raise ArtifactError(f"the stack trace of {name}")
@@ -250,6 +255,37 @@ def _check_op_arguments(node: str, target: Any, args: Any, kwargs: Any, strings:
     if not calls or len(ops) != 1 or args[:1] != (ops[0],):
         raise ArtifactError(f"{node} is given the op {ops[0]}, which it may not call")
     _check_op(ops[0], strings)
+
+
+def _check_call(node: str, args: Any) -> None:
+    """The op that a node calls by name is judged by what it is given there."""
+    if len(args) != 5 or not isinstance(args[0], str):
+        raise ArtifactError(f"the arguments of {node}")
+    _check_op(_op_from_json(args[0]), _strings(read_call(args[1])))
+
+
+def write_call(call: tuple[Any, Any, Any]) -> str:
+    """The three parts of a call of ``trtcore::functional_write`` as its text; nodes in them are names that it gives.
+
+    Raises:
+        ArtifactError: the op is given what a file cannot hold.
+    """
+    return json.dumps(_value_to_json(call), separators=(",", ":"))
+
+
+def read_call(text: Any) -> tuple[Any, ...]:
+    """Read what `write_call` wrote.
+
+    Raises:
+        ArtifactError: it makes no sense.
+    """
+    try:
+        call = _value_from_json(json.loads(text), 0)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"the call {_short(text)}") from error
+    if not isinstance(call, tuple) or len(call) != 3 or not all(isinstance(part, tuple) for part in call):
+        raise ArtifactError(f"the call {_short(text)}")
+    return call
 
 
 def _ops(value: Any) -> list[torch._ops.OpOverload]:

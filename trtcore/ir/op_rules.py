@@ -21,7 +21,9 @@ from typing import Any
 
 import torch
 
-OURS = frozenset({"trtcore.execute_engine.default", "trtcore.restride.default"})
+OURS = frozenset(
+    {"trtcore.execute_engine.default", "trtcore.functional_write.default", "trtcore.restride.default"}
+)
 
 TORCH = frozenset({"aten", "prims", "quantized_decomposed"})
 """Torch's own namespaces that a saved graph may call by the rule."""

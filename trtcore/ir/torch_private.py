@@ -429,6 +429,20 @@ def first_auto_functionalized() -> Any:
     return config.patch(enable_auto_functionalized_v2=False)
 
 
+def can_auto_functionalize(op: torch._ops.OpOverload) -> bool:
+    """Whether torch's ``auto_functionalized`` takes an op that writes to its arguments; never an op of torch's own."""
+    from torch._higher_order_ops.auto_functionalize import can_auto_functionalize as can
+
+    return bool(can(op))
+
+
+def is_own(op: torch._ops.OpOverload) -> bool:
+    """Whether an op is torch's own."""
+    from torch._library.utils import is_builtin
+
+    return bool(is_builtin(op))
+
+
 def functionalised(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` with its writes as new values; it gets functional tensors, and ``is_written`` answers for them."""
     from torch._subclasses.functional_tensor import dispatch_functionalize

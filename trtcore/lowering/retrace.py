@@ -1,7 +1,8 @@
 """Torch's own functionalisation of a whole graph, by tracing it again.
 
-It is right for every aliasing of views and takes longer than renaming in place. An op of somebody else's that writes
-to an argument becomes torch's ``auto_functionalized``, which runs in torch and returns what the op would write.
+It is right for every aliasing of views but those in `trtcore.lowering.memory_writes`, and takes longer than renaming in
+place. An op of somebody else's that writes to an argument becomes torch's ``auto_functionalized``, which runs in torch
+and returns what the op would write.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.fx import GraphModule, Node
 from trtcore.context import CompileContext
 from trtcore.ir.graphs import attribute, fake_mode_of, is_composite, mutates, set_attribute, tracing
 from trtcore.ir.torch_private import first_auto_functionalized, storage_id, writes_at_end
+from trtcore.lowering.memory_writes import MemoryWrite, find_memory_writes
 
 
 def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
@@ -40,9 +42,11 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
         if _foreign_view(node, ctx) or (mutates(node) and node.target in ctx.registry.decompositions)
     }
 
+    writes = find_memory_writes(graph_module.graph)
+
     def run(*values: Any) -> Any:
         interpreter = _FedInterpreter(
-            graph_module, dict(zip(attributes, values[len(placeholders) :])), {**kept, **apart}
+            graph_module, dict(zip(attributes, values[len(placeholders) :])), {**kept, **apart}, writes
         )
         return interpreter.run(*values[: len(placeholders)])
 
@@ -154,14 +158,29 @@ def _one_by_one(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 
 class _FedInterpreter(torch.fx.Interpreter):
-    """Runs a graph with given values (FakeTensors) for its attributes, and stand-ins for some ops."""
+    """Runs a graph with given values (FakeTensors) for its attributes, stand-ins for some ops, and on copies what writes
+    there."""
 
-    def __init__(self, module: GraphModule, attributes: dict[str, Any], stand_ins: Mapping[Any, Any]) -> None:
-        super().__init__(module)
+    def __init__(
+        self,
+        module: GraphModule,
+        attributes: dict[str, Any],
+        stand_ins: Mapping[Any, Any],
+        writes: Mapping[Node, MemoryWrite],
+    ) -> None:
+        super().__init__(module, garbage_collect_values=not writes)
         self._attributes = attributes
         self._stand_ins = stand_ins
+        self._writes = writes
+        self._write: MemoryWrite | None = None
+
+    def run_node(self, n: Node) -> Any:
+        self._write = self._writes.get(n)
+        return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if self._write is not None:
+            return self._write.run(args, kwargs, self.env.__getitem__)
         if _is_foreach_write(target):
             return _one_by_one(target, args, kwargs)
         return super().call_function(self._stand_ins.get(target, target), args, kwargs)

@@ -34,6 +34,7 @@ from trtcore.ir.torch_private import (
 )
 from trtcore.runtime.checks import check_structure, output_device
 from trtcore.runtime.engine import resolve
+from trtcore.runtime.functional_write import functional_write as functional_write  # registered with this one
 
 NAME = "trtcore::execute_engine"
 
