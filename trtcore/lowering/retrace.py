@@ -158,8 +158,7 @@ def _one_by_one(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 
 class _FedInterpreter(torch.fx.Interpreter):
-    """Runs a graph with given values (FakeTensors) for its attributes, stand-ins for some ops, and on copies what writes
-    there."""
+    """Runs a graph with given values (FakeTensors) for its attributes, stand-ins for ops, and some writes on copies."""
 
     def __init__(
         self,
