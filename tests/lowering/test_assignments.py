@@ -137,6 +137,39 @@ def test_an_encoder_under_torch_compile_with_sizes_that_vary() -> None:
     assert all(one.report.fully_converted for one in reports())
 
 
+@torch.no_grad()
+def test_a_constant_that_is_written_is_new_in_every_call() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+            weights.add_(1)
+            y = x * weights
+            y[torch.tensor([0, 1])] = 2.0
+            return y
+
+    model, x = Model().eval(), torch.randn(3, 4)
+    for route in ("static", "torch.compile"):
+        run = compiled(model, x, route)
+        for _ in range(2):
+            torch.testing.assert_close(run(x), model(x))
+        if route == "static":
+            assert run.report.fully_converted  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def test_a_size_at_which_a_write_ends_is_one_of_dynamo_s_guards() -> None:
+    def fill(x: Tensor) -> Tensor:
+        y = x.clone()
+        y[5:] = 1
+        return y * 2
+
+    torch._dynamo.reset()
+    run = torch.compile(fill, backend="trtcore", dynamic=True, options={"min_block_size": 1})
+    for rows in (5, 3, 7, 5):
+        x = torch.randn(rows, 4)
+        torch.testing.assert_close(run(x), fill(x))
+
+
 # ---- ops of somebody else's that write ---------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ def layout(node: Node) -> Any:
 def find_unsaid(graph: Graph) -> None:
     """Leave out composite ops that hand on their argument though their schema does not say so, as dropout does in eval
     mode; those that make a view of it, and all views of that, get FakeTensors in its memory: traces before dispatch
-    record neither."""
+    record neither. Copies of constants, whose FakeTensors are in the constants' memory, get memory of their own."""
     fake_mode = fake_mode_of(graph)
     if fake_mode is None:
         return
@@ -45,6 +45,9 @@ def find_unsaid(graph: Graph) -> None:
             if value is not None:
                 node.meta["val"] = value
                 moved.add(node)
+        if _is_copy(node) and storage(node) in map(storage, node.all_input_nodes):
+            node.meta["val"] = torch.empty_like(node.meta["val"])
+            moved.add(node)
         if not _may_hand_on(node):
             continue
         value = _recomputed(node, fake_mode)
@@ -57,6 +60,17 @@ def find_unsaid(graph: Graph) -> None:
                     node.replace_all_uses_with(source)
                     graph.erase_node(node)
                 break
+
+
+def _is_copy(node: Node) -> bool:
+    """Whether a node makes a tensor of its own, as its schema says; what a composite op's says may be untrue."""
+    op = node.target
+    return (
+        isinstance(op, torch._ops.OpOverload)
+        and not is_composite(op)
+        and isinstance(node.meta.get("val"), torch.Tensor)
+        and all(value.alias_info is None for value in (*op._schema.arguments, *op._schema.returns))
+    )
 
 
 def _may_hand_on(node: Node) -> bool:

@@ -24,6 +24,7 @@ from trtcore.ir.torch_private import bounds_of_symbol, expression, hint
 from trtcore.jit.aliases import Outputs, mutated_placeholders
 from trtcore.jit.capture import program_of, weight_places
 from trtcore.jit.weights import WeightWatch
+from trtcore.lowering.passes import FixedSizeError
 from trtcore.runtime.module import captured_dtypes
 from trtcore.runtime.sharing import Memory, first_overlap
 from trtcore.settings import CompilationSettings
@@ -137,7 +138,7 @@ class CompiledGraph:
         self._told = False
         self._builds: tuple[_Build, ...] = ()
         if self._no_size(example_inputs) is None:
-            self._build_for(example_inputs)
+            self._first_build(example_inputs)
 
     def __call__(self, *args: Any) -> Any:
         if (place := self._no_size(args)) is not None:
@@ -153,6 +154,17 @@ class CompiledGraph:
                 )
             results = build.module(*[args[index] for index in build.inputs])
             return self._outputs.restore(args, results)
+
+    def _first_build(self, args: Sequence[Any]) -> None:
+        """Build while Dynamo compiles: a size that this fixes becomes one of its guards, and no other comes again."""
+        for _ in range(len(self._places)):
+            try:
+                self._build_for(args)
+            except FixedSizeError:
+                self._places = _symbol_places(self._source)
+            else:
+                return
+        self._build_for(args)
 
     def _shared(self, args: Sequence[Any], build: _Build) -> tuple[int, int] | None:
         """Places of an argument that is written to, and of one that has memory in common with it."""

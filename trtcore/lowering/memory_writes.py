@@ -8,7 +8,7 @@ to, which then is that tensor's new value; all views of it follow as of any othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,10 +70,10 @@ class MemoryWrite:
         """The node's result, of its arguments and of new tensors."""
         left = iter(new)
         returns = op._schema.returns
-        shapes = self.node.meta.get("val")
-        shapes = shapes if len(returns) > 1 else (shapes,)
+        value = self.node.meta.get("val")
+        shapes: Sequence[Any] = value if len(returns) > 1 else [value] * len(returns)
         results = []
-        for index, shape in enumerate(shapes if returns else ()):
+        for index, shape in enumerate(shapes):
             alias = returned_alias(op, index)
             results.append(
                 given[alias] if alias else pytree.tree_map_only(torch.Tensor, lambda _: next(left), shape)

@@ -131,8 +131,12 @@ def _result_of(one: LoweringPass, graph_module: GraphModule, ctx: CompileContext
     return result
 
 
-def _failure(one: LoweringPass, what: str) -> PackError:
-    return PackError(
+class FixedSizeError(PackError):
+    """A pass has fixed a size that the graph's inputs leave open."""
+
+
+def _failure(one: LoweringPass, what: str, kind: type[PackError] = PackError) -> PackError:
+    return kind(
         f"the lowering pass {one.name!r} of {one.pack or 'trtcore'} {what}",
         pack=str(one.pack or "trtcore"),
         advice=f"turn it off with disabled_passes={{{one.name!r}}}",
@@ -164,7 +168,7 @@ def _refuse_fixed_sizes(dynamic: _Sizes, one: LoweringPass) -> None:
     for node, dim, size in dynamic:
         if isinstance(expression_of(size), int):
             which = f"dim {dim} of input {node.target!r}" if dim >= 0 else f"input {node.target!r}"
-            raise _failure(one, f"fixed {which}, which is dynamic, to {size}")
+            raise _failure(one, f"fixed {which}, which is dynamic, to {size}", FixedSizeError)
 
 
 # ---- undoing -----------------------------------------------------------------------------------------------
