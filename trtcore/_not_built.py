@@ -22,10 +22,7 @@ NOT_BUILT: Mapping[str, Mapping[str, str]] = {
         "load_cross_compiled_exported_program": "trtcore.load, of what was compiled on Windows",
     },
     "trtcore.runtime": {
-        "enable_pre_allocated_outputs": "outputs come from torch's caching allocator",
-        "enable_output_allocator": "outputs of unknown size have an allocator by themselves",
         "weight_streaming": "engines that fit the GPU's memory",
-        "set_multi_device_safe_mode": "torch.cuda.device around the call",
         "set_cudagraphs_mode": "trtcore.runtime.enable_cudagraphs(module), which is about one module",
         "get_cudagraphs_mode": "trtcore.runtime.enable_cudagraphs(module), which is about one module",
         "get_whole_cudagraphs_mode": "trtcore.runtime.enable_cudagraphs(module), which is about one module",

@@ -330,6 +330,12 @@ def test_any_autocast():
     assert seen == [False, True, True], f"{CHANGED} what tells of autocast"
 
 
+def test_profiler_is_on():
+    assert not private.profiler_is_on()
+    with torch.profiler.profile():
+        assert private.profiler_is_on(), f"{CHANGED} what tells of profilers"
+
+
 def test_global_pre_hooks():
     assert not private.has_global_pre_hooks()
     handle = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: None)

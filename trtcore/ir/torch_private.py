@@ -65,6 +65,7 @@ __all__ = [
     "operator_samples",
     "ops_are_watched",
     "overlaps_itself",
+    "profiler_is_on",
     "python_dispatcher",
     "range_constraints",
     "remember_sizes",
@@ -350,6 +351,9 @@ def ops_are_watched() -> bool:
 # Asked in every call of a compiled module: looked up once.
 _function_modes, _dispatch_modes = torch._C._len_torch_function_stack, torch._C._len_torch_dispatch_stack
 _transform, _profiler = torch._C._functorch.peek_interpreter_stack, torch.autograd._profiler_enabled
+
+profiler_is_on: Callable[[], bool] = torch.autograd._profiler_enabled
+"""Whether torch.profiler, or emit_nvtx, records ranges."""
 
 any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 """Whether autocast is on for any kind of device."""

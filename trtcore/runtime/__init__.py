@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from trtcore.runtime.choose import choose_runtime
     from trtcore.runtime.cudagraphs import GraphedModule, enable_cudagraphs
     from trtcore.runtime.engine import Engine, get_engine, register_engine
+    from trtcore.runtime.engine_info import engine_info
     from trtcore.runtime.op import execute_engine
     from trtcore.runtime.profiles import optimization_profile
+    from trtcore.runtime.profiling import profile
+    from trtcore.runtime.switches import (
+        enable_output_allocator,
+        enable_pre_allocated_outputs,
+        set_multi_device_safe_mode,
+    )
 
 _HOMES = {
     "Engine": "trtcore.runtime.engine",
@@ -26,10 +33,15 @@ _HOMES = {
     "TensorBinding": "trtcore.artifact.manifest",
     "choose_runtime": "trtcore.runtime.choose",
     "enable_cudagraphs": "trtcore.runtime.cudagraphs",
+    "enable_output_allocator": "trtcore.runtime.switches",
+    "enable_pre_allocated_outputs": "trtcore.runtime.switches",
+    "engine_info": "trtcore.runtime.engine_info",
     "execute_engine": "trtcore.runtime.op",
     "get_engine": "trtcore.runtime.engine",
     "optimization_profile": "trtcore.runtime.profiles",
+    "profile": "trtcore.runtime.profiling",
     "register_engine": "trtcore.runtime.engine",
+    "set_multi_device_safe_mode": "trtcore.runtime.switches",
 }
 
 __all__ = [
@@ -40,10 +52,15 @@ __all__ = [
     "TensorBinding",
     "choose_runtime",
     "enable_cudagraphs",
+    "enable_output_allocator",
+    "enable_pre_allocated_outputs",
+    "engine_info",
     "execute_engine",
     "get_engine",
     "optimization_profile",
+    "profile",
     "register_engine",
+    "set_multi_device_safe_mode",
 ]
 
 

@@ -18,7 +18,7 @@ from trtcore.ir.graphs import memory_of, mutates, written_by
 from trtcore.ir.torch_private import overlaps_itself
 from trtcore.runtime.module import CompiledModule
 from trtcore.runtime.op import execute_engine
-from trtcore.runtime.profiles import chosen_profile
+from trtcore.runtime.profiles import chosen
 
 _WARM_UPS = 2
 _HOST_TAGS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
@@ -215,7 +215,7 @@ class GraphedModule:
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not self._can_be_graphed(tensors):
             return self.module(*args, **kwargs)
-        key = (spec, chosen_profile(), *map(_key, leaves))
+        key = (spec, chosen(), *map(_key, leaves))
         with self._lock, torch.no_grad():
             found = self._found(key, leaves, spec, tensors)
             if found is not None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from trtcore.errors import ArtifactError, BackendUnavailableError, InputError
 from trtcore.ir.expressions import parse_condition
 from trtcore.runtime.checks import check_structure, keep_promises, output_device
 from trtcore.runtime.choose import Runtime
-from trtcore.runtime.profiles import chosen_profile
+from trtcore.runtime.profiles import chosen, chosen_profile
 from trtcore.runtime.usual import arguments, is_static, shape_key
 from trtcore.runtime.usual import made as usual_call
 
@@ -149,6 +150,7 @@ class Engine:
         self._lock = threading.Lock()
         # Neither holds a reference to self: an engine is freed at once.
         self._runner: Runner | None = None
+        self._opened: Any = None
         self.fast: Fast = _nothing_yet
         self._checked: dict[Any, dict[str, int]] = {}
         self._inputs = tuple(
@@ -170,6 +172,12 @@ class Engine:
         with _lock:
             _holders.setdefault(plan, {})[self.manifest.id, self.manifest.runtime] = self
             self.last_plan = weakref.ref(plan)
+
+    @cached_property
+    def label(self) -> str:
+        """Its name with the paths of the model's modules that it begins and ends in, for profilers."""
+        paths = [layer.name.partition("/")[0] for layer in self.artifact.layers() if "/" in layer.name]
+        return f"trtcore {self.manifest.name}" + (f" [{paths[0]} .. {paths[-1]}]" if paths else "")
 
     # ---- running ------------------------------------------------------------------------------------
 
@@ -198,6 +206,37 @@ class Engine:
             self._checked[checked_key(self.manifest, inputs, sizes)] = values
         return outputs
 
+    def run_profiled(
+        self,
+        inputs: Sequence[torch.Tensor],
+        sizes: Sequence[int],
+        layers: Callable[..., Any],
+        told: Callable[[str, float], None],
+    ) -> list[torch.Tensor]:
+        """As `run`, layer by layer.
+
+        Args:
+            inputs, sizes: see `run`.
+            layers: (network as an fx graph, *arguments) -> its results, called where the runtime has such a graph.
+            told: called with a layer's name and milliseconds where the runtime measures by itself.
+        """
+        values = self._check(inputs, sizes)
+        self._start()
+        if isinstance(self._opened, TorchRunner):
+            return self._opened.run(list(inputs), list(sizes), values, layers)
+        outputs: list[torch.Tensor] = self._opened.run_profiled(list(inputs), list(sizes), values, told)
+        return outputs
+
+    def described(self) -> tuple[int, str, str]:
+        """(bytes of activation memory, TensorRT's description as JSON, "") of a native engine on the current device.
+
+        Raises:
+            BackendUnavailableError: it cannot be opened here.
+        """
+        self._start()
+        memory, text = self._opened.described()
+        return memory, text, ""
+
     def _check(self, inputs: Sequence[torch.Tensor], sizes: Sequence[int]) -> dict[str, int]:
         manifest = self.manifest
         if len(inputs) != len(self._inputs) or len(sizes) != len(manifest.sizes):
@@ -214,7 +253,7 @@ class Engine:
                     f"{size.max}",
                     advice=_WIDER,
                 )
-        wanted = chosen_profile()
+        wanted = chosen_profile(manifest.id)
         if wanted is not None or len(self._profiles) > 1:
             self._check_profiles(inputs, sizes, wanted)
         if not self._solves:
@@ -292,12 +331,12 @@ class Engine:
         with self._lock:
             if self._runner is None:
                 if self.manifest.runtime == "native":
-                    native = _native(self.manifest, self.artifact)
-                    runner, self.fast = native.run, native.fast
+                    self._opened = _native(self.manifest, self.artifact)
+                    self.fast = self._opened.fast
                 else:
-                    runner = _in_torch(self.manifest, self.artifact)
-                    self.fast = _checked_before(self.manifest, self._checked, runner)
-                self._runner = runner
+                    self._opened = _in_torch(self.manifest, self.artifact)
+                    self.fast = _checked_before(self.manifest, self._checked, self._opened.run)
+                self._runner = self._opened.run
             return self._runner
 
 
@@ -312,7 +351,7 @@ def checked_key(manifest: EngineManifest, inputs: Sequence[torch.Tensor], sizes:
     """What the generated code looks a call up by."""
     if is_static(manifest):
         return ()
-    return (*(tensor.shape for tensor in inputs), *sizes, chosen_profile())
+    return (*(tensor.shape for tensor in inputs), *sizes, chosen())
 
 
 def _checked_before(manifest: EngineManifest, checked: dict[Any, dict[str, int]], runner: Runner) -> Fast:
@@ -327,12 +366,12 @@ def _checked_before(manifest: EngineManifest, checked: dict[Any, dict[str, int]]
             "return runner(list(inputs), list(sizes), values)",
         ],
         manifest,
-        {"checked": checked, "runner": runner, "chosen": chosen_profile},
+        {"checked": checked, "runner": runner, "chosen": chosen},
     )
     return made
 
 
-def _in_torch(manifest: EngineManifest, artifact: EngineArtifact) -> Runner:
+def _in_torch(manifest: EngineManifest, artifact: EngineArtifact) -> TorchRunner:
     """A runtime that a pack contributes."""
     snapshot = artifact.snapshot
     if snapshot is None:
@@ -348,19 +387,41 @@ def _in_torch(manifest: EngineManifest, artifact: EngineArtifact) -> Runner:
             f"{manifest.name} runs on the {manifest.runtime} runtime, and no loaded pack contributes it",
             advice="enable the pack that does (`trtcore packs` lists them)",
         )
-    module = runtime.open(snapshot)
+    return TorchRunner(manifest, runtime.open(snapshot))
 
-    def run(inputs: list[torch.Tensor], sizes: list[int], values: dict[str, int]) -> list[torch.Tensor]:
+
+@dataclass(frozen=True)
+class TorchRunner:
+    """Runs a network that a runtime of a pack has opened.
+
+    Attributes:
+        module: the network, arguments in and results out.
+    """
+
+    manifest: EngineManifest
+    module: Callable[..., Sequence[torch.Tensor]]
+
+    def run(
+        self,
+        inputs: list[torch.Tensor],
+        sizes: list[int],
+        values: dict[str, int],
+        by: Callable[..., Any] | None = None,
+    ) -> list[torch.Tensor]:
+        """See `Engine.run`. `by` calls the network, if given: (network, *arguments) -> results."""
         arguments = inputs + [torch.tensor([size], dtype=torch.int64) for size in sizes]
-        device = output_device(manifest, inputs)
+        device = output_device(self.manifest, inputs)
+        call = (
+            self.module
+            if by is None or not isinstance(self.module, torch.fx.GraphModule)
+            else partial(by, self.module)
+        )
         if torch.is_autocast_enabled(device.type):  # the network's dtypes are its own
             with torch.autocast(device.type, enabled=False):
-                results = list(module(*arguments))
+                results = list(call(*arguments))
         else:
-            results = list(module(*arguments))
-        return keep_promises(manifest, results, values, device)
-
-    return run
+            results = list(call(*arguments))
+        return keep_promises(self.manifest, results, values, device)
 
 
 def _native(manifest: EngineManifest, artifact: EngineArtifact) -> Any:

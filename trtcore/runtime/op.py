@@ -31,9 +31,10 @@ from trtcore.ir.torch_private import (
     is_being_differentiated,
     is_transformed,
     overlaps_itself,
+    profiler_is_on,
 )
 from trtcore.runtime.checks import check_structure, output_device
-from trtcore.runtime.engine import resolve
+from trtcore.runtime.engine import Engine, resolve
 from trtcore.runtime.functional_write import functional_write as functional_write  # registered with this one
 
 NAME = "trtcore::execute_engine"
@@ -52,6 +53,13 @@ def execute(
 ) -> list[torch.Tensor]:
     """The op's kernel, for every device."""
     engine = resolve(manifest, plan)
+    if profiler_is_on():
+        with torch.profiler.record_function(engine.label):
+            return _execute(engine, inputs, sizes)
+    return _execute(engine, inputs, sizes)
+
+
+def _execute(engine: Engine, inputs: list[torch.Tensor], sizes: list[int]) -> list[torch.Tensor]:
     if torch.is_grad_enabled():
         if any(tensor.requires_grad for tensor in inputs):
             _warn_no_gradient()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch.fx import Node
 
 from trtcore.ir.graphs import attribute
+from trtcore.runtime.engine import Engine, resolve
 from trtcore.runtime.op import execute_engine
 
 
@@ -17,6 +20,16 @@ def plans_of(module: torch.fx.GraphModule) -> dict[str, torch.Tensor]:
         if node.op == "call_function" and node.target is execute_engine and isinstance(node.args[2], Node)
     }
     return {target: attribute(module, target) for target in sorted(targets)}
+
+
+def engines_of(module: torch.fx.GraphModule) -> list[Engine]:
+    """The engines of a hybrid graph, in the order of their calls."""
+    plans = plans_of(module)
+    return [
+        resolve(str(node.args[3]), plans[str(cast(Node, node.args[2]).target)])
+        for node in module.graph.nodes
+        if node.op == "call_function" and node.target is execute_engine and isinstance(node.args[2], Node)
+    ]
 
 
 def keep_plans_plain(module: torch.fx.GraphModule) -> None:

@@ -75,6 +75,8 @@ class Connection(Protocol):
     def missing(self, context: Any) -> list[str]: ...
     def output_shape(self, context: Any, name: str) -> tuple[int, ...]: ...
     def memory_size(self, context: Any) -> int: ...
+    def set_profiler(self, context: Any, told: Callable[[str, float], None]) -> Any: ...
+    def describe(self, engine: Any) -> tuple[int, str]: ...
     def refused(self, what: str) -> NativeError: ...
 
 
@@ -195,6 +197,21 @@ class TensorRT(Cuda):
         """Bytes of activation memory for the input shapes set."""
         return int(context.update_device_memory_size_for_shapes())
 
+    # ---- looking inside -----------------------------------------------------------------------------
+
+    def set_profiler(self, context: Any, told: Callable[[str, float], None]) -> Any:
+        """Let TensorRT call `told` with each layer's name and milliseconds, for every execute, which then waits for the
+        GPU. Returns what must stay alive meanwhile."""
+        context.profiler = profiler = _profiler_class(self._trt)(told)
+        return profiler
+
+    def describe(self, engine: Any) -> tuple[int, str]:
+        """Bytes of activation memory for the largest shapes, and the layers as TensorRT built them, as JSON."""
+        size = getattr(engine, "device_memory_size_v2", None)
+        inspector = engine.create_engine_inspector()
+        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        return int(engine.device_memory_size if size is None else size), str(text)
+
     # ---- errors -------------------------------------------------------------------------------------
 
     def refused(self, what: str) -> NativeError:
@@ -247,6 +264,24 @@ def _allocator_class(trt: Any) -> Callable[[Allocator], Any]:
 
         _allocators[trt.__name__] = OutputAllocator
     return _allocators[trt.__name__]
+
+
+_profilers: dict[str, Callable[[Callable[[str, float], None]], Any]] = {}
+
+
+def _profiler_class(trt: Any) -> Callable[[Callable[[str, float], None]], Any]:
+    if trt.__name__ not in _profilers:
+
+        class Profiler(trt.IProfiler):  # type: ignore[misc]
+            def __init__(self, told: Callable[[str, float], None]) -> None:
+                trt.IProfiler.__init__(self)
+                self._told = told
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                self._told(layer_name, ms)
+
+        _profilers[trt.__name__] = Profiler
+    return _profilers[trt.__name__]
 
 
 _connections: dict[str, TensorRT] = {}

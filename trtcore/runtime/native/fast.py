@@ -15,7 +15,7 @@ import torch
 
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.runtime.native.cuda import Ambient
-from trtcore.runtime.profiles import chosen_profile
+from trtcore.runtime.profiles import Chosen, chosen
 from trtcore.runtime.usual import arguments, is_static, made, shape_key
 
 Fast = Callable[[Sequence[torch.Tensor], Sequence[int]], "list[torch.Tensor] | None"]
@@ -30,7 +30,7 @@ def ready_key(
     stream: int,
     inputs: Sequence[torch.Tensor],
     sizes: Sequence[int],
-    wanted: int | None,
+    wanted: Chosen,
 ) -> Hashable:
     """The key of a call, as the generated code makes it."""
     if is_static(manifest):
@@ -98,7 +98,7 @@ def make_fast(manifest: EngineManifest, ready: Ready, ambient: Ambient, alignmen
         "empty": ambient.empty,
         "uint8": torch.uint8,
         "refused": refused,
-        "chosen": chosen_profile,
+        "chosen": chosen,
         "set_input": set_input,
         "set_output": set_output,
         **{f"r{i}": manifest.outputs[i].dtype for i in outputs},

@@ -9,9 +9,8 @@ allocates outlives it. Calls that are captured into a CUDA graph have contexts o
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 
@@ -23,7 +22,7 @@ from trtcore.runtime.native.binding_plan import make_binding_plan
 from trtcore.runtime.native.bindings import Connection
 from trtcore.runtime.native.context import ALIGNMENT, Context, Shapes
 from trtcore.runtime.native.fast import Ready, make_fast, ready_key
-from trtcore.runtime.profiles import chosen_profile
+from trtcore.runtime.profiles import chosen, chosen_profile
 
 _MOST_CONTEXTS = 8  # per stream: beyond, the one of the oldest shapes is set anew
 _MOST_KEYS = 64  # shapes per stream that are remembered
@@ -63,13 +62,13 @@ class NativeEngine:
             BackendUnavailableError: the plan cannot be read here.
             NativeError: TensorRT refused the run.
         """
-        device, wanted = self._device(inputs), chosen_profile()
+        device, wanted = self._device(inputs), chosen_profile(self._manifest.id)
         with self._trt.on_device(device):
             ambient = self._trt.ambient()
             index = ambient.current_device()
             stream = ambient.raw_stream(index)
             engine = self._devices.get(index) or self._open(index)
-            key = ready_key(self._manifest, index, stream, inputs, sizes, wanted)
+            key = ready_key(self._manifest, index, stream, inputs, sizes, chosen())
             if ambient.capturing():
                 return engine.captured(key, stream, inputs, sizes, values, device, wanted)
             return engine.run(key, stream, inputs, sizes, values, device, wanted)
@@ -97,10 +96,37 @@ class NativeEngine:
                 self._devices[index] = made
             return self._devices[index]
 
-    def handle(self) -> Any:
-        """TensorRT's engine on the current device, opened where it is not yet."""
+    def run_profiled(
+        self,
+        inputs: list[torch.Tensor],
+        sizes: list[int],
+        values: dict[str, int],
+        told: Callable[[str, float], None],
+    ) -> list[torch.Tensor]:
+        """As `run`, in a context of its own with TensorRT's profiler, which waits for the GPU.
+
+        Args:
+            told: called with the name and the milliseconds of each layer.
+        """
+        device = self._device(inputs)
+        with self._trt.on_device(device), self._trt.relaxed():
+            ambient = self._trt.ambient()
+            index = ambient.current_device()
+            engine = self._devices.get(index) or self._open(index)
+            context = Context(self._manifest, engine.binding_plan, self._trt, engine.handle)
+            context.stream = self._trt.execution_stream(index, ambient.raw_stream(index))
+            wanted = chosen_profile(self._manifest.id)
+            context.run(inputs, sizes, values, device, wanted)  # the first run does more than a run
+            profiler = self._trt.set_profiler(context.handle, told)
+            outputs = context.run(inputs, sizes, values, device, wanted)
+            del profiler
+        return outputs
+
+    def described(self) -> tuple[int, str]:
+        """Bytes of activation memory, and TensorRT's own description of the engine on the current device, as JSON."""
         index = self._trt.ambient().current_device()
-        return (self._devices.get(index) or self._open(index)).handle
+        engine = self._devices.get(index) or self._open(index)
+        return self._trt.describe(engine.handle)
 
     def release(self) -> None:
         """Free engines and idle contexts on every device; the next run sets them up again."""
