@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from trtcore.packs.rules import forced_to_torch
     from trtcore.partition import Partitioner
     from trtcore.paths import atomic_write, cache_directory
+    from trtcore.runtime.outside import outside_of_calls
 
 __all__ = [
     "BOUNDARY",
@@ -119,6 +120,7 @@ __all__ = [
     "module_path",
     "no_gpu_reason",
     "node_arguments",
+    "outside_of_calls",
     "parameters_of",
     "pattern_converter",
     "register_kernel_plugin",
@@ -184,6 +186,7 @@ _HOMES = {
         "Runtime",
     ),
     "trtcore.packs.rules": ("forced_to_torch",),
+    "trtcore.runtime.outside": ("outside_of_calls",),
     "trtcore.ir.schema": ("node_arguments", "parameters_of"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

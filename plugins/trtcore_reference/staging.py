@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import torch
+
+from trtcore.pack import outside_of_calls
 
 
 class Constants:
@@ -38,7 +41,7 @@ class Constants:
             with self._lock:
                 staged = self._staged.get(device)
                 if staged is None:
-                    tensors = self._copy(device)
+                    tensors = outside_of_calls(device, partial(self._copy, device))
                     owned = frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors)
                     staged = self._staged[device] = (device, owned, *tensors)
         return staged

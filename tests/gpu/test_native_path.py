@@ -340,14 +340,18 @@ def test_calls_leave_nothing_behind(module: Any) -> None:
 
 @torch.no_grad()
 def test_a_call_does_not_wait_for_the_gpu(module: Any) -> None:
-    x = rows(4)
-    module(x)
+    x, own = rows(4), torch.cuda.Stream()
+
+    def calls() -> None:
+        module(x)
+        with torch.cuda.stream(own):
+            module(x)
+
+    calls()  # the first on a stream copies the constants of this test's contexts
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        module(x)
-        with torch.cuda.stream(torch.cuda.Stream()):
-            module(x)
+        calls()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

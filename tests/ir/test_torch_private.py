@@ -323,6 +323,12 @@ def test_what_sees_ops():
     }, f"{CHANGED} what sees ops: {seen}"  # fmt: skip
 
 
+def test_copy_all():
+    into = [torch.zeros(2), torch.zeros(3, dtype=torch.int64)]
+    private.copy_all(into, [torch.ones(2), torch.full((3,), 5)])
+    assert [one.tolist() for one in into] == [[1.0, 1.0], [5, 5, 5]], f"{CHANGED} _foreach_copy_"
+
+
 def test_any_autocast():
     seen = [private.any_autocast()]
     with torch.autocast("cpu", dtype=torch.bfloat16):

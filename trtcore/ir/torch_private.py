@@ -37,6 +37,7 @@ __all__ = [
     "codegen_of",
     "compiled_forward",
     "composite_kernel",
+    "copy_all",
     "core_decompositions",
     "cuda_calls",
     "default_tolerances",
@@ -299,6 +300,11 @@ def names_of_ops() -> list[str]:
 def higher_order_name(op: torch._ops.HigherOrderOperator) -> str:
     """ "cond" for ``torch.ops.higher_order.cond``."""
     return str(op.name())  # type: ignore[no-untyped-call]
+
+
+def copy_all(into: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    """Copy tensors into others of their shapes, on a GPU by few launches."""
+    torch._foreach_copy_(list(into), list(values), non_blocking=True)
 
 
 def overlaps_itself(tensor: torch.Tensor) -> bool:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import InputError, TrtcoreError
 from trtcore.ir.graphs import memory_of, mutates, written_by
-from trtcore.ir.torch_private import overlaps_itself
+from trtcore.ir.torch_private import copy_all, overlaps_itself
 from trtcore.runtime.module import CompiledModule
 from trtcore.runtime.op import execute_engine
 from trtcore.runtime.profiles import chosen
@@ -81,6 +81,10 @@ class Graphs(Protocol):
     def wait(self) -> None: ...
 
 
+_sides: dict[torch.device, torch.cuda.Stream] = {}
+_lock = threading.Lock()
+
+
 class TorchGraphs:
     """torch's CUDA graphs, those of one module in one memory pool: they are replayed one after the other."""
 
@@ -99,7 +103,10 @@ class TorchGraphs:
     def warm_up(self, run: Callable[[], Any]) -> None:
         """What libraries do in a first call is no part of a graph."""
         current = torch.cuda.current_stream()
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with _lock:  # one stream per device: libraries keep a workspace for each that they have seen
+            if current.device not in _sides:
+                _sides[current.device] = torch.cuda.Stream(current.device)  # type: ignore[no-untyped-call]
+        side = _sides[current.device]
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):
@@ -144,7 +151,7 @@ class _Recorded:
     def replay(self, given: Sequence[torch.Tensor], written: Sequence[int], copy: bool) -> Any:
         pairs = [(own, new) for own, new in zip(self.inputs, given) if own is not new]
         if pairs:
-            torch._foreach_copy_([own for own, _ in pairs], [new for _, new in pairs], non_blocking=True)
+            copy_all([own for own, _ in pairs], [new for _, new in pairs])
         self.graph.replay()
         for place in written:
             if given[place] is not self.inputs[place]:

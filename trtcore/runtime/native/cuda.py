@@ -86,16 +86,9 @@ class Cuda:
             yield int(stream.cuda_stream)
         stream.synchronize()
 
-    @contextmanager
-    def relaxed(self) -> Iterator[None]:
-        """This thread's calls are allowed whatever is being captured, as those of torch's allocator are."""
-        exchange = _driver().cuThreadExchangeStreamCaptureMode
-        mode = ctypes.c_int(_RELAXED)
-        _ask("cuThreadExchangeStreamCaptureMode", exchange(ctypes.byref(mode)))
-        try:
-            yield
-        finally:
-            _ask("cuThreadExchangeStreamCaptureMode", exchange(ctypes.byref(mode)))
+    def relaxed(self) -> AbstractContextManager[None]:
+        """See `relaxed`."""
+        return relaxed()
 
     def capture_number(self, stream: int) -> int:
         """The number of the capture that is going on on a stream; 0 where none is."""
@@ -104,6 +97,18 @@ class Cuda:
     def graph_token(self, stream: int) -> GraphToken:
         """Something that tells when the graph that is being captured on `stream` is gone, with all its executables."""
         return GraphToken(stream)
+
+
+@contextmanager
+def relaxed() -> Iterator[None]:
+    """This thread's calls are allowed whatever is being captured, as those of torch's allocator are."""
+    exchange = _driver().cuThreadExchangeStreamCaptureMode
+    mode = ctypes.c_int(_RELAXED)
+    _ask("cuThreadExchangeStreamCaptureMode", exchange(ctypes.byref(mode)))
+    try:
+        yield
+    finally:
+        _ask("cuThreadExchangeStreamCaptureMode", exchange(ctypes.byref(mode)))
 
 
 class GraphToken:
