@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch.fx import Node
 
@@ -26,7 +24,7 @@ def engines_of(module: torch.fx.GraphModule) -> list[Engine]:
     """The engines of a hybrid graph, in the order of their calls."""
     plans = plans_of(module)
     return [
-        resolve(str(node.args[3]), plans[str(cast(Node, node.args[2]).target)])
+        resolve(str(node.args[3]), plans[str(node.args[2].target)])
         for node in module.graph.nodes
         if node.op == "call_function" and node.target is execute_engine and isinstance(node.args[2], Node)
     ]

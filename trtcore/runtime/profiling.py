@@ -96,7 +96,7 @@ class Profile:
     def _finish(self) -> None:
         if any(isinstance(start, torch.cuda.Event) for _, _, start, _ in self._marks):
             torch.cuda.synchronize()
-        first = self._marks[0][2] if self._marks else None
+        first: Any = self._marks[0][2] if self._marks else None
         ends: dict[str, float] = {}
         for engine, name, start, end in self._marks:
             if isinstance(end, float) and start is None:  # TensorRT's: a duration alone
@@ -212,6 +212,6 @@ class _Layers(Interpreter):
 
 
 def _event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
+    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event
