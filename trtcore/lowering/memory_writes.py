@@ -8,7 +8,7 @@ to, which then is that tensor's new value; all views of it follow as of any othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,7 @@ class MemoryWrite:
         left = iter(new)
         returns = op._schema.returns
         value = self.node.meta.get("val")
-        shapes: Sequence[Any] = value if len(returns) > 1 else [value] * len(returns)
+        shapes = list(value or ()) if len(returns) > 1 else [value] * len(returns)
         results = []
         for index, shape in enumerate(shapes):
             alias = returned_alias(op, index)
