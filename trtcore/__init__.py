@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trtcore.engine.cache.stores import EngineCache
     from trtcore.errors import TrtcoreError
     from trtcore.ir.inputs import Input
+    from trtcore.mutable import MutableModule
     from trtcore.packs.declare import scoped_registry
     from trtcore.report.data import Report
     from trtcore.settings import CompilationSettings
@@ -36,6 +37,7 @@ _HOMES = {
     "load": "trtcore.archive",
     "EngineCache": "trtcore.engine.cache.stores",
     "Input": "trtcore.ir.inputs",
+    "MutableModule": "trtcore.mutable",
     "CompilationSettings": "trtcore.settings",
     "Report": "trtcore.report.data",
     "TrtcoreError": "trtcore.errors",
@@ -47,6 +49,7 @@ __all__ = [
     "CompilationSettings",
     "EngineCache",
     "Input",
+    "MutableModule",
     "Report",
     "TrtcoreError",
     "__version__",

@@ -7,22 +7,18 @@ from collections.abc import Mapping
 # module -> name -> what to use; a feature that gets built takes its line out.
 NOT_BUILT: Mapping[str, Mapping[str, str]] = {
     "trtcore": {
-        "MutableModule": "compile again after a change of the weights, or use torch.compile(backend='trtcore')",
-        "MutableTorchTensorRTModule": "compile again after a change of the weights, or use "
-        "torch.compile(backend='trtcore')",
+        "MutableTorchTensorRTModule": "trtcore.MutableModule, which is the same by another name",
         "Debugger": 'logging.getLogger("trtcore").setLevel("DEBUG"), and print(compiled.report)',
         "Device": 'the setting device="cuda:0", or device="sm_89"',
         "dtype": "torch's dtypes",
         "debug": "compare the compiled module's outputs with the model's; print(compiled.report)",
     },
     "trtcore.dynamo": {
-        "refit_module_weights": "compile again with the new weights",
         "cross_compile_for_windows": "compile on Windows",
         "save_cross_compiled_exported_program": "compile on Windows, and trtcore.save",
         "load_cross_compiled_exported_program": "trtcore.load, of what was compiled on Windows",
     },
     "trtcore.runtime": {
-        "weight_streaming": "engines that fit the GPU's memory",
         "set_cudagraphs_mode": "trtcore.runtime.enable_cudagraphs(module), which is about one module",
         "get_cudagraphs_mode": "trtcore.runtime.enable_cudagraphs(module), which is about one module",
         "get_whole_cudagraphs_mode": "trtcore.runtime.enable_cudagraphs(module), which is about one module",

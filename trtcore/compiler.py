@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,19 +15,22 @@ from trtcore.context import CompileContext, Observer
 from trtcore.engine.builds import BuiltEngine, engine_builds
 from trtcore.engine.config import check_settings
 from trtcore.engine.quarantine import quarantine
+from trtcore.engine.refit import Donors
 from trtcore.errors import BackendUnavailableError, SettingsError, UnsupportedOperatorError
 from trtcore.ir.graphs import mutates
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import describe
 from trtcore.lowering import lower, ordered_passes, restore_patterns
+from trtcore.offloading import back_on_device, offload
 from trtcore.packs.loading import build_registry
 from trtcore.partition import Partition, partition
 from trtcore.partition.whole import refuse_partial
 from trtcore.report.collect import make_report
 from trtcore.report.text import no_engine_warning
-from trtcore.runtime.choose import choose_runtime
-from trtcore.runtime.engine import register_engine
+from trtcore.runtime.choose import choose_runtime, native_obstacle
+from trtcore.runtime.engine import engines_in, register_engine
 from trtcore.runtime.module import CompiledModule, assemble
+from trtcore.runtime.recipe import Recipe, weights_of
 from trtcore.settings import CompilationSettings
 from trtcore.settings_use import SettingsUse
 
@@ -40,6 +44,8 @@ def compile_program(
     *,
     observers: Sequence[Observer] = (),
     timings: Mapping[str, float] | None = None,
+    donors: Donors | None = None,
+    again: Recipe | None = None,
 ) -> CompiledModule:
     """Compile a captured program.
 
@@ -47,6 +53,9 @@ def compile_program(
         program: what the frontend captured. Its graph is used up: lowering changes it in place.
         observers: told of every stage's start, progress and end.
         timings: seconds of what went before (export), for the report.
+        donors: engines of an earlier compile of the model, which take the program's weights where they are its engines
+            but for these.
+        again: what that compile made: converters that failed are not tried again, and segments are cut as they were.
 
     Returns:
         the hybrid graph, called as the model was, with `.report`.
@@ -55,28 +64,56 @@ def compile_program(
         BackendUnavailableError: `settings.backend` names a backend that cannot be used here.
         UnsupportedOperatorError, ConversionError, EngineBuildError: with `require_full_compilation` or
             `pass_through_build_failures`; without them what fails is left to torch, and the report says why.
+        RefitError: with strict `donors`, an engine of the program is none of them.
     """
-    ctx, times = make_context(settings, observers), dict(timings or {})
+    weights, earlier = weights_of(program), again or Recipe(settings)
+    ctx, times = make_context(settings, observers, earlier.limit), dict(timings or {})
     with ctx.stage("lowering", times):
-        lowered = _lower(program, ctx)
+        lowered = replace(_lower(program, ctx), failed=earlier.failed)
     runtime, why = _runtime(ctx)
-    with engine_builds(ctx, times, runtime) as build:
+    if settings.offload_module_to_cpu:
+        offload(lowered.graph_module)
+    with engine_builds(ctx, times, runtime, donors) as build:
         lowered, parts = _partition(lowered, ctx, times)
         while failures := build(lowered, parts):
             lowered, parts = _partition(quarantine(lowered, failures), ctx, times)
         engines = build.engines(parts)
     with ctx.stage("assembly", times):
         compiled = _assemble(lowered, parts, engines, ctx)
-    kind = "dryrun" if settings.dryrun else "compile"
+        if settings.offload_module_to_cpu:
+            back_on_device(compiled)
+    kind = (
+        "dryrun" if settings.dryrun else "refit" if donors is not None and donors.nothing_built else "compile"
+    )
     report = make_report(kind, lowered, parts, ctx, times, engines, tuple(build.quarantined), runtime, why)
     _write_dryrun(report, settings)
     module = assemble(program, compiled, report)
+    failed = {name: dict(why) for name, why in lowered.failed.items()}
+    module.recipe = Recipe(settings, failed, weights, limit=ctx.weights_limit)
     if (
         program.in_spec is not None
     ):  # torch.compile keeps an eye on the model's weights, and has many small graphs
         own_weights(module)
         _warn_without_engine(report)
+    _open_engines(module, ctx, runtime)
     return module
+
+
+def _open_engines(module: CompiledModule, ctx: CompileContext, runtime: str) -> None:
+    """With ``lazy_engine_init=False``, let TensorRT open native engines now, where they can run here."""
+    lazy = ctx.settings.lazy_engine_init
+    if runtime != "native":
+        if lazy and runtime:
+            warnings.warn(
+                f"lazy_engine_init=True changes nothing on the {runtime} runtime, which sets engines up at their first "
+                "call",
+                UserWarning,
+                stacklevel=4,
+            )
+        return
+    if not lazy and not native_obstacle(ctx.backend, ctx.target):
+        for engine in engines_in(module):
+            engine.open()
 
 
 def explain_program(
@@ -145,8 +182,13 @@ def _runtime(ctx: CompileContext) -> tuple[str, str]:
     return choose_runtime(ctx.backend, ctx.settings, ctx.target) if ctx.backend is not None else ("", "")
 
 
-def make_context(settings: CompilationSettings, observers: Sequence[Observer] = ()) -> CompileContext:
+def make_context(
+    settings: CompilationSettings, observers: Sequence[Observer] = (), limit: int | None = None
+) -> CompileContext:
     """Registry, backend and target of one compile.
+
+    Args:
+        limit: `CompileContext.known_limit`.
 
     Without any usable backend everything stays in torch, and the report says why; but a backend that the
     user named must be usable.
@@ -162,10 +204,10 @@ def make_context(settings: CompilationSettings, observers: Sequence[Observer] = 
             raise
         reason = f"{error.message}" + (f" ({error.advice})" if error.advice else "")
     if backend is None:
-        return CompileContext(settings, registry, None, None, watching, reason)
+        return CompileContext(settings, registry, None, None, watching, reason, limit)
     target = backend.default_target(settings)
     check_settings(backend, settings, target)
-    return CompileContext(settings, registry, backend, target, watching)
+    return CompileContext(settings, registry, backend, target, watching, known_limit=limit)
 
 
 def _assemble(

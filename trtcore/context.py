@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtcore.errors import shown
 from trtcore.events import Event, Observer
+from trtcore.memory import weights_limit
 from trtcore.packs.selection import SelectionMemo
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ class CompileContext:
     target: Target | None = None
     observers: tuple[Observer, ...] = ()
     no_backend_reason: str = ""
+    known_limit: int | None = None
+    """`weights_limit` of an earlier compile, to cut as it did."""
+
+    @cached_property
+    def weights_limit(self) -> int | None:
+        """Bytes of weights that a segment may have, found when first asked for; None where nothing limits them."""
+        if not self.settings.enable_resource_partitioning:
+            return None
+        return self.known_limit or weights_limit(self.settings.cpu_memory_budget)
 
     @cached_property
     def selections(self) -> SelectionMemo:

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from trtcore.report.data import Report
     from trtcore.runtime.module import CompiledModule
 
-__all__ = ["compile", "convert_exported_program_to_serialized_trt_engine", "explain", "reports", "trace"]
+__all__ = [
+    "compile",
+    "convert_exported_program_to_serialized_trt_engine",
+    "explain",
+    "refit_module_weights",
+    "reports",
+    "trace",
+]
 
 
 def trace(
@@ -124,6 +131,52 @@ def convert_exported_program_to_serialized_trt_engine(
     program = program_from_exported(_exported(exported_program, *given), *given)
     _refuse_exclusions(program)
     return serialize_program(program, chosen)
+
+
+def refit_module_weights(
+    compiled_module: CompiledModule,
+    new_weight_module: ExportedProgram,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    verify_output: bool = False,
+    use_weight_map_cache: bool = True,
+    in_place: bool = False,
+) -> CompiledModule:
+    """Put the weights of another ExportedProgram of the same model into a compiled module, without building an engine.
+
+    The new program is lowered and converted as for a compile, so that weights which were folded, cast, transposed or
+    joined are so again. Each of its networks must be that of an engine of the module but for the values of its
+    constants; then the engine takes these. Weights of ops in torch are the new program's, too.
+
+    On the reference runtime every engine takes other weights; if it was not built with ``immutable_weights=False`` its
+    plan is dropped, and only that runtime can run it from then on. On the native runtime TensorRT is given the weights.
+
+    Args:
+        compiled_module: what a compile or `trtcore.load` returned; unchanged, unless `in_place`.
+        new_weight_module: exported for the same inputs, with ranges that include the module's.
+        arg_inputs, kwarg_inputs: for `verify_output`.
+        verify_output: compare the results for these inputs with the new program's (to 1e-2).
+        use_weight_map_cache: constants whose bytes have not changed keep their recorded hashes; False hashes all anew.
+        in_place: change `compiled_module` itself, and return it.
+
+    Returns:
+        the module with the new weights; its report is of the kind "refit".
+
+    Raises:
+        RefitError: the program is of another model (the message names weights, or what differs in which engine); an
+            engine takes no other weights; the results differ. `compiled_module` is as it was.
+    """
+    from trtcore.refit import refit_module_weights as refit
+
+    return refit(
+        compiled_module,
+        new_weight_module,
+        arg_inputs,
+        kwarg_inputs,
+        verify_output,
+        use_weight_map_cache,
+        in_place,
+    )
 
 
 def reports() -> tuple[GraphReport, ...]:

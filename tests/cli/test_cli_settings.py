@@ -36,7 +36,8 @@ def test_one_setting() -> None:
     assert result.exit_code == 0
     for part in ("partitioning", "int", "5", "fewer converted ops", "built    yes"):
         assert part in result.stdout
-    assert "built    no: refit" in CliRunner().invoke(main, ["settings", "immutable_weights"]).stdout
+    for name, what in list(NOT_BUILT.items())[:1]:
+        assert f"built    no: {what}" in CliRunner().invoke(main, ["settings", name]).stdout
 
 
 def test_an_old_name_leads_to_the_new_one() -> None:

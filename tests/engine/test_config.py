@@ -43,6 +43,7 @@ CASES = [
     ("profiling_verbosity", attribute("profiling_verbosity"), "LAYER_NAMES_ONLY",
      {"detailed": "DETAILED", "none": "NONE"}),
     ("workspace_size", pool("WORKSPACE"), None, {0: None, 64 * MIB: 64 * MIB}),
+    ("enable_weight_streaming", flag("WEIGHT_STREAMING"), False, {True: True}),
 ]  # fmt: skip
 
 
@@ -91,13 +92,20 @@ REFUSED = [
     ("dla_sram_size", MIB, "DLA disabled"),  # the default value: the user set it
     ("dla_local_dram_size", 2 * MIB, "DLA disabled"),
     ("dla_global_dram_size", 2 * MIB, "DLA disabled"),
+    ("immutable_weights", False, "CUDA_SUCCESS"),  # no driver
+    ("strip_engine_weights", True, "CUDA_SUCCESS"),
+    ("refit_identical_engine_weights", True, "CUDA_SUCCESS"),
 ]
+NEED = {
+    name: {"immutable_weights": False, "runtime": "reference"}
+    for name in ("strip_engine_weights", "refit_identical_engine_weights")
+}
 
 
 @pytest.mark.parametrize(("name", "value", "message"), REFUSED)
 def test_what_the_backend_would_refuse_or_ignore_is_an_error(made, name, value, message):
     with pytest.raises(SettingsError, match=message) as caught:
-        made.config(**{name: value})
+        made.config(**{name: value, **NEED.get(name, {})})
     assert f"{name}={value!r} cannot be done by tensorrt_rtx" in str(caught.value)
     assert caught.value.tensorrt
 

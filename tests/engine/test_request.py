@@ -209,7 +209,7 @@ def test_the_code_of_a_converter_is_in_the_key() -> None:
 def test_refittable_engines_are_keyed_by_the_structure_of_their_weights() -> None:
     def refittable(weight: Tensor) -> EngineRequest:
         request = request_for(Net(weight), [BATCH])
-        object.__setattr__(request.settings, "immutable_weights", False)  # a setting that is not built yet
+        object.__setattr__(request.settings, "immutable_weights", False)
         return request
 
     same = [refittable(weight).key() for weight in (W, W * 2)]

@@ -29,6 +29,7 @@ from trtcore.runtime.engine import with_runtime
 from trtcore.runtime.input_check import InputCheck
 from trtcore.runtime.module import CompiledModule, module_of
 from trtcore.runtime.op import execute_engine
+from trtcore.runtime.recipe import Recipe
 
 # What an archive of ours holds, below its one root folder. Anything else (custom objects, pickled tensors,
 # compiled code) is refused.
@@ -146,9 +147,12 @@ def _restored(
         graph_module.graph.set_codegen(_codegen(saved, check))
         graph_module.recompile()
     report = description["report"]
-    return module_of(
+    recipe = description.get("recipe")
+    module = module_of(
         graph_module, _name(saved["name"]), None if report is None else Report.from_json(report), check
     )
+    module.recipe = None if recipe is None else Recipe.from_json(recipe)
+    return module
 
 
 def _codegen(saved: Mapping[str, Any], check: InputCheck | None) -> FlatCodeGen:
@@ -261,6 +265,13 @@ def _choose(manifest: EngineManifest, has_network: bool, runtime: str) -> Any:
         if not has_network:
             raise ArtifactError(
                 f"{manifest.name} was saved without its network (reference=False): only TensorRT can run it"
+            )
+        return "reference"
+    if manifest.plan == "none":
+        if runtime == "native":
+            raise ArtifactError(
+                f"{manifest.name} has weights that its plan could not take: only the reference runtime can run it",
+                advice='compile the model with these weights on a machine with a GPU, or load with runtime="reference"',
             )
         return "reference"
     if runtime == "native" or not has_network:

@@ -95,6 +95,7 @@ def _write(file: Any, path: Path, module: CompiledModule, example: tuple[Any, An
             "module": _module_to_json(module, portable, places),
             "check": None if module._input_check is None else check_to_json(module._input_check),
             "report": _report(module),
+            "recipe": None if module.recipe is None else module.recipe.to_json(),
         }
         writer.add(EXTRA, json.dumps(description, separators=(",", ":"), allow_nan=False).encode())
         writer.close()
@@ -281,6 +282,11 @@ def _portable(module: CompiledModule, reference: bool) -> GraphModule:
             continue
         manifest, target = EngineManifest.from_json(node.args[3]), str(node.args[2].target)
         artifact = resolve(node.args[3], attribute(module, target)).artifact.with_manifest(manifest)
+        if not reference and manifest.plan != "whole":
+            raise ArtifactError(
+                f"{manifest.name} cannot be saved without its network: its plan lacks the weights, which are there",
+                advice="save it with reference=True",
+            )
         set_attribute(root, target, artifact.container if reference else artifact.to_tensor(reference=False))
         plans.add(target)
     for node in module.graph.nodes:

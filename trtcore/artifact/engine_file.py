@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
@@ -118,6 +119,17 @@ class EngineArtifact:
         if self._container is None:
             self._container = self.to_tensor()
         return self._container
+
+    def written_network(self) -> dict[str, Any]:
+        """The network's structure as its file has it, whose constants have the keys of the manifest's records.
+
+        Raises:
+            ArtifactError: it carries no network.
+        """
+        metadata, _ = _parse(self.container)
+        if "snapshot" not in metadata:
+            raise ArtifactError(f"the engine {self.manifest.name} was written without its network")
+        return _json(metadata["snapshot"], "snapshot")
 
     def with_manifest(self, manifest: EngineManifest) -> EngineArtifact:
         """The same engine under another name or for another runtime; the container keeps its own manifest."""
@@ -317,9 +329,16 @@ class EngineFileWriter:
         file: seekable, at its start.
         manifest: as it will be, but for hashes.
         snapshot: the network, whose constants are written; None leaves it out.
+        known: hashes of constants by their keys, where they are known.
     """
 
-    def __init__(self, file: BinaryIO, manifest: EngineManifest, snapshot: NetworkSnapshot | None) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        manifest: EngineManifest,
+        snapshot: NetworkSnapshot | None,
+        known: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._file = file
         self._metadata: dict[str, str] = {"trtcore": str(FORMAT)}
         tensors: dict[str, torch.Tensor] = {}
@@ -339,7 +358,7 @@ class EngineFileWriter:
             raise ArtifactError(f"the engine's structure takes {self._room} bytes, more than a file can hold")
         _write_all(file, struct.pack("<Q", self._room) + b" " * self._room)
         for name in order:
-            self.hashes[name] = _write_tensor(file, tensors[name])
+            self.hashes[name] = _write_tensor(file, tensors[name], known.get(name.removeprefix(_PREFIX)))
         self._plan_bytes = 0
         self._plan_hash = hashlib.sha256()
 
@@ -425,13 +444,14 @@ def _write_all(file: BinaryIO, data: bytes | memoryview) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _write_tensor(file: BinaryIO, tensor: torch.Tensor) -> str:
+def _write_tensor(file: BinaryIO, tensor: torch.Tensor, known: str | None = None) -> str:
     """Write a tensor's bytes, and return their sha256; a GPU tensor comes to the host, one at a time."""
     digest = hashlib.sha256()
     for piece in _pieces(tensor):
         _write_all(file, piece)
-        digest.update(piece)
-    return digest.hexdigest()
+        if known is None:
+            digest.update(piece)
+    return known or digest.hexdigest()
 
 
 def _sha256(tensor: torch.Tensor) -> str:

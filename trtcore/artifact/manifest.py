@@ -43,6 +43,7 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _ID = re.compile(r"[0-9A-Za-z_-]{8,128}\Z")
 _DEVICE = re.compile(r"(cpu|cuda(:\d{1,3})?)\Z")
+_PLACE = re.compile(r"\d{1,9}\.[a-z]{1,20}\Z")
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
 
 
@@ -144,6 +145,12 @@ class EngineManifest:
         conditions: on the symbols, as `trtcore.ir.expressions` has them: what the captured graph relies on. Inputs for
             which one does not hold are refused.
         weights: where the constants come from.
+        refittable: whether TensorRT can be given other weights for the plan.
+        plan: "whole"; "refit": the engine's constants are its weights, and TensorRT is given them when it opens the
+            plan, which has none or others; "none": there is no plan for these constants, only the network.
+        refitted: with "refit", where the constants are others than the plan was built with: ``"12.kernel"``, number and
+            role of a layer's.
+        dynamic_resources: whether what a call needs beside the engine is given up after it.
 
     Construction checks everything that `from_json` checks, and raises `ArtifactError`.
     """
@@ -164,6 +171,10 @@ class EngineManifest:
     torch_version: str = ""
     conditions: tuple[str, ...] = ()
     weights: tuple[WeightRecord, ...] = ()
+    refittable: bool = False
+    plan: Literal["whole", "refit", "none"] = "whole"
+    refitted: tuple[str, ...] = ()
+    dynamic_resources: bool = False
     format: int = field(default=FORMAT)
 
     def __post_init__(self) -> None:
@@ -214,6 +225,9 @@ class EngineManifest:
             "conditions": list(self.conditions),
             "weights": [[w.constant, w.name, list(w.transform), w.sha256] for w in self.weights],
         }
+        for name, otherwise in _OPTIONAL.items():
+            if (value := getattr(self, name)) != otherwise:
+                document[name] = list(value) if isinstance(value, tuple) else value
         return json.dumps(document, separators=(",", ":"), allow_nan=False)
 
     @staticmethod
@@ -319,7 +333,7 @@ def _parse(text: str) -> EngineManifest:
             f"the engine manifest has format {document.get('format')!r}; this trtcore reads {FORMAT}",
             advice="compile the model again with this version, or install the version that wrote it",
         )
-    missing, unknown = _KEYS - document.keys(), document.keys() - _KEYS
+    missing, unknown = _KEYS - document.keys(), document.keys() - _KEYS - _OPTIONAL.keys()
     if missing or unknown:
         parts = [f"lacks {sorted(missing)}"] * bool(missing) + [f"has unknown {sorted(unknown)}"] * bool(
             unknown
@@ -345,6 +359,7 @@ def _parse(text: str) -> EngineManifest:
             torch_version=document["torch_version"],
             conditions=tuple(_list(document["conditions"], "conditions")),
             weights=tuple(_weight_from_json(w) for w in _list(document["weights"], "weights")),
+            **{name: _optional(name, document[name]) for name in _OPTIONAL if name in document},
         )
     except ArtifactError:
         raise
@@ -359,6 +374,19 @@ _KEYS = frozenset(
         "conditions", "weights",
     }
 )  # fmt: skip
+
+
+# Written where they are not this, so that most manifests are as they were before there was such a field.
+_OPTIONAL: Mapping[str, Any] = {
+    "refittable": False,
+    "plan": "whole",
+    "refitted": (),
+    "dynamic_resources": False,
+}
+
+
+def _optional(name: str, value: Any) -> Any:
+    return tuple(_list(value, name)) if name == "refitted" else value
 
 
 def _refuse_constant(name: str) -> None:
@@ -474,6 +502,11 @@ def _check(m: EngineManifest) -> None:
         _need(not unknown, f"condition {condition!r}: nothing gives {sorted(unknown)}")
     for weight in m.weights:
         _check_weight(weight)
+    for name in ("refittable", "dynamic_resources"):
+        _need(isinstance(getattr(m, name), bool), f"{name} {getattr(m, name)!r}")
+    _need(m.plan in ("whole", "refit", "none"), f"plan {m.plan!r}")
+    for place in m.refitted:
+        _need(isinstance(place, str) and _PLACE.match(place), f"the place {place!r} of a weight")
 
 
 def _check_weight(weight: WeightRecord) -> None:

@@ -31,7 +31,7 @@ from trtcore.artifact.engine_file import (
 from trtcore.artifact.manifest import EngineManifest, WeightRecord
 from trtcore.context import CompileContext
 from trtcore.conversion.interpreter import Conversion, LiveNetwork, NodeConversionError, convert_segment
-from trtcore.engine.config import add_profiles, make_config
+from trtcore.engine.config import add_profiles, is_refittable, make_config
 from trtcore.engine.request import EngineRequest, define_ops
 from trtcore.engine.timing import timing_cache
 from trtcore.errors import BackendUnavailableError, ConversionError, EngineBuildError, TrtcoreError
@@ -100,6 +100,20 @@ class Builder(Protocol):
         """The compile is over."""
 
 
+@dataclass(frozen=True)
+class Converted:
+    """A request's network, before it is built.
+
+    Attributes:
+        describe: makes the manifest of its engine, whose hashes are still to come.
+    """
+
+    ctx: CompileContext
+    conversion: Conversion
+    live: LiveNetwork
+    describe: Callable[[], EngineManifest]
+
+
 class _CallbackError(BaseException):
     """What a callback raised: it reaches the caller as it is, and is not taken for an error of the build."""
 
@@ -150,6 +164,28 @@ def build_engine(
         UnwritableError: there is no room for the engine's file.
         KeyboardInterrupt: Ctrl-C; the build has been cancelled.
     """
+    with _on_device(request):
+        converted = _convert(request, registry, tell)
+        if convert_only or isinstance(converted, Failure):
+            return None if not isinstance(converted, Failure) else converted
+        tell("build")
+        try:
+            with _as_raised():
+                return _build(request, converted, tell, path, trial)
+        except UnwritableError:
+            raise
+        except EngineBuildError as error:
+            conversion = converted.conversion
+            return Failure("build", error, _named(error, conversion), _layers(conversion))
+
+
+def convert_request(request: EngineRequest, registry: ConverterRegistry, tell: Tell) -> Converted | Failure:
+    """Convert a request without building it; arguments and errors as for `build_engine`."""
+    with _on_device(request):
+        return _convert(request, registry, tell)
+
+
+def _convert(request: EngineRequest, registry: ConverterRegistry, tell: Tell) -> Converted | Failure:
     ctx = _context(request, registry)
     if missing := request.missing_ops:
         define_ops(missing)
@@ -157,27 +193,19 @@ def build_engine(
             request, build_registry(request.settings)
         )  # converters by the ops' names waited for them
     segment, selections = request.open(ctx.registry)
-    with _on_device(request):
-        tell("conversion")
-        try:
-            conversion, live = convert_segment(
-                segment, ctx, selections, request.ranges, lambda name: tell("node", name)
-            )
-        except NodeConversionError as error:
-            return Failure("node", error)
-        except (ConversionError, EngineBuildError) as error:
-            return Failure("network", error)
-        tell("converted", conversion.num_layers)
-        if convert_only:
-            return None
-        tell("build")
-        try:
-            with _as_raised():
-                return _build(request, ctx, segment, selections, conversion, live, tell, path, trial)
-        except UnwritableError:
-            raise
-        except EngineBuildError as error:
-            return Failure("build", error, _named(error, conversion), _layers(conversion))
+    tell("conversion")
+    try:
+        conversion, live = convert_segment(
+            segment, ctx, selections, request.ranges, lambda name: tell("node", name)
+        )
+    except NodeConversionError as error:
+        return Failure("node", error)
+    except (ConversionError, EngineBuildError) as error:
+        return Failure("network", error)
+    tell("converted", conversion.num_layers)
+    return Converted(
+        ctx, conversion, live, lambda: _manifest(request, ctx, segment, selections, conversion, live)
+    )
 
 
 def _context(request: EngineRequest, registry: ConverterRegistry) -> CompileContext:
@@ -198,18 +226,15 @@ def _on_device(request: EngineRequest) -> AbstractContextManager[Any]:
 
 def _build(
     request: EngineRequest,
-    ctx: CompileContext,
-    segment: Segment,
-    selections: Mapping[str, Any],
-    conversion: Conversion,
-    live: LiveNetwork,
+    converted: Converted,
     tell: Tell,
     path: str | os.PathLike[str] | None,
     trial: bool,
 ) -> EngineArtifact:
+    ctx, conversion, live = converted.ctx, converted.conversion, converted.live
     assert ctx.backend is not None
     assert ctx.target is not None
-    manifest = _manifest(request, segment, selections, conversion, live)
+    manifest = converted.describe()
     config = make_config(ctx.backend, live.builder, ctx.settings, ctx.target, live.logger)
     add_profiles(live.builder, config, live.network, (*conversion.inputs, *conversion.sizes))
     directory = None if path is None else os.path.dirname(os.fspath(path))
@@ -230,11 +255,12 @@ def _build(
             os.replace(made, path)
             return open_container(map_file(Path(path)))
     except OSError as error:
-        raise _unwritable(directory, error) from error
+        raise unwritable(directory, error) from error
 
 
 def _manifest(
     request: EngineRequest,
+    ctx: CompileContext,
     segment: Segment,
     selections: Mapping[str, Any],
     conversion: Conversion,
@@ -270,6 +296,12 @@ def _manifest(
         torch_version=torch.__version__,
         conditions=tuple(c for c in request.conditions if known.issuperset(parse_condition(c).symbols)),
         weights=_weight_records(request, segment, conversion, live),
+        refittable=not ctx.settings.refit_identical_engine_weights
+        and ctx.backend is not None
+        and ctx.target is not None
+        and is_refittable(ctx.backend, ctx.settings, ctx.target),
+        dynamic_resources=ctx.settings.dynamically_allocate_resources,
+        plan="refit" if ctx.settings.strip_engine_weights else "whole",
     )
 
 
@@ -374,7 +406,7 @@ def build_plan(
                     raise EngineBuildError("TensorRT said that the engine is built, and wrote nothing")
                 return map_and_unlink(path)
         except OSError as error:
-            raise _unwritable(directory, error) from error
+            raise unwritable(directory, error) from error
 
 
 def stream_plan(
@@ -543,7 +575,7 @@ def _raise_failure(job: _Job, logger: CollectingLogger, mark: int) -> None:
         raise EngineBuildError("TensorRT could not build the engine", tensorrt=lines)
 
 
-def _unwritable(folder: str | os.PathLike[str] | None, error: OSError) -> UnwritableError:
+def unwritable(folder: str | os.PathLike[str] | None, error: OSError) -> UnwritableError:
     return UnwritableError(
         f"the engine could not be written to {os.fspath(folder or tempfile.gettempdir())}: {error}",
         advice="free some space, or set TMPDIR to a larger file system",

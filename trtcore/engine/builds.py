@@ -16,6 +16,7 @@ from trtcore.conversion.interpreter import NodeConversionError
 from trtcore.engine.build import Builder, Failure
 from trtcore.engine.builders import builder_of
 from trtcore.engine.quarantine import Quarantined, Suspicion, alike, find_culprits
+from trtcore.engine.refit import Donors, RefitBuilder
 from trtcore.engine.request import EngineRequest, request_of
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError
 from trtcore.ir.facts import facts
@@ -46,14 +47,19 @@ class BuiltEngine:
 
 
 @contextmanager
-def engine_builds(ctx: CompileContext, timings: dict[str, float], runtime: str) -> Iterator[EngineBuilds]:
+def engine_builds(
+    ctx: CompileContext, timings: dict[str, float], runtime: str, donors: Donors | None = None
+) -> Iterator[EngineBuilds]:
     """The engines of one compile; at the end, processes and temporary files are gone.
 
     Args:
         timings: stage name -> seconds, added to.
         runtime: "native" or another runtime's name, for the manifests.
+        donors: engines that are there, and take the weights of the requests that they fit.
     """
-    builder = builder_of(ctx)
+    builder: Builder = builder_of(ctx)
+    if donors is not None:
+        builder = RefitBuilder(builder, donors, ctx.registry)
     try:
         yield EngineBuilds(ctx, builder, timings, runtime)
     finally:

@@ -33,9 +33,41 @@ _NEEDS: Mapping[str, Callable[[CompilationSettings], str | None]] = {
     "max_aux_streams": lambda s: "max_aux_streams" if s.max_aux_streams else None,
     "tiling_optimization_level": lambda s: "tiling" if s.tiling_optimization_level != "none" else None,
     "l2_limit_for_tiling": lambda s: "tiling" if s.l2_limit_for_tiling != -1 else None,
+    "immutable_weights": lambda s: _refit_feature(s) if s.runtime != "reference" else None,
+    "strip_engine_weights": lambda s: "flag:STRIP_PLAN" if s.strip_engine_weights else None,
+    "refit_identical_engine_weights": lambda s: (
+        _refit_feature(s) if s.refit_identical_engine_weights else None
+    ),
+    "enable_weight_streaming": lambda s: "flag:WEIGHT_STREAMING" if s.enable_weight_streaming else None,
     **dict.fromkeys(_DLA_POOLS, lambda s: "dla"),
     "timing_cache_path": lambda s: "timing_cache" if s.timing_cache_path is not None else None,
 }
+
+# What to do where one cannot be had, for those for which there is more to say than to leave it out.
+_ADVICE: Mapping[str, str] = {
+    "immutable_weights": 'refit on the reference runtime, which needs no such plan: runtime="reference"; or build '
+    "where TensorRT has a GPU and its driver",
+    "strip_engine_weights": "leave strip_engine_weights out, or build where TensorRT has a GPU and its driver",
+}
+
+
+def _refit_feature(settings: CompilationSettings) -> str | None:
+    if settings.immutable_weights:
+        return None
+    return f"flag:{_refit_flag(settings)}"
+
+
+def _refit_flag(settings: CompilationSettings) -> str:
+    return "REFIT_IDENTICAL" if settings.refit_identical_engine_weights else "REFIT"
+
+
+def is_refittable(backend: Backend, settings: CompilationSettings, target: Target) -> bool:
+    """Whether the plans of a compile can be given other weights: asked for, and possible.
+
+    It is not possible, and no error, on the reference runtime alone: that one takes new constants.
+    """
+    feature = _refit_feature(settings)
+    return feature is not None and backend.can(feature, target).ok
 
 
 def _engine_capability_feature(value: str) -> str | None:
@@ -62,7 +94,7 @@ def check_settings(backend: Backend, settings: CompilationSettings, target: Targ
                 f"{name}={getattr(settings, name)!r} cannot be done by {backend.name} {backend.version} "
                 f"for {target.name}",
                 tensorrt=[capability.message] if capability.message else [],
-                advice=f"leave {name} out, or use another backend",
+                advice=_ADVICE.get(name, f"leave {name} out, or use another backend"),
             )
 
 
@@ -85,6 +117,10 @@ def make_config(
     config = builder.create_builder_config()
     if config is None:
         raise EngineBuildError("TensorRT made no builder config", tensorrt=logger.errors())
+    if not (settings.immutable_weights or is_refittable(backend, settings, target)):
+        settings = settings.replace(
+            immutable_weights=True
+        )  # for the reference runtime, which needs no such plan
     for name, apply in _APPLY.items():
         mark = logger.mark()
         try:
@@ -174,6 +210,12 @@ def _tiling_level(trt: Any, settings: CompilationSettings) -> Any:
 _APPLY: Mapping[str, Callable[..., str | None]] = {
     "disable_tf32": _flag("TF32", lambda s: not s.disable_tf32),
     "sparse_weights": _flag("SPARSE_WEIGHTS", lambda s: s.sparse_weights),
+    "immutable_weights": _flag(
+        "REFIT", lambda s: not s.immutable_weights and not s.refit_identical_engine_weights
+    ),
+    "refit_identical_engine_weights": _flag("REFIT_IDENTICAL", lambda s: s.refit_identical_engine_weights),
+    "strip_engine_weights": _flag("STRIP_PLAN", lambda s: s.strip_engine_weights),
+    "enable_weight_streaming": _flag("WEIGHT_STREAMING", lambda s: s.enable_weight_streaming),
     "version_compatible": _flag("VERSION_COMPATIBLE", lambda s: s.version_compatible),
     "hardware_compatible": _attribute("hardware_compatibility_level", _hardware_level),
     "optimization_level": _attribute("builder_optimization_level", lambda trt, s: s.optimization_level),

@@ -29,9 +29,10 @@ FORMAT = 2
 # Settings that decide nothing about an engine whose ops, converters, backend and target are given.
 _WITHOUT_EFFECT = frozenset(
     {
-        "backend", "build_executor", "build_isolation", "cache_built_engines", "converters", "custom_engine_cache",
-        "device", "disabled_packs", "disabled_passes", "dryrun", "engine_cache_dir", "engine_cache_key",
-        "engine_cache_size", "lazy_engine_init", "max_quarantine_builds", "max_segment_size", "min_block_size",
+        "backend", "build_executor", "build_isolation", "cache_built_engines", "converters", "cpu_memory_budget",
+        "custom_engine_cache", "device", "disabled_packs", "disabled_passes", "dryrun",
+        "enable_resource_partitioning", "engine_cache_dir", "engine_cache_key", "engine_cache_size",
+        "lazy_engine_init", "max_quarantine_builds", "max_segment_size", "min_block_size",
         "offload_module_to_cpu", "partitioner", "pass_through_build_failures", "pins", "require_full_compilation",
         "reuse_cached_engines", "runtime", "timing_cache_path", "torch_executed_modules", "torch_executed_ops",
         "use_distributed_mode_trace", "use_fast_partitioner", "use_python_runtime",

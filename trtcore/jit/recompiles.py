@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import GraphModule, Node
 
+from trtcore.compiler import compile_program
+from trtcore.engine.refit import Donors
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import bounds_of_symbol, expression, hint
@@ -25,6 +27,7 @@ from trtcore.jit.aliases import Outputs, mutated_placeholders
 from trtcore.jit.capture import program_of, weight_places
 from trtcore.jit.weights import WeightWatch
 from trtcore.lowering.passes import FixedSizeError
+from trtcore.refit import engines_of
 from trtcore.runtime.module import captured_dtypes
 from trtcore.runtime.sharing import Memory, first_overlap
 from trtcore.settings import CompilationSettings
@@ -99,11 +102,15 @@ class _Build:
 
     def obstacle(self, args: Sequence[Any], weights: Sequence[torch.Tensor]) -> str | None:
         """Why this build, which is for these weights, cannot take a call; None if it can."""
+        return self.size_outside(args) or self.watch.change(weights)
+
+    def size_outside(self, args: Sequence[Any]) -> str | None:
+        """Which size of a call it is not for."""
         for bound in self.bounds:
             size = _size(args, bound.place)
             if not bound.low <= size <= bound.high:
                 return f"{bound.where} is {size}, outside of {bound.low}..{bound.high}"
-        return self.watch.change(weights)
+        return None
 
 
 class CompiledGraph:
@@ -222,8 +229,6 @@ class CompiledGraph:
     def _compile(
         self, args: Sequence[Any], weights: Sequence[torch.Tensor], old: _Build | None, reason: str
     ) -> _Build:
-        from trtcore.compiler import compile_program
-
         sizes = {name: _size(args, place) for name, place in self._places.items()}
         known = {bound.name: (bound.low, bound.high) for bound in old.bounds} if old is not None else {}
         placeholders = self._source.graph.find_nodes(op="placeholder")
@@ -237,7 +242,14 @@ class CompiledGraph:
             self._outputs.results,
         )
         program = replace(program, model_name=f"Graph{self._number}")
-        module = compile_program(program, self._settings, observers=self._observers)
+        like = self._like(args, old)
+        module = compile_program(
+            program,
+            self._settings,
+            observers=self._observers,
+            donors=None if like is None else Donors(engines_of(like)),
+            again=None if like is None else like.recipe,
+        )
         assert module.report is not None
         _reports.append(GraphReport(self._number, reason, module.report))
         if module.report.backend is None:
@@ -255,6 +267,12 @@ class CompiledGraph:
             if name in program.symbols
         ]
         return _Build(module, tuple(inputs), watch, tuple(bounds), Memory(weights))
+
+    def _like(self, args: Sequence[Any], old: _Build | None) -> CompiledModule | None:
+        """What was compiled for these weights before they changed, or for another module's: its engines may take these.
+        Where sizes are at fault, engines for them have to be built."""
+        build = old or next(iter(self._builds), None)
+        return None if build is None or build.size_outside(args) is not None else build.module
 
 
 # --- sizes --------------------------------------------------------------------------------------------------

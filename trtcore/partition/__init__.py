@@ -33,6 +33,7 @@ from trtcore.ir.symbols import bounds, expression_of, free_symbols, is_integral
 from trtcore.packs.patterns import is_pattern
 from trtcore.packs.selection import Selection, SelectionMemo
 from trtcore.partition.levels import group_by_levels
+from trtcore.partition.memory import split_by_weights, weight_bytes
 from trtcore.partition.segment import Segment, extract
 
 __all__ = ["Partition", "Partitioner", "Segment", "Supported", "partition"]
@@ -128,7 +129,7 @@ def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None 
         for n in graph.nodes
         if n.op == "get_attr" and n not in written and _is_constant_attr(program.graph_module, n)
     )
-    groups, small = _group(supported, ctx)
+    groups, small = _group(supported, ctx, program)
     for node in small:
         reasons[node.name] = (
             f"in a segment of fewer than min_block_size={ctx.settings.min_block_size} converted ops"
@@ -225,7 +226,9 @@ def _objection(node: Node, program: Program) -> str:
     return ""
 
 
-def _group(supported: dict[Node, bool], ctx: CompileContext) -> tuple[list[list[Node]], list[Node]]:
+def _group(
+    supported: dict[Node, bool], ctx: CompileContext, program: Program
+) -> tuple[list[list[Node]], list[Node]]:
     """The partitioner's groups, checked; small ones dissolved, large ones split."""
     partitioner, name = _partitioner(ctx)
     settings = ctx.settings
@@ -241,7 +244,11 @@ def _group(supported: dict[Node, bool], ctx: CompileContext) -> tuple[list[list[
             small.extend(node for node in group if not is_getitem(node))
             alive.update(dict.fromkeys(group, False))
     limit = settings.max_segment_size or DEFAULT_MAX_SEGMENT_SIZE
-    return [part for group in groups for part in _split(group, limit)], small
+    pieces = [part for group in groups for part in _split(group, limit)]
+    if (most := ctx.weights_limit) is not None:
+        sizes = weight_bytes(program.graph_module)
+        pieces = [part for piece in pieces for part in split_by_weights(piece, sizes, most)]
+    return pieces, small
 
 
 def _partitioner(ctx: CompileContext) -> tuple[Partitioner, str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         enable_pre_allocated_outputs,
         set_multi_device_safe_mode,
     )
+    from trtcore.runtime.streaming import weight_streaming
 
 _HOMES = {
     "Engine": "trtcore.runtime.engine",
@@ -42,6 +43,7 @@ _HOMES = {
     "profile": "trtcore.runtime.profiling",
     "register_engine": "trtcore.runtime.engine",
     "set_multi_device_safe_mode": "trtcore.runtime.switches",
+    "weight_streaming": "trtcore.runtime.streaming",
 }
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "profile",
     "register_engine",
     "set_multi_device_safe_mode",
+    "weight_streaming",
 ]
 
 

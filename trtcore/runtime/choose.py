@@ -34,7 +34,7 @@ def choose_runtime(
         raise SettingsError(f"runtime={asked!r} is none of 'auto', 'native', 'reference'")
     if asked == "reference":
         return "reference", "settings.runtime='reference'"
-    obstacle = _native_obstacle(backend, target)
+    obstacle = native_obstacle(backend, target)
     if asked == "native":
         return "native", "settings.runtime='native'" + (
             f"; it cannot run here: {obstacle}" if obstacle else ""
@@ -45,7 +45,7 @@ def choose_runtime(
     return "native", f"{backend.name} engines run on {torch.cuda.get_device_name()}"
 
 
-def _native_obstacle(backend: Backend | None, target: Target | None) -> str:
+def native_obstacle(backend: Backend | None, target: Target | None) -> str:
     """Why the native runtime is impossible here; "" if it is possible."""
     if backend is None:
         return "no TensorRT backend is available"

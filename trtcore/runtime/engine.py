@@ -21,6 +21,7 @@ from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.errors import ArtifactError, BackendUnavailableError, InputError
 from trtcore.ir.expressions import parse_condition
+from trtcore.ir.graphs import attribute
 from trtcore.runtime.checks import check_structure, keep_promises, output_device
 from trtcore.runtime.choose import Runtime
 from trtcore.runtime.profiles import chosen, chosen_profile
@@ -85,6 +86,13 @@ def resolve(manifest: str, plan: torch.Tensor) -> Engine:
     if engine.last_plan() is not plan:
         engine.hold(plan)
     return engine
+
+
+def engines_in(module: torch.fx.GraphModule) -> list[Engine]:
+    """The engines that a hybrid graph calls, in its order."""
+    op = torch.ops.trtcore.execute_engine.default
+    calls = [node for node in module.graph.nodes if node.op == "call_function" and node.target is op]
+    return [resolve(node.args[3], attribute(module, str(node.args[2].target))) for node in calls]
 
 
 def _another(manifest: EngineManifest) -> ArtifactError:
@@ -326,6 +334,17 @@ class Engine:
                     advice=_WIDER if low != high else "compile for this shape, or make the dim dynamic",
                 )
 
+    def open(self) -> None:
+        """Set the runtime up before the first call; on the native one for the current device.
+
+        Raises:
+            BackendUnavailableError, RefitError, ArtifactError: it cannot be.
+        """
+        if self._runner is None:
+            self._start()
+        if self.manifest.runtime == "native":
+            self._opened.handle()
+
     def _start(self) -> Runner:
         """Set the runtime up, once."""
         with self._lock:
@@ -421,6 +440,9 @@ class TorchRunner:
                 results = list(call(*arguments))
         else:
             results = list(call(*arguments))
+        constants = getattr(self.module, "constants", None) if self.manifest.dynamic_resources else None
+        if constants is not None:
+            constants.release()  # the copies on the GPU
         return keep_promises(self.manifest, results, values, device)
 
 
@@ -438,7 +460,32 @@ def _native(manifest: EngineManifest, artifact: EngineArtifact) -> Any:
             tensorrt=error.tensorrt,
             advice=f"{error.advice}; or {hint}" if error.advice else hint,
         ) from None
-    return NativeEngine(manifest, artifact.plan, connection)
+    return NativeEngine(manifest, artifact.plan, connection, weights=_weights_of(manifest, artifact))
+
+
+def _weights_of(manifest: EngineManifest, artifact: EngineArtifact) -> Callable[[], Any] | None:
+    """What TensorRT is to be given for the plan; None where the plan has its weights.
+
+    Raises:
+        BackendUnavailableError: there is no plan for the engine's weights.
+    """
+    if manifest.plan == "whole":
+        return None
+    if manifest.plan == "none" or not artifact.has_snapshot:
+        raise BackendUnavailableError(
+            f"{manifest.name} cannot run natively: its plan lacks the engine's weights and takes no others",
+            advice='compile the model with these weights, or load it with runtime="reference"',
+        )
+
+    def weights() -> tuple[dict[tuple[str, str], torch.Tensor], set[tuple[str, str]]]:
+        """By layer and role, and which of them the plan does not have."""
+        assert artifact.snapshot is not None
+        layers = artifact.snapshot.layers
+        places = (place.split(".") for place in manifest.refitted)
+        needed = {(layers[int(index)].name, role) for index, role in places if int(index) < len(layers)}
+        return {(one.name, role): tensor for one in layers for role, tensor in one.constants.items()}, needed
+
+    return weights
 
 
 class _InputCheck:

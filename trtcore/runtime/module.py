@@ -23,6 +23,7 @@ from trtcore.runtime.direct import DirectForward
 from trtcore.runtime.input_check import InputCheck
 from trtcore.runtime.pickling import ModuleState, restored, state_of
 from trtcore.runtime.plans import keep_plans_plain, plans_of
+from trtcore.runtime.recipe import Recipe
 from trtcore.runtime.sharing import Sharing
 
 if TYPE_CHECKING:
@@ -36,9 +37,11 @@ class CompiledModule(torch.fx.GraphModule):
 
     Attributes:
         report: what the compile did.
+        recipe: what it was made with, for other weights; None where it cannot take any.
     """
 
     report: Report | None = None
+    recipe: Recipe | None = None
     _direct: ClassVar[DirectForward]
     _input_check: InputCheck | None = None
     _sharing: Sharing | None = None
@@ -105,7 +108,7 @@ class CompiledModule(torch.fx.GraphModule):
 
     def __reduce__(self) -> Any:
         """Pickles hold the graph as data, the engines' files and the check of the arguments."""
-        return rebuilt, (state_of(self, self._input_check, self.report),)
+        return rebuilt, (state_of(self, self._input_check, self.report, self.recipe),)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.__reduce__()
@@ -118,6 +121,7 @@ class CompiledModule(torch.fx.GraphModule):
                 memo[id(value)] = value
         copied = cast(CompiledModule, super().__deepcopy__(memo))
         copied._finish(self.report, self._input_check)
+        copied.recipe = self.recipe
         copied.train(self.training)
         return copied
 
@@ -125,6 +129,7 @@ class CompiledModule(torch.fx.GraphModule):
         copied = CompiledModule(self, self.graph, class_name=type(self).__name__)
         copied.meta = self.meta
         copied._finish(self.report, self._input_check)
+        copied.recipe = self.recipe
         copied.train(self.training)
         return copied
 
@@ -149,7 +154,9 @@ def captured_dtypes() -> Iterator[None]:
 def rebuilt(state: ModuleState) -> CompiledModule:
     """A compiled module from what its pickle holds."""
     report = None if state.report is None else Report.from_json(state.report)
-    return module_of(restored(state), state.class_name, report, state.check).train(state.training)
+    module = module_of(restored(state), state.class_name, report, state.check)
+    module.recipe = state.recipe
+    return module.train(state.training)
 
 
 def module_of(

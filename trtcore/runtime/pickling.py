@@ -20,6 +20,7 @@ from trtcore.runtime.plans import plans_of
 if TYPE_CHECKING:
     from trtcore.report.data import Report
     from trtcore.runtime.input_check import InputCheck
+    from trtcore.runtime.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class ModuleState:
         buffers: names of the attributes that are registered buffers -> whether they are in the state_dict.
         ranges: of the symbols in the graph's FakeTensors.
         codegen: the calling convention.
-        check, report: those of the module; the report as JSON.
+        check, report, recipe: those of the module; the report as JSON.
     """
 
     nodes: tuple[NodeData, ...]
@@ -63,9 +64,12 @@ class ModuleState:
     report: str | None
     class_name: str
     training: bool
+    recipe: Recipe | None = None
 
 
-def state_of(module: GraphModule, check: InputCheck | None, report: Report | None) -> ModuleState:
+def state_of(
+    module: GraphModule, check: InputCheck | None, report: Report | None, recipe: Recipe | None = None
+) -> ModuleState:
     """A compiled module as data."""
     plans = plans_of(module)
     attributes: dict[str, Any] = {}
@@ -83,7 +87,7 @@ def state_of(module: GraphModule, check: InputCheck | None, report: Report | Non
     return ModuleState(
         tuple(node_data(node, _encoded) for node in module.graph.nodes), attributes, buffers, symbol_ranges_of(module),
         codegen_of(module.graph), check, None if report is None else report.to_json(indent=None), type(module).__name__,
-        module.training,
+        module.training, recipe,
     )  # fmt: skip
 
 

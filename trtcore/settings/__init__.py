@@ -424,27 +424,32 @@ class CompilationSettings:
     immutable_weights: bool = attrs.field(
         default=True,
         validator=values.flag,
-        metadata=_weights("False builds engines whose weights can be refitted.", not_built="refit"),
+        metadata=_weights(
+            "False builds plans that TensorRT can be given other weights for (`dynamo.refit_module_weights`, "
+            "`MutableModule`). The reference runtime takes other weights either way."
+        ),
     )
     strip_engine_weights: bool = attrs.field(
         default=False,
         validator=values.flag,
         metadata=_weights(
-            "Plans without weights; needs immutable_weights=False.", not_built="weightless plans"
+            "Plans without weights, which TensorRT is given when the engine is opened; needs immutable_weights=False."
         ),
     )
     refit_identical_engine_weights: bool = attrs.field(
         default=False,
         validator=values.flag,
         metadata=_weights(
-            "Plans to be refitted with the same weights only; needs immutable_weights=False.",
-            not_built="weightless plans",
+            "Plans that may be given the weights they were built with and no others, so that TensorRT may choose by "
+            "their values; needs immutable_weights=False."
         ),
     )
     enable_weight_streaming: bool = attrs.field(
         default=False,
         validator=values.flag,
-        metadata=_weights("Engines that can stream weights from the host.", not_built="weight streaming"),
+        metadata=_weights(
+            "Engines that can stream weights from the host; `trtcore.runtime.weight_streaming` sets the budget."
+        ),
     )
 
     # how the compile runs
@@ -459,14 +464,40 @@ class CompilationSettings:
     lazy_engine_init: bool = attrs.field(
         default=False,
         validator=values.flag,
-        metadata=_running("Engines are set up after all are built.", not_built="lazy engine initialisation"),
+        metadata=_running(
+            "Native engines are opened by their first call, instead of at the end of the compile. The reference "
+            "runtime sets engines up at their first call either way."
+        ),
     )
     offload_module_to_cpu: bool = attrs.field(
         default=False,
         validator=values.flag,
         metadata=_running(
-            "The model's weights leave the GPU before the build.",
-            not_built="moving the model's weights off the GPU before the build",
+            "The model's own parameters and buffers move to the CPU before engines are built, and stay there: the "
+            "GPU's memory is the build's. Buffers that the model writes to stay where they are."
+        ),
+    )
+    enable_resource_partitioning: bool = attrs.field(
+        default=False,
+        validator=values.flag,
+        metadata=_running(
+            "Segments are cut so that building one, with all weights in memory, takes no more than `cpu_memory_budget`."
+        ),
+    )
+    cpu_memory_budget: int | None = attrs.field(
+        default=None,
+        validator=values.integer(1, none=True),
+        metadata=_running(
+            "Bytes of the process's own memory that a compile may take, with enable_resource_partitioning=True; None: "
+            "what is in use and what the machine has left as the compile begins."
+        ),
+    )
+    dynamically_allocate_resources: bool = attrs.field(
+        default=False,
+        validator=values.flag,
+        metadata=_running(
+            "Engines give up execution contexts, and copies of constants on the GPU, after every call: less memory "
+            "between calls, slower calls."
         ),
     )
     use_distributed_mode_trace: bool = attrs.field(

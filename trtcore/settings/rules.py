@@ -34,6 +34,12 @@ class Chosen(attrs.AttrsInstance, Protocol):
     @property
     def custom_engine_cache(self) -> object: ...
     @property
+    def immutable_weights(self) -> bool: ...
+    @property
+    def enable_resource_partitioning(self) -> bool: ...
+    @property
+    def cpu_memory_budget(self) -> int | None: ...
+    @property
     def partitioner(self) -> str | None: ...
 
 
@@ -162,6 +168,25 @@ def _refuse_forcing_to_torch(settings: Chosen) -> None:
             )
 
 
+def _refuse_refit_of_what_cannot_change(settings: Chosen) -> None:
+    if not settings.immutable_weights:
+        return
+    for name in ("strip_engine_weights", "refit_identical_engine_weights"):
+        if getattr(settings, name):
+            raise SettingsError(
+                f"{name}=True needs plans that take weights, and with immutable_weights=True they do not",
+                advice=f"set immutable_weights=False, or leave {name} out",
+            )
+
+
+def _refuse_idle_budget(settings: Chosen) -> None:
+    if settings.cpu_memory_budget is not None and not settings.enable_resource_partitioning:
+        raise SettingsError(
+            f"cpu_memory_budget={settings.cpu_memory_budget} has no effect alone",
+            advice="set enable_resource_partitioning=True, too",
+        )
+
+
 _RULES: tuple[Callable[[Chosen], None], ...] = (
     _refuse_what_is_not_built,
     _refuse_quantised_precisions,
@@ -170,4 +195,6 @@ _RULES: tuple[Callable[[Chosen], None], ...] = (
     _refuse_idle_autocast,
     _refuse_idle_cache,
     _refuse_forcing_to_torch,
+    _refuse_refit_of_what_cannot_change,
+    _refuse_idle_budget,
 )

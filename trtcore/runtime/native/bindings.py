@@ -7,7 +7,7 @@ a machine without a GPU. Names follow TensorRT's ``ICudaEngine`` and ``IExecutio
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from trtcore.artifact.manifest import EngineManifest
-from trtcore.errors import BackendUnavailableError, TrtcoreError
+from trtcore.errors import BackendUnavailableError, RefitError, TrtcoreError
 from trtcore.runtime.native.cuda import Ambient, Cuda
 
 
@@ -38,6 +38,13 @@ class IOTensor:
     shape: tuple[int, ...]
     on_host: bool
     profiles: tuple[tuple[tuple[int, ...], ...], ...]
+
+
+EngineWeights = Mapping[tuple[str, str], torch.Tensor]
+"""(layer's name, role) -> weights."""
+
+GivenWeights = tuple[EngineWeights, Collection[tuple[str, str]]]
+"""All weights of an engine, and where they are others than those of its plan."""
 
 
 class Allocator(Protocol):
@@ -66,6 +73,9 @@ class Connection(Protocol):
     def capture_number(self, stream: int) -> int: ...
     def graph_token(self, stream: int) -> Any: ...
     def deserialize(self, plan: torch.Tensor) -> Any: ...
+    def refit(self, engine: Any, weights: EngineWeights, needed: Collection[tuple[str, str]]) -> None: ...
+    def streaming(self, engine: Any) -> tuple[int, int, int]: ...
+    def set_streaming_budget(self, engine: Any, budget: int) -> None: ...
     def io_tensors(self, engine: Any) -> tuple[IOTensor, ...]: ...
     def create_context(self, engine: Any) -> Any: ...
     def run_calls(self, context: Any) -> Calls: ...
@@ -127,6 +137,61 @@ class TensorRT(Cuda):
         if engine is None:
             raise self._unavailable("TensorRT could not read the plan", mark)
         return engine
+
+    def refit(self, engine: Any, weights: EngineWeights, needed: Collection[tuple[str, str]]) -> None:
+        """Give an engine its weights (``IRefitter``).
+
+        Args:
+            weights: (layer's name, role) -> weights, on the CPU; those that the plan takes are set.
+            needed: those that it must take.
+
+        Raises:
+            RefitError: it does not take one of `needed`, lacks one that is not in `weights`, or TensorRT refuses one.
+        """
+        mark = self._logger.mark()
+        refitter = self._trt.Refitter(engine, self._logger)
+        takes = list(zip(*refitter.get_all()))
+        known = {(name, role.name.lower()) for name, role in takes}
+        role_of = {"weights": "constant"}  # a CONSTANT layer's
+        if missing := [f"{n} ({r})" for n, r in needed if (n, role_of.get(r, r)) not in known]:
+            raise self._not_refitted(
+                f"its plan takes no other weights for {', '.join(sorted(missing))}", mark
+            )
+        kept = []
+        for (name, role), tensor in weights.items():
+            role = role_of.get(role, role)
+            if (name, role) not in known:
+                continue
+            kept.append(tensor.detach().cpu().contiguous())
+            given = self._trt.Weights(
+                self._backend.trt_dtype(tensor.dtype), kept[-1].data_ptr(), kept[-1].numel()
+            )
+            if not refitter.set_weights(name, getattr(self._trt.WeightsRole, role.upper()), given):
+                raise self._not_refitted(f"TensorRT refused the {role} of {name}", mark)
+        lacks = [f"{name} ({role.name.lower()})" for name, role in zip(*refitter.get_missing())]
+        if lacks:
+            raise self._not_refitted(f"its plan lacks weights for {', '.join(sorted(lacks))}", mark)
+        if not refitter.refit_cuda_engine():
+            raise self._not_refitted("TensorRT refused the weights", mark)
+
+    def streaming(self, engine: Any) -> tuple[int, int, int]:
+        """(bytes of weights that can be streamed, the budget, the budget that TensorRT would choose)."""
+        budget, automatic = engine.weight_streaming_budget_v2, engine.get_weight_streaming_automatic_budget()
+        return int(engine.streamable_weights_size), int(budget), int(automatic)
+
+    def set_streaming_budget(self, engine: Any, budget: int) -> None:
+        """Bytes of weights that may be on the GPU. No execution context of the engine may exist."""
+        mark = self._logger.mark()
+        engine.weight_streaming_budget_v2 = budget
+        if engine.weight_streaming_budget_v2 != budget:
+            raise self._error(f"TensorRT refused the weight streaming budget {budget}", mark)
+
+    def _not_refitted(self, what: str, mark: int) -> RefitError:
+        return RefitError(
+            f"the engine cannot be given its weights: {what}",
+            tensorrt=self._logger.since(mark),
+            advice='compile the model with these weights, or load it with runtime="reference"',
+        )
 
     def io_tensors(self, engine: Any) -> tuple[IOTensor, ...]:
         """All bindings, in the engine's order."""

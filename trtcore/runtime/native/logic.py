@@ -19,7 +19,7 @@ from trtcore.errors import InputError
 from trtcore.runtime.checks import output_device
 from trtcore.runtime.native import captures
 from trtcore.runtime.native.binding_plan import make_binding_plan
-from trtcore.runtime.native.bindings import Connection
+from trtcore.runtime.native.bindings import Connection, GivenWeights
 from trtcore.runtime.native.context import ALIGNMENT, Context, Shapes
 from trtcore.runtime.native.fast import Ready, make_fast, ready_key
 from trtcore.runtime.profiles import chosen, chosen_profile
@@ -36,14 +36,21 @@ class NativeEngine:
         plan: uint8, 1-D, on the CPU.
         connection: TensorRT.
         device_type: where inputs must be; "cuda" but in tests.
+        weights: gives the weights that the plan lacks, and which of them it must take; None where it has them all.
 
     Attributes:
         fast: (inputs, sizes) -> outputs, for the usual call; None for one that `run` must do.
     """
 
     def __init__(
-        self, manifest: EngineManifest, plan: torch.Tensor, connection: Connection, device_type: str = "cuda"
+        self,
+        manifest: EngineManifest,
+        plan: torch.Tensor,
+        connection: Connection,
+        device_type: str = "cuda",
+        weights: Callable[[], GivenWeights] | None = None,
     ) -> None:
+        self._weights = weights
         self._manifest, self._plan, self._trt, self._device_type = manifest, plan, connection, device_type
         self._devices: dict[int, _DeviceEngine] = {}
         self._lock = threading.Lock()
@@ -91,8 +98,9 @@ class NativeEngine:
     def _open(self, index: int) -> _DeviceEngine:
         with self._lock:
             if index not in self._devices:
+                given = None if self._weights is None else self._weights()
                 with self._trt.relaxed():  # another thread may be capturing
-                    made = _DeviceEngine(self._manifest, self._plan, self._trt, index, self._ready)
+                    made = _DeviceEngine(self._manifest, self._plan, self._trt, index, self._ready, given)
                 self._devices[index] = made
             return self._devices[index]
 
@@ -128,6 +136,20 @@ class NativeEngine:
         engine = self._devices.get(index) or self._open(index)
         return self._trt.describe(engine.handle)
 
+    def streaming(self) -> tuple[int, int, int]:
+        """Of the engine on the current device: bytes of weights that can be streamed (0 where it was not built for it),
+        bytes of them that are on the GPU, and bytes that TensorRT would keep there."""
+        return self._trt.streaming(self.handle())
+
+    def set_streaming_budget(self, budget: int) -> None:
+        """Bytes of weights that may be on the current device. No call may be running."""
+        handle = self.handle()
+        with self._lock:
+            self._ready.clear()
+            for engine in self._devices.values():
+                engine.forget_contexts()
+            self._trt.set_streaming_budget(handle, budget)
+
     def release(self) -> None:
         """Free engines and idle contexts on every device; the next run sets them up again."""
         with self._lock:
@@ -143,10 +165,18 @@ class _DeviceEngine:
     """
 
     def __init__(
-        self, manifest: EngineManifest, plan: torch.Tensor, connection: Connection, index: int, ready: Ready
+        self,
+        manifest: EngineManifest,
+        plan: torch.Tensor,
+        connection: Connection,
+        index: int,
+        ready: Ready,
+        weights: GivenWeights | None = None,
     ) -> None:
         self._trt, self._manifest, self._index, self._ready = connection, manifest, index, ready
         self.handle = connection.deserialize(plan)
+        if weights is not None:
+            connection.refit(self.handle, *weights)
         self.binding_plan = make_binding_plan(manifest, connection.io_tensors(self.handle))
         self.spares: list[Context] = []
         self._usual = (
@@ -207,6 +237,9 @@ class _DeviceEngine:
         outputs: Sequence[torch.Tensor],
     ) -> None:
         with self._lock:
+            if self._manifest.dynamic_resources:
+                self._made[stream] = self._made.get(stream, 1) - 1
+                return
             if not self._usual or not all(tensor.numel() for tensor in (*inputs, *outputs)):
                 self._idle.setdefault(stream, []).append(context)
                 return
@@ -217,6 +250,12 @@ class _DeviceEngine:
                     self._ready.pop(keys.pop(0), None)
                 self._ready[key] = []
             self._ready[key].append(context)
+
+    def forget_contexts(self) -> None:
+        """Drop all contexts but those of CUDA graphs."""
+        with self._lock:
+            for known in (self._idle, self._keys, self._made, self.spares):
+                known.clear()
 
     # ---- captured calls -----------------------------------------------------------------------------
 

@@ -1,0 +1,66 @@
+"""How much memory a process takes, and what of it a build may take (``enable_resource_partitioning``)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trtcore.errors import SettingsError
+
+BUILD_FACTOR = 3.0
+"""Bytes of memory that converting and building a segment takes for a byte of its weights: constants that passes and
+converters make of them, and 1.2 times the plan in TensorRT (measured: see the tests)."""
+
+BUILD_BASE = 256 << 20
+"""Bytes that a build takes beside that: TensorRT itself, and 64 MB blocks of the allocator's."""
+
+
+def weights_limit(budget: int | None) -> int:
+    """Bytes of weights that a segment may have.
+
+    Args:
+        budget: bytes that the process may take; None: what it takes now and what the machine has left.
+
+    Raises:
+        SettingsError: the budget is used up before anything is built.
+    """
+    used = memory_in_use()
+    if budget is None:
+        budget = used + _memory_left()
+    left = budget - used - BUILD_BASE
+    if left <= 0:
+        raise SettingsError(
+            f"cpu_memory_budget={budget}: the process has {used} bytes in use before anything is built, and a build "
+            f"takes {BUILD_BASE} without any weights",
+            advice=f"set cpu_memory_budget to more than {used + BUILD_BASE}",
+        )
+    return int(left / BUILD_FACTOR)
+
+
+def memory_in_use() -> int:
+    """Bytes of the process's own memory: what is in no file, and cannot be evicted.
+
+    Raises:
+        SettingsError: the system does not say.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        raise _unknown() from None
+    lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    return int(lines["RssAnon"].split()[0]) << 10
+
+
+def _memory_left() -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError):
+        raise _unknown() from None
+
+
+def _unknown() -> SettingsError:
+    return SettingsError(
+        f"enable_resource_partitioning=True: {os.name} systems do not say how much memory a process has in use",
+        advice="set max_segment_size instead",
+    )
