@@ -226,3 +226,20 @@ def test_changes_on_a_gpu():
     assert change() == "a was changed in place"
     tensors[0].data = torch.randn(8, 4, device="cuda")
     assert change() == "a has other memory than before"
+
+
+@pytest.mark.usefixtures("trt_backend")
+def test_a_changed_weight_is_refitted_and_a_graph_that_is_shared_is_built_once():
+    with torch.no_grad():
+        model = network()
+        fast = compiled(model)
+        check(fast, model)
+        model[0].weight.mul_(2)
+        check(fast, model)
+        first, second = (entry.report for entry in reports()[-2:])
+        assert (first.kind, second.kind) == ("compile", "refit")
+        assert not any(stage.name == "build" for stage in second.stages)
+        fast = compiled(model, dynamic=True)
+        for rows in (3, 3, 200):  # beyond the range: built
+            check(fast, model, rows, 4)
+        assert reports()[-1].report.kind == "compile"
