@@ -8,8 +8,8 @@ from pathlib import Path
 from trtcore.errors import SettingsError
 
 BUILD_FACTOR = 2.2
-"""Bytes of memory that converting and building a segment takes for a byte of its weights: 1.2 in TensorRT (measured: 1.1),
-and one more where converters make new constants of all of them."""
+"""Bytes of memory that converting and building a segment takes for a byte of its weights: 1.2 in TensorRT (measured:
+1.1), and one more where converters make new constants of all of them."""
 
 BUILD_BASE = 128 << 20
 """Bytes that a build takes beside that: TensorRT itself, and its allocator's 64 MB blocks (measured: 40 MB)."""
