@@ -298,6 +298,49 @@ def test_names_of_the_model_come_first():
     assert (fast.report, fast.save(), fast.load()) == ("mine", "saved", "loaded")
 
 
+def test_a_graph_module_that_is_edited_and_models_with_a_metaclass():
+    class Meta(type):
+        pass
+
+    class Plain(nn.Module, metaclass=Meta):
+        def forward(self, x):
+            return x.relu()
+
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(trtcore.MutableModule(Plain().eval(), min_block_size=1)(x), x.relu())
+    graph = torch.fx.symbolic_trace(Plain()).eval()
+    fast = trtcore.MutableModule(graph, min_block_size=1)
+    torch.testing.assert_close(fast(x), x.relu())
+    (node,) = (one for one in graph.graph.nodes if one.target == "relu")
+    node.target = "sigmoid"
+    graph.recompile()
+    torch.testing.assert_close(fast(x), x.sigmoid())
+
+
+def test_objects_that_hold_one_another():
+    class Link:
+        def __init__(self, other):
+            self.other = other
+
+    class Chained(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.chain = Link(None)
+            self.chain.other = self.chain
+            self.first = functools.reduce(lambda other, _: Link(other), range(2000), None)
+            self.owner = self
+
+        def forward(self, x):
+            return x + 1 if self.first.other else x
+
+    model = Chained().eval()
+    fast = trtcore.MutableModule(model, min_block_size=1)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(fast(x), x + 1)
+    model.first.other = None
+    torch.testing.assert_close(fast(x), x)
+
+
 def test_methods_of_the_model_call_the_engines():
     class Twice(nn.Module):
         def __init__(self) -> None:

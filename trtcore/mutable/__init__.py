@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import types
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -146,7 +147,10 @@ def _kind_of(model: type[nn.Module]) -> Any:
                 "__reduce_ex__": _reduce,
                 "__doc__": model.__doc__,
             }
-            _kinds[model] = type(f"Mutable{model.__name__}", (model, MutableModule), members)
+            name = f"Mutable{model.__name__}"
+            _kinds[model] = types.new_class(
+                name, (model, MutableModule), exec_body=lambda kind: kind.update(members)
+            )
         return _kinds[model]
 
 

@@ -30,6 +30,11 @@ _NOT_LOOKED_AT = frozenset(
 )  # fmt: skip
 
 
+# Of a GraphModule, whose code says what it does.
+_OF_A_GRAPH = frozenset({"_graph", "_codegen", "meta", "_tracer_cls", "_tracer_extras", "_metadata"})
+_DEPTH = 60
+"""How deep attributes of attributes are looked at; below, objects count by what they are, not by what they hold."""
+
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -99,6 +104,7 @@ class _Looking:
         self._numbers: dict[int, int] = {}
         self._kept: list[Any] = []  # an id is an object's while it lives
         self._known_classes: set[type] = set()
+        self._depth = 0
 
     def module(self, module: nn.Module, prefix: str, registered: bool = True) -> Any:
         """A module with all below it."""
@@ -127,7 +133,8 @@ class _Looking:
             keys, values, own = known
             if tuple(attributes) == keys and all(map(operator.is_, attributes.values(), values)):
                 return own
-        looked_at = [(name, value) for name, value in attributes.items() if name not in _NOT_LOOKED_AT]
+        skipped = _NOT_LOOKED_AT | _OF_A_GRAPH if isinstance(module, torch.fx.GraphModule) else _NOT_LOOKED_AT
+        looked_at = [(name, value) for name, value in attributes.items() if name not in skipped]
         own = Same(type(module)), tuple((name, self.value(value, prefix + name)) for name, value in looked_at)
         if plain and all(name in _HOOKS or _is_plain(value) for name, value in looked_at):
             self._known[module] = _Known(tuple(attributes), tuple(attributes.values()), own)
@@ -147,7 +154,12 @@ class _Looking:
             return Same(value)
         if (known := self._seen(value)) is not None:
             return known
-        return self._compound(value, name)
+        if self._depth > _DEPTH:
+            return Same(value)
+        self._depth += 1
+        found = self._compound(value, name)
+        self._depth -= 1
+        return found
 
     def _compound(self, value: Any, name: str) -> Any:
         if isinstance(value, types.FunctionType):
