@@ -328,7 +328,7 @@ def test_objects_that_hold_one_another():
             self.chain = Link(None)
             self.chain.other = self.chain
             self.first = functools.reduce(lambda other, _: Link(other), range(2000), None)
-            self.owner = self
+            self.back = Link(self)
 
         def forward(self, x):
             return x + 1 if self.first.other else x
