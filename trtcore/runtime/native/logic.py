@@ -136,6 +136,11 @@ class NativeEngine:
         engine = self._devices.get(index) or self._open(index)
         return self._trt.describe(engine.handle)
 
+    def handle(self) -> Any:
+        """TensorRT's engine on the current device, opened where it is not yet."""
+        index = self._trt.ambient().current_device()
+        return (self._devices.get(index) or self._open(index)).handle
+
     def streaming(self) -> tuple[int, int, int]:
         """Of the engine on the current device: bytes of weights that can be streamed (0 where it was not built for it),
         bytes of them that are on the GPU, and bytes that TensorRT would keep there."""
