@@ -55,6 +55,7 @@ def compile(
     """
     from trtcore.compiler import compile_program
     from trtcore.frontend.program import program_from_exported, warn_of_exclusions
+    from trtcore.ir.torch_private import forgetting_traces
     from trtcore.settings import CompilationSettings
 
     chosen = CompilationSettings.from_kwargs(**settings)
@@ -64,14 +65,15 @@ def compile(
         _refuse_ranges(inputs, arg_inputs, kwarg_inputs)
         options = {**settings, "observers": tuple(observers)} if observers else dict(settings)
         return torch.compile(model, backend="trtcore", options=options)
-    began = time.perf_counter()
-    given = _one_of(inputs, arg_inputs)
-    exported = _export(model, given, kwarg_inputs)
-    exported_at = time.perf_counter()
-    program = program_from_exported(exported, given, kwarg_inputs)
-    warn_of_exclusions(program)
-    timings = {"export": exported_at - began, "capture": time.perf_counter() - exported_at}
-    return compile_program(program, chosen, observers=observers, timings=timings)
+    with forgetting_traces():
+        began = time.perf_counter()
+        given = _one_of(inputs, arg_inputs)
+        exported = _export(model, given, kwarg_inputs)
+        exported_at = time.perf_counter()
+        program = program_from_exported(exported, given, kwarg_inputs)
+        warn_of_exclusions(program)
+        timings = {"export": exported_at - began, "capture": time.perf_counter() - exported_at}
+        return compile_program(program, chosen, observers=observers, timings=timings)
 
 
 def explain(
@@ -87,10 +89,12 @@ def explain(
     Arguments and errors as for `compile`.
     """
     from trtcore import dynamo
+    from trtcore.ir.torch_private import forgetting_traces
 
-    given = _one_of(inputs, arg_inputs)
-    exported = _export(model, given, kwarg_inputs)
-    return dynamo.explain(exported, arg_inputs=given, kwarg_inputs=kwarg_inputs, **settings)
+    with forgetting_traces():
+        given = _one_of(inputs, arg_inputs)
+        exported = _export(model, given, kwarg_inputs)
+        return dynamo.explain(exported, arg_inputs=given, kwarg_inputs=kwarg_inputs, **settings)
 
 
 def _one_of(inputs: Any, arg_inputs: Any) -> Any:

@@ -74,16 +74,18 @@ def compile(
     """
     from trtcore.compiler import compile_program
     from trtcore.frontend.program import program_from_exported, warn_of_exclusions
+    from trtcore.ir.torch_private import forgetting_traces
     from trtcore.settings import CompilationSettings
 
     chosen = CompilationSettings.from_kwargs(**settings)
-    began = time.perf_counter()
-    given = _positional(inputs, arg_inputs, kwarg_inputs)
-    program = program_from_exported(_exported(exported_program, *given), *given)
-    warn_of_exclusions(program)
-    return compile_program(
-        program, chosen, observers=observers, timings={"capture": time.perf_counter() - began}
-    )
+    with forgetting_traces():
+        began = time.perf_counter()
+        given = _positional(inputs, arg_inputs, kwarg_inputs)
+        program = program_from_exported(_exported(exported_program, *given), *given)
+        warn_of_exclusions(program)
+        return compile_program(
+            program, chosen, observers=observers, timings={"capture": time.perf_counter() - began}
+        )
 
 
 def explain(
@@ -97,12 +99,14 @@ def explain(
     """Say per op what `compile` would do with it, without building an engine."""
     from trtcore.compiler import explain_program
     from trtcore.frontend.export import program_from_exported
+    from trtcore.ir.torch_private import forgetting_traces
     from trtcore.settings import CompilationSettings
 
     chosen = CompilationSettings.from_kwargs(**settings)
-    given = _positional(inputs, arg_inputs, kwarg_inputs)
-    program = program_from_exported(_exported(exported_program, *given), *given)
-    return explain_program(program, chosen)
+    with forgetting_traces():
+        given = _positional(inputs, arg_inputs, kwarg_inputs)
+        program = program_from_exported(_exported(exported_program, *given), *given)
+        return explain_program(program, chosen)
 
 
 def convert_exported_program_to_serialized_trt_engine(
@@ -124,13 +128,15 @@ def convert_exported_program_to_serialized_trt_engine(
     """
     from trtcore.compiler import serialize_program
     from trtcore.frontend.export import program_from_exported
+    from trtcore.ir.torch_private import forgetting_traces
     from trtcore.settings import CompilationSettings
 
     chosen = CompilationSettings.from_kwargs(**{"min_block_size": 1, **settings})
-    given = _positional(inputs, arg_inputs, kwarg_inputs)
-    program = program_from_exported(_exported(exported_program, *given), *given)
-    _refuse_exclusions(program)
-    return serialize_program(program, chosen)
+    with forgetting_traces():
+        given = _positional(inputs, arg_inputs, kwarg_inputs)
+        program = program_from_exported(_exported(exported_program, *given), *given)
+        _refuse_exclusions(program)
+        return serialize_program(program, chosen)
 
 
 def refit_module_weights(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.graph_module import _loader
 
 import trtcore
 from trtcore.ir import torch_private as private
@@ -590,3 +593,22 @@ def test_auto_functionalized_takes():
     assert not private.can_auto_functionalize(torch.ops.aten.add_.Tensor)
     assert private.is_own(torch.ops.aten.add_.Tensor), f"{CHANGED} is_builtin"
     assert not private.is_own(op)
+
+
+def test_nothing_of_a_trace_stays():
+    sizes, texts = [], []
+    for _ in range(3):
+        with private.forgetting_traces():
+            ep = private.export(
+                Parity(), (torch.ones(4),), {}, dynamic_shapes=({0: Dim.DYNAMIC(min=2, max=8)},)
+            )
+            sizes.append(weakref.ref(size_of(ep).node.shape_env))
+            kept = torch.fx.GraphModule(ep.graph_module, ep.graph_module.graph)
+            private.keep_sources(kept)
+        texts.append(type(kept).forward.__code__.co_filename)
+        assert texts[-1] in _loader.eval_cache, f"{CHANGED} how fx keeps the text of a graph"
+    del ep, kept
+    for _ in range(3):  # tensors come back to life once when they are collected
+        gc.collect()
+    assert not [one for one in sizes if one() is not None], f"{CHANGED} what keeps the sizes of a trace"
+    assert not set(texts) & set(_loader.eval_cache)

@@ -22,6 +22,7 @@ from trtcore.errors import ArtifactError, BackendUnavailableError, SettingsError
 from trtcore.ir.graph_data import FakeValues, add_node
 from trtcore.ir.graph_json import UnknownOpError, is_identifier, is_path, node_from_json, torch_value
 from trtcore.ir.graphs import attribute, set_attribute
+from trtcore.ir.torch_private import forgetting_traces
 from trtcore.packs.loading import IN_PROCESS, load_packs
 from trtcore.report.data import Report
 from trtcore.runtime.calling import FlatCodeGen
@@ -75,7 +76,8 @@ def load(path: str | os.PathLike[str], *, runtime: str = "auto", packs: str = "c
     _check_format(source, description)
     archive.check()
     try:
-        return _restored(source, archive, description, runtime, packs)
+        with forgetting_traces():
+            return _restored(source, archive, description, runtime, packs)
     except BackendUnavailableError:
         raise
     except TrtcoreError as error:

@@ -24,7 +24,14 @@ from trtcore.errors import ArtifactError, ExportError, SettingsError, TrtcoreErr
 from trtcore.ir.graph_data import node_data
 from trtcore.ir.graph_json import node_to_json
 from trtcore.ir.graphs import attribute, set_attribute
-from trtcore.ir.torch_private import FakeTensorMode, codegen_of, size_interval, with_tensors
+from trtcore.ir.torch_private import (
+    FakeTensorMode,
+    codegen_of,
+    export,
+    forgetting_traces,
+    size_interval,
+    with_tensors,
+)
 from trtcore.paths import atomic_write
 from trtcore.runtime.engine import resolve
 from trtcore.runtime.input_check import InputCheck, _Constant, _Number, _Tensor
@@ -71,7 +78,7 @@ def save(
     compiled = _compiled(module)
     example = (inputs, kwarg_inputs)
     try:
-        with atomic_write(path) as file:
+        with forgetting_traces(), atomic_write(path) as file:
             _write(file, Path(path), compiled, example, reference)
     except OSError as error:
         raise ArtifactError(f"{os.fspath(path)} cannot be written: {error}") from error
@@ -247,7 +254,7 @@ def _export(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(plain, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+            exported = export(plain, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except (KeyboardInterrupt, TrtcoreError):
         raise
     except Exception as error:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -237,7 +238,8 @@ class EngineManifest:
         Raises:
             ArtifactError: not JSON, not a manifest of this format, or a value that makes no sense.
         """
-        return _parse(text)
+        known = _known.get(text) if isinstance(text, str) else None
+        return known or _known.setdefault(text, _parse(text))
 
     # ---- profiles -----------------------------------------------------------------------------------
 
@@ -318,7 +320,10 @@ def _dims(binding: TensorBinding) -> tuple[Expression, ...]:
 # ---- reading --------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4096)
+# A manifest is there once, as long as somebody has it: the op looks it up at every call.
+_known: weakref.WeakValueDictionary[str, EngineManifest] = weakref.WeakValueDictionary()
+
+
 def _parse(text: str) -> EngineManifest:
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
         raise ArtifactError("an engine manifest must be a JSON text of at most 16 Mi characters")

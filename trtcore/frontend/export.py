@@ -38,6 +38,7 @@ from trtcore.ir.inputs import (
     refuse_bare_shapes,
 )
 from trtcore.ir.signature import parameters_of_callable, remember
+from trtcore.ir.torch_private import export
 
 __all__ = ["program_from_exported", "trace"]
 
@@ -93,7 +94,7 @@ def trace(
         args, kwargs = tree.unflatten(leaves)
         with TRACING, quiet_torch(), _prepared(model, kwargs, ties, order):
             shapes = _dynamic_shapes(model, tree, leaves)
-            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
+            return export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
 
     order = DictOrder() if not strict and holds_dicts(*call[0], *call[1].values()) else None
     try:

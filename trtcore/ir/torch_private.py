@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import copy
 import importlib
+import linecache
+import re
+import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +22,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.utils._pytree as pytree
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx import graph_module
 from torch.fx._lazy_graph_module import _LazyGraphModule as LazyGraphModule
 
 if TYPE_CHECKING:
@@ -43,9 +48,11 @@ __all__ = [
     "default_tolerances",
     "empty_on_cpu",
     "evaluate_expression",
+    "export",
     "expression",
     "expression_bounds",
     "first_auto_functionalized",
+    "forgetting_traces",
     "functionalised",
     "grad_mode_switch",
     "guards_code",
@@ -62,6 +69,8 @@ __all__ = [
     "is_traced_by_jit",
     "is_transformed",
     "is_written",
+    "keep_source",
+    "keep_sources",
     "names_of_ops",
     "operator_samples",
     "ops_are_watched",
@@ -129,6 +138,20 @@ def silent_export() -> Iterator[None]:
         yield
     finally:
         vars(module).pop("print", None)
+
+
+def export(model: torch.nn.Module, args: Any, kwargs: Any, **options: Any) -> ExportedProgram:
+    """`torch.export.export`, of which nothing stays when the program is gone.
+
+    The sizes of a trace keep its FakeTensors, whose sizes hold it: a circle through C++, which Python cannot collect.
+    Dynamo takes it apart in the same way after a compile; torch.export does not.
+    """
+    ep = torch.export.export(model, args, kwargs, **options)
+    for node in ep.graph.find_nodes(op="placeholder"):
+        shape_env = getattr(getattr(node.meta.get("val"), "fake_mode", None), "shape_env", None)
+        if isinstance(getattr(shape_env, "tracked_fakes", None), list):
+            shape_env.tracked_fakes.clear()
+    return ep
 
 
 def script_to_exported(model: torch.jit.ScriptModule, args: Any, kwargs: Any) -> ExportedProgram:
@@ -265,10 +288,73 @@ def remember_sizes(shape_env: Any) -> Callable[[], None]:
         shape_env._update_version_counter()
         # Answers that were given before: a cache would give them again, and say nothing of what they decide.
         getattr(shape_env, "fake_tensor_cache", {}).clear()
-        for method in vars(type(shape_env)).values():
-            getattr(method, "cache_clear", lambda: None)()
+        _forget_answers(type(shape_env))
 
     return restore
+
+
+def _forget_answers(kind: type) -> None:
+    for method in vars(kind).values():
+        getattr(method, "cache_clear", lambda: None)()
+
+
+@contextmanager
+def forgetting_traces() -> Iterator[None]:
+    """Let go of what torch keeps for ever of the traces made in it, where nobody can reach it.
+
+    The methods of ShapeEnv have caches with `self` in the key, some of them without a bound: each keeps the sizes, the
+    FakeTensors and the source lines of a trace. The last trace of all is kept for a message about leaks. And fx keeps
+    the text of every graph that it made code of: those that are in no module of `keep_sources` go.
+    """
+    fx_sources: Any = graph_module._loader
+    first = fx_sources.next_id
+    try:
+        yield
+    finally:
+        shapes = sys.modules.get("torch.fx.experimental.symbolic_shapes")
+        tracing = sys.modules.get("torch.fx.experimental.proxy_tensor")
+        if shapes is not None:
+            _forget_answers(shapes.ShapeEnv)
+        getattr(tracing, "_FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT", {}).clear()
+        for key in _sources_since(first):
+            if key not in _kept_sources:
+                _forget_source(key)
+
+
+_kept_sources: set[str] = set()
+
+
+def keep_sources(module: torch.nn.Module) -> None:
+    """Keep the texts of a module's graphs, which tracebacks show, as long as there is the code that was made of them."""
+    for part in module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            keep_source(type(part).forward)
+
+
+def keep_source(generated: Any) -> None:
+    """As `keep_sources`, of one function that fx made."""
+    key = generated.__code__.co_filename
+    if key not in _kept_sources and key in graph_module._loader.eval_cache:
+        _kept_sources.add(key)
+        weakref.finalize(generated, _forget_source, key).atexit = False
+
+
+def _sources_since(first: int) -> list[str]:
+    """The keys of the texts that fx got since its counter stood at `first`; the newest are last in its table."""
+    found = []
+    for key in reversed(list(graph_module._loader.eval_cache)):
+        number = re.match(r"<eval_with_key>\.(\d+)", key)
+        if number is not None:
+            if int(number[1]) < first:
+                break
+            found.append(key)
+    return found
+
+
+def _forget_source(key: str) -> None:
+    _kept_sources.discard(key)
+    graph_module._loader.eval_cache.pop(key, None)
+    linecache.cache.pop(key, None)
 
 
 # --- tensors and ops ----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from trtcore.compiler import compile_program
 from trtcore.engine.refit import Donors
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.symbols import expression_of
-from trtcore.ir.torch_private import bounds_of_symbol, expression, hint
+from trtcore.ir.torch_private import bounds_of_symbol, expression, forgetting_traces, hint
 from trtcore.jit.aliases import Outputs, mutated_placeholders
 from trtcore.jit.capture import program_of, weight_places
 from trtcore.jit.weights import WeightWatch
@@ -243,13 +243,14 @@ class CompiledGraph:
         )
         program = replace(program, model_name=f"Graph{self._number}")
         like = self._like(args, old)
-        module = compile_program(
-            program,
-            self._settings,
-            observers=self._observers,
-            donors=None if like is None else Donors(engines_of(like)),
-            again=None if like is None else like.recipe,
-        )
+        with forgetting_traces():
+            module = compile_program(
+                program,
+                self._settings,
+                observers=self._observers,
+                donors=None if like is None else Donors(engines_of(like)),
+                again=None if like is None else like.recipe,
+            )
         assert module.report is not None
         _reports.append(GraphReport(self._number, reason, module.report))
         if module.report.backend is None:

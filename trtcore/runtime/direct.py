@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trtcore.ir.torch_private import compiled_forward
+from trtcore.ir.torch_private import compiled_forward, keep_source
 from trtcore.runtime.conditions import CONDITION
 from trtcore.runtime.engine import resolve
 from trtcore.runtime.op import are_plain, execute, execute_engine
@@ -66,7 +66,9 @@ class DirectForward:
         if not engines:
             return self._forward
         source = _PLAN.sub(r"\1self._modules['\2'].__dict__['plan']", source)
-        return compiled_forward(source, names)
+        made: Callable[..., Any] = compiled_forward(source, names)
+        keep_source(made)
+        return made
 
 
 def _own_forward(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:

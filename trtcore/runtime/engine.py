@@ -22,6 +22,7 @@ from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.errors import ArtifactError, BackendUnavailableError, InputError
 from trtcore.ir.expressions import parse_condition
 from trtcore.ir.graphs import attribute
+from trtcore.ir.torch_private import forgetting_traces
 from trtcore.runtime.checks import check_structure, keep_promises, output_device
 from trtcore.runtime.choose import Runtime
 from trtcore.runtime.profiles import chosen, chosen_profile
@@ -349,13 +350,14 @@ class Engine:
         """Set the runtime up, once."""
         with self._lock:
             if self._runner is None:
-                if self.manifest.runtime == "native":
-                    self._opened = _native(self.manifest, self.artifact)
-                    self.fast = self._opened.fast
-                else:
-                    self._opened = _in_torch(self.manifest, self.artifact)
-                    self.fast = _checked_before(self.manifest, self._checked, self._opened.run)
-                self._runner = self._opened.run
+                with forgetting_traces():  # a runtime in torch makes code of the network
+                    if self.manifest.runtime == "native":
+                        self._opened = _native(self.manifest, self.artifact)
+                        self.fast = self._opened.fast
+                    else:
+                        self._opened = _in_torch(self.manifest, self.artifact)
+                        self.fast = _checked_before(self.manifest, self._checked, self._opened.run)
+                    self._runner = self._opened.run
             return self._runner
 
 

@@ -15,6 +15,7 @@ from trtcore.ir.torch_private import (
     has_global_hooks,
     has_global_pre_hooks,
     is_traced_by_jit,
+    keep_sources,
     ops_are_watched,
 )
 from trtcore.report.data import Report
@@ -104,6 +105,7 @@ class CompiledModule(torch.fx.GraphModule):
         kind._direct = DirectForward(kind.forward, self._code)
         if "__call__" in vars(kind):  # fx wraps every call, for the sake of tracebacks
             del kind.__call__
+        keep_sources(self)
         return code
 
     def __reduce__(self) -> Any:
@@ -135,6 +137,7 @@ class CompiledModule(torch.fx.GraphModule):
 
     def _finish(self, report: Report | None, check: InputCheck | None) -> None:
         keep_plans_plain(self)
+        keep_sources(self)
         self.report = report
         self._input_check = check
         self._sharing = Sharing.of_graph(self)
