@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from trtcore.pack import ConversionError
 from trtcore_plugins.declare import TritonPlugin
+from trtcore_plugins.guards import Guarded, guarded_inputs
+from trtcore_plugins.isolated import Died, in_fork, in_interpreter, place_of
 from trtcore_plugins.ops import OpPlugin
 from trtcore_plugins.quick import describe
 from trtcore_plugins.tracing import TensorSpec
@@ -24,8 +28,9 @@ class PluginProof:
     """What `assert_plugin` proved, and what it could not try here.
 
     Attributes:
-        proved: "values" (the kernel against the reference), "op" (torch's own checks of custom ops), "shapes" (the
-            plugin's symbolic shapes at many sizes), "compiled" (PTX for each compute capability).
+        proved: "values" (the kernel against the reference), "memory" (it wrote to its outputs alone), "op" (torch's own
+            checks of custom ops), "shapes" (the plugin's symbolic shapes at many sizes), "compiled" (PTX for each
+            compute capability), "isolated" (all of that in a child process).
         not_run: the others, with the reason.
         largest: the largest absolute difference from the reference.
     """
@@ -33,6 +38,14 @@ class PluginProof:
     proved: tuple[str, ...]
     not_run: Mapping[str, str]
     largest: float = 0.0
+
+    def __str__(self) -> str:
+        """A line for what was proved, and one for each that was not."""
+        lines = [f"proved: {', '.join(self.proved)}; largest difference {self.largest:.2g}"]
+        return "\n".join([*lines, *(f"not run: {name}: {reason}" for name, reason in self.not_run.items())])
+
+
+PARTS = ("values", "memory", "op", "shapes", "compiled", "isolated")
 
 
 def assert_plugin(
@@ -44,12 +57,18 @@ def assert_plugin(
     compute_capabilities: Sequence[tuple[int, int]] = ((8, 0), (9, 0)),
     rtol: float | None = None,
     atol: float | None = None,
+    require: Sequence[str] = (),
+    timeout: float = 300.0,
 ) -> PluginProof:
     """Prove a kernel plugin on example inputs, as far as this machine can.
 
-    The kernel runs on CUDA tensors, or on the CPU in Triton's interpreter (``TRITON_INTERPRET=1``), into poisoned
-    outputs, and is compared with the declaration's `reference` computed in float64. In a process that does not
-    interpret the kernel is compiled for each compute capability. No TensorRT takes part.
+    The kernel runs on CUDA tensors, or on the CPU in Triton's interpreter (``TRITON_INTERPRET=1``), in a child process,
+    into poisoned outputs between guard bands, and is compared with the declaration's `reference` computed in float64.
+    In a process that does not interpret the kernel is compiled for each compute capability. No TensorRT takes part.
+
+    A kernel that crashes, does not end or writes outside of its outputs is one AssertionError. On CUDA tensors the
+    child imports the plugin, so it must be in a module that can be imported; a local one runs in this process, and
+    ``not_run["isolated"]`` says so.
 
     Args:
         plugin: what `triton_plugin`, `generate_plugin` or `custom_op` returned.
@@ -58,20 +77,91 @@ def assert_plugin(
         dynamic: ``{0: [0, 1]}`` or ``{"x": [0, 1]}``: dims of tensor arguments that vary; by default all.
         compute_capabilities: GPUs to compile a Triton kernel for.
         rtol, atol: tolerances for floating point outputs; by default those of their dtype.
+        require: what must be proved, of `PluginProof.proved`: ``("values",)`` fails where no kernel can run. Without
+            it a proof without values comes with a warning.
+        timeout: seconds for all of it.
 
     Raises:
-        AssertionError: a wrong value, shape or dtype; a schema that does not tell the truth; a kernel that TensorRT
-            could not launch.
+        AssertionError: a wrong value, shape or dtype; a kernel that crashes, hangs or writes where it must not; a
+            schema that does not tell the truth; a kernel that TensorRT could not launch; what `require` names was not
+            proved.
     """
+    __tracebackhide__ = True
+    unknown = [name for name in require if name not in PARTS]
+    if unknown:
+        raise ValueError(f"require={tuple(require)}: {unknown[0]!r} is none of {', '.join(PARTS)}")
     values = plugin.signature.bind(list(inputs), dict(kwargs or {}))
+    options = {
+        "values": values, "dynamic": dynamic, "compute_capabilities": compute_capabilities, "rtol": rtol, "atol": atol,
+    }  # fmt: skip
+    proof = _isolated(plugin, options, timeout)
+    missing = [name for name in require if name not in proof.proved]
+    if missing:
+        reasons = "; ".join(f"{name}: {proof.not_run.get(name, 'not tried')}" for name in missing)
+        raise AssertionError(f"{plugin.name}: what is required was not proved: {reasons}")
+    if "values" not in proof.proved:
+        warnings.warn(
+            f'{plugin.name}: no value of the kernel was proved: {proof.not_run["values"]}; require=("values",) makes '
+            "this an error",
+            UserWarning,
+            stacklevel=2,
+        )
+    return proof
+
+
+def _isolated(plugin: OpPlugin, options: Mapping[str, Any], timeout: float) -> PluginProof:
+    """The proof, made in a child process where there can be one."""
+    reason, found = "", None
+    on_cpu = all(
+        value.device.type == "cpu" for value in options["values"].values() if isinstance(value, torch.Tensor)
+    )
+    if on_cpu and hasattr(os, "fork"):
+        found = in_fork(lambda: prove(plugin, **options), timeout)
+    elif (place := place_of(plugin)) is not None:
+        found = in_interpreter(place, "trtcore_plugins.conformance:prove", options, timeout)
+    else:
+        reason = (
+            f"{plugin.name} is in no module that a fresh process could import, and a process that uses CUDA cannot be "
+            "forked: it ran in this process"
+        )
+        found = prove(plugin, **options)
+    if isinstance(found, Died):
+        raise AssertionError(_death(plugin.name, found))
+    if reason:
+        return replace(found, not_run={**found.not_run, "isolated": reason})
+    return replace(found, proved=(*found.proved, "isolated"))
+
+
+def _death(name: str, died: Died) -> str:
+    advice = (
+        "does the kernel loop for ever? timeout= gives it more time"
+        if "did not end" in died.why
+        else "the kernel reads or writes memory that is not its own (a mask, the grid, a size or a stride)"
+    )
+    return f"{name}: the process that proves it gave no answer: {died.why}; {advice}\n{died.written}".rstrip()
+
+
+def prove(
+    plugin: OpPlugin,
+    values: Mapping[str, Any],
+    dynamic: Mapping[int | str, Sequence[int]] | None,
+    compute_capabilities: Sequence[tuple[int, int]],
+    rtol: float | None,
+    atol: float | None,
+) -> PluginProof:
+    """`assert_plugin` in this process: a kernel that crashes takes it down."""
     proved, not_run, largest = [], {}, 0.0
     reason = _cannot_run(plugin, values)
     if reason:
-        not_run["values"] = not_run["op"] = reason
+        not_run["values"] = not_run["memory"] = not_run["op"] = reason
     else:
-        largest = _check_values(plugin, values, rtol, atol) if getattr(plugin, "reference", None) else 0.0
+        if isinstance(plugin, TritonPlugin):
+            largest = _check_kernel(plugin, values, rtol, atol)
+            proved.append("memory")
+        else:
+            not_run["memory"] = "the op is torch's own, no kernel of the plugin's"
         if getattr(plugin, "reference", None):
-            proved.append("values")
+            proved.insert(0, "values")
         else:
             not_run["values"] = "there is no reference to compare with"
         _check_op(plugin, values)
@@ -116,24 +206,65 @@ def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in values.items()}
 
 
-def _check_values(plugin: Any, values: Mapping[str, Any], rtol: float | None, atol: float | None) -> float:
-    """The kernel into outputs full of a wrong value, against the reference in float64."""
-    given = _copied(values)
-    outputs = [_poison(tensor) for tensor in plugin.new_outputs(given)]
-    device = next(given[name].device for name in plugin.signature.tensors if given[name] is not None)
+def _check_kernel(
+    plugin: TritonPlugin, values: Mapping[str, Any], rtol: float | None, atol: float | None
+) -> float:
+    """The kernel into outputs full of a wrong value, against the reference in float64; shapes are compared first.
+
+    Returns:
+        the largest difference; 0 without a reference.
+    """
+    wanted = _expected(plugin, values)
+    given = dict(values)
     if not plugin.strided:
         plugin.make_contiguous(given)
-    plugin.launch({**given, **dict(zip(plugin.signature.outputs, outputs))}, device)
+    given, guards = guarded_inputs(given, plugin.signature.mutated)
+    outputs = [
+        Guarded(name, tensor, copied=False, written=True)
+        for name, tensor in zip(plugin.signature.outputs, plugin.new_outputs(given))
+    ]
+    for one in outputs:
+        _check_shape(f"{plugin.name}: {one.name}", one.tensor, wanted.get(one.name))
+        _poison(one.tensor)
+    found = {one.name: one.tensor for one in outputs}
+    _launch(plugin, {**given, **found})
+    for one in (*guards, *outputs):
+        one.check(plugin.name)
+    found.update({name: given[name] for name in plugin.signature.mutated if name in given})
+    names = [name for name in found if name in wanted]
+    return max((_compare(f"{plugin.name}: {n}", found[n], wanted[n], rtol, atol) for n in names), default=0.0)
+
+
+def _expected(plugin: TritonPlugin, values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What the reference makes of the arguments in float64, by name; nothing without a reference."""
+    if plugin.reference is None:
+        return {}
     wide = {
         name: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
         for name, v in _copied(values).items()
     }
-    expected = plugin.signature.unpack(plugin.reference(*wide.values()))
-    found = dict(zip(plugin.signature.outputs, outputs))
-    wanted = dict(zip(plugin.signature.outputs, expected))
-    found.update({name: given[name] for name in plugin.signature.mutated})
-    wanted.update({name: wide[name] for name in plugin.signature.mutated})
-    return max((_compare(f"{plugin.name}: {n}", found[n], wanted[n], rtol, atol) for n in found), default=0.0)
+    results = plugin.signature.unpack(plugin.reference(*wide.values()))
+    return {
+        **dict(zip(plugin.signature.outputs, results)),
+        **{name: wide[name] for name in plugin.signature.mutated if wide[name] is not None},
+    }
+
+
+def _launch(plugin: TritonPlugin, values: Mapping[str, Any]) -> None:
+    device = next(values[name].device for name in plugin.signature.tensors if values[name] is not None)
+    try:
+        plugin.launch(values, device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except Exception as error:
+        raise AssertionError(
+            f"{plugin.name}: the launch of its kernel failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_shape(what: str, found: torch.Tensor, expected: torch.Tensor | None) -> None:
+    if expected is not None and found.shape != expected.shape:
+        raise AssertionError(f"{what} has shape {tuple(found.shape)}, not {tuple(expected.shape)}")
 
 
 def _poison(tensor: torch.Tensor) -> torch.Tensor:
@@ -146,8 +277,7 @@ def _poison(tensor: torch.Tensor) -> torch.Tensor:
 def _compare(
     what: str, found: torch.Tensor, expected: torch.Tensor, rtol: float | None, atol: float | None
 ) -> float:
-    if found.shape != expected.shape:
-        raise AssertionError(f"{what} has shape {tuple(found.shape)}, not {tuple(expected.shape)}")
+    _check_shape(what, found, expected)
     if not found.is_floating_point():
         if not torch.equal(found, expected.to(found.dtype)):
             raise AssertionError(

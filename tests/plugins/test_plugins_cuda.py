@@ -19,8 +19,10 @@ import triton
 import triton.language as tl
 from toy_kernels import BLOCK, accumulate, axpy, row_stats
 
+from trtcore.pack import scoped_registry
 from trtcore_plugins import assert_plugin, generate_plugin, triton_plugin
 from trtcore_plugins.expressions import INTEGERS, lower
+from trtcore_plugins.isolated import place_of
 from trtcore_plugins.quick import Definition, Registration
 from trtcore_plugins.tracing import TensorSpec, symbol_name
 
@@ -37,7 +39,51 @@ def test_the_op_on_the_gpu(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     proof = assert_plugin(
         axpy, inputs, kwargs={"alpha": 0.5}, compute_capabilities=[torch.cuda.get_device_capability()]
     )
-    assert proof.proved == ("values", "op", "shapes", "compiled")
+    assert proof.proved == ("values", "memory", "op", "shapes", "compiled", "isolated")
+
+
+@triton.jit
+def far_away_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK).to(tl.int64) + (1 << 40)
+    tl.store(out_ptr + at, at.to(tl.float32))
+
+
+@triton.jit
+def too_many_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(out_ptr + at, at.to(tl.float32))
+
+
+def _harm(name: str, kernel: Any) -> Any:
+    return triton_plugin(
+        name,
+        kernel,
+        schema="(Tensor x) -> Tensor",
+        shapes=lambda x: x.shape,
+        grid=1,
+        arguments={"BLOCK": 128},
+        reference=lambda x: torch.arange(len(x), device=x.device),
+    )
+
+
+with scoped_registry():
+    far_away = _harm("toys::far_away", far_away_kernel)
+    too_many = _harm("toys::too_many", too_many_kernel)
+
+
+def test_a_kernel_that_does_harm_on_the_gpu() -> None:
+    """An illegal access ends the CUDA context of the child, not of this process; a plugin that no module has runs here."""
+    x = torch.zeros(100, device="cuda")
+    with pytest.raises(AssertionError, match="illegal memory access"):
+        assert_plugin(far_away, [x])
+    with pytest.raises(AssertionError, match=r"writes outside of out, up to 28 elements behind its last"):
+        assert_plugin(too_many, [x])
+    with scoped_registry():
+        local = _harm("toys::local", too_many_kernel)
+        assert place_of(local) is None
+        proof = assert_plugin(local, [torch.zeros(128, device="cuda")])
+    assert "ran in this process" in proof.not_run["isolated"]
+    assert float(x.sum()) == 0
 
 
 def test_under_torch_compile_without_recompiling() -> None:

@@ -148,7 +148,7 @@ def export(model: torch.nn.Module, args: Any, kwargs: Any, **options: Any) -> Ex
     """
     ep = torch.export.export(model, args, kwargs, **options)
     for node in ep.graph.find_nodes(op="placeholder"):
-        shape_env = getattr(getattr(node.meta.get("val"), "fake_mode", None), "shape_env", None)
+        shape_env: Any = getattr(getattr(node.meta.get("val"), "fake_mode", None), "shape_env", None)
         if isinstance(getattr(shape_env, "tracked_fakes", None), list):
             shape_env.tracked_fakes.clear()
     return ep
@@ -325,7 +325,7 @@ _kept_sources: set[str] = set()
 
 
 def keep_sources(module: torch.nn.Module) -> None:
-    """Keep the texts of a module's graphs, which tracebacks show, as long as there is the code that was made of them."""
+    """Keep the texts of a module's graphs, which tracebacks show, as long as there is code that was made of them."""
     for part in module.modules():
         if isinstance(part, torch.fx.GraphModule):
             keep_source(type(part).forward)
