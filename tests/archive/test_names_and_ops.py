@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import struct
 import subprocess
 import sys
 
@@ -12,7 +15,9 @@ import trtcore
 from trtcore.errors import ArtifactError
 from trtcore.ir import op_rules
 from trtcore.ir.graph_data import NodeData, OpRef
-from trtcore.ir.graph_json import find_op, node_to_json
+from trtcore.ir.graph_json import find_op, node_from_json, node_to_json
+
+X = torch.ones(3, 4)
 
 
 def nodes(extra, op="call_function"):
@@ -222,3 +227,80 @@ def test_what_load_would_refuse_is_refused_by_save(name):
     data = NodeData("call_function", "odd", OpRef(name, ""), (), {}, None, None, ())
     with pytest.raises(ArtifactError, match="the node odd cannot be saved"):
         node_to_json(data)
+
+
+def test_an_engine_is_its_own_files(small, small_file, forged):
+    """A file that gives another network the id of an engine changes nothing for the modules that have that engine."""
+
+    def other_weights(extra, members):
+        for name, data in members.items():
+            if data[8:9] != b"{" or b"__metadata__" not in data[:64]:
+                continue
+            (length,) = struct.unpack("<Q", data[:8])
+            header = json.loads(data[8 : 8 + length])
+            first, last = next(
+                v["data_offsets"]
+                for k, v in header.items()
+                if k not in ("__metadata__", "plan") and v["dtype"] == "F32"
+            )
+            at = 8 + length + first
+            members[name] = data[:at] + bytes(last - first) + data[at + last - first :]
+
+    for order in ((0, 1), (1, 0)):
+        modules = [trtcore.load(small_file), trtcore.load(forged(other_weights))]
+        results = {}
+        for _ in range(2):
+            for which in order:
+                results[which] = modules[which](X, 3.0)
+        assert torch.equal(results[0], small(X, 3.0))
+        assert not torch.allclose(results[0], results[1])
+        del modules
+
+
+def test_an_engine_in_a_branch_is_vetted(forged):
+    """Such a call is looked at as every other: its plan is an engine's file, and the runtime is the one that was chosen."""
+
+    def nested(extra, members):
+        graph = extra["module"]["graph"]
+        (call,) = [node for node in graph["nodes"] if node[2] == ["op", "trtcore.execute_engine.default"]]
+        inner = {"nodes": [*copy.deepcopy(graph["nodes"])], "attributes": copy.deepcopy(graph["attributes"])}
+        (found,) = [node for node in inner["nodes"] if node[1] == call[1]]
+        found[3][4] = found[3][4].replace('"id":"', '"id":"0')
+        graph["attributes"]["branch"] = ["module", inner]
+
+    with pytest.raises(ArtifactError, match="is not the one that the program calls"):
+        trtcore.load(forged(nested))
+
+
+@pytest.mark.parametrize("size", ["(a+b+c+d+e+f+g+h)**9", "*".join(["(a+b+c)"] * 30), "((a*b+c)**31+d)**31"])
+def test_sizes_that_are_endless_when_they_are_multiplied_out(size):
+    with pytest.raises(ArtifactError, match="too many terms"):
+        node_from_json(
+            [
+                "placeholder",
+                "x",
+                "x",
+                ["tuple"],
+                ["dict"],
+                ["tensor", "float32", [size], [1], "cpu"],
+                None,
+                [],
+            ]
+        )
+
+
+def test_advice_is_nothing_that_a_shell_runs(forged):
+    def packs(extra, members):
+        for node in extra["module"]["graph"]["nodes"]:
+            if node[2] == ["op", "trtcore.execute_engine.default"]:
+                manifest = json.loads(node[3][4])
+                for name in ("x'; touch trap; '", "--index-url=http://nowhere", "good-name"):
+                    manifest["packs"].append(
+                        {"distribution": name, "version": "1", "name": "n", "role": "converter"}
+                    )
+                node[3][4] = json.dumps(manifest)
+
+    with pytest.raises(ArtifactError) as caught:
+        trtcore.load(forged(packs))
+    assert caught.value.advice.startswith("pip install 'good-name>=1'; or,")
+    assert "\x1b" not in str(caught.value)

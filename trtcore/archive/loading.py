@@ -42,6 +42,8 @@ _MEMBERS = re.compile(
     r"|data/sample_inputs/model\.pt|extra/trtcore\.json"
 )
 _MAX_NODES = 1 << 20
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,200}[A-Za-z0-9])?\Z")
+_VERSION = re.compile(r"[A-Za-z0-9.!+_]{1,200}\Z")
 
 
 def load(path: str | os.PathLike[str], *, runtime: str = "auto", packs: str = "check") -> CompiledModule:
@@ -167,14 +169,12 @@ def _codegen(saved: Mapping[str, Any], check: InputCheck | None) -> FlatCodeGen:
 
 def _graph_module(archive: Archive, saved: Mapping[str, Any], runtime: str) -> GraphModule:
     values = FakeValues(ranges_from_json(saved["ranges"]))
-    graph_module = _graph_of(archive, saved["graph"], values)
-    for node in graph_module.graph.nodes:
-        if node.op == "call_function" and node.target is execute_engine:
-            _restore_engine(graph_module, node, runtime)
-    return graph_module
+    return _graph_of(archive, saved["graph"], values, runtime)
 
 
-def _graph_of(archive: Archive, saved: Mapping[str, Any], values: FakeValues, depth: int = 0) -> GraphModule:
+def _graph_of(
+    archive: Archive, saved: Mapping[str, Any], values: FakeValues, runtime: str, depth: int = 0
+) -> GraphModule:
     if depth > 16 or len(saved["nodes"]) > _MAX_NODES:
         raise ArtifactError("its graph is too large")
     graph, root, made = Graph(), torch.nn.Module(), dict[str, Node]()
@@ -182,7 +182,7 @@ def _graph_of(archive: Archive, saved: Mapping[str, Any], values: FakeValues, de
         if not is_path(name):
             raise ArtifactError(f"an attribute is named {name!r}")
         if kind == "module":
-            set_attribute(root, name, _graph_of(archive, place[0], values, depth + 1))
+            set_attribute(root, name, _graph_of(archive, place[0], values, runtime, depth + 1))
         else:
             _set_tensor(root, name, kind, _tensor(archive, place))
     for item in saved["nodes"]:
@@ -192,7 +192,11 @@ def _graph_of(archive: Archive, saved: Mapping[str, Any], values: FakeValues, de
         add_node(graph, data, data.target, made, values)
     _ = graph.output_node()
     graph.lint()
-    return GraphModule(root, graph)
+    graph_module = GraphModule(root, graph)
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target is execute_engine:
+            _restore_engine(graph_module, node, runtime)
+    return graph_module
 
 
 def _node(item: Any) -> Any:
@@ -235,9 +239,10 @@ def _tensor(archive: Archive, place: Sequence[Any]) -> torch.Tensor:
     if last * dtype.itemsize > data.numel():
         raise ArtifactError(f"a tensor reaches beyond its {data.numel()} bytes")
     whole = data[: data.numel() - data.numel() % dtype.itemsize].view(dtype)
-    tensor = whole.as_strided(shape, stride, whole.storage_offset() + offset)
-    there = device.type == "cuda" and torch.cuda.is_available()
-    return tensor.to(device) if there else tensor
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return whole.as_strided(shape, stride, whole.storage_offset() + offset)
+    # What it reaches over and no more: of one number, spread by strides of 0, a copy could be of any size.
+    return whole[offset : max(offset, last)].to(device).as_strided(shape, stride)
 
 
 def _name(name: Any) -> str:
@@ -313,12 +318,19 @@ def _check_packs(manifests: Sequence[EngineManifest]) -> None:
         problem = _pack_problem(distribution, version)
         if problem:
             problems.append(f"{distribution} {version} took part in {', '.join(engines)}, and {problem}")
-            fixes.append(f"'{distribution}>={version}'")
+            if _DISTRIBUTION.match(distribution) and _VERSION.match(
+                version
+            ):  # it is to be pasted into a shell
+                fixes.append(f"'{distribution}>={version}'")
     if problems:
+        install = (
+            f"pip install {' '.join(fixes)}"
+            if fixes
+            else "install them, if these names mean something to you"
+        )
         raise ArtifactError(
             f"it needs packs: {'; '.join(problems)}",
-            advice=f"pip install {' '.join(fixes)}; or, if they bring converters alone, trtcore.load(..., "
-            'packs="ignore")',
+            advice=f'{install}; or, if they bring converters alone, trtcore.load(..., packs="ignore")',
         )
 
 

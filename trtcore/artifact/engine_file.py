@@ -131,6 +131,15 @@ class EngineArtifact:
             raise ArtifactError(f"the engine {self.manifest.name} was written without its network")
         return _json(metadata["snapshot"], "snapshot")
 
+    def holds(self, data: torch.Tensor) -> bool:
+        """Whether these bytes, uint8, are those of its file, or of its plan alone."""
+        own = [self.plan, *([] if self._container is None else [self._container])]
+        return any(
+            one.numel() == data.numel()
+            and (one.data_ptr() == data.data_ptr() or torch.equal(one, data.to(one.device)))
+            for one in own
+        )
+
     def with_manifest(self, manifest: EngineManifest) -> EngineArtifact:
         """The same engine under another name or for another runtime; the container keeps its own manifest."""
         return EngineArtifact(self.plan, manifest, self._snapshot, self._container)

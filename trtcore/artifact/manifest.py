@@ -472,7 +472,7 @@ def _check(m: EngineManifest) -> None:
     _need(isinstance(m.id, str) and _ID.match(m.id), f"id {m.id!r}")
     for what in ("name", "backend", "backend_version", "trtcore_version", "torch_version"):
         value = getattr(m, what)
-        _need(isinstance(value, str) and len(value) < 4096, f"{what} {value!r}")
+        _need(isinstance(value, str) and len(value) < 4096 and value.isprintable(), f"{what} {value!r}")
     _need(m.runtime in ("native", "reference"), f"runtime {m.runtime!r}")
     _need(isinstance(m.target, Mapping) and _is_plain(dict(m.target), 0), "target (it must be plain data)")
     device = m.target.get("device", "cpu")
@@ -480,7 +480,7 @@ def _check(m: EngineManifest) -> None:
     for pack in m.packs:
         _need(
             set(pack) == {"distribution", "version", "name", "role"}
-            and all(isinstance(v, str) for v in pack.values()),
+            and all(isinstance(v, str) and len(v) < 4096 and v.isprintable() for v in pack.values()),
             f"pack {dict(pack)!r}",
         )
     for plugin in m.plugins:

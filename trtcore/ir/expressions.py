@@ -41,6 +41,7 @@ MAX_LENGTH = 16_384
 MAX_DEPTH = 150
 MAX_INT = 2**63 - 1
 MAX_EXPONENT = 63
+MOST_TERMS = 1 << 20
 
 _Values = Mapping[str, Any]
 _Closure = Callable[[_Values], Any]
@@ -70,7 +71,7 @@ class Expression:
             result = self._closure(values)
         except KeyError as error:
             raise ArtifactError(f"expression {self.text!r}: symbol {error.args[0]!r} has no value") from None
-        except (ZeroDivisionError, OverflowError) as error:
+        except (ZeroDivisionError, OverflowError, ValueError) as error:  # of a NaN there is no integer
             raise ArtifactError(f"expression {self.text!r}: {error}") from None
         if isinstance(result, bool) or (isinstance(result, int) and abs(result) > MAX_INT):
             raise ArtifactError(f"expression {self.text!r}: the value {result} is not a 64-bit integer")
@@ -135,7 +136,7 @@ class Condition:
             return bool(self._closure(values))
         except KeyError as error:
             raise ArtifactError(f"condition {self.text!r}: symbol {error.args[0]!r} has no value") from None
-        except (ZeroDivisionError, OverflowError):
+        except (ZeroDivisionError, OverflowError, ValueError):
             return False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -164,6 +165,25 @@ def _syntax_tree(text: str) -> ast.expr:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ArtifactError(f"expression {_short(text)!r} does not parse: {error}") from None
+
+
+def expanded_terms(text: str) -> int:
+    """How many terms a checked expression at most has when it is multiplied out, as sympy does with every size; the
+    largest number that is told is `MOST_TERMS`."""
+    return _terms(_syntax_tree(text))
+
+
+def _terms(node: ast.AST) -> int:
+    if not isinstance(node, ast.BinOp):
+        return max((_terms(child) for child in ast.iter_child_nodes(node)), default=1)
+    left, right = _terms(node.left), _terms(node.right)
+    if isinstance(node.op, (ast.Add, ast.Sub)):
+        return min(left + right, MOST_TERMS)
+    if isinstance(node.op, ast.Mult):
+        return min(left * right, MOST_TERMS)
+    if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant):
+        return min(left ** int(node.right.value), MOST_TERMS)  # type: ignore[arg-type]
+    return max(left, right)
 
 
 # ---- evaluation -----------------------------------------------------------------------------------------

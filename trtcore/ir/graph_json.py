@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from trtcore.errors import ArtifactError
-from trtcore.ir.expressions import MAX_INT, parse, to_text
+from trtcore.ir.expressions import MAX_INT, expanded_terms, parse, to_text
 from trtcore.ir.graph_data import NodeData, NodeRef, OpRef, SizeSpec, TensorSpec
 from trtcore.ir.op_rules import refuse_op
 from trtcore.ir.torch_private import higher_order_name
@@ -30,6 +30,7 @@ _MAX_DEPTH = 32
 _MAX_SIZE_TEXT = 1000
 _COSTLY = re.compile(r"//|%|[A-Z]\w*\(")
 _MAX_COSTLY = 16
+_MAX_TERMS = 1024
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{
@@ -252,7 +253,7 @@ def _check_op_arguments(node: str, target: Any, args: Any, kwargs: Any, strings:
         isinstance(target, torch._ops.HigherOrderOperator)
         and higher_order_name(target) in _CALLS_ITS_ARGUMENT
     )
-    if not calls or len(ops) != 1 or args[:1] != (ops[0],):
+    if not calls or len(ops) != 1 or args[:1] != (ops[0],) or ops[0].namespace == "trtcore":
         raise ArtifactError(f"{node} is given the op {ops[0]}, which it may not call")
     _check_op(ops[0], strings)
 
@@ -402,7 +403,10 @@ def _size_from_json(size: Any) -> int | str:
     if isinstance(size, str):
         if len(size) > _MAX_SIZE_TEXT or len(_COSTLY.findall(size)) > _MAX_COSTLY:
             raise ArtifactError(f"the size {_short(size)} is too long")
-        return parse(size).text
+        text = parse(size).text
+        if expanded_terms(text) > _MAX_TERMS:
+            raise ArtifactError(f"the size {_short(size)} has too many terms when it is multiplied out")
+        return text
     if type(size) is not int or abs(size) > MAX_INT:
         raise ArtifactError(f"a size {_short(size)}")
     return size

@@ -82,10 +82,8 @@ def resolve(manifest: str, plan: torch.Tensor) -> Engine:
     engine = _table.get((description.id, description.runtime))
     if engine is None:
         engine = _load(description, plan)
-    if engine.manifest is not description and not engine.manifest.is_of(description):
-        raise _another(description)
-    if engine.last_plan() is not plan:
-        engine.hold(plan)
+    if engine.last_plan() is not plan or not engine.manifest.is_of(description):
+        engine = _of_plan(engine, description, plan)
     return engine
 
 
@@ -94,6 +92,35 @@ def engines_in(module: torch.fx.GraphModule) -> list[Engine]:
     op = torch.ops.trtcore.execute_engine.default
     calls = [node for node in module.graph.nodes if node.op == "call_function" and node.target is op]
     return [resolve(node.args[3], attribute(module, str(node.args[2].target))) for node in calls]
+
+
+def _of_plan(engine: Engine, manifest: EngineManifest, plan: torch.Tensor) -> Engine:
+    """The engine of a call by another plan, or with another manifest, than the engine of this id was called with last.
+
+    A file can say of any network that it is the engine of this id: what is not the very same is an engine of its own,
+    which no other module is given.
+    """
+    key = manifest.id, manifest.runtime
+    with _lock:
+        known: Engine | None = (_holders.get(plan) or {}).get(key)
+        if known is None or not known.manifest.is_of(manifest):
+            same = engine.manifest.is_of(manifest) and _may_be_of(engine, plan)
+            known = engine if same else Engine(_own(manifest, plan))
+        known.hold(plan)
+        return known
+
+
+def _own(manifest: EngineManifest, plan: torch.Tensor) -> EngineArtifact:
+    """The engine that a plan tensor holds, which must be that of the manifest."""
+    artifact = _read(manifest, plan)
+    if not artifact.manifest.is_of(manifest):
+        raise _another(manifest)
+    return artifact.with_manifest(manifest)
+
+
+def _may_be_of(engine: Engine, plan: torch.Tensor) -> bool:
+    """Whether a plan tensor is an engine's, or empty: then nothing else can be meant."""
+    return not plan.numel() or engine.artifact.holds(plan)
 
 
 def _another(manifest: EngineManifest) -> ArtifactError:
@@ -107,10 +134,12 @@ def _load(manifest: EngineManifest, plan: torch.Tensor) -> Engine:
         if (engine := _table.get(key)) is not None:
             return engine
         sibling = get_engine(manifest.id)
-        artifact = sibling.artifact if sibling is not None else _read(manifest, plan)
-        if not artifact.manifest.is_of(manifest):
-            raise _another(manifest)
-        engine = _table[key] = Engine(artifact.with_manifest(manifest))
+        known = sibling is not None and _may_be_of(sibling, plan)
+        if sibling is not None and known and sibling.manifest.is_of(manifest):
+            artifact = sibling.artifact.with_manifest(manifest)
+        else:
+            artifact = _own(manifest, plan)
+        engine = _table[key] = Engine(artifact)
         return engine
 
 
