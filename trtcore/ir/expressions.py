@@ -182,7 +182,8 @@ def _terms(node: ast.AST) -> int:
     if isinstance(node.op, ast.Mult):
         return min(left * right, MOST_TERMS)
     if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant):
-        return min(left ** int(node.right.value), MOST_TERMS)  # type: ignore[arg-type]
+        exponent: Any = node.right.value
+        return min(int(left**exponent), MOST_TERMS)
     return max(left, right)
 
 
