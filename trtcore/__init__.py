@@ -19,7 +19,7 @@ from trtcore._op_hook import register_with_torch
 from trtcore._version import __version__
 
 if TYPE_CHECKING:
-    from trtcore import dynamo, errors, runtime
+    from trtcore import dynamo, errors, executors, runtime
     from trtcore.api import compile, explain
     from trtcore.archive import load, save
     from trtcore.engine.cache.stores import EngineCache
@@ -43,7 +43,7 @@ _HOMES = {
     "TrtcoreError": "trtcore.errors",
     "scoped_registry": "trtcore.packs.declare",
 }
-_MODULES = ("dynamo", "errors", "pack", "runtime", "testing")
+_MODULES = ("dynamo", "errors", "executors", "pack", "runtime", "testing")
 
 __all__ = [
     "CompilationSettings",
@@ -56,6 +56,7 @@ __all__ = [
     "compile",
     "dynamo",
     "errors",
+    "executors",
     "explain",
     "load",
     "runtime",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -107,6 +108,11 @@ def explain(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the report too: .html, .json or .txt.",
 )
+@click.option(
+    "--executor",
+    metavar="ADDRESS",
+    help="Who builds the engines: threads:N, processes:N, dask://HOST:PORT, ray://HOST:PORT.",
+)
 @click.option("--no-reference", is_flag=True, help="Leave the reference runtime's network out of the file.")
 def compile_(
     model: str,
@@ -116,6 +122,7 @@ def compile_(
     as_json: bool,
     output: Path,
     report_file: Path | None,
+    executor: str | None,
     no_reference: bool,
 ) -> None:
     """Compile MODEL and save it; `trtcore run` and `trtcore.load` take the file."""
@@ -129,14 +136,26 @@ def compile_(
         raise InputError(f"--output {str(output)!r}: there is no folder {str(output.absolute().parent)!r}")
     _check_report(report_file, "--report")
     arguments = _arguments(inputs)
-    with show_progress(quiet=as_json) as observers:
-        compiled = trtcore.compile(load_model(model), **arguments, observers=observers, **chosen)
+    with show_progress(quiet=as_json) as observers, _executor(executor) as workers:
+        compiled = trtcore.compile(load_model(model), **arguments, observers=observers, **chosen, **workers)
         trtcore.save(compiled, output, reference=not no_reference)
     _write_report(compiled.report, report_file)
     _print_report(compiled.report, as_json)
     if not as_json:
         needs = "".join(f" --import {name}" for name in imports)
         click.echo(f"\nwrote {output} ({_size(output)}); run it with: trtcore run {output}{needs}")
+
+
+@contextmanager
+def _executor(address: str | None) -> Iterator[dict[str, Any]]:
+    """The setting that ``--executor`` stands for."""
+    if address is None:
+        yield {}
+        return
+    from trtcore.executors import connect
+
+    with connect(address) as executor:
+        yield {"build_executor": executor}
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Who builds engines: this thread, a process that may crash, or an executor's workers.
+"""Who builds engines here: this thread, or a process that may crash (`trtcore.engine.executor`: others).
 
 TensorRT, or a converter through it, can take its process down (a segmentation fault, an abort). With
 ``build_isolation="process"`` that is the end of a child process, and a failure like any other here. The child is
@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,38 +21,16 @@ import torch
 
 from trtcore.artifact.engine_file import EngineArtifact, map_and_unlink, open_container
 from trtcore.conversion.interpreter import NodeConversionError
-from trtcore.engine.build import Builder, Failure, Tell, UnwritableError, build_engine
+from trtcore.engine.build import Failure, Tell, UnwritableError, build_engine
 from trtcore.engine.request import EngineRequest, WeightFile, portable_settings
 from trtcore.engine.worker import receive, send
 from trtcore.errors import BackendUnavailableError, EngineBuildError
 from trtcore.ir.provenance import describe, op_name
-from trtcore.packs.loading import build_registry
 
 if TYPE_CHECKING:
     from trtcore.context import CompileContext
 
 Result = EngineArtifact | Failure | None
-
-
-def builder_of(ctx: CompileContext) -> Builder:
-    """What the settings ask for, behind the engine cache where they ask for that.
-
-    Raises:
-        SettingsError: there is no such cache.
-    """
-    settings = ctx.settings
-    if settings.cache_built_engines or settings.reuse_cached_engines:
-        from trtcore.engine.cache.builder import CachedBuilder
-
-        return CachedBuilder(settings, _inner_builder(ctx))
-    return _inner_builder(ctx)
-
-
-def _inner_builder(ctx: CompileContext) -> Builder:
-    """What ``settings.build_isolation`` and ``settings.build_executor`` ask for."""
-    if ctx.settings.build_executor is not None:
-        return ExecutorBuilder(ctx)
-    return ProcessBuilder(ctx) if ctx.settings.build_isolation == "process" else ThreadBuilder(ctx)
 
 
 class ThreadBuilder:
@@ -102,7 +79,7 @@ class ProcessBuilder:
         try:
             plain = request.detached(self.weights)
         except OSError as error:
-            raise _no_room(self.folder, error) from error
+            raise no_room(self.folder, error) from error
         path = self.folder / "engine"
         self.node = ""
         try:
@@ -213,85 +190,9 @@ class ProcessBuilder:
         return lines[-1] if lines else "it said nothing"
 
 
-def _no_room(folder: Path, error: OSError) -> UnwritableError:
+def no_room(folder: Path, error: OSError) -> UnwritableError:
+    """The error of weights that cannot be written for another process."""
     return UnwritableError(
         f"the weights could not be written to {folder}, for the process that builds: {error}",
         advice="free some space, or set TMPDIR to a larger file system",
     )
-
-
-# ---- an executor --------------------------------------------------------------------------------------------
-
-
-class ExecutorBuilder:
-    """Builds by ``settings.build_executor``: requests are submitted ahead, and run there in parallel or elsewhere.
-
-    A worker loads the packs itself. It maps the weights, and hands the engine over as a file where it sees the folder
-    of this compile; else as bytes.
-    """
-
-    def __init__(self, ctx: CompileContext) -> None:
-        self.ctx = ctx
-        self.folder = Path(tempfile.mkdtemp(prefix="trtcore-build-"))
-        self.weights = WeightFile(str(self.folder / "weights"))
-        self.waiting: dict[int, tuple[EngineRequest, Future[Any]]] = {}
-        self.count = 0
-
-    def submit(self, request: EngineRequest) -> None:
-        """Start a build whose result `build` will ask for."""
-        if id(request) not in self.waiting:
-            self.waiting[id(request)] = request, self._submit(request, False, False)
-
-    def build(
-        self, request: EngineRequest, tell: Tell, *, trial: bool = False, convert_only: bool = False
-    ) -> Result:
-        """As `build_engine`, by the executor."""
-        ahead = None if trial else self.waiting.pop(id(request), None)
-        future = ahead[1] if ahead is not None else self._submit(request, trial, convert_only)
-        tell("conversion")
-        layers, made = future.result()
-        tell("converted", layers)
-        if isinstance(made, (str, Path)):
-            return open_container(map_and_unlink(Path(made)))
-        if isinstance(made, bytes):
-            return EngineArtifact.from_tensor(torch.frombuffer(bytearray(made), dtype=torch.uint8))
-        return made  # type: ignore[no-any-return]
-
-    def _submit(self, request: EngineRequest, trial: bool, convert_only: bool) -> Future[Any]:
-        self.count += 1
-        try:
-            plain = request.detached(self.weights)
-        except OSError as error:
-            raise _no_room(self.folder, error) from error
-        path = self.folder / f"engine-{self.count}"
-        executor: Any = self.ctx.settings.build_executor
-        return executor.submit(build_in_worker, plain, str(path), trial, convert_only)  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """Forget what was not asked for, and remove the folder."""
-        for _, future in self.waiting.values():
-            future.cancel()
-        self.weights.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def build_in_worker(request: EngineRequest, path: str, trial: bool, convert_only: bool) -> tuple[int, Any]:
-    """What an executor's worker runs.
-
-    Returns:
-        (layers, result): the result is a `Failure`, None, or the engine: its file's path where the folder of `path` is
-        there, else its bytes.
-    """
-    layers = 0
-
-    def tell(what: str, *data: Any) -> None:
-        nonlocal layers
-        if what == "converted":
-            layers = data[0]
-
-    registry = build_registry(request.settings)
-    here = path if os.path.isdir(os.path.dirname(path)) else None
-    made = build_engine(request, registry, tell=tell, path=here, trial=trial, convert_only=convert_only)
-    if made is None or isinstance(made, Failure):
-        return layers, made
-    return layers, here if here is not None else bytes(made.container.numpy().data)

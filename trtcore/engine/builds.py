@@ -14,7 +14,7 @@ from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.context import CompileContext
 from trtcore.conversion.interpreter import NodeConversionError
 from trtcore.engine.build import Builder, Failure
-from trtcore.engine.builders import builder_of
+from trtcore.engine.builders import ProcessBuilder, ThreadBuilder
 from trtcore.engine.quarantine import Quarantined, Suspicion, alike, find_culprits
 from trtcore.engine.refit import Donors, RefitBuilder
 from trtcore.engine.request import EngineRequest, request_of
@@ -64,6 +64,28 @@ def engine_builds(
         yield EngineBuilds(ctx, builder, timings, runtime)
     finally:
         builder.close()
+
+
+def builder_of(ctx: CompileContext) -> Builder:
+    """Who builds: what the settings ask for, behind the engine cache where they ask for that.
+
+    Raises:
+        SettingsError: there is no such cache.
+    """
+    settings = ctx.settings
+    if settings.cache_built_engines or settings.reuse_cached_engines:
+        from trtcore.engine.cache.builder import CachedBuilder
+
+        return CachedBuilder(settings, _inner_builder(ctx))
+    return _inner_builder(ctx)
+
+
+def _inner_builder(ctx: CompileContext) -> Builder:
+    if ctx.settings.build_executor is not None:
+        from trtcore.engine.executor import ExecutorBuilder
+
+        return ExecutorBuilder(ctx)
+    return ProcessBuilder(ctx) if ctx.settings.build_isolation == "process" else ThreadBuilder(ctx)
 
 
 class EngineBuilds:

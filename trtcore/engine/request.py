@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import mmap
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -141,6 +142,11 @@ class MappedStorages:
     path: str
     places: tuple[tuple[int, int], ...]
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this process sees the file, if it needs it."""
+        return os.path.exists(self.path) or not any(size for _, size in self.places)
+
     def open(self) -> list[torch.UntypedStorage]:
         """The storages, mapped privately: nothing is read until it is used."""
         if not any(size for _, size in self.places):
@@ -155,6 +161,7 @@ class InlineStorages:
     """Storages by their bytes: how weights cross hosts."""
 
     data: tuple[bytes, ...]
+    is_here = True
 
     def open(self) -> list[torch.UntypedStorage]:
         """The storages."""
@@ -436,6 +443,13 @@ class EngineRequest:
         if self._graph.storages is None:
             raise ValueError(f"{self!r} came without its weights")
         return _opened(self.name, self._graph, self.ranges, registry)
+
+    @property
+    def has_its_weights(self) -> bool:
+        """Whether this process has the weights: they may lie in a file of another host."""
+        if isinstance(self._graph, _Live):
+            return True
+        return self._graph.storages is not None and self._graph.storages.is_here
 
     @property
     def missing_ops(self) -> tuple[OpRef, ...]:

@@ -519,8 +519,9 @@ class CompilationSettings:
         default=None,
         validator=values.executor,
         metadata=_running(
-            "A concurrent.futures.Executor that converts and builds segments; None: one after another.",
-            not_built="building segments in an executor",
+            "A concurrent.futures.Executor (threads, processes, Dask's, Ray's: `trtcore.executors`) whose workers "
+            "convert and build segments; None: one after another. A converter defined in a script is refused but for "
+            "threads."
         ),
     )
     build_isolation: str = attrs.field(

@@ -32,6 +32,10 @@ class Chosen(attrs.AttrsInstance, Protocol):
     @property
     def engine_cache_dir(self) -> str | None: ...
     @property
+    def build_executor(self) -> object: ...
+    @property
+    def build_isolation(self) -> str: ...
+    @property
     def custom_engine_cache(self) -> object: ...
     @property
     def immutable_weights(self) -> bool: ...
@@ -156,6 +160,14 @@ def _refuse_idle_cache(settings: Chosen) -> None:
             )
 
 
+def _refuse_two_places_to_build(settings: Chosen) -> None:
+    if settings.build_executor is not None and settings.build_isolation != "thread":
+        raise SettingsError(
+            f"build_executor and build_isolation={settings.build_isolation!r} both say where engines are built",
+            advice="leave one out; an executor of processes isolates the builds, too",
+        )
+
+
 def _refuse_forcing_to_torch(settings: Chosen) -> None:
     if not settings.require_full_compilation:
         return
@@ -194,6 +206,7 @@ _RULES: tuple[Callable[[Chosen], None], ...] = (
     _refuse_two_autocast_types,
     _refuse_idle_autocast,
     _refuse_idle_cache,
+    _refuse_two_places_to_build,
     _refuse_forcing_to_torch,
     _refuse_refit_of_what_cannot_change,
     _refuse_idle_budget,
