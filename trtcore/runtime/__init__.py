@@ -25,11 +25,13 @@ if TYPE_CHECKING:
         enable_pre_allocated_outputs,
         set_multi_device_safe_mode,
     )
+    from trtcore.runtime.runtime_cache import RuntimeCache
 
 _HOMES = {
     "Engine": "trtcore.runtime.engine",
     "EngineManifest": "trtcore.artifact.manifest",
     "GraphedModule": "trtcore.runtime.cudagraphs",
+    "RuntimeCache": "trtcore.runtime.runtime_cache",
     "SizeBinding": "trtcore.artifact.manifest",
     "TensorBinding": "trtcore.artifact.manifest",
     "choose_runtime": "trtcore.runtime.choose",
@@ -50,6 +52,7 @@ __all__ = [
     "Engine",
     "EngineManifest",
     "GraphedModule",
+    "RuntimeCache",
     "SizeBinding",
     "TensorBinding",
     "choose_runtime",

@@ -17,6 +17,7 @@ import torch
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import BackendUnavailableError, RefitError, TrtcoreError
 from trtcore.runtime.native.cuda import Ambient, Cuda
+from trtcore.runtime.runtime_cache import active_cache
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,11 @@ class TensorRT(Cuda):
     def create_context(self, engine: Any) -> Any:
         """IExecutionContext without activation memory of its own (`set_memory` gives it)."""
         mark = self._logger.mark()
-        context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        strategy, kernels = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED, active_cache()
+        if kernels is None:
+            context = engine.create_execution_context(strategy)
+        else:
+            context = kernels.create_context(self._trt, engine, strategy)
         if context is None:
             raise self._error("TensorRT could not create an execution context", mark)
         return context
