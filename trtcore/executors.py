@@ -96,6 +96,7 @@ def _dask(rest: str, address: str) -> Iterator[Executor]:
         raise SettingsError(
             f"executor {address!r}: Dask is not installed ({error})", advice="pip install distributed"
         ) from error
+    client: Any
     try:
         client = Client("tcp:" + rest, timeout="20s")
     except (OSError, ValueError) as error:
