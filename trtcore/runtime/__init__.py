@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from trtcore.runtime.op import execute_engine
     from trtcore.runtime.profiles import optimization_profile
     from trtcore.runtime.profiling import profile
+    from trtcore.runtime.runtime_cache import RuntimeCache
     from trtcore.runtime.streaming import weight_streaming
     from trtcore.runtime.switches import (
         enable_output_allocator,
         enable_pre_allocated_outputs,
         set_multi_device_safe_mode,
     )
-    from trtcore.runtime.runtime_cache import RuntimeCache
 
 _HOMES = {
     "Engine": "trtcore.runtime.engine",
