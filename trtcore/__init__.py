@@ -19,9 +19,10 @@ from trtcore._op_hook import register_with_torch
 from trtcore._version import __version__
 
 if TYPE_CHECKING:
-    from trtcore import dynamo, errors, executors, runtime
+    from trtcore import debug, dynamo, errors, executors, runtime
     from trtcore.api import compile, explain
     from trtcore.archive import load, save
+    from trtcore.debug.debugger import Debugger
     from trtcore.engine.cache.stores import EngineCache
     from trtcore.errors import TrtcoreError
     from trtcore.ir.inputs import Input
@@ -42,11 +43,13 @@ _HOMES = {
     "Report": "trtcore.report.data",
     "TrtcoreError": "trtcore.errors",
     "scoped_registry": "trtcore.packs.declare",
+    "Debugger": "trtcore.debug.debugger",
 }
-_MODULES = ("dynamo", "errors", "executors", "pack", "runtime", "testing")
+_MODULES = ("debug", "dynamo", "errors", "executors", "pack", "runtime", "testing")
 
 __all__ = [
     "CompilationSettings",
+    "Debugger",
     "EngineCache",
     "Input",
     "MutableModule",
@@ -54,6 +57,7 @@ __all__ = [
     "TrtcoreError",
     "__version__",
     "compile",
+    "debug",
     "dynamo",
     "errors",
     "executors",

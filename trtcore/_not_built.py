@@ -7,11 +7,8 @@ from collections.abc import Mapping
 # module -> name -> what to use; a feature that gets built takes its line out.
 NOT_BUILT: Mapping[str, Mapping[str, str]] = {
     "trtcore": {
-        "MutableTorchTensorRTModule": "trtcore.MutableModule, which is the same by another name",
-        "Debugger": 'logging.getLogger("trtcore").setLevel("DEBUG"), and print(compiled.report)',
         "Device": 'the setting device="cuda:0", or device="sm_89"',
         "dtype": "torch's dtypes",
-        "debug": "compare the compiled module's outputs with the model's; print(compiled.report)",
     },
     "trtcore.dynamo": {
         "cross_compile_for_windows": "compile on Windows",

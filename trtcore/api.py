@@ -27,6 +27,7 @@ def compile(
     arg_inputs: Sequence[Any] | None = None,
     kwarg_inputs: Mapping[str, Any] | None = None,
     observers: Sequence[Observer] = (),
+    progress: bool = False,
     **settings: Any,
 ) -> Any:
     """Compile a model to TensorRT.
@@ -39,6 +40,7 @@ def compile(
             `fx.GraphModule` or a `ScriptModule`, ahead of time too.
         arg_inputs: the same as `inputs`. kwarg_inputs: keyword inputs.
         observers: told of every stage's start, progress and end.
+        progress: show bars while it works, on stderr or in the notebook's cell.
         **settings: fields of `CompilationSettings`.
 
     Returns:
@@ -56,6 +58,7 @@ def compile(
     from trtcore.compiler import compile_program
     from trtcore.frontend.program import program_from_exported, warn_of_exclusions
     from trtcore.ir.torch_private import forgetting_traces
+    from trtcore.progress import with_progress
     from trtcore.settings import CompilationSettings
 
     chosen = CompilationSettings.from_kwargs(**settings)
@@ -65,7 +68,7 @@ def compile(
         _refuse_ranges(inputs, arg_inputs, kwarg_inputs)
         options = {**settings, "observers": tuple(observers)} if observers else dict(settings)
         return torch.compile(model, backend="trtcore", options=options)
-    with forgetting_traces():
+    with forgetting_traces(), with_progress(observers, progress) as watching:
         began = time.perf_counter()
         given = _one_of(inputs, arg_inputs)
         exported = _export(model, given, kwarg_inputs)
@@ -73,7 +76,7 @@ def compile(
         program = program_from_exported(exported, given, kwarg_inputs)
         warn_of_exclusions(program)
         timings = {"export": exported_at - began, "capture": time.perf_counter() - exported_at}
-        return compile_program(program, chosen, observers=observers, timings=timings)
+        return compile_program(program, chosen, observers=watching, timings=timings)
 
 
 def explain(

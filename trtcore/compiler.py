@@ -17,6 +17,7 @@ from trtcore.engine.config import check_settings
 from trtcore.engine.quarantine import quarantine
 from trtcore.engine.refit import Donors
 from trtcore.errors import BackendUnavailableError, SettingsError, UnsupportedOperatorError
+from trtcore.events import ambient_observers
 from trtcore.ir.graphs import mutates
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import describe
@@ -86,6 +87,7 @@ def compile_program(
         "dryrun" if settings.dryrun else "refit" if donors is not None and donors.nothing_built else "compile"
     )
     report = make_report(kind, lowered, parts, ctx, times, engines, tuple(build.quarantined), runtime, why)
+    ctx.emit("report", "end", subject=report, model=report.model)
     _write_dryrun(report, settings)
     module = assemble(program, compiled, report)
     failed = {name: dict(why) for name, why in lowered.failed.items()}
@@ -194,7 +196,7 @@ def make_context(
     user named must be usable.
     """
     registry = build_registry(settings)
-    watching = (*registry.observers, *observers)
+    watching = (*registry.observers, *observers, *ambient_observers())
     backend: Backend | None = None
     reason = ""
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,26 @@ if TYPE_CHECKING:
     from trtcore.settings import CompilationSettings
 
 __all__ = ["CompileContext", "Event", "Observer"]
+
+
+_log = logging.getLogger("trtcore")
+_UNTOLD = frozenset(
+    {"pass", "request", "engine", "report"}
+)  # what they are about was told by the stage they are in
+
+
+def log_event(stage: str, status: str, seconds: float | None, data: Mapping[str, Any]) -> None:
+    """Log a stage: its end at INFO, a failure at WARNING, all else at DEBUG."""
+    if stage in _UNTOLD:
+        return
+    level = logging.INFO if status == "end" else logging.DEBUG
+    if stage == "failure":
+        level = logging.WARNING
+    if not _log.isEnabledFor(level):
+        return
+    what = " ".join(f"{name}={value}" for name, value in data.items())
+    took = "" if seconds is None else f" in {seconds:.3f} s"
+    _log.log(level, "%s %s%s%s", stage, status, took, f": {what}" if what else "")
 
 
 @dataclass(frozen=True)
@@ -59,9 +80,12 @@ class CompileContext:
 
         return NodeContext.of(self)
 
-    def emit(self, stage: str, status: str, seconds: float | None = None, **data: Any) -> None:
+    def emit(
+        self, stage: str, status: str, seconds: float | None = None, *, subject: Any = None, **data: Any
+    ) -> None:
         """Tell every observer. An observer's exception other than KeyboardInterrupt never stops a compile."""
-        event = Event(stage, status, data, seconds)
+        log_event(stage, status, seconds, data)
+        event = Event(stage, status, data, seconds, subject)
         for observer in self.observers:
             try:
                 observer(event)

@@ -52,6 +52,7 @@ def compile(
     arg_inputs: Sequence[Any] | None = None,
     kwarg_inputs: Mapping[str, Any] | None = None,
     observers: Sequence[Observer] = (),
+    progress: bool = False,
     **settings: Any,
 ) -> CompiledModule:
     """Compile an ExportedProgram ahead of time.
@@ -61,6 +62,7 @@ def compile(
             become the profile.
         inputs, arg_inputs, kwarg_inputs: only needed to give opt sizes, or to narrow the ranges.
         observers: told of every stage's start, progress and end.
+        progress: show bars while it works, on stderr or in the notebook's cell.
         **settings: fields of `CompilationSettings`.
 
     Returns:
@@ -75,16 +77,17 @@ def compile(
     from trtcore.compiler import compile_program
     from trtcore.frontend.program import program_from_exported, warn_of_exclusions
     from trtcore.ir.torch_private import forgetting_traces
+    from trtcore.progress import with_progress
     from trtcore.settings import CompilationSettings
 
     chosen = CompilationSettings.from_kwargs(**settings)
-    with forgetting_traces():
+    with forgetting_traces(), with_progress(observers, progress) as watching:
         began = time.perf_counter()
         given = _positional(inputs, arg_inputs, kwarg_inputs)
         program = program_from_exported(_exported(exported_program, *given), *given)
         warn_of_exclusions(program)
         return compile_program(
-            program, chosen, observers=observers, timings={"capture": time.perf_counter() - began}
+            program, chosen, observers=watching, timings={"capture": time.perf_counter() - began}
         )
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+import trtcore
 from trtcore.archive import loading
 from trtcore.cli.app import main
 from trtcore.report.data import REFERENCE_NOTE, Report
@@ -68,6 +69,52 @@ def test_explain_writes_what_the_file_is_called(trtcore_cli: Callable[..., Resul
     result = trtcore_cli("explain", "nets.py:Net", "--input", "3x4", "-o", "report.pdf")
     assert result.exit_code == 1
     assert "must end in .html, .json, .txt" in result.stderr
+
+
+def test_a_plain_engine_comes_out_and_is_inspected(trtcore_cli: Callable[..., Result]) -> None:
+    result = trtcore_cli("compile", "nets.py:Net", "--input", DYNAMIC, "-o", "net.engine")
+    assert result.exit_code == 0, result.output
+    assert Path("net.engine").read_bytes()[1:4] == b"trt"
+    found = json.loads(trtcore_cli("inspect", "net.engine", "--json").stdout)
+    assert (found["kind"], found["bytes"]) == ("TensorRT plan", Path("net.engine").stat().st_size)
+    refused = trtcore_cli("compile", "nets.py:Odd", "--input", "3x4", "-o", "odd.engine")
+    assert refused.exit_code == 1
+    assert "aten.special_bessel_j0.default" in refused.stderr
+    assert not Path("odd.engine").exists()
+
+
+def test_a_compiled_file_is_inspected_and_its_outputs_are_saved(trtcore_cli: Callable[..., Result]) -> None:
+    args = ("compile", "nets.py:Net", "--input", DYNAMIC, "--set", "min_block_size=1", "-o", "net.pt2")
+    assert trtcore_cli(*args).exit_code == 0
+    text = trtcore_cli("inspect", "net.pt2", "--layers").stdout
+    for expected in (
+        "compiled module",
+        "1x4..8x4 (opt 2x4)",
+        "MATRIX_MULTIPLY",
+        "trtcore:aten",
+        "ACTIVATION",
+    ):
+        assert expected in text
+    (engine,) = json.loads(trtcore_cli("inspect", "net.pt2", "--json").stdout)["engines"]
+    assert engine["inputs"][0]["profiles"] == [[[1, 4], [2, 4], [8, 4]]]
+    assert {one["name"] for one in engine["weights"]} >= {"first.weight", "second.bias"}
+    result = trtcore_cli("run", "net.pt2", "--input", "5x4", "-o", "out.npz")
+    assert result.exit_code == 0, result.output
+    assert {name: array.shape[0] for name, array in numpy.load("out.npz").items()} == {"output": 5}
+    assert trtcore_cli("inspect", "nets.py").exit_code == 1
+
+
+def test_a_request_is_inspected_and_replayed(trtcore_cli: Callable[..., Result]) -> None:
+    with trtcore.Debugger("debug", requests="all", graphs=False, layers=False):
+        trtcore.compile(torch.nn.ReLU(), [torch.randn(2, 4)], min_block_size=1)
+    file = "debug/0/requests/engine_0.request"
+    assert "relu = aten.relu.default  [relu of trtcore]" in trtcore_cli("inspect", file).stdout
+    result = trtcore_cli("replay", file, "-o", "again.engine")
+    assert result.exit_code == 0, result.output
+    assert "engine_0 was built" in result.stdout
+    assert Path("again.engine").read_bytes()[1:4] == b"trt"
+    Path("broken.request").write_bytes(Path(file).read_bytes()[:100])
+    assert trtcore_cli("replay", "broken.request").exit_code == 1
 
 
 def test_explain_json_and_file_are_the_report(trtcore_cli: Callable[..., Result]) -> None:
@@ -241,7 +288,7 @@ def test_a_compiled_file_that_cannot_be_loaded_says_why(
         (("explain", "nets.py:Net", "--input", "3xfour"), 2, "'four' is not a number"),
         (("explain", "nets.py:Net", "--input", "3x4", "--set", "min_blok_size=1"), 1, "min_block_size"),
         (("explain", "nets.py:Nothing", "--input", "3x4"), 1, "has no 'Nothing'"),
-        (("compile", "nets.py:Net", "--input", "3x4", "-o", "net.engine"), 1, "must end in .pt2"),
+        (("compile", "nets.py:Net", "--input", "3x4", "-o", "net.onnx"), 1, "must end in .pt2 or .engine"),
         (("compile", "nets.py:Net", "--input", "3x4", "-o", "no/where/net.pt2"), 1, "there is no folder"),
         (("compile", "nets.py:Net", "--input", "3x4"), 2, "Missing option '--output'"),
         (("run", "gone.pt2"), 1, "there is no file 'gone.pt2'"),

@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compile": ("trtcore.cli.model", "compile_", "Compile a model and save it."),
     "run": ("trtcore.cli.model", "run", "Run a compiled model, or compile a model and run it."),
     "cache": ("trtcore.cli.cache", "cache", "The engine cache: what is in it, how large it is, empty it."),
+    "inspect": ("trtcore.cli.inspect", "inspect", "What is in a compiled file, an engine or a request."),
+    "replay": ("trtcore.cli.replay", "replay", "Build the engine of a request that trtcore.Debugger wrote."),
     "new-pack": ("trtcore.cli.new_pack", "new_pack", "A project for a pack of your own."),
     "demo": ("trtcore.cli.demo", "demo", "Compile a pretrained MiniLM and embed real sentences."),
 }

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trtcore.cli.progress import show_progress
 from trtcore.errors import TrtcoreError
+from trtcore.progress import show_progress
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ import click
 
 from trtcore.cli.inputs import GRAMMAR, InputType, parse_settings, split_inputs
 from trtcore.cli.loading import import_modules, load_model
-from trtcore.cli.progress import show_progress
 from trtcore.errors import InputError
+from trtcore.progress import show_progress
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ def explain(
     "-o",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The .pt2 file to write.",
+    help="The file to write: .pt2, or .engine for TensorRT's plan alone.",
 )
 @click.option(
     "--report",
@@ -125,17 +125,26 @@ def compile_(
     executor: str | None,
     no_reference: bool,
 ) -> None:
-    """Compile MODEL and save it; `trtcore run` and `trtcore.load` take the file."""
+    """Compile MODEL and save it.
+
+    `trtcore run` and `trtcore.load` take a .pt2 file. A .engine file is one engine for the whole model, as TensorRT
+    itself loads it.
+    """
     import trtcore
 
     import_modules(imports)
     chosen = parse_settings(settings)
-    if output.suffix != ".pt2":
-        raise InputError(f"--output {str(output)!r}: the file's name must end in .pt2")
+    if output.suffix not in (".pt2", ".engine"):
+        raise InputError(f"--output {str(output)!r}: the file's name must end in .pt2 or .engine")
     if not output.absolute().parent.is_dir():
         raise InputError(f"--output {str(output)!r}: there is no folder {str(output.absolute().parent)!r}")
     _check_report(report_file, "--report")
     arguments = _arguments(inputs)
+    if output.suffix == ".engine":
+        if report_file is not None:
+            raise InputError("--report: a plain engine has none", advice="`trtcore explain` has one")
+        _write_engine(load_model(model), arguments, chosen, output, as_json)
+        return
     with show_progress(quiet=as_json) as observers, _executor(executor) as workers:
         compiled = trtcore.compile(load_model(model), **arguments, observers=observers, **chosen, **workers)
         trtcore.save(compiled, output, reference=not no_reference)
@@ -158,11 +167,36 @@ def _executor(address: str | None) -> Iterator[dict[str, Any]]:
         yield {"build_executor": executor}
 
 
+def _write_engine(
+    model: Any, arguments: Mapping[str, Any], settings: Mapping[str, Any], output: Path, as_json: bool
+) -> None:
+    """One engine for the whole model, TensorRT's plan alone."""
+    import trtcore
+
+    plan = trtcore.dynamo.convert_exported_program_to_serialized_trt_engine(model, **arguments, **settings)
+    try:
+        output.write_bytes(plan)
+    except OSError as error:
+        raise InputError(f"{str(output)!r} cannot be written: {error}") from error
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "file": str(output), "bytes": len(plan)}, indent=2))
+    else:
+        click.echo(
+            f"wrote {output} ({_size(output)}): trt.Runtime(logger).deserialize_cuda_engine(bytes) loads it"
+        )
+
+
 @click.command()
 @click.argument("model")
 @_model_options
 @click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="How many timed calls.")
 @click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the outputs: a .npz file, an array for each; numpy has no bfloat16 and float8, which become float32.",
+)
 def run(
     model: str,
     inputs: Parsed,
@@ -171,6 +205,7 @@ def run(
     as_json: bool,
     repeat: int,
     seed: int,
+    output: Path | None,
 ) -> None:
     """Run MODEL, a file that `trtcore compile` wrote or a model that is compiled first.
 
@@ -183,6 +218,8 @@ def run(
     import trtcore
 
     import_modules(imports)
+    if output is not None and output.suffix != ".npz":
+        raise InputError(f"--output {str(output)!r}: the file's name must end in .npz")
     chosen = parse_settings(settings)
     eager = None
     compiled = _load_artifact(model)
@@ -200,6 +237,8 @@ def run(
         reference = None if eager is None else _eager(eager)(*args, **kwargs)
     report = getattr(compiled, "report", None)
     result = _describe_run(outputs, reference, seconds, report)
+    if output is not None:
+        _save_outputs(outputs, output)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
@@ -290,6 +329,27 @@ def _synchronise() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def _save_outputs(outputs: Any, path: Path) -> None:
+    """Every tensor among the outputs as an array, named as the command prints it."""
+    import numpy
+    import torch
+    from torch.utils import _pytree as pytree
+
+    arrays = {}
+    for place, leaf in pytree.tree_flatten_with_path(outputs)[0]:
+        if isinstance(leaf, torch.Tensor):
+            value = leaf.detach().cpu()
+            try:
+                array = value.numpy()
+            except TypeError:  # a dtype that numpy has not got
+                array = value.float().numpy()
+            arrays[pytree.keystr(place) or "output"] = array
+    try:
+        numpy.savez(path, **arrays)  # type: ignore[arg-type]  # its stub takes a keyword for allow_pickle
+    except OSError as error:
+        raise InputError(f"--output {str(path)!r} cannot be written: {error}") from error
 
 
 def _describe_run(

@@ -121,8 +121,18 @@ class EngineBuilds:
         for number, (segment, request) in enumerate(requests):
             events = _Events(self.ctx, self.timings, segment.name, number, len(parts.segments))
             convert_only = bool(failed or self.ctx.settings.dryrun)
+            self.ctx.emit("request", "start", subject=request, segment=segment.name)
             result = self._build(request, events, convert_only)
+            if result is not None and not isinstance(result, Failure):
+                self.ctx.emit("engine", "end", subject=result, segment=segment.name)
             if isinstance(result, Failure):
+                self.ctx.emit(
+                    "failure",
+                    result.kind,
+                    subject=request,
+                    segment=segment.name,
+                    message=result.error.message,
+                )
                 if failed and result.kind == "build":
                     continue
                 failed += self._blamed(result, request, segment, lowered, parts)

@@ -40,7 +40,7 @@ from trtcore.settings import CompilationSettings
 _ALIGNMENT = 64
 
 # What is not for another process, and may not pickle. What matters of it is in the request's converters.
-_LEFT_BEHIND: Mapping[str, Any] = {
+LEFT_BEHIND: Mapping[str, Any] = {
     "converters": {},
     "build_isolation": "thread",
     "build_executor": None,
@@ -56,7 +56,7 @@ _LEFT_BEHIND: Mapping[str, Any] = {
 
 def portable_settings(settings: CompilationSettings) -> CompilationSettings:
     """The settings without what is for this process alone."""
-    return settings.replace(**_LEFT_BEHIND)
+    return settings.replace(**LEFT_BEHIND)
 
 
 # ---- weights ------------------------------------------------------------------------------------------------
@@ -191,6 +191,15 @@ class FunctionRef:
     module: str
     name: str
 
+    def find(self) -> Any:
+        """The function."""
+        if self.module == "torch.ops.higher_order":
+            return getattr(torch.ops.higher_order, self.name)
+        value: Any = importlib.import_module(self.module)
+        for part in self.name.split("."):
+            value = getattr(value, part)
+        return value
+
 
 @dataclass(frozen=True)
 class ConverterReference:
@@ -276,10 +285,19 @@ class ConverterReference:
         else:
             candidates = registry.candidates(target)
         for one in candidates:
-            if one.pack is not None and (one.pack.distribution, one.pack.name, one.order, one.name) == (
+            if not self.distribution:  # of a script, in a file that was written for people
+                if one.scope is Scope.PROCESS and one.name == self.name:
+                    return one
+            elif one.pack is not None and (one.pack.distribution, one.pack.name, one.order, one.name) == (
                 self.distribution, self.pack, self.order, self.name,
             ):  # fmt: skip
                 return one
+        if not self.distribution:
+            raise SettingsError(
+                f"the request needs the converter {self.name} of {op_name(target)}, which a script defined",
+                advice="look at the script, and import it first: trtcore replay --import script.py, or in Python an "
+                "import before trtcore.debug.replay",
+            )
         raise SettingsError(
             f"the building process has no converter {self.name} of {op_name(target)} in the pack "
             f"{self.distribution}:{self.pack}"
@@ -462,6 +480,18 @@ class EngineRequest:
         called = {op for node in self._graph.nodes for op in _ops_in((node.target, node.args, node.kwargs))}
         return tuple(op for op in called if not _exists(op))
 
+    def described(
+        self, refer: Callable[[Converter, Any], ConverterReference]
+    ) -> tuple[RequestData, list[torch.UntypedStorage]]:
+        """The graph as data and its storages, with the references to converters that `refer` makes.
+
+        Raises:
+            ValueError: its weights stayed behind.
+        """
+        if isinstance(self._graph, _Live):
+            return _as_data(self._graph, refer)
+        return self.plain()
+
     def plain(self) -> tuple[RequestData, list[torch.UntypedStorage]]:
         """The graph as data and its storages, to be hashed; it need not be fit for another process."""
         if isinstance(self._graph, _Live):
@@ -599,15 +629,8 @@ def _graph_of(
 
 
 def _decoded(target: Any) -> Any:
-    if isinstance(target, OpRef):
+    if isinstance(target, (OpRef, FunctionRef)):
         return target.find()
-    if isinstance(target, FunctionRef):
-        if target.module == "torch.ops.higher_order":
-            return getattr(torch.ops.higher_order, target.name)
-        value: Any = importlib.import_module(target.module)
-        for part in target.name.split("."):
-            value = getattr(value, part)
-        return value
     return target
 
 

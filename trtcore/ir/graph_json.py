@@ -171,7 +171,7 @@ def spec_to_json(spec: Any) -> Any:
 
 
 def _size_to_json(size: Any) -> Any:
-    return size if isinstance(size, int) else to_text(size)
+    return size if isinstance(size, (int, str)) else to_text(size)  # a text was read from a file
 
 
 # ---- reading ------------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
         for one in ordered_passes(ctx.registry.lowering_passes, ctx.settings.disabled_passes)
     ]
     _one_fake_mode(program.graph_module)
-    graph_module = run_passes(program.graph_module, passes, ctx)
+    ctx.emit("pass", "end", subject=program.graph_module, name="captured")
+    graph_module = run_passes(program.graph_module, passes, ctx, watched=True)
     return replace(program, graph_module=graph_module, rewrites=tuple(rewrites_of(graph_module)))
 
 

@@ -23,15 +23,20 @@ from trtcore.packs.failures import pack_failure
 from trtcore.packs.model import LoweringPass, Scope
 
 
-def run_passes(graph_module: GraphModule, passes: Sequence[LoweringPass], ctx: CompileContext) -> GraphModule:
+def run_passes(
+    graph_module: GraphModule, passes: Sequence[LoweringPass], ctx: CompileContext, *, watched: bool = False
+) -> GraphModule:
     """Run passes in order. One that is not required, and raises, leaves a graph that does not hold together, or fixes a
     dynamic size, is left out, with a warning.
+
+    Args:
+        watched: observers are shown the graph after each pass.
 
     Raises:
         PackError: a required pass failed, or in strict mode any.
     """
     before = _Record.of(graph_module)
-    runner = _Runner(ctx)
+    runner = _Runner(ctx, watched)
     left = list(passes)
     while True:
         try:
@@ -81,8 +86,8 @@ class _Runner:
         checks_all: also what passes of shipped packs leave is checked, which is else seen at the end.
     """
 
-    def __init__(self, ctx: CompileContext) -> None:
-        self.ctx = ctx
+    def __init__(self, ctx: CompileContext, watched: bool) -> None:
+        self.ctx, self.watched = ctx, watched
         self.checks_all = False
         self._announced: set[str] = set()
 
@@ -93,6 +98,8 @@ class _Runner:
                 self._announced.add(one.name)
                 self.ctx.emit("lowering", "progress", name=one.name)
             graph_module = self._step(one, graph_module, dynamic)
+            if self.watched:
+                self.ctx.emit("pass", "end", subject=graph_module, name=one.name)
         return graph_module
 
     def _step(self, one: LoweringPass, graph_module: GraphModule, dynamic: _Sizes) -> GraphModule:

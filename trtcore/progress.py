@@ -1,16 +1,20 @@
-"""A progress line on stderr, fed by the compile's events."""
+"""Progress bars of a compile, on stderr or in a notebook, fed by its events."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from trtcore.context import Event, Observer
+    from trtcore.events import Event, Observer
+
+
+STAGES = ("export", "lowering", "partition", "conversion", "build", "assembly")
+"""What has a line of its own; other events are for debugging."""
 
 
 class ProgressObserver:
@@ -25,6 +29,8 @@ class ProgressObserver:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:
+        if event.stage not in STAGES:
+            return
         task = self._tasks.get(event.stage)
         if task is None:
             task = self._tasks[event.stage] = self._progress.add_task(event.stage, total=None, what="")
@@ -44,6 +50,23 @@ def show_progress(*, quiet: bool = False) -> Iterator[tuple[Observer, ...]]:
     if quiet or not sys.stderr.isatty():
         yield ()
         return
+    with progress_bars() as observer:
+        yield (observer,)
+
+
+@contextmanager
+def with_progress(observers: Sequence[Observer], progress: bool) -> Iterator[tuple[Observer, ...]]:
+    """The observers of a compile, and one that draws bars where that is asked for."""
+    if not progress:
+        yield tuple(observers)
+        return
+    with progress_bars() as bars:
+        yield (*observers, bars)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Observer]:
+    """An observer that draws a line for each stage, on stderr or in a notebook's cell, until the block ends."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -57,4 +80,4 @@ def show_progress(*, quiet: bool = False) -> Iterator[tuple[Observer, ...]]:
         transient=True,
     )
     with progress:
-        yield (ProgressObserver(progress),)
+        yield ProgressObserver(progress)
