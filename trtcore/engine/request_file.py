@@ -8,6 +8,7 @@ converter outside of packs must be imported by whoever reads.
 from __future__ import annotations
 
 import json
+import operator
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -184,12 +185,12 @@ def _graph_to_json(data: RequestData) -> dict[str, Any]:
     }
 
 
-_STAND_IN = torch.ops.aten.relu.default  # in the place of a pattern, which is found by its converter
+_STAND_IN = operator.getitem  # in the place of a pattern, which is found by its converter
 
 
 def _node_to_json(node: NodeData) -> Any:
     if isinstance(node.target, PatternRef):
-        return ["pattern", node.target.name, node_to_json(replace(node, target=OpRef.of(_STAND_IN)))]
+        return ["pattern", node.target.name, node_to_json(replace(node, target=_STAND_IN))]
     if isinstance(node.target, FunctionRef):
         return node_to_json(replace(node, target=node.target.find()))
     return node_to_json(node)
