@@ -7,6 +7,7 @@ from collections.abc import Mapping
 # module -> name -> what to use; a feature that gets built takes its line out.
 NOT_BUILT: Mapping[str, Mapping[str, str]] = {
     "trtcore": {
+        "MutableTorchTensorRTModule": "trtcore.MutableModule, which is the same by another name",
         "Device": 'the setting device="cuda:0", or device="sm_89"',
         "dtype": "torch's dtypes",
     },
