@@ -30,7 +30,7 @@ from trtcore.report.collect import make_report
 from trtcore.report.text import no_engine_warning
 from trtcore.runtime.choose import choose_runtime, native_obstacle
 from trtcore.runtime.engine import engines_in, register_engine
-from trtcore.runtime.module import CompiledModule, assemble
+from trtcore.runtime.module import CompiledModule, assemble, captured_dtypes
 from trtcore.runtime.recipe import Recipe, weights_of
 from trtcore.settings import CompilationSettings
 from trtcore.settings_use import SettingsUse
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from trtcore.report.data import Report
 
 
+@captured_dtypes()
 def compile_program(
     program: Program,
     settings: CompilationSettings,
@@ -118,6 +119,7 @@ def _open_engines(module: CompiledModule, ctx: CompileContext, runtime: str) -> 
             engine.open()
 
 
+@captured_dtypes()
 def explain_program(
     program: Program, settings: CompilationSettings, *, timings: Mapping[str, float] | None = None
 ) -> Report:
@@ -129,6 +131,7 @@ def explain_program(
     return make_report("explain", lowered, parts, ctx, times, None, (), *_runtime(ctx))
 
 
+@captured_dtypes()
 def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
     """Compile the whole program into one engine and return its plan.
 

@@ -612,3 +612,37 @@ def test_nothing_of_a_trace_stays():
         gc.collect()
     assert not [one for one in sizes if one() is not None], f"{CHANGED} what keeps the sizes of a trace"
     assert not set(texts) & set(_loader.eval_cache)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_names_of_an_exports_keyword_arguments(turned):
+    """A GraphModule is run by an interpreter there, and the codegen takes its inputs apart."""
+
+    class Two(torch.nn.Module):
+        def forward(self, x, *, a, b):
+            return x + 10 * a + 100 * b
+
+    seen = []
+
+    class Codegen(torch.fx.graph.CodeGen):
+        def process_inputs(self, *args):
+            seen.append((private.export_keywords(), private.is_exporting()))
+            return args
+
+    traced = torch.fx.symbolic_trace(Two())
+    traced.graph.set_codegen(Codegen())
+    given = {"a": torch.ones(1), "b": torch.ones(1)}
+    torch.export.export(traced, (torch.ones(1),), dict(reversed(given.items())) if turned else given)
+    assert (("b", "a") if turned else ("a", "b"), True) in seen
+    assert private.export_keywords() is None
+    assert not private.is_exporting()
+
+
+def test_ops_that_autocast_casts():
+    aten = torch.ops.aten
+    for device in ("cpu", "cuda"):
+        assert private.has_autocast_kernel(aten.linear.default, device)
+        assert private.has_autocast_kernel(aten.conv2d.default, device)
+        assert not private.has_autocast_kernel(aten.relu.default, device)
+        assert not private.has_autocast_kernel(aten.add.Tensor, device)
+    assert not private.has_autocast_kernel(aten.linear.default, "meta")

@@ -83,7 +83,8 @@ def spec_to_json(spec: pytree.TreeSpec | None) -> Any:
     if not isinstance(text, str):
         raise ArtifactError(
             f"the structure {structure_text(spec)} cannot be saved",
-            advice="give dicts keys that are texts, and register types of your own with a serialized_type_name",
+            advice="give dicts keys that are texts, and register types of your own with a serialized_type_name (a "
+            "NamedTuple with torch.utils._pytree._register_namedtuple)",
         )
     return text
 

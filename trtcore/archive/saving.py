@@ -88,6 +88,8 @@ def _write(file: Any, path: Path, module: CompiledModule, example: tuple[Any, An
     """torch's archive of the program, whose weights and engines are written piece by piece; and our own description."""
     portable = _portable(module, reference)
     exported = _export(module, portable, *example)
+    for spec in (exported.call_spec.in_spec, exported.call_spec.out_spec):
+        spec_to_json(spec)  # raises for what torch's own writer cannot name either
     tensors = {**exported.state_dict, **exported.constants}
     members = _small_members(exported)
     writer = ArchiveWriter(file, path.stem if _ROOT.fullmatch(path.stem) else "archive")

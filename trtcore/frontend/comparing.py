@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ def compare(
             fixed = torch.export.export(model, tuple(args), dict(kwargs))
     except Exception as error:
         return Verdict(failure or f"it can't be exported with these sizes: {_first_line(error)}", True)
-    if _operations(ep, sizes) == _operations(fixed, {}):
+    if operations(ep, sizes) == operations(fixed, {}):
         return Verdict()
     return Verdict(
         failure or "its weights are not real, so it can't be tried, and an export with these sizes differs"
@@ -119,8 +119,13 @@ def _agree(want: Any, have: Any) -> bool:
     return torch.allclose(want, have, rtol=tolerance, atol=tolerance * max(scale, 1e-30), equal_nan=True)
 
 
-def _operations(ep: ExportedProgram, sizes: Mapping[str, int]) -> list[Any]:
-    """The graph as a comparable list; sizes as numbers, and the nodes that only compute sizes left out."""
+def operations(ep: ExportedProgram, sizes: Mapping[str, int], through: Container[Any] = ()) -> list[Any]:
+    """The graph as a comparable list; sizes as numbers, and the nodes that only compute sizes left out.
+
+    Args:
+        sizes: values of the symbols, by name.
+        through: ops that count as if their first argument stood there.
+    """
     numbers: dict[torch.fx.Node, Any] = {}
     listed: list[Any] = []
 
@@ -133,6 +138,9 @@ def _operations(ep: ExportedProgram, sizes: Mapping[str, int]) -> list[Any]:
             numbers[node] = number(meta, sizes)
             continue
         if node.op == "call_function" and not isinstance(meta, (torch.Tensor, tuple, list)):
+            continue
+        if node.op == "call_function" and node.target in through:
+            numbers[node] = value(node.args[0])
             continue
         numbers[node] = ("node", len(listed))
         arguments = torch.fx.map_arg((node.args, node.kwargs), lambda n: n)

@@ -13,6 +13,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from trtcore.frontend.dict_order import DictOrder, holds_dicts
 from trtcore.frontend.equal_dims import find_ties, tie_hook
 from trtcore.frontend.examples import example_leaves
 from trtcore.frontend.export_errors import capture_error, refuse_foreign_dtypes
+from trtcore.frontend.layout_questions import settled, with_layouts_of_another
 from trtcore.frontend.program import program_from_exported
 from trtcore.frontend.quiet import quiet_torch
 from trtcore.frontend.range_check import capture_for_all_sizes
@@ -90,11 +92,18 @@ def trace(
     refuse_foreign_dtypes(model, tree, examples)
     ties = find_ties(model, tree, examples)
 
-    def capture(leaves: Sequence[Any], order: DictOrder | None = None) -> ExportedProgram:
+    def exported(
+        leaves: Sequence[Any], order: DictOrder | None = None, strict: bool = False
+    ) -> ExportedProgram:
         args, kwargs = tree.unflatten(leaves)
         with TRACING, quiet_torch(), _prepared(model, kwargs, ties, order):
             shapes = _dynamic_shapes(model, tree, leaves)
             return export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
+
+    def capture(leaves: Sequence[Any], order: DictOrder | None = None) -> ExportedProgram:
+        if strict:
+            return with_layouts_of_another(exported(leaves, strict=True), leaves, exported)
+        return settled(leaves, partial(exported, order=order))
 
     order = DictOrder() if not strict and holds_dicts(*call[0], *call[1].values()) else None
     try:

@@ -25,6 +25,7 @@ from trtcore.ir.inputs import (
 )
 from trtcore.ir.program import InputSpec, Program
 from trtcore.ir.ranges import Asked, InputRange
+from trtcore.ir.signature import same_value
 from trtcore.ir.symbols import solve_linear
 
 
@@ -99,7 +100,7 @@ def _check_leaf(spec: InputSpec, leaf: Any) -> InputRange | None:
         raise InputError(
             f"input {spec.name} was exported as {_describe_constant(spec)}, got {describe(leaf)}"
         )
-    if spec.kind == "constant" and (type(leaf) is not type(spec.value) or not _same(leaf, spec.value)):
+    if spec.kind == "constant" and not same_value(leaf, spec.value):
         raise InputError(
             f"input {spec.name} was fixed to {spec.value!r} by the export, got {describe(leaf)}",
             advice="export the model again with this value",
@@ -147,10 +148,6 @@ def _check_tensor(spec: InputSpec, leaf: torch.Tensor | Input) -> InputRange:
 
 def _describe_constant(spec: InputSpec) -> str:
     return "an int" if spec.kind == "symint" else f"the constant {spec.value!r}"
-
-
-def _same(a: Any, b: Any) -> bool:
-    return bool(a == b) or (isinstance(a, float) and a != a and b != b)
 
 
 def exclusions(program: Program) -> list[str]:

@@ -8,7 +8,7 @@ looked at: what a user asks for beside it is `trtcore.frontend.program`'s.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,10 +18,13 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.errors import ArtifactError, ExportError
+from trtcore.ir.aliases import find_unsaid
+from trtcore.ir.autocast import cast_as_captured
 from trtcore.ir.expressions import to_text
-from trtcore.ir.graphs import seen_in_memory
+from trtcore.ir.graphs import mutates
 from trtcore.ir.guards import Guard, SizeText, input_sources, parse_guards
 from trtcore.ir.inputs import input_name, leaf_paths
+from trtcore.ir.layouts import layouts_of, seen_in_memory
 from trtcore.ir.program import InputSpec, Program
 from trtcore.ir.ranges import InputRange, symbol_ranges
 from trtcore.ir.signature import dict_order_matters, parameters_of
@@ -58,12 +61,15 @@ def flat_program(ep: ExportedProgram) -> Program:
     assert in_spec is not None
     arg_names = argument_names(ep)
     graph_module = unlifted_module(ep)
+    cast_as_captured(graph_module)
     paths = leaf_paths(in_spec)
     placeholders = graph_module.graph.find_nodes(op="placeholder")
     specs = tuple(map(_input_spec, (input_name(path, arg_names) for path in paths), placeholders))
+    if any(map(mutates, graph_module.graph.nodes)):
+        find_unsaid(graph_module.graph)
     return Program(
         graph_module=graph_module,
-        inputs=_with_layouts(specs, placeholders, graph_module.graph),
+        inputs=_with_layouts(specs, placeholders, graph_module.graph, layouts_of(ep)),
         in_spec=in_spec,
         out_spec=ep.call_spec.out_spec,
         arg_names=tuple(arg_names),
@@ -317,10 +323,11 @@ def _input_spec(name: str, placeholder: Node) -> InputSpec:
 
 
 def _with_layouts(
-    specs: tuple[InputSpec, ...], placeholders: Sequence[Node], graph: Graph
+    specs: tuple[InputSpec, ...], placeholders: Sequence[Node], graph: Graph, known: Container[int]
 ) -> tuple[InputSpec, ...]:
-    """The specs with the layout of the inputs whose memory the program looks into."""
+    """The specs with the layout of the inputs whose memory the program looks into; `known` are some of their places."""
     seen, absolute = seen_in_memory(graph)
+    seen.update(node for place, node in enumerate(placeholders) if place in known)
 
     def with_layout(spec: InputSpec, placeholder: Node) -> InputSpec:
         value: Any = placeholder.meta.get("val")

@@ -123,26 +123,6 @@ def looks_into_memory(node: Node) -> bool:
     )
 
 
-def seen_in_memory(graph: torch.fx.Graph) -> tuple[set[Node], bool]:
-    """The placeholders whose layout decides what the graph does, and whether a node counts from the storage's start.
-
-    It decides for nodes that look into memory, and for those that are a view or a copy of what is written, as it is
-    laid out. Ops hand the layout of their arguments on to results, so all that such a node depends on counts.
-    """
-    found: set[Node] = _copies_or_views(graph)
-    absolute = False
-    for node in graph.nodes:
-        if looks_into_memory(node):
-            found.add(node)
-            names = [argument.name for argument in node.target._schema.arguments]
-            given = dict(zip(names, node.args)) | node.kwargs
-            absolute = absolute or given.get("storage_offset") is not None
-    for node in reversed(graph.nodes):
-        if node in found:
-            found.update(node.all_input_nodes)
-    return {node for node in found if node.op == "placeholder"}, absolute
-
-
 def reads_strides(node: Node) -> bool:
     """Whether what a node computes may depend on its arguments' strides: by its schema, or as nobody knows better."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
@@ -179,23 +159,3 @@ def memory_of(node: Node) -> Node:
         if below is None:
             return node
         node = below
-
-
-_COPY_OR_VIEW = frozenset(
-    {"contiguous", "flatten", "ravel", "reshape", "reshape_as", "to", "float", "unflatten"}
-)
-
-
-def _copies_or_views(graph: torch.fx.Graph) -> set[Node]:
-    """Nodes that are a view or a copy of their argument, as it is laid out, where something writes to either."""
-    found = {
-        node
-        for node in graph.nodes
-        if node.op == "call_function"
-        and isinstance(node.target, torch._ops.OpOverload)
-        and node.target._schema.name.partition("::")[2] in _COPY_OR_VIEW
-    }
-    if not found:
-        return found
-    written = {memory_of(target) for node in graph.nodes if mutates(node) for target in written_by(node)}
-    return {node for node in found if memory_of(node) in written}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,15 @@ _ATTRIBUTE = "_trtcore_parameters"
 _ORDER = "_trtcore_dict_order_matters"
 PLAIN = (type(None), bool, int, float, str)
 """Types of defaults that a saved module keeps; a parameter with another default must be given there."""
+
+
+def same_value(a: Any, b: Any) -> bool:
+    """Whether two plain values are one to a model: of one type, NaN as NaN, and 0.0 not as -0.0."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float):
+        return bool(a == b or (a != a and b != b)) and math.copysign(1.0, a) == math.copysign(1.0, b)
+    return bool(a == b)
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ class Binding:
     names: tuple[str, ...]
     positional: int
     model: str = "model"
-    _sources: tuple[tuple[str, Any], ...] = field(init=False, repr=False, compare=False)
+    sources: tuple[tuple[str, Any], ...] = field(init=False, repr=False, compare=False)
     """Per captured argument: ("parameter", name), ("args", index) or ("kwargs", key)."""
     _straight: bool = field(init=False, repr=False, compare=False)
     """Whether a call by position alone gives the captured arguments in their order."""
@@ -119,7 +129,7 @@ class Binding:
         for name in self.names[self.positional :]:
             sources.append(("parameter", name) if name in named else ("kwargs", name))
         straight = by_position[: len(sources)] == [name for _, name in sources]
-        object.__setattr__(self, "_sources", tuple(sources))
+        object.__setattr__(self, "sources", tuple(sources))
         object.__setattr__(self, "_straight", straight)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
@@ -134,7 +144,7 @@ class Binding:
         values, extra, keywords = self._assign(args, kwargs)
         self._check_variadic(extra, keywords)
         found = []
-        for kind, key in self._sources:
+        for kind, key in self.sources:
             found.append(
                 values.pop(key) if kind == "parameter" else extra[key] if kind == "args" else keywords[key]
             )
@@ -186,13 +196,13 @@ class Binding:
         return values, extra, keywords
 
     def _check_variadic(self, extra: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
-        wanted = [key for kind, key in self._sources if kind == "args"]
+        wanted = [key for kind, key in self.sources if kind == "args"]
         if len(extra) != len(wanted):
             raise InputError(
                 f"the model was compiled for {len(wanted)} arguments in *args, got {len(extra)}",
                 advice="compile the model again for this call",
             )
-        order = [key for kind, key in self._sources if kind == "kwargs"]
+        order = [key for kind, key in self.sources if kind == "kwargs"]
         if list(keywords) != order:
             raise InputError(
                 f"the model was compiled for the keyword arguments {', '.join(order) or 'none'} in **kwargs, in this "
@@ -206,9 +216,7 @@ class Binding:
         defaults = {p.name: p.default for p in self.parameters if p.has_default}
         for name, value in values.items():
             default = defaults.get(name)
-            if value is default:
-                continue
-            if type(value) is type(default) and isinstance(value, PLAIN) and value == default:
+            if value is default or (isinstance(value, PLAIN) and same_value(value, default)):
                 continue
             given = type(value).__name__ if not isinstance(value, PLAIN) else repr(value)
             raise InputError(

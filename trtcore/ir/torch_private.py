@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -49,6 +50,7 @@ __all__ = [
     "empty_on_cpu",
     "evaluate_expression",
     "export",
+    "export_keywords",
     "expression",
     "expression_bounds",
     "first_auto_functionalized",
@@ -56,6 +58,7 @@ __all__ = [
     "functionalised",
     "grad_mode_switch",
     "guards_code",
+    "has_autocast_kernel",
     "has_global_hooks",
     "has_global_pre_hooks",
     "higher_order_name",
@@ -63,6 +66,7 @@ __all__ = [
     "interval_bounds",
     "is_being_differentiated",
     "is_erased",
+    "is_exporting",
     "is_own",
     "is_size_decision",
     "is_static_input",
@@ -152,6 +156,31 @@ def export(model: torch.nn.Module, args: Any, kwargs: Any, **options: Any) -> Ex
         if isinstance(getattr(shape_env, "tracked_fakes", None), list):
             shape_env.tracked_fakes.clear()
     return ep
+
+
+def is_exporting() -> bool:
+    """Whether torch.export is at work. ``torch.compiler.is_exporting()`` of torch 2.11 is true of torch.compile, too."""
+    return bool(torch.compiler._is_exporting_flag)
+
+
+def export_keywords() -> tuple[str, ...] | None:
+    """Names of the keyword arguments that torch.export has for a GraphModule, while it runs the graph; None elsewhere.
+
+    It interprets the graph with their values alone, in the order of the caller's dict: the names are in its frame only.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_FRAMES):
+        if frame is None:
+            break
+        if frame.f_code.co_name == "forward" and frame.f_globals.get("__name__") == "torch.export._trace":
+            keywords = frame.f_locals.get("kwargs")
+            return tuple(keywords) if isinstance(keywords, dict) else None
+        frame = frame.f_back
+    return None
+
+
+_FRAMES = 6
+"""From the codegen by way of the graph and the interpreter to torch.export."""
 
 
 def script_to_exported(model: torch.jit.ScriptModule, args: Any, kwargs: Any) -> ExportedProgram:
@@ -376,6 +405,15 @@ def composite_kernel(op: torch._ops.OpOverload) -> bool:
     return op._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
         name, torch._C.DispatchKey.CompositeImplicitAutograd
     )
+
+
+def has_autocast_kernel(op: torch._ops.OpOverload, device_type: str) -> bool:
+    """Whether ``torch.autocast`` casts an op's arguments on a device: what it does stands in no public table."""
+    key = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}.get(
+        device_type
+    )
+    name = op._schema.name + ("." + op._overloadname if op._overloadname != "default" else "")
+    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
 
 
 def names_of_ops() -> list[str]:

@@ -5,14 +5,26 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
+from keyword import iskeyword
 from typing import Any
 
 from torch.fx.graph import CodeGen, _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
-from trtcore.ir.signature import ARGS, KEYWORD_ONLY, KWARGS, PLAIN, Parameter, Parameters
+from trtcore.errors import InputError
+from trtcore.ir.signature import (
+    ARGS,
+    KEYWORD_ONLY,
+    KWARGS,
+    PLAIN,
+    POSITIONAL_ONLY,
+    Binding,
+    Parameter,
+    Parameters,
+)
 from trtcore.ir.structures import spec_of, spec_state
-from trtcore.runtime.conditions import condition_lines, require
+from trtcore.ir.torch_private import export_keywords, is_exporting
+from trtcore.runtime.conditions import condition_lines, require, same_text
 from trtcore.runtime.input_check import InputCheck
 
 
@@ -52,10 +64,28 @@ class FlatCodeGen(_PyTreeCodeGen):
 
     def process_inputs(self, *args: Any) -> Any:
         """The graph's inputs from arguments: where an interpreter runs the graph, as torch.export does."""
-        leaves = super().process_inputs(*args)
+        leaves = self._exported(args)
+        if leaves is None:
+            leaves = super().process_inputs(*args)
         if self.check is not None and len(leaves) == len(self.check.leaves):
             require(self.check, leaves)
         return leaves
+
+    def _exported(self, args: tuple[Any, ...]) -> Sequence[Any] | None:
+        """The inputs of a call that torch.export makes, bound as the model binds them; None for other calls."""
+        if self.check is None or not is_exporting():
+            return None
+        keywords, binding = export_keywords(), self.check.binding
+        if keywords is None:
+            if binding.positional < len(binding.names):
+                raise InputError(
+                    "this release of torch does not say which arguments torch.export gives by name",
+                    advice="put the compiled module into a module of yours that calls it, and export that one",
+                )
+            return None
+        positional = len(args) - len(keywords)
+        values = self.check.check(args[:positional], dict(zip(keywords, args[positional:])))
+        return self.check.named_leaves(values)[0]
 
     def _definition(self, bound: list[str], free_vars: list[str], *rest: Any, **named: Any) -> str:
         names = list(self.pytree_info.orig_args)
@@ -69,12 +99,16 @@ class FlatCodeGen(_PyTreeCodeGen):
 
     def _with_signature(self, definition: str, names: Sequence[str]) -> str:
         """The definition under the model's parameters, where they say all there is to say."""
-        signature = _signature(self.parameters, names)
+        binding = None if self.check is None else self.check.binding
+        signature = _signature(self.parameters, names, binding)
         if signature is None:
             return definition
         header, line, body = definition.partition("\n")
         made = _HEADER.sub(lambda match: f"{match[1]}{signature}{match[2]}", header, count=1)
-        return "\n".join([made, *_refusals(self.parameters, names)]) + line + body
+        lines = [made, *_refusals(self.parameters, names), *_variadic(self.parameters, names, binding)]
+        if self.check is not None and self.check.ordered:
+            lines += _in_order(names, self.pytree_info.in_spec)
+        return "\n".join(lines) + line + body
 
     def _is_flat(self) -> bool:
         spec = self.pytree_info.in_spec
@@ -98,13 +132,23 @@ class FlatCodeGen(_PyTreeCodeGen):
 _HEADER = re.compile(r"^(\s*def forward\().*(\).*:)\s*$")
 
 
-def _signature(parameters: Parameters, names: Sequence[str]) -> str | None:
-    """The text between the parentheses; None where ``*args``, ``**kwargs`` or a default stand in the way."""
-    kinds = {parameter.kind for parameter in parameters}
-    if not parameters or {ARGS, KWARGS} & kinds or not set(names) <= {p.name for p in parameters}:
+def _signature(parameters: Parameters, names: Sequence[str], binding: Binding | None) -> str | None:
+    """The text between the parentheses; None where a default, or a captured name that is no parameter's, stands in
+    the way."""
+    variadic = {name for name, (kind, _) in zip(names, _sources(names, binding)) if kind != "parameter"}
+    if not parameters or not set(names) - variadic <= {p.name for p in parameters}:
         return None
-    parts, star, defaults = ["self"], False, False
+    if not all(name.isidentifier() and not iskeyword(name) for name in variadic):
+        return None
+    parts, star, defaults, positional = ["self"], False, False, False
     for parameter in parameters:
+        if positional and parameter.kind != POSITIONAL_ONLY:
+            parts.append("/")
+        positional = parameter.kind == POSITIONAL_ONLY
+        if parameter.kind in (ARGS, KWARGS):
+            star = star or parameter.kind == ARGS
+            parts.append(f"{'*' if parameter.kind == ARGS else '**'}{parameter.name}")
+            continue
         plain = not parameter.has_default or _is_literal(parameter.default)
         if parameter.name not in names and not plain:
             return None
@@ -117,7 +161,60 @@ def _signature(parameters: Parameters, names: Sequence[str]) -> str | None:
             defaults = True
         else:
             parts.append(parameter.name)
-    return ", ".join(parts)
+    return ", ".join([*parts, "/"] if positional else parts)
+
+
+def _sources(names: Sequence[str], binding: Binding | None) -> Sequence[tuple[str, Any]]:
+    return binding.sources if binding is not None else [("parameter", name) for name in names]
+
+
+def _variadic(parameters: Parameters, names: Sequence[str], binding: Binding | None) -> list[str]:
+    """Lines that take ``*args`` and ``**kwargs`` apart, and raise where they are others than captured."""
+    lines = []
+    sources = list(zip(names, _sources(names, binding)))
+    for parameter in parameters:
+        if parameter.kind not in (ARGS, KWARGS):
+            continue
+        kind = "args" if parameter.kind == ARGS else "kwargs"
+        given = [(name, key) for name, (source, key) in sources if source == kind]
+        if kind == "args":
+            same = f"len({parameter.name}) == {len(given)}"
+            values = [f"{parameter.name}[{index}]" for _, index in given]
+        else:
+            same = f"list({parameter.name}) == {[key for _, key in given]!r}"
+            values = [f"{parameter.name}[{key!r}]" for _, key in given]
+        told = (
+            f"the model was compiled for other arguments in {'*' * (1 + (kind == 'kwargs'))}{parameter.name}"
+        )
+        lines.append(f"    if not ({same}): raise TypeError({told!r})")
+        if given:
+            lines.append(f"    {', '.join(name for name, _ in given)}, = {', '.join(values)},")
+    return lines
+
+
+def _in_order(names: Sequence[str], in_spec: pytree.TreeSpec) -> list[str]:
+    """Lines that raise where a dict has its keys in another order than captured: the model goes through it."""
+    specs = [child for part in in_spec.children() for child in part.children()]
+    found = [one for name, spec in zip(names, specs) for one in _dicts(name, spec)]
+    told = "a dict has its keys in another order than the model was compiled for"
+    return [f"    if list({path}) != {keys!r}: raise TypeError({told!r})" for path, keys in found]
+
+
+def _dicts(path: str, spec: pytree.TreeSpec) -> Iterator[tuple[str, list[Any]]]:
+    """Every dict of several keys in a structure: where it is, and its keys."""
+    if spec.is_leaf():
+        return
+    if spec.type is dict:
+        if spec.num_children > 1 and _plain_keys(spec.context):
+            yield path, list(spec.context)
+        keys = list(spec.context)
+    elif spec.type in (tuple, list):
+        keys = list(range(spec.num_children))
+    else:
+        return
+    for key, child in zip(keys, spec.children()):
+        if _plain_keys([key]):
+            yield from _dicts(f"{path}[{key!r}]", child)
 
 
 def _is_literal(value: Any) -> bool:
@@ -127,11 +224,9 @@ def _is_literal(value: Any) -> bool:
 def _refusals(parameters: Parameters, names: Sequence[str]) -> list[str]:
     """Lines that raise for what was left at its default and is given now."""
     return [
-        f"    if {p.name} != {p.default!r}: raise TypeError({_told(p)!r})"
-        if p.default is not None
-        else f"    if {p.name} is not None: raise TypeError({_told(p)!r})"
+        f"    if not ({same_text(p.name, p.default)}): raise TypeError({_told(p)!r})"
         for p in parameters
-        if p.name not in names
+        if p.name not in names and p.kind not in (ARGS, KWARGS)
     ]
 
 

@@ -28,6 +28,7 @@ CONDITION = re.compile(
 
 _LINE = re.compile(r"if not \((?P<condition>.*)\): raise ValueError\((?P<told>(['\"]).*\3)\)")
 _RANGE = re.compile(r"(\d+) <= (.+) <= (\d+)")
+_TYPE = re.compile(r"type\(\w+\) is \w+ and ")
 
 
 def condition_lines(check: InputCheck, names: Sequence[str]) -> list[str]:
@@ -96,7 +97,7 @@ def _asserted(line: str) -> str:
     """The line for proxies of torch.fx, which take no ``if``: what it asserts becomes a node of the traced graph."""
     found = _LINE.fullmatch(line)
     assert found is not None, line
-    condition, told = found["condition"], found["told"]
+    condition, told = _TYPE.sub("", found["condition"]), found["told"]
     ranged = _RANGE.fullmatch(condition)
     if ranged is not None:
         low, size, high = ranged.groups()
@@ -105,13 +106,27 @@ def _asserted(line: str) -> str:
 
 
 def _fixed(name: str, leaf: _Constant) -> list[str]:
-    text = literal(leaf.value)
-    if text is None:
+    same = same_text(name, leaf.value)
+    if same is None:
         return []
-    same = f"{name} is {text}" if leaf.value is None else f"{name} == {text}"
-    if isinstance(leaf.value, float) and math.isnan(leaf.value):
-        same = f"{name} != {name}"
     return [_raise_unless(same, f"input {leaf.name} was fixed to {leaf.value!r} when the model was compiled")]
+
+
+def same_text(name: str, value: Any) -> str | None:
+    """Python that says whether a variable is one with a plain value (`same_value`); None for what has no such form."""
+    text = literal(value)
+    if text is None:
+        return None
+    if value is None:
+        return f"{name} is None"
+    if not isinstance(value, (bool, int, float)):
+        return f"{name} == {text}"
+    same = f"{name} == {text}"
+    if isinstance(value, float) and math.isnan(value):
+        same = f"{name} != {name}"
+    elif isinstance(value, float) and value == 0:
+        same = f"str({name}) == {str(value)!r}"
+    return f"type({name}) is {type(value).__name__} and {same}"
 
 
 def literal(value: Any) -> str | None:

@@ -15,9 +15,10 @@ from trtcore.ir.expressions import evaluate, to_text
 from trtcore.ir.guards import Guard
 from trtcore.ir.inputs import describe, structure_text
 from trtcore.ir.program import profile_ranges
-from trtcore.ir.signature import Binding
+from trtcore.ir.signature import Binding, same_value
 from trtcore.ir.structures import spec_of, spec_state
 from trtcore.ir.symbols import expression_of, solve_linear
+from trtcore.ir.torch_private import FakeTensor
 from trtcore.runtime.usual import accepts
 
 if TYPE_CHECKING:
@@ -419,13 +420,15 @@ def _check_derived(allowed: _Tensor, index: int, text: str, size: int, values: M
 def _check_layout(allowed: _Tensor, leaf: torch.Tensor, values: Mapping[str, int]) -> None:
     """The strides, and the place in the storage, that the program was captured with: it reads memory by them."""
     assert allowed.stride is not None
-    if type(leaf) not in (torch.Tensor, torch.nn.Parameter) or leaf.is_meta:
+    if type(leaf) not in (torch.Tensor, torch.nn.Parameter, FakeTensor) or leaf.device.type == "meta":
         return
     try:
         wanted = tuple(evaluate(step, values) for step in allowed.stride)
         offset = None if allowed.storage_offset is None else evaluate(allowed.storage_offset, values)
     except ArtifactError:  # of a size that no input shows
         return
+    if any(isinstance(n, torch.SymInt) for n in (*leaf.shape, *leaf.stride(), leaf.storage_offset())):
+        return  # of a trace
     same = all(n == 1 or a == b for n, a, b in zip(leaf.shape, leaf.stride(), wanted)) or not leaf.numel()
     if same and offset in (None, leaf.storage_offset()):
         return
@@ -433,7 +436,8 @@ def _check_layout(allowed: _Tensor, leaf: torch.Tensor, values: Mapping[str, int
     got = "" if offset is None else f" from place {leaf.storage_offset()}"
     raise InputError(
         f"input {allowed.name} must have the strides {wanted}{start}, got {tuple(leaf.stride())}{got}: the model looks "
-        "into the memory of what is computed from it (as_strided), or writes to what is a view or a copy by strides",
+        "into the memory of what is computed from it (as_strided), asks for strides, or writes to what is a view or a "
+        "copy by strides",
         advice="pass a tensor laid out like the one the model was captured with; "
         f"{allowed.name}.clone(memory_format=torch.contiguous_format) is, if that one was contiguous",
     )
@@ -445,15 +449,10 @@ def check_constant(allowed: _Constant, leaf: Any) -> None:
     Raises:
         InputError: it is another.
     """
-    if leaf is allowed.value:
-        return
-    value = allowed.value
-    if type(leaf) is type(value) and (
-        leaf == value or (isinstance(value, float) and value != value and leaf != leaf)
-    ):
+    if leaf is allowed.value or same_value(leaf, allowed.value):
         return
     raise InputError(
-        f"input {allowed.name} was fixed to {value!r} when the model was compiled, got {describe(leaf)}",
+        f"input {allowed.name} was fixed to {allowed.value!r} when the model was compiled, got {describe(leaf)}",
         advice="compile the model again with this value",
     )
 
