@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from trtcore.report.data import Report
 
 
-@captured_dtypes()
 def compile_program(
     program: Program,
     settings: CompilationSettings,
@@ -75,7 +74,7 @@ def compile_program(
     runtime, why = _runtime(ctx)
     if settings.offload_module_to_cpu:
         offload(lowered.graph_module)
-    with engine_builds(ctx, times, runtime, donors) as build:
+    with captured_dtypes(), engine_builds(ctx, times, runtime, donors) as build:
         lowered, parts = _partition(lowered, ctx, times)
         while failures := build(lowered, parts):
             lowered, parts = _partition(quarantine(lowered, failures), ctx, times)
@@ -119,7 +118,6 @@ def _open_engines(module: CompiledModule, ctx: CompileContext, runtime: str) -> 
             engine.open()
 
 
-@captured_dtypes()
 def explain_program(
     program: Program, settings: CompilationSettings, *, timings: Mapping[str, float] | None = None
 ) -> Report:
@@ -131,7 +129,6 @@ def explain_program(
     return make_report("explain", lowered, parts, ctx, times, None, (), *_runtime(ctx))
 
 
-@captured_dtypes()
 def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
     """Compile the whole program into one engine and return its plan.
 
@@ -142,7 +139,7 @@ def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
     if ctx.backend is None:
         raise BackendUnavailableError(f"no engine can be built: {ctx.no_backend_reason}")
     lowered = _lower(program, ctx)
-    with engine_builds(ctx, times, "native") as build:
+    with captured_dtypes(), engine_builds(ctx, times, "native") as build:
         lowered, parts = _partition(lowered, ctx, times)
         _refuse_other_than_one(parts)
         while failures := build(lowered, parts):
@@ -158,7 +155,8 @@ def _lower(program: Program, ctx: CompileContext) -> Program:
     passes = ordered_passes(ctx.registry.lowering_passes)
     use = SettingsUse(ctx.settings, [one.name for one in passes])
     use.look(program.graph_module.graph)
-    lowered = lower(program.with_weight_names(), ctx, ctx.selections)
+    with captured_dtypes():
+        lowered = lower(program.with_weight_names(), ctx, ctx.selections)
     use.look(lowered.graph_module.graph)
     use.warn()
     return lowered
@@ -172,7 +170,7 @@ def _warn_without_engine(report: Report) -> None:
 
 def _partition(lowered: Program, ctx: CompileContext, times: dict[str, float]) -> tuple[Program, Partition]:
     """The partition, and the program that it is of: patterns that would run in torch are their ops again."""
-    with ctx.stage("partition", times):
+    with captured_dtypes(), ctx.stage("partition", times):
         parts = partition(lowered, ctx, ctx.selections)
         while parts.patterns_in_torch:
             lowered = restore_patterns(lowered, parts.patterns_in_torch, ctx)

@@ -159,7 +159,7 @@ def export(model: torch.nn.Module, args: Any, kwargs: Any, **options: Any) -> Ex
 
 
 def is_exporting() -> bool:
-    """Whether torch.export is at work. ``torch.compiler.is_exporting()`` of torch 2.11 is true of torch.compile, too."""
+    """Whether torch.export is at work; ``torch.compiler.is_exporting()`` of torch 2.11 is true of Dynamo's compiles."""
     return bool(torch.compiler._is_exporting_flag)
 
 
