@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -38,6 +39,19 @@ def test_one_setting() -> None:
         assert part in result.stdout
     for name, what in list(NOT_BUILT.items())[:1]:
         assert f"built    no: {what}" in CliRunner().invoke(main, ["settings", name]).stdout
+
+
+def test_one_setting_says_how_it_is_proved_and_which_backend_can(trt_backend: Any) -> None:
+    result = CliRunner().invoke(main, ["settings", "timing_cache_path"])
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.stdout.split())
+    assert "proved the calls, in their order" in words
+    assert "tests/engine/test_timing.py" in words
+    assert "backend tensorrt_rtx" in words
+    assert "no: timing_cache" in words
+    rows = json.loads(CliRunner().invoke(main, ["settings", "min_block_size", "--json"]).stdout)["settings"]
+    assert rows[0]["proved_by"] == "graph"
+    assert rows[0]["test"].startswith("tests/test_api.py::")
 
 
 def test_an_old_name_leads_to_the_new_one() -> None:

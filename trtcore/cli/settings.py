@@ -62,6 +62,8 @@ def default_text(value: Any) -> str:
 
 
 def _plain(row: SettingDoc) -> dict[str, Any]:
+    from trtcore.settings.proofs import PROOFS
+
     default = row.default
     simple = default is None or isinstance(default, bool | int | float | str)
     return {
@@ -72,13 +74,37 @@ def _plain(row: SettingDoc) -> dict[str, Any]:
         "category": row.category,
         "built": row.not_built is None,
         "missing": row.not_built or "",
+        "proved_by": PROOFS[row.name].effect,
+        "test": f"tests/{PROOFS[row.name].test}",
+    }
+
+
+def _support(name: str) -> dict[str, str]:
+    """Of every backend that can be used here, whether it can do what a setting asks of it; {} where it is not asked."""
+    from trtcore.engine.config import FEATURES, support
+    from trtcore.packs.loading import build_registry
+    from trtcore.settings import CompilationSettings
+
+    if name not in FEATURES:
+        return {}
+    chosen = CompilationSettings()
+    return {
+        f"{backend.name} {backend.version}": support(backend, backend.default_target(chosen), name)
+        for backend in build_registry(chosen).backends
+        if backend.availability()
     }
 
 
 def _print_one(row: SettingDoc) -> None:
+    from trtcore.settings.proofs import EFFECTS, PROOFS
+
     click.echo(click.style(row.name, bold=True) + f" ({row.category})")
     for title, text in (("type", row.type), ("default", default_text(row.default)), ("effect", row.doc)):
         click.echo(click.wrap_text(f"{title:<8} {text}", 110, "  ", " " * 11))
+    proof = PROOFS[row.name]
+    click.echo(click.wrap_text(f"proved   {EFFECTS[proof.effect]} (tests/{proof.test})", 110, "  ", " " * 11))
+    for backend, answer in _support(row.name).items():
+        click.echo(click.wrap_text(f"{backend}: {answer}", 110, "  backend  ", " " * 11))
     state = "yes" if row.not_built is None else f"no: {row.not_built}; any other value is an error"
     click.echo(f"  built    {state}")
 

@@ -74,6 +74,33 @@ def _engine_capability_feature(value: str) -> str | None:
     return None if value == "standard" else f"engine_capability:{value.upper()}"
 
 
+# What each of `_NEEDS` may ask for: for tables of what backends can do.
+FEATURES: Mapping[str, tuple[str, ...]] = {
+    "version_compatible": ("version_compatible",),
+    "hardware_compatible": ("hardware_compatible",),
+    "sparse_weights": ("flag:SPARSE_WEIGHTS",),
+    "engine_capability": ("engine_capability:SAFETY", "engine_capability:DLA_STANDALONE"),
+    "max_aux_streams": ("max_aux_streams",),
+    "tiling_optimization_level": ("tiling",),
+    "l2_limit_for_tiling": ("tiling",),
+    "immutable_weights": ("flag:REFIT",),
+    "strip_engine_weights": ("flag:STRIP_PLAN",),
+    "refit_identical_engine_weights": ("flag:REFIT_IDENTICAL",),
+    "enable_weight_streaming": ("flag:WEIGHT_STREAMING",),
+    **dict.fromkeys(_DLA_POOLS, ("dla",)),
+    "timing_cache_path": ("timing_cache",),
+}
+
+
+def support(backend: Backend, target: Target, setting: str) -> str:
+    """Whether a backend can do what a setting asks for: "yes", "no: " with its words, or "" where it is not asked."""
+    answers = [(feature, backend.can(feature, target)) for feature in FEATURES.get(setting, ())]
+    refused = [f"{feature.rpartition(':')[2]}: {one.message}" for feature, one in answers if not one.ok]
+    if not answers:
+        return ""
+    return "no: " + "; ".join(text.splitlines()[0] for text in refused) if refused else "yes"
+
+
 def check_settings(backend: Backend, settings: CompilationSettings, target: Target) -> None:
     """Refuse what the user set and the backend lacks, refuses or ignores for this target.
 
