@@ -71,6 +71,8 @@ def compile(
     with forgetting_traces(), with_progress(observers, progress) as watching:
         began = time.perf_counter()
         given = _one_of(inputs, arg_inputs)
+        if settings.get("use_distributed_mode_trace") and isinstance(model, torch.nn.Module):
+            model = _rank_local(model, given, kwarg_inputs)
         exported = _export(model, given, kwarg_inputs)
         exported_at = time.perf_counter()
         program = program_from_exported(exported, given, kwarg_inputs)
@@ -96,6 +98,8 @@ def explain(
 
     with forgetting_traces():
         given = _one_of(inputs, arg_inputs)
+        if settings.get("use_distributed_mode_trace") and isinstance(model, torch.nn.Module):
+            model = _rank_local(model, given, kwarg_inputs)
         exported = _export(model, given, kwarg_inputs)
         return dynamo.explain(exported, arg_inputs=given, kwarg_inputs=kwarg_inputs, **settings)
 
@@ -117,6 +121,21 @@ def _refuse_ranges(*inputs: Any) -> None:
             "ir='torch_compile' takes its shapes from the calls, so the ranges of an Input would be ignored",
             advice="use torch.compile(model, backend='trtcore', dynamic=True), or ir='dynamo' for engines with ranges",
         )
+
+
+def _rank_local(model: torch.nn.Module, inputs: Any, kwarg_inputs: Any) -> torch.nn.Module:
+    """A tensor parallel model as this rank runs it."""
+    from torch.utils import _pytree as pytree
+
+    from trtcore.jit.distributed import rank_local_module
+
+    args, kwargs = tuple(inputs or ()), dict(kwarg_inputs or {})
+    if not all(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
+        raise InputError(
+            "use_distributed_mode_trace takes example tensors as inputs: the model is run once with them",
+            advice="pass tensors; for sizes that vary use torch.compile(model, backend='trtcore', dynamic=True)",
+        )
+    return rank_local_module(model, args, kwargs)
 
 
 def _export(model: Any, inputs: Any, kwarg_inputs: Any) -> ExportedProgram:

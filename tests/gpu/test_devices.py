@@ -54,3 +54,16 @@ def test_graphed_callables_of_a_compiled_module() -> None:
         for _ in range(2):
             torch.testing.assert_close(graphed(x), want, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(second(x), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_devices_in_one_process() -> None:
+    """A module per device, a module that moves, and calls whose device is not the current one."""
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8)).eval()
+    x = torch.randn(4, 8)
+    with torch.no_grad():
+        want = model(x)
+        compiled = trtcore.compile(model, [x], runtime="reference", min_block_size=1)
+        for device in ("cuda:1", "cuda:0", "cuda:1"):
+            torch.testing.assert_close(compiled.to(device)(x.to(device)).cpu(), want, rtol=1e-5, atol=1e-5)
+            assert torch.cuda.current_device() == 0

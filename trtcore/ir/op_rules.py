@@ -40,6 +40,22 @@ REFUSED_NAMESPACES = frozenset(
 )  # fmt: skip
 """Torch's own namespaces that one may not: files, processes, devices, raw memory, packed objects, tests."""
 
+COLLECTIVES = frozenset(
+    f"_c10d_functional.{name}.default"
+    for name in (
+        "all_gather_into_tensor",
+        "all_reduce",
+        "all_to_all_single",
+        "reduce_scatter_tensor",
+        "wait_tensor",
+    )
+)
+"""What tensor parallel graphs call: allowed in a program that has made a process group, and refused in all others. They
+reach the ranks of such a group by its name, and make none; the texts are that name and the word for a reduction
+(`COLLECTIVE_TEXT`)."""
+
+COLLECTIVE_TEXT = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
+
 PLAIN_TYPES = re.compile(
     r"(Tensor|int|bool|float|complex|number|str|Device|NoneType|QScheme)\Z"
     r"|(Optional|List)\[(Optional\[)?(Tensor|int|bool|float|complex|number|str|Device|List\[(int|float|Optional\[Tensor\])\])"
@@ -147,6 +163,9 @@ _texts_are_data: set[str] = set()
 
 def refuse_op(op: torch._ops.OpOverload, texts: Sequence[str] = ()) -> str:
     """Why an op that is given these texts may not be in a saved graph; "" if it may."""
+    if str(op) in COLLECTIVES and _has_process_group():
+        odd = [text for text in texts if not COLLECTIVE_TEXT.match(text)]
+        return f"{op} is given the text {_short(odd[0])}" if odd else ""
     problem = _refused(op)
     if not problem and texts and str(op) not in OURS | _texts_are_data:
         if op.namespace not in TORCH:
@@ -154,6 +173,11 @@ def refuse_op(op: torch._ops.OpOverload, texts: Sequence[str] = ()) -> str:
         if _packet(op) not in TEXTS or max(map(len, texts)) > MAX_TEXT:
             return f"{op} is given the text {_short(texts[0])}"
     return problem
+
+
+def _has_process_group() -> bool:
+    """Whether this program has made a process group."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @lru_cache(maxsize=4096)

@@ -36,6 +36,7 @@ __all__ = [
     "LazyGraphModule",
     "SizeDecisionError",
     "any_autocast",
+    "aot_inference",
     "autocast_entry",
     "below_autograd",
     "bounds_of_symbol",
@@ -47,6 +48,7 @@ __all__ = [
     "core_decompositions",
     "cuda_calls",
     "default_tolerances",
+    "dtensor_type",
     "empty_on_cpu",
     "evaluate_expression",
     "export",
@@ -638,6 +640,31 @@ def compiled_forward(source: str, names: Mapping[str, Any]) -> Callable[..., Any
 def codegen_of(graph: torch.fx.Graph) -> Any:
     """What ``graph.set_codegen`` was given."""
     return graph._codegen
+
+
+# --- distributed --------------------------------------------------------------------------------------------
+
+
+def dtensor_type() -> Any:
+    """The class of DTensors; None where torch was built without torch.distributed, or nobody has imported them."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return getattr(module, "DTensor", None)
+
+
+def aot_inference(gm: Any, example_inputs: Sequence[Any], compiler: Callable[..., Any]) -> Callable[..., Any]:
+    """AOTAutograd without a backward pass over a graph of Dynamo's: tensor subclasses become the tensors in them.
+
+    Args:
+        compiler: (graph of plain tensors, examples) -> what takes their values one by one, and gives its results.
+    """
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch.aot_autograd import make_boxed_func
+
+    def boxed(local: Any, inputs: Sequence[Any]) -> Any:
+        return make_boxed_func(compiler(local, inputs))
+
+    made: Callable[..., Any] = aot_autograd(fw_compiler=boxed, inference_compiler=boxed)(gm, example_inputs)
+    return made
 
 
 # --- graphs of Dynamo's -------------------------------------------------------------------------------------

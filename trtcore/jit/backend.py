@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 
 from trtcore.errors import SettingsError
 from trtcore.jit.capture import fix_floats_of_modules, refuse_gradients, to_aten
+from trtcore.jit.distributed import has_dtensors, rank_local
 from trtcore.jit.recompiles import CompiledGraph, GraphReport, forget_reports, reports
 from trtcore.settings import CompilationSettings
 
@@ -49,7 +50,13 @@ def dynamo_backend(
     settings, observers = _settings({**dict(options or {}), **kwargs})
     refuse_gradients(gm)
     fix_floats_of_modules(gm)
-    return CompiledGraph(to_aten(gm), list(example_inputs), settings, observers)
+
+    def compiled(graph: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return CompiledGraph(graph, list(inputs), settings, observers)
+
+    if settings.use_distributed_mode_trace or has_dtensors(gm):
+        return rank_local(gm, example_inputs, to_aten, compiled)
+    return compiled(to_aten(gm), example_inputs)
 
 
 dynamo_backend.reset = forget_reports  # type: ignore[attr-defined]  # torch._dynamo.reset calls it

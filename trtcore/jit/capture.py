@@ -42,7 +42,7 @@ def refuse_gradients(gm: GraphModule) -> None:
     if not any(_needs_gradient(node) for node in cast("Sequence[Any]", outputs)):
         return
     sources = [node for node in gm.graph.find_nodes(op="placeholder") if _requires_grad(node)]
-    what = f"{_source_name(sources[0])} requires them" if sources else "the result requires them"
+    what = f"{source_name(sources[0])} requires them" if sources else "the result requires them"
     raise ExportError(
         f"gradients are on and {what}, but engines have no backward pass",
         advice="call the model under torch.no_grad() or torch.inference_mode(), or use "
@@ -117,7 +117,7 @@ def to_aten(gm: GraphModule) -> GraphModule:
             traced.graph.erase_node(node)  # there are no gradients here
     for node, source in zip(traced.graph.find_nodes(op="placeholder"), placeholders):
         node.meta.setdefault("val", source.meta["example_value"])
-        node.meta["trtcore_source"] = _source_name(source)
+        node.meta["trtcore_source"] = source_name(source)
         node.meta["trtcore_static"] = is_static_input(source)
     if any(map(mutates, traced.graph.nodes)):
         find_unsaid(traced.graph)
@@ -138,7 +138,7 @@ def _uses_autocast(gm: GraphModule) -> bool:
     )
 
 
-def _source_name(node: Node) -> str:
+def source_name(node: Node) -> str:
     """``x`` for ``L['x']``, ``encoder.weight`` for a parameter of the model."""
     text = source_text(node)
     if not text:
@@ -198,7 +198,7 @@ def program_of(
         node = placeholders[index]
         if not node.users:
             continue
-        name = _attribute_name(node, taken)
+        name = attribute_name(node, taken)
         set_tensor(root, name, args[index])
         attribute = graph.create_node("get_attr", name, name=node.name)
         attribute.meta = dict(node.meta)
@@ -227,7 +227,7 @@ def program_of(
     return program, inputs
 
 
-def _attribute_name(node: Node, taken: dict[str, int]) -> str:
+def attribute_name(node: Node, taken: dict[str, int]) -> str:
     name = node.meta["trtcore_source"]
     if not re.fullmatch(r"[\w]+(\.[\w]+)*", name):
         name = node.name

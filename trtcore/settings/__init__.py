@@ -505,7 +505,6 @@ class CompilationSettings:
         validator=values.flag,
         metadata=_running(
             "Traces through AOTAutograd, for DTensor and tensor-parallel models.",
-            not_built="tracing of DTensor and tensor-parallel models",
         ),
     )
     dryrun: bool | str = attrs.field(

@@ -1,0 +1,83 @@
+"""Serving on a GPU: eight threads with streams of their own, mixed shapes, in the reference runtime."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import trtcore
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("full_precision")]
+
+THREADS, CALLS = 8, 250
+
+
+@torch.no_grad()
+def test_threads_with_streams_and_mixed_shapes() -> None:
+    """Right numbers, no growth; the rate of eight threads beside that of one is printed."""
+    model = (
+        nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256), nn.LayerNorm(256)).eval().cuda()
+    )
+    rows = trtcore.Input(min_shape=(1, 256), opt_shape=(8, 256), max_shape=(64, 256), device="cuda")
+    module = trtcore.compile(model, [rows], runtime="reference", min_block_size=1)
+    sizes = (1, 3, 8, 64, 17)
+    given = [torch.randn(size, 256, device="cuda") for size in sizes]
+    want = [model(x) for x in given]
+    wrong: list[str] = []
+
+    def work(seed: int, calls: int) -> None:
+        worst = torch.zeros((), device="cuda")
+        with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()) as _:
+            for index in range(calls):
+                place = (seed + index) % len(sizes)
+                worst = torch.maximum(worst, (module(given[place]) - want[place]).abs().max())
+            torch.cuda.current_stream().synchronize()
+        if not worst.item() < 1e-4:
+            wrong.append(f"thread {seed}: {worst.item()}")
+
+    def rate(threads: int) -> float:
+        began = time.perf_counter()
+        running = [threading.Thread(target=work, args=(seed, CALLS)) for seed in range(threads)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        torch.cuda.synchronize()
+        return threads * CALLS / (time.perf_counter() - began)
+
+    torch.cuda.synchronize()
+    rate(THREADS)  # every stream has been seen
+    before = torch.cuda.memory_allocated()
+    alone, together = rate(1), rate(THREADS)
+    print(f"\none thread {alone:.0f} calls a second, {THREADS} threads {together:.0f}")
+    assert not wrong
+    assert torch.cuda.memory_allocated() <= before + (1 << 20)
+
+
+@torch.no_grad()
+def test_a_server_that_batches() -> None:
+    """The example server's batcher gives each request its own rows."""
+    from serving import Batcher
+
+    model = nn.Linear(16, 4).eval().cuda()
+    rows = trtcore.Input(min_shape=(1, 16), opt_shape=(8, 16), max_shape=(16, 16), device="cuda")
+    module = trtcore.compile(model, [rows], runtime="reference", min_block_size=1)
+    with Batcher(module, largest=16, wait=0.002, device="cuda") as batcher:
+        given = [torch.randn(1 + index % 3, 16) for index in range(40)]
+        futures = [batcher.submit(x) for x in given]
+        for x, future in zip(given, futures):
+            torch.testing.assert_close(future.result(60), model(x.cuda()).cpu(), rtol=1e-4, atol=1e-5)
+    assert batcher.calls < len(given)
+
+
+def pytest_generate_tests(metafunc: Any) -> None:
+    """The example is imported from the docs."""
+    import pathlib
+    import sys
+
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "docs" / "examples"))
