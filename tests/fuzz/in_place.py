@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import trtcore
-from trtcore.errors import InputError, TrtcoreError
+from trtcore.errors import ExportError, InputError, TrtcoreError
 from trtcore.runtime.sharing import overlap
 
 SHAPES = ((4, 4), (4,), (2, 4), (3, 4))
@@ -42,12 +42,14 @@ class InPlace:
         lines: the statements of ``forward``.
         results: the names that it returns.
         dynamic: whether torch.compile is asked for dynamic sizes.
+        varying: inputs whose first dim is to vary, in calls and ahead of time.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     lines: tuple[str, ...]
     results: tuple[str, ...]
     dynamic: bool = False
+    varying: tuple[int, ...] = ()
 
     @property
     def source(self) -> str:
@@ -65,12 +67,18 @@ class InPlace:
         return made
 
     def to_json(self) -> str:
-        return json.dumps([self.shapes, self.lines, self.results, self.dynamic])
+        return json.dumps([self.shapes, self.lines, self.results, self.dynamic, self.varying])
 
     @classmethod
     def from_json(cls, text: str) -> InPlace:
-        shapes, lines, results, dynamic = json.loads(text)
-        return cls(tuple(map(tuple, shapes)), tuple(lines), tuple(results), dynamic)
+        shapes, lines, results, dynamic, varying = json.loads(text)
+        return cls(tuple(map(tuple, shapes)), tuple(lines), tuple(results), dynamic, tuple(varying))
+
+    def shapes_with(self, size: int) -> tuple[tuple[int, ...], ...]:
+        """The inputs' shapes where what varies has this size."""
+        return tuple(
+            (size, *shape[1:]) if index in self.varying else shape for index, shape in enumerate(self.shapes)
+        )
 
 
 class _State(nn.Module):
@@ -150,7 +158,9 @@ def generate(rng: random.Random) -> InPlace:
         else:
             values.append(name)
     results = rng.sample(values, min(len(values), rng.randint(1, 3)))
-    return InPlace(shapes, tuple(lines), tuple(results), rng.random() < 0.25)
+    dynamic = rng.random() < 0.4
+    varying = rng.sample(range(len(shapes)), rng.randint(1, len(shapes))) if dynamic else []
+    return InPlace(shapes, tuple(lines), tuple(results), dynamic, tuple(sorted(varying)))
 
 
 def _defined(template: str, names: dict[str, Any], v: str, u: str) -> bool:
@@ -253,6 +263,13 @@ UPDATES: dict[str, Callable[[nn.Module], Any]] = {
     "data": lambda m: setattr(m.w, "data", m.w.data * 2 - 1),
     "into data": lambda m: m.w.data.mul_(-1),
 }
+BUFFER_UPDATES: dict[str, Callable[[nn.Module], Any]] = {
+    "a buffer": lambda m: m.b.add_(1),
+    "another buffer": lambda m: setattr(m, "c", m.c * 2 - 1),
+}
+"""Under torch.compile alone: a compiled module has the buffers of its compile, or shares them."""
+SIZES = (2, 4)
+"""What varies is between."""
 
 
 # ---- the machine -------------------------------------------------------------------------------------------
@@ -267,6 +284,7 @@ class Machine:
 
     Attributes:
         refused: why the program cannot be compiled ahead of time, "" where it can.
+        varies: whether it was, for sizes that vary.
     """
 
     def __init__(self, program: InPlace) -> None:
@@ -280,28 +298,49 @@ class Machine:
         )
         self.refused, self.jit_refused = "", ""
         self.aot: Any = None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self.aot = trtcore.compile(
-                    self.source, inputs=alone(_memory(0), program.shapes), min_block_size=1
-                )
-        except TrtcoreError as error:
-            self.refused = f"{type(error).__name__}: {error.message}"
+        self.varies = bool(program.varying)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                self.aot = trtcore.compile(self.source, inputs=self._ranges(), min_block_size=1)
+            except (ExportError, InputError):  # a model for one size alone
+                self.varies = False
+            except TrtcoreError as error:
+                self.refused = f"{type(error).__name__}: {error.message}"
+            if self.aot is None and not self.refused:
+                try:
+                    self.aot = trtcore.compile(
+                        self.source, inputs=alone(_memory(0), program.shapes), min_block_size=1
+                    )
+                except TrtcoreError as error:
+                    self.refused = f"{type(error).__name__}: {error.message}"
+
+    def _ranges(self) -> list[Any]:
+        low, high = map(self.program.shapes_with, SIZES)
+        return [
+            trtcore.Input(min_shape=low[index], opt_shape=shape, max_shape=high[index])
+            if index in self.program.varying
+            else trtcore.Input(shape)
+            for index, shape in enumerate(self.program.shapes)
+        ]
 
     def call(self, pattern: str, seed: int) -> None:
-        """Call all with the same numbers in memory that is shared in the same way."""
+        """Call all with the same numbers in memory that is shared in the same way; two calls of three have other sizes
+        than the first, where sizes vary."""
+        asked = self.program.shapes
+        other = self.program.shapes_with(SIZES[0] + seed % (SIZES[1] - SIZES[0] + 1)) if seed % 3 else asked
         if self.aot is not None:
-            self._compare(self.fixed, self.aot, pattern, seed, "ahead of time")
+            shapes = other if self.varies else asked
+            self._compare(self.fixed, self.aot, pattern, seed, "ahead of time", shapes)
         if not self.jit_refused:
-            self._compare(self.eager, self.fast, pattern, seed, "torch.compile")
+            self._compare(self.eager, self.fast, pattern, seed, "torch.compile", other)
 
     def update(self, kind: str) -> None:
         """Change the weight of the models. What was compiled ahead of time has its own."""
         with torch.no_grad():
             for model in (self.eager, self.live):
-                UPDATES[kind](model)
-            if self.aot is not None:
+                (UPDATES | BUFFER_UPDATES)[kind](model)
+            if self.aot is not None and kind in UPDATES:
                 UPDATES[kind](self.source)
 
     def again(self, how: str) -> None:
@@ -318,16 +357,29 @@ class Machine:
         else:
             self.aot = copy.deepcopy(self.aot)
 
-    def _compare(self, eager: Any, ours: Any, pattern: str, seed: int, route: str) -> None:
+    def _compare(
+        self,
+        eager: Any,
+        ours: Any,
+        pattern: str,
+        seed: int,
+        route: str,
+        shapes: Sequence[tuple[int, ...]],
+    ) -> None:
         before = {name: value.clone() for name, value in eager.named_buffers()}
         memory, own = _memory(seed), _memory(seed)
-        inputs, given = (PATTERNS[pattern](one, self.program.shapes) for one in (memory, own))
-        where = f"{route}, {pattern}, seed {seed}"
+        inputs, given = (PATTERNS[pattern](one, shapes) for one in (memory, own))
+        where = f"{route}, {pattern}, seed {seed}, shapes {list(shapes)}"
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 expected = eager(*inputs)
-            except RuntimeError:  # memory that eager itself refuses to write
+            except (
+                RuntimeError,
+                IndexError,
+                ValueError,
+                TypeError,
+            ):  # sizes, or memory, that eager itself refuses
                 for name, value in eager.named_buffers():
                     value.copy_(before[name])
                 return
@@ -432,7 +484,7 @@ def drive(rng: random.Random, machine: Machine, steps: int = 8) -> None:
         if kind < 0.6:
             machine.call(rng.choice(list(PATTERNS)), rng.randrange(1000))
         elif kind < 0.8:
-            machine.update(rng.choice(list(UPDATES)))
+            machine.update(rng.choice(list(UPDATES | BUFFER_UPDATES)))
         else:
             machine.again(rng.choice(("save", "pickle", "copy")))
     machine.call("apart", rng.randrange(1000))

@@ -25,7 +25,7 @@ class InPlacePrograms(RuleBasedStateMachine):
     def call(self, pattern: str, seed: int) -> None:
         self.machine.call(pattern, seed)
 
-    @rule(kind=st.sampled_from(sorted(in_place.UPDATES)), seed=st.integers(0, 1000))
+    @rule(kind=st.sampled_from(sorted(in_place.UPDATES | in_place.BUFFER_UPDATES)), seed=st.integers(0, 1000))
     def update(self, kind: str, seed: int) -> None:
         self.machine.update(kind)
         self.machine.call("alone", seed)

@@ -147,6 +147,19 @@ def test_what_eager_refuses_is_refused() -> None:
         compiled(body, "static")(example(3))
 
 
+@pytest.mark.filterwarnings("ignore:.*elements of which share memory:RuntimeWarning")
+@torch.no_grad()
+def test_an_expanded_tensor_behind_a_graph_break() -> None:
+    def body(self: Model, x: Tensor) -> Tensor:
+        rows = self.b.expand(2, 4)
+        torch._dynamo.graph_break()
+        rows.mT.diagonal().clamp_min_(2)
+        return x + self.b
+
+    eager, run = Model(body).eval(), compiled(body, "torch.compile")
+    compare(eager, run, 3)
+
+
 def test_memory_beyond_a_tensor_is_refused() -> None:
     class Beyond(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

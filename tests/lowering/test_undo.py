@@ -11,8 +11,11 @@ import torch
 
 import trtcore
 import trtcore.lowering
+from trtcore.context import CompileContext
 from trtcore.errors import PackError
-from trtcore.packs.loading import PackWarning
+from trtcore.frontend.export import program_from_exported
+from trtcore.packs.loading import PackWarning, build_registry
+from trtcore.settings import CompilationSettings
 
 aten = torch.ops.aten
 BATCH = trtcore.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(4, 4))
@@ -109,3 +112,26 @@ def test_what_the_result_needs_raises(monkeypatch, name):
     broken(monkeypatch, name, raises)
     with pytest.raises(PackError, match=f"'{name}' of trtcore.* raised ValueError: no good"):
         trtcore.compile(Model().eval(), inputs=[torch.randn(2, 4)], min_block_size=1)
+
+
+def optional_passes() -> list[str]:
+    settings = CompilationSettings()
+    registry = build_registry(settings)
+    return [one.name for one in trtcore.lowering.ordered_passes(registry.lowering_passes) if not one.required]
+
+
+@pytest.mark.parametrize("name", optional_passes())
+@torch.no_grad()
+def test_every_optional_pass_is_undone(monkeypatch, name):
+    """Half done and failed: the graph goes on without it; in strict mode its error is the compile's."""
+    broken(monkeypatch, name, raises)
+    model, x = Model().eval(), torch.randn(2, 4)
+    program = program_from_exported(torch.export.export(model, (x,)))
+    settings = CompilationSettings(truncate_double=True, use_fp32_acc=True)
+    ctx = CompileContext(settings, build_registry(settings))
+    with pytest.warns(PackWarning, match=f"'{name}' of trtcore.* raised ValueError: no good"):
+        lowered = trtcore.lowering.lower(program, ctx)
+    torch.testing.assert_close(lowered.graph_module(x)[0], model(x))
+    monkeypatch.setenv("TRTCORE_STRICT_PACKS", "1")
+    with pytest.raises(PackError, match=f"'{name}' of trtcore"):
+        trtcore.lowering.lower(program_from_exported(torch.export.export(model, (x,))), ctx)

@@ -144,12 +144,13 @@ class CompiledGraph:
         self._eager = GraphModule(graph_module, graph_module.graph)
         self._told = False
         self._builds: tuple[_Build, ...] = ()
-        if self._no_size(example_inputs) is None:
+        self._folded = next((place for place in self._written if _is_folded(placeholders[place])), None)
+        if self._unfit(example_inputs) is None:
             self._first_build(example_inputs)
 
     def __call__(self, *args: Any) -> Any:
-        if (place := self._no_size(args)) is not None:
-            return self._in_torch(args, f"{self._name(place)} is {args[place]}, which no size can be")
+        if (why := self._unfit(args)) is not None:
+            return self._in_torch(args, why)
         build = self._build_for(args)
         with torch.no_grad():
             if self._written and (shared := self._shared(args, build)) is not None:
@@ -185,6 +186,14 @@ class CompiledGraph:
         for place in self._ints:
             if not 0 <= _size(args, (place, None)) <= _LARGEST_SIZE:
                 return place
+        return None
+
+    def _unfit(self, args: Sequence[Any]) -> str | None:
+        """Why no engine can take a call with these arguments."""
+        if (place := self._no_size(args)) is not None:
+            return f"{self._name(place)} is {args[place]}, which no size can be"
+        if self._folded is not None:
+            return f"the graph writes to {self._name(self._folded)}, elements of which share memory"
         return None
 
     def _name(self, place: int) -> str:
@@ -274,6 +283,13 @@ class CompiledGraph:
         Where sizes are at fault, engines for them have to be built."""
         build = old or next(iter(self._builds), None)
         return None if build is None or build.size_outside(args) is not None else build.module
+
+
+def _is_folded(placeholder: Node) -> bool:
+    """Whether elements of an input are one in memory, as those of an expanded tensor are."""
+    value = placeholder.meta["val"]
+    strides = zip(map(expression_of, value.stride()), map(expression_of, value.shape))
+    return any(stride == 0 and size != 1 for stride, size in strides)
 
 
 # --- sizes --------------------------------------------------------------------------------------------------
