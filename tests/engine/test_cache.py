@@ -192,6 +192,16 @@ def in_a_new_process(code: str, *arguments: str) -> str:
     return done.stdout
 
 
+def test_engines_that_can_be_refitted_serve_other_weights(tmp_path: Path) -> None:
+    """One entry; what is folded, joined or cast is made of the new weights by converting again, and nothing is built."""
+    options = {"immutable_weights": False, "runtime": "reference"}
+    assert not compiled(Net(), tmp_path, **options)
+    for scale in (2.0, 0.5, 1.0):
+        assert compiled(Net(scale=scale, name="another"), tmp_path, **options)
+    assert len(entry_files(tmp_path)) == 1
+    assert not compiled(Net(scale=2.0), tmp_path)
+
+
 # ---- damage -------------------------------------------------------------------------------------------------
 
 
@@ -527,7 +537,7 @@ def test_settings_that_would_do_nothing_are_refused(options: dict[str, Any], tex
 def test_a_file_system_that_nobody_knows() -> None:
     chosen = CompilationSettings(reuse_cached_engines=True, engine_cache_dir="nosuch://bucket")
     with pytest.raises(SettingsError, match="engine_cache_dir='nosuch://bucket'") as caught:
-        CachedBuilder(chosen, None)  # type: ignore[arg-type]
+        CachedBuilder(chosen, None, None)  # type: ignore[arg-type]
     assert "fsspec" in str(caught.value)
 
 

@@ -76,7 +76,7 @@ def builder_of(ctx: CompileContext) -> Builder:
     if settings.cache_built_engines or settings.reuse_cached_engines:
         from trtcore.engine.cache.builder import CachedBuilder
 
-        return CachedBuilder(settings, _inner_builder(ctx))
+        return CachedBuilder(settings, _inner_builder(ctx), ctx.registry)
     return _inner_builder(ctx)
 
 

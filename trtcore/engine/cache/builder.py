@@ -8,7 +8,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,10 +25,12 @@ from trtcore.engine.cache.entry import (
     pieces_of,
 )
 from trtcore.engine.cache.stores import CustomStore, Store, store_at
+from trtcore.engine.refit import Donors, refit_engine
 from trtcore.engine.request import EngineRequest
 from trtcore.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from trtcore.packs.registry import ConverterRegistry
     from trtcore.settings import CompilationSettings
 
 _VARIABLE = "TRTCORE_ENGINE_CACHE_KEY"
@@ -42,6 +44,20 @@ def secret_of(settings: CompilationSettings) -> bytes | None:
     return text.encode() if text else None
 
 
+@dataclass(frozen=True)
+class _Found:
+    """An entry's engine.
+
+    Attributes:
+        layers: of its network.
+        has_the_weights: those of the request; else it can be refitted, and has others.
+    """
+
+    artifact: EngineArtifact
+    layers: int
+    has_the_weights: bool
+
+
 class CachedBuilder:
     """Another builder, behind the engine cache.
 
@@ -51,19 +67,20 @@ class CachedBuilder:
     Args:
         settings: of the compile; they ask for the cache.
         inner: who builds what the cache has not got.
+        registry: of the compile.
 
     Raises:
         SettingsError: there is no such place.
     """
 
-    def __init__(self, settings: CompilationSettings, inner: Builder) -> None:
-        self.inner = inner
+    def __init__(self, settings: CompilationSettings, inner: Builder, registry: ConverterRegistry) -> None:
+        self.inner, self.registry = inner, registry
         self._reads, self._writes = settings.reuse_cached_engines, settings.cache_built_engines
         self._limit = settings.engine_cache_size
         self._secret = secret_of(settings)
         custom = settings.custom_engine_cache
         self.store: Store = CustomStore(custom) if custom is not None else store_at(settings.engine_cache_dir)
-        self._asked: dict[int, tuple[EngineRequest, tuple[EngineArtifact, int] | None]] = {}
+        self._asked: dict[int, tuple[EngineRequest, _Found | None]] = {}
         self._reachable = True
 
     def submit(self, request: EngineRequest) -> None:
@@ -84,16 +101,22 @@ class CachedBuilder:
             return self.inner.build(request, tell, trial=trial, convert_only=convert_only)
         asked = self._asked.pop(id(request), None)
         found = self._look_up(request) if asked is None else asked[1]
-        if found is not None:
-            artifact, layers = found
-            tell("cached", layers)
-            return artifact
         heard = _Layers(tell)
+        if found is not None:
+            artifact = found.artifact if found.has_the_weights else self._refitted(request, found, heard)
+            if artifact is not None:
+                tell("cached", found.layers)
+                return artifact
         made = self.inner.build(request, heard)
         if isinstance(made, EngineArtifact) and self._writes:
             tell("cache")
             self._keep(request, made, heard.layers)
         return made
+
+    def _refitted(self, request: EngineRequest, found: _Found, tell: Tell) -> EngineArtifact | None:
+        """An engine that can be refitted, with the request's weights; None where these make another network."""
+        made = refit_engine(request, self.registry, Donors([found.artifact]), tell)
+        return made if isinstance(made, EngineArtifact) else None
 
     def close(self) -> None:
         """The compile is over."""
@@ -102,8 +125,8 @@ class CachedBuilder:
 
     # -- reading -------------------------------------------------------------------------------------------
 
-    def _look_up(self, request: EngineRequest) -> tuple[EngineArtifact, int] | None:
-        """The request's engine and the number of its layers; None where it has to be built."""
+    def _look_up(self, request: EngineRequest) -> _Found | None:
+        """The request's engine; None where it has to be built."""
         name = self._name(request) if self._reads and self._reachable else None
         if name is None:
             return None
@@ -121,14 +144,13 @@ class CachedBuilder:
             _warn(f"the entry of {request.name} in the engine cache {self.store.place} is not used: {text}")
             return None
 
-    def _opened(self, request: EngineRequest, data: Any) -> tuple[EngineArtifact, int] | None:
+    def _opened(self, request: EngineRequest, data: Any) -> _Found:
         facts, engine = engine_of(memoryview(data), request.key(), self._secret)
-        if facts.contents != request.identity.contents:
-            return None  # an engine that can be refitted, with other weights
         artifact = EngineArtifact.from_tensor(torch.frombuffer(engine, dtype=torch.uint8))
         artifact.verify()
         manifest = _adopted(artifact.manifest, facts, request)
-        return with_new_manifest(artifact, manifest), facts.layers
+        same = facts.contents == request.identity.contents
+        return _Found(with_new_manifest(artifact, manifest), facts.layers, same)
 
     # -- writing -------------------------------------------------------------------------------------------
 
