@@ -249,6 +249,20 @@ def test_several_graphs_and_eager_calls_between(
 
 
 @torch.no_grad()
+def test_the_warm_up_of_a_context_is_never_on_the_stream_that_is_captured(module: Any, model: Any) -> None:
+    """torch's streams are from a pool of 32: after as many, the one that is captured comes again."""
+    for count in range(1, 17):
+        for stream in (torch.cuda.Stream(), torch.cuda.Stream(), torch.cuda.Stream()):
+            static, graph = rows(count), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                y = module(static)
+            graph.replay()
+            torch.cuda.synchronize()
+            same(y, model(static))
+            del graph
+
+
+@torch.no_grad()
 def test_contexts_come_back_when_graphs_go(module: Any, connections: list[Snapshots]) -> None:
     for _ in range(12):
         graph = torch.cuda.CUDAGraph()

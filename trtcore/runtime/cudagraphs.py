@@ -17,6 +17,7 @@ from trtcore.errors import InputError, TrtcoreError
 from trtcore.ir.graphs import memory_of, mutates, written_by
 from trtcore.ir.torch_private import copy_all, overlaps_itself
 from trtcore.runtime.module import CompiledModule
+from trtcore.runtime.native.cuda import own_stream
 from trtcore.runtime.op import execute_engine
 from trtcore.runtime.profiles import chosen
 
@@ -81,10 +82,6 @@ class Graphs(Protocol):
     def wait(self) -> None: ...
 
 
-_sides: dict[torch.device, torch.cuda.Stream] = {}
-_lock = threading.Lock()
-
-
 class TorchGraphs:
     """torch's CUDA graphs, those of one module in one memory pool: they are replayed one after the other."""
 
@@ -103,10 +100,9 @@ class TorchGraphs:
     def warm_up(self, run: Callable[[], Any]) -> None:
         """What libraries do in a first call is no part of a graph."""
         current = torch.cuda.current_stream()
-        with _lock:  # one stream per device: libraries keep a workspace for each that they have seen
-            if current.device not in _sides:
-                _sides[current.device] = torch.cuda.Stream(current.device)  # type: ignore[no-untyped-call]
-        side = _sides[current.device]
+        side = own_stream(
+            current.device
+        )  # one per device: libraries keep a workspace for each that they have seen
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
-from trtcore.runtime.native.cuda import relaxed
+from trtcore.runtime.native.cuda import own_stream, relaxed
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def outside_of_calls(device: torch.device, work: Callable[[], T]) -> T:
     def run() -> None:
         try:
             with torch.cuda.device(device), relaxed():
-                stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+                stream = own_stream(device)
                 with torch.cuda.stream(stream):
                     results.append(work())
                 stream.synchronize()

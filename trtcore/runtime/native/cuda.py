@@ -21,6 +21,7 @@ from trtcore.ir.torch_private import cuda_calls
 
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 _BLOCKING = 0  # CU_STREAM_DEFAULT: ordered with the legacy default stream
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: ordered with no other
 _NO_DESTRUCTOR_SYNC = 1  # CU_USER_OBJECT_NO_DESTRUCTOR_SYNC
 _MOVE = 1  # CU_GRAPH_USER_OBJECT_MOVE
 _SEM_BYTES = 64  # more than sizeof(sem_t) anywhere
@@ -48,7 +49,6 @@ class Cuda:
 
     def __init__(self) -> None:
         self._blocking: dict[int, int] = {}
-        self._side: dict[int, torch.cuda.Stream] = {}
         self._lock = threading.Lock()
 
     def ambient(self) -> Ambient:
@@ -71,17 +71,13 @@ class Cuda:
         with self._lock:
             found = self._blocking.get(index)
             if found is None:
-                found = self._blocking[index] = _blocking_stream()
+                found = self._blocking[index] = _new_stream(index, _BLOCKING)
             return found
 
     @contextmanager
     def side_stream(self, device: torch.device) -> Iterator[int]:
         """A stream of our own as torch's current one; what was queued on it has run at the end."""
-        index = device.index or 0
-        with self._lock:
-            if index not in self._side:
-                self._side[index] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream = self._side[index]
+        stream = own_stream(device)
         with torch.cuda.stream(stream):
             yield int(stream.cuda_stream)
         stream.synchronize()
@@ -151,9 +147,31 @@ def capture_info(stream: int) -> tuple[int, ctypes.c_void_p]:
     return (int(number.value), graph) if status.value else (0, ctypes.c_void_p())
 
 
-def _blocking_stream() -> int:
-    made = ctypes.c_void_p()
-    _ask("cuStreamCreate", _driver().cuStreamCreate(ctypes.byref(made), _BLOCKING))
+_own: dict[int, torch.cuda.Stream] = {}
+_own_lock = threading.Lock()
+
+
+def own_stream(device: torch.device) -> torch.cuda.Stream:
+    """A stream on a device that nobody else has, for work outside of calls.
+
+    torch's are from a pool of 32 and come again: one of them may be the stream that is being captured.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    with _own_lock:
+        if index not in _own:
+            with torch.cuda.device(index), relaxed():
+                handle = _new_stream(index, _NON_BLOCKING)
+            _own[index] = torch.cuda.ExternalStream(handle, device=torch.device("cuda", index))  # type: ignore[no-untyped-call]
+        return _own[index]
+
+
+def _new_stream(index: int, flags: int) -> int:
+    cuda, context, made = _driver(), ctypes.c_void_p(), ctypes.c_void_p()
+    _ask("cuCtxGetCurrent", cuda.cuCtxGetCurrent(ctypes.byref(context)))
+    if not context.value:  # a thread that has asked nothing of CUDA yet
+        _ask("cuDevicePrimaryCtxRetain", cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), index))
+        _ask("cuCtxSetCurrent", cuda.cuCtxSetCurrent(context))
+    _ask("cuStreamCreate", _driver().cuStreamCreate(ctypes.byref(made), flags))
     return int(made.value or 0)
 
 
