@@ -40,6 +40,35 @@ _KEPT = frozenset(
 )
 
 
+# What ``torch.func.grad`` in forward leaves: models whose result is a derivative (forces of an energy).
+_DERIVATIVES = frozenset(
+    f"{name}_backward"
+    for name in (
+        *(
+            "tanh",
+            "sigmoid",
+            "gelu",
+            "silu",
+            "threshold",
+            "softplus",
+            "elu",
+            "leaky_relu",
+            "hardtanh",
+            "hardswish",
+        ),
+        *(
+            "native_layer_norm",
+            "native_group_norm",
+            "slice",
+            "select",
+            "mse_loss",
+            "huber_loss",
+            "smooth_l1_loss",
+        ),
+    )
+) | {"_softmax_backward_data", "_log_softmax_backward_data"}
+
+
 @lru_cache(maxsize=1)
 def decompositions() -> Mapping[Any, Callable[..., Any]]:
     """Op to function, for functional ops."""
@@ -58,7 +87,8 @@ def _wanted(op: Any) -> bool:
     if not isinstance(op, torch._ops.OpOverload):
         return False
     schema = op._schema
-    return not (schema.is_mutable or "backward" in schema.name or schema.name in _KEPT)
+    backward = "backward" in schema.name and schema.name.partition("::")[2] not in _DERIVATIVES
+    return not (schema.is_mutable or backward or schema.name in _KEPT)
 
 
 def _native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -261,6 +261,63 @@ def test_specialise_floats():
     assert graphs[-1] == graphs[0] - 1, f"{CHANGED} how floats become constants again: {graphs}"
 
 
+def test_calls_of_transforms():
+    def targets(function):
+        ep = torch.export.export(WithFunction(function), (torch.ones(2, 3),))
+        return [node for node in ep.graph.nodes if node.op == "call_function"]
+
+    batched = targets(torch.vmap(torch.sin))
+    assert any(private.is_transform_call(node.target) for node in batched), f"{CHANGED} how graphs hold vmap"
+    assert not any(private.is_derivative_call(node.target) for node in batched)
+    inside = [node.meta["val"] for node in batched if node.target is torch.ops.aten.sin.default]
+    assert all(map(private.is_of_transform, inside)), f"{CHANGED} what graphs say of batches"
+    derived = targets(torch.func.grad(lambda x: x.sin().sum()))
+    assert any(private.is_derivative_call(node.target) for node in derived), f"{CHANGED} how graphs hold grad"
+
+
+class WithFunction(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def test_transforms_undone():
+    depth = torch._C._functorch.get_dynamic_layer_stack_depth
+    with private.transforms_undone():
+        torch._C._functorch._vmap_increment_nesting(2, "error")
+        assert depth() == 1
+    assert depth() == 0, f"{CHANGED} how transforms are left"
+
+
+def test_export_below_dispatch():
+    model = WithFunction(torch.func.grad(lambda x: x.sin().sum()))
+    ep = private.export_below_dispatch(model, (torch.ones(2, 3),), {}, None)
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(ep.module()(x), x.cos())
+
+
+def test_kernel_below_autocast():
+    op, seen = torch.ops.aten.linear.default, []
+
+    def kernel(x, weight, bias=None):
+        seen.append((x.dtype, weight.dtype))
+        return op(x, weight, bias)
+
+    x, weight = torch.ones(2, 3), torch.ones(4, 3)
+    with torch.no_grad(), private.python_dispatcher(), private.kernel_below_autocast({op: kernel}):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert op(x, weight).dtype == torch.bfloat16
+        assert seen == [(torch.bfloat16, torch.bfloat16)], (
+            f"{CHANGED} in what order autocast and kernels come"
+        )
+    with private.python_dispatcher():
+        op(x, weight)
+    assert len(seen) == 1, f"{CHANGED} how kernels are taken back"
+
+
 def test_classes():
     with private.FakeTensorMode():
         assert isinstance(torch.ones(2), private.FakeTensor), f"{CHANGED} FakeTensor"

@@ -71,7 +71,7 @@ def _outputs_differ(
     if len(wanted) != len(found):
         return "the captured graph has another number of outputs than the model"
     for index, (want, have) in enumerate(zip(wanted, found)):
-        if not _agree(want, have):
+        if not agree(want, have):
             return f"output {index} of the captured graph differs from the model's"
     return None
 
@@ -107,7 +107,8 @@ def _run_graph(module: torch.fx.GraphModule, leaves: Sequence[Any], sizes: Mappi
         return list(_ShapeCheck(module, sizes).run(*own))
 
 
-def _agree(want: Any, have: Any) -> bool:
+def agree(want: Any, have: Any) -> bool:
+    """Whether two results are the same, but for rounding."""
     if not isinstance(want, torch.Tensor) or not isinstance(have, torch.Tensor):
         return type(want) is type(have) and bool(want == have)
     if want.shape != have.shape or want.dtype != have.dtype:

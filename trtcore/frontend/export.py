@@ -20,14 +20,16 @@ import torch
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from trtcore.errors import ExportError, InputError, TrtcoreError
+from trtcore.frontend.derivatives import export_differentiated
 from trtcore.frontend.dict_order import DictOrder, holds_dicts
 from trtcore.frontend.equal_dims import find_ties, tie_hook
 from trtcore.frontend.examples import example_leaves
 from trtcore.frontend.export_errors import capture_error, refuse_foreign_dtypes
 from trtcore.frontend.layout_questions import settled, with_layouts_of_another
 from trtcore.frontend.program import program_from_exported
-from trtcore.frontend.quiet import quiet_torch
+from trtcore.frontend.quiet import can_run, quiet_torch
 from trtcore.frontend.range_check import capture_for_all_sizes
+from trtcore.frontend.script_graph import differs, script_as_module, scripts_replaced
 from trtcore.frontend.torchscript import trace_script
 from trtcore.ir.graphs import TRACING
 from trtcore.ir.inputs import (
@@ -40,7 +42,7 @@ from trtcore.ir.inputs import (
     refuse_bare_shapes,
 )
 from trtcore.ir.signature import parameters_of_callable, remember
-from trtcore.ir.torch_private import export
+from trtcore.ir.torch_private import transforms_undone
 
 __all__ = ["program_from_exported", "trace"]
 
@@ -58,7 +60,7 @@ def trace(
     With several optimisation profiles (`Input.profiles`) the exported range is what spans them.
 
     Args:
-        model: an ``nn.Module`` (also an ``fx.GraphModule``; a ``ScriptModule`` with static inputs).
+        model: an ``nn.Module`` (also an ``fx.GraphModule``, or a ``ScriptModule``).
         inputs, arg_inputs: the positional arguments: tensors, ``Input``s, numbers, strings, None, or tuples,
             lists and dicts of them. A single tensor or Input is one argument. A dict whose keys are names of
             arguments of the model's forward is keyword arguments.
@@ -79,7 +81,35 @@ def trace(
             advice="put a function into a module's forward",
         )
     if isinstance(model, torch.jit.ScriptModule):
-        return trace_script(model, inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs)
+        return _trace_script(model, inputs, arg_inputs, kwarg_inputs)
+    with scripts_replaced(model):
+        return _trace(model, inputs, arg_inputs, kwarg_inputs, strict)
+
+
+def _trace_script(
+    script: torch.jit.ScriptModule, inputs: Any, arg_inputs: Any, kwarg_inputs: Mapping[str, Any] | None
+) -> ExportedProgram:
+    """A ScriptModule: as the plain module that its graph describes; where torch.export can't take that (a branch on a
+    value), by torch's converter."""
+    model = script_as_module(script)
+    try:
+        return _trace(model, inputs, arg_inputs, kwarg_inputs, strict=False, script=script)
+    except ExportError:
+        try:
+            return trace_script(script, inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs)
+        except TrtcoreError:
+            pass
+        raise
+
+
+def _trace(
+    model: torch.nn.Module,
+    inputs: Any,
+    arg_inputs: Any,
+    kwarg_inputs: Mapping[str, Any] | None,
+    strict: bool,
+    script: torch.jit.ScriptModule | None = None,
+) -> ExportedProgram:
     names = argument_names(model)
     call = collect_inputs(inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, argument_names=names)
     assert call is not None
@@ -90,15 +120,17 @@ def trace(
     _warn_if_training(model)
     examples = example_leaves(model, tree)
     refuse_foreign_dtypes(model, tree, examples)
+    if script is not None and can_run(script) and differs(script, model, *tree.unflatten(examples)):
+        raise ExportError(f"the graph of the ScriptModule {script.original_name} is not understood rightly")
     ties = find_ties(model, tree, examples)
 
     def exported(
         leaves: Sequence[Any], order: DictOrder | None = None, strict: bool = False
     ) -> ExportedProgram:
         args, kwargs = tree.unflatten(leaves)
-        with TRACING, quiet_torch(), _prepared(model, kwargs, ties, order):
+        with TRACING, quiet_torch(), transforms_undone(), _prepared(model, kwargs, ties, order):
             shapes = _dynamic_shapes(model, tree, leaves)
-            return export(model, args, kwargs, dynamic_shapes=shapes, strict=strict)
+            return export_differentiated(model, args, kwargs, shapes, strict)
 
     def capture(leaves: Sequence[Any], order: DictOrder | None = None) -> ExportedProgram:
         if strict:

@@ -28,14 +28,6 @@ def capture_error(
         except Exception as failure:
             return _model_fails(model, tree, examples, failure)
     name = f"torch.export could not capture {type(model).__name__}"
-    scripted = {n: m.original_name for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)}
-    if scripted:
-        modules = ", ".join(f"{where} (of {kind})" for where, kind in scripted.items())
-        return ExportError(
-            f"{name}: it holds the TorchScript modules {modules}",
-            advice="put the nn.Module that each was scripted from in its place, or give the whole model as one "
-            "ScriptModule (torch.jit.trace)",
-        )
     return ExportError(
         "\n    ".join([f"{name}: {type(error).__name__}", *_shown(error)]),
         where=_user_line(error),

@@ -10,7 +10,7 @@ from torch.fx import Graph, Node
 
 from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, viewed
 from trtcore.ir.symbols import expression_of, undecided_sizes
-from trtcore.ir.torch_private import storage_id
+from trtcore.ir.torch_private import is_of_transform, storage_id
 
 
 def storage(node: Any) -> int | None:
@@ -18,7 +18,7 @@ def storage(node: Any) -> int | None:
     value = node.meta.get("val") if isinstance(node, Node) else None
     if isinstance(value, (list, tuple)) and value:
         value = value[0]
-    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+    if not isinstance(value, torch.Tensor) or is_of_transform(value) or value.layout is not torch.strided:
         return None
     return storage_id(value)
 
@@ -81,6 +81,7 @@ def _may_hand_on(node: Node) -> bool:
         and not op._schema.is_mutable
         and all(value.alias_info is None for value in op._schema.returns)
         and isinstance(node.meta.get("val"), torch.Tensor)
+        and not is_of_transform(node.meta["val"])
         and node.meta["val"].layout is torch.strided
     )
 

@@ -8,7 +8,7 @@ looked at: what a user asks for beside it is `trtcore.frontend.program`'s.
 from __future__ import annotations
 
 import operator
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,20 +16,28 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
 
 from trtcore.errors import ArtifactError, ExportError
 from trtcore.ir.aliases import find_unsaid
 from trtcore.ir.autocast import cast_as_captured
 from trtcore.ir.expressions import to_text
-from trtcore.ir.graphs import mutates
+from trtcore.ir.graphs import mutates, set_attribute
 from trtcore.ir.guards import Guard, SizeText, input_sources, parse_guards
 from trtcore.ir.inputs import input_name, leaf_paths
 from trtcore.ir.layouts import layouts_of, seen_in_memory
 from trtcore.ir.program import InputSpec, Program
+from trtcore.ir.provenance import describe
 from trtcore.ir.ranges import InputRange, symbol_ranges
 from trtcore.ir.signature import dict_order_matters, parameters_of
 from trtcore.ir.symbols import expression_of
-from trtcore.ir.torch_private import LazyGraphModule, expression, guards_code
+from trtcore.ir.torch_private import (
+    LazyGraphModule,
+    expression,
+    guards_code,
+    is_derivative_call,
+    is_differentiated,
+)
 
 _LIFTED_KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _MUTATION_KINDS = (
@@ -59,6 +67,12 @@ def flat_program(ep: ExportedProgram) -> Program:
     """
     in_spec = ep.call_spec.in_spec
     assert in_spec is not None
+    if (node := derivatives_in(ep)) is not None:
+        raise ExportError(
+            "the program holds what torch.func.grad or its kin differentiate, which torch.export has made a constant",
+            where=describe(node),
+            advice="give the nn.Module to trtcore.compile or trtcore.dynamo.trace, which capture it in another way",
+        )
     arg_names = argument_names(ep)
     graph_module = unlifted_module(ep)
     cast_as_captured(graph_module)
@@ -93,6 +107,15 @@ def user_placeholders(ep: ExportedProgram) -> list[Node]:
     """The placeholders of the user's inputs, in order; not those of weights."""
     nodes = ep.graph.find_nodes(op="placeholder")
     return [n for n, spec in zip(nodes, ep.graph_signature.input_specs) if spec.kind is InputKind.USER_INPUT]
+
+
+def derivatives_in(ep: ExportedProgram) -> Node | None:
+    """A node of a program that belongs to a derivative (``torch.func.grad``), of which torch.export lost the rest."""
+    for node in ep.graph.nodes:
+        value = node.meta.get("val")
+        if is_derivative_call(node.target) or (isinstance(value, torch.Tensor) and is_differentiated(value)):
+            return node  # type: ignore[no-any-return]
+    return None
 
 
 def _guards(ep: ExportedProgram, specs: Sequence[InputSpec], code: Sequence[str]) -> tuple[Guard, ...]:
@@ -145,7 +168,7 @@ def unlifted_module(ep: ExportedProgram) -> GraphModule:
             outputs = _copy_mutations(ep, graph, node, copied)
             graph.output(outputs).meta = dict(node.meta)
         elif node.op != "placeholder":
-            _copy_node(node, graph, ep.graph_module, root, copied)
+            _copy_node(node, graph, ep.graph_module, root, copied, _is_plain_region)
     # Passes will change the graph: its Python code is only made if somebody asks for it.
     return LazyGraphModule(root, graph, class_name=_model_name(ep))
 
@@ -206,29 +229,46 @@ def set_tensor(root: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def _copy_node(
-    node: Node, graph: Graph, source: torch.nn.Module, root: torch.nn.Module, copied: dict[Node, Node]
+    node: Node,
+    graph: Graph,
+    source: torch.nn.Module,
+    root: torch.nn.Module,
+    copied: dict[Node, Node],
+    is_plain: Callable[[Node], bool],
 ) -> None:
     if node.op == "get_attr":
-        if node.users and all(_is_grad_mode_region(user) for user in node.users):
+        if node.users and all(map(is_plain, node.users)):
             return  # the body of regions that are written out where they are called
-        _copy_attribute(source, root, cast(str, node.target))
-    if _is_grad_mode_region(node):
-        _inline_region(node, graph, source, root, copied)
-        return
-    copied[node] = graph.node_copy(node, copied.__getitem__)
+        copied[node] = graph.node_copy(node)
+        copied[node].target = _copy_attribute(source, root, cast(str, node.target))
+    elif is_plain(node):
+        _inline_region(node, graph, source, root, copied, is_plain)
+    else:
+        copied[node] = graph.node_copy(node, copied.__getitem__)
 
 
-def _copy_attribute(source: torch.nn.Module, root: torch.nn.Module, target: str) -> None:
-    """Bring what a get_attr reads to the new root; subgraphs as copies, as passes will change them."""
-    value = operator.attrgetter(target)(source)
+def _copy_attribute(source: torch.nn.Module, root: torch.nn.Module, wanted: str) -> str:
+    """Bring what a get_attr reads to the new root; subgraphs as copies, as passes will change them.
+
+    Returns:
+        the name that it has there: regions of regions may have the same.
+    """
+    value = operator.attrgetter(wanted)(source)
+    target, count = wanted, 0
+    while isinstance(value, GraphModule) and hasattr(root, target):
+        count += 1
+        target = f"{wanted}_{count}"
     if isinstance(value, GraphModule):
         root.add_module(target, _copy_subgraph(value))
+    elif isinstance(value, pytree.TreeSpec):  # of a function that `flat_apply` calls
+        set_attribute(root, target, value)
     elif isinstance(value, torch.Tensor):
         set_tensor(root, target, value)
     else:
         raise ExportError(
             f"the exported program reads {target!r}, a {type(value).__name__}, which is not supported"
         )
+    return target
 
 
 def _copy_subgraph(source: GraphModule) -> GraphModule:
@@ -236,7 +276,7 @@ def _copy_subgraph(source: GraphModule) -> GraphModule:
     graph = Graph()
     copied: dict[Node, Node] = {}
     for node in source.graph.nodes:
-        _copy_node(node, graph, source, root, copied)
+        _copy_node(node, graph, source, root, copied, _is_grad_mode_region)
     return GraphModule(root, graph)
 
 
@@ -245,10 +285,22 @@ def _is_grad_mode_region(node: Node) -> bool:
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "wrap_with_set_grad_enabled"
 
 
+def _is_plain_region(node: Node) -> bool:
+    """A region that changes nothing where no other is around it: that, or one in which autocast is off."""
+    name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+    return _is_grad_mode_region(node) or (name == "wrap_with_autocast" and node.args[2] is False)
+
+
 def _inline_region(
-    node: Node, graph: Graph, source: torch.nn.Module, root: torch.nn.Module, copied: dict[Node, Node]
+    node: Node,
+    graph: Graph,
+    source: torch.nn.Module,
+    root: torch.nn.Module,
+    copied: dict[Node, Node],
+    is_plain: Callable[[Node], bool],
 ) -> None:
-    _, body_node, *operands = node.args
+    index = next(i for i, argument in enumerate(node.args) if isinstance(argument, Node))
+    body_node, *operands = node.args[index:]
     assert isinstance(body_node, Node)
     body = getattr(source, cast(str, body_node.target))
     inner: dict[Node, Any] = {
@@ -259,7 +311,7 @@ def _inline_region(
         if inner_node.op == "output":
             result = torch.fx.map_arg(inner_node.args[0], inner.__getitem__)
         elif inner_node.op != "placeholder":
-            _copy_node(inner_node, graph, body, root, inner)
+            _copy_node(inner_node, graph, body, root, inner, is_plain)
     for user in node.users:
         # The region returns a tuple; only getitem nodes read it.
         assert user.target is operator.getitem

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 import linecache
+import os
 import re
 import sys
 import weakref
@@ -44,6 +45,7 @@ __all__ = [
     "codegen_of",
     "compiled_forward",
     "composite_kernel",
+    "constant_of",
     "copy_all",
     "core_decompositions",
     "cuda_calls",
@@ -52,6 +54,7 @@ __all__ = [
     "empty_on_cpu",
     "evaluate_expression",
     "export",
+    "export_below_dispatch",
     "export_keywords",
     "expression",
     "expression_bounds",
@@ -67,16 +70,22 @@ __all__ = [
     "hint",
     "interval_bounds",
     "is_being_differentiated",
+    "is_derivative_call",
+    "is_differentiated",
     "is_erased",
     "is_exporting",
+    "is_of_transform",
     "is_own",
     "is_size_decision",
     "is_static_input",
     "is_traced_by_jit",
+    "is_transform_call",
+    "is_transform_file",
     "is_transformed",
     "is_written",
     "keep_source",
     "keep_sources",
+    "kernel_below_autocast",
     "names_of_ops",
     "operator_samples",
     "ops_are_watched",
@@ -93,10 +102,12 @@ __all__ = [
     "source_text",
     "specialise_floats",
     "storage_id",
+    "transforms_undone",
     "undecided_sizes",
     "users_of_storage",
     "version",
     "with_tensors",
+    "without_linalg_checks",
     "writes_at_end",
 ]
 
@@ -665,6 +676,135 @@ def aot_inference(gm: Any, example_inputs: Sequence[Any], compiler: Callable[...
 
     made: Callable[..., Any] = aot_autograd(fw_compiler=boxed, inference_compiler=boxed)(gm, example_inputs)
     return made
+
+
+# --- transforms and regions ---------------------------------------------------------------------------------
+
+_TRANSFORM_FILES = ("torch._functorch", "torch._C._functorch")
+
+
+def is_transform_call(target: Any) -> bool:
+    """Whether a node's target is one of the calls that ``torch.vmap`` and the transforms of ``torch.func`` become."""
+    return str(getattr(target, "__module__", "")).startswith(_TRANSFORM_FILES)
+
+
+_DERIVATIVE_CALLS = ("grad", "jvp", "dual", "jacobian", "vjp")
+
+
+def is_derivative_call(target: Any) -> bool:
+    """Whether a node's target is one of the calls that ``grad``, ``vjp`` and ``jvp`` of ``torch.func`` become."""
+    name = str(getattr(target, "__name__", "")).lower()
+    return is_transform_call(target) and any(word in name for word in _DERIVATIVE_CALLS)
+
+
+def is_transform_file(path: str) -> bool:
+    """Whether a file is part of torch's transforms."""
+    return f"{os.sep}_functorch{os.sep}" in path
+
+
+def is_of_transform(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one that a transform has made: a batch that looks like one item, or one that is
+    differentiated."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def is_differentiated(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one that ``torch.func.grad`` and its kin have made."""
+    return bool(torch._C._functorch.is_gradtrackingtensor(tensor))
+
+
+@contextmanager
+def transforms_undone() -> Iterator[None]:
+    """Leave the transforms that an exception has left on: else every later op of this thread would be in them."""
+    functorch = torch._C._functorch
+    depth = functorch.get_dynamic_layer_stack_depth()
+    try:
+        yield
+    finally:
+        if functorch.get_dynamic_layer_stack_depth() > depth:
+            functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
+
+
+@contextmanager
+def without_linalg_checks() -> Iterator[None]:
+    """Let the check that ``torch.linalg`` makes of its own results be a plain op.
+
+    torch's functionalisation takes it for an effect, and asks for a token that only an export has.
+    """
+    registry = getattr(importlib.import_module("torch._library.simple_registry"), "singleton", None)
+    entry = registry.find("aten::_linalg_check_errors") if registry is not None else None
+    holder = getattr(entry, "effect", None)
+    before = getattr(holder, "effect", None)
+    field = next((name for name in vars(holder) if before is not None and vars(holder)[name] is before), None)
+    if field is None:
+        yield
+        return
+    setattr(holder, field, None)
+    try:
+        yield
+    finally:
+        setattr(holder, field, before)
+
+
+@contextmanager
+def kernel_below_autocast(kernels: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+    """Give composite ops other kernels below autocast, which casts their arguments first.
+
+    What ``ExportedProgram.run_decompositions`` does to keep ops whole. Within a kernel the op has its own one again.
+    """
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    before = {op: dict(op.py_kernels) for op in kernels}
+
+    def once(op: Any, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        own, busy = before[op].get(key), False
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal busy
+            if busy or any(
+                isinstance(leaf, torch.Tensor) and is_of_transform(leaf) for leaf in (*args, *kwargs.values())
+            ):
+                return own(*args, **kwargs) if own is not None else op._op_dk(key, *args, **kwargs)
+            busy = True
+            try:
+                return kernel(*args, **kwargs)
+            finally:
+                busy = False
+
+        return call
+
+    try:
+        for op, kernel in kernels.items():
+            op.py_kernels[key] = once(op, kernel)
+            op._dispatch_cache.clear()
+        yield
+    finally:
+        for op, known in before.items():
+            op.py_kernels.clear()
+            op.py_kernels.update(known)
+            op._dispatch_cache.clear()
+
+
+def constant_of(structure: Any) -> Any:
+    """The value that a TreeSpec holds which has been made of a constant."""
+    from torch.utils import _pytree
+
+    return _pytree._retrieve_constant(structure)
+
+
+def export_below_dispatch(
+    model: torch.nn.Module, args: Any, kwargs: Any, dynamic_shapes: Any
+) -> ExportedProgram:
+    """``torch.export.export``, traced below the level of dispatch: composite ops are taken apart, writes are values.
+
+    Above it torch loses what a transform differentiates: it becomes a constant.
+    """
+    from torch.export._trace import _export
+    from torch.utils import _pytree
+
+    # Of views it would guard the tensors that they are views of.
+    args, kwargs = _pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
+    ep: ExportedProgram = _export(model, args, kwargs, dynamic_shapes, strict=False, pre_dispatch=False)
+    return ep
 
 
 # --- graphs of Dynamo's -------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ Any new assumption about a size that tracing makes becomes one of Dynamo's guard
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -28,10 +28,14 @@ from trtcore.ir.torch_private import (
     expression,
     grad_mode_switch,
     is_static_input,
+    is_transform_call,
+    python_dispatcher,
     source_text,
     specialise_floats,
+    transforms_undone,
 )
 from trtcore.jit.aliases import mutated_placeholders
+from trtcore.lowering.regions import RegionInterpreter, all_nodes, stand_in, whole_under_autocast
 
 
 def refuse_gradients(gm: GraphModule) -> None:
@@ -102,15 +106,25 @@ def to_aten(gm: GraphModule) -> GraphModule:
     values = [node.meta["example_value"] for node in placeholders]
 
     def run(*args: Any) -> Any:
-        return torch.fx.Interpreter(gm).run(*args)
+        return RegionInterpreter(gm).run(*args)
 
-    # Autocast acts below the level of pre_dispatch: there its casts would be missing from the graph.
-    whole_ops = not _uses_autocast(gm)
+    # Autocast and transforms act below the level of pre_dispatch: there they would be missing from the graph.
+    whole_ops = not _uses_autocast(gm) and not any(map(_is_transform, all_nodes(gm)))
     # In the inputs' own fake mode, so that tensors which the graph makes are fake too.
     examples = (node.meta.get("example_value") for node in gm.graph.nodes)
     fake_mode = next((v.fake_mode for v in examples if isinstance(v, FakeTensor)), nullcontext())
-    with torch.no_grad(), preserve_node_meta(), fake_mode:
+    with (
+        torch.no_grad(),
+        preserve_node_meta(),
+        fake_mode,
+        transforms_undone(),
+        _some_whole(whole_ops) as kept,
+    ):
         traced = make_fx(run, tracing_mode="real", pre_dispatch=whole_ops)(*values)
+        for node in traced.graph.nodes:
+            node.target = kept.get(node.target, node.target)
+        if not whole_ops:
+            _without_views_in_place(traced)
         _ask_for_sizes(traced)
     for node in list(traced.graph.nodes):
         if node.target is grad_mode_switch():
@@ -132,9 +146,58 @@ def to_aten(gm: GraphModule) -> GraphModule:
     return traced
 
 
+_aten = torch.ops.aten
+_VIEWS: Mapping[Any, Callable[..., Any]] = {
+    _aten.squeeze_.default: _aten.squeeze.default,
+    _aten.squeeze_.dim: _aten.squeeze.dim,
+    _aten.squeeze_.dims: _aten.squeeze.dims,
+    _aten.unsqueeze_.default: _aten.unsqueeze.default,
+    _aten.transpose_.default: _aten.transpose.int,
+    _aten.t_.default: _aten.t.default,
+}
+
+
+def _without_views_in_place(traced: GraphModule) -> None:
+    """``squeeze_`` and the like, which torch's own composite ops call on what they have just made, as views.
+
+    They change the shape of the FakeTensor that the node before them is known by.
+    """
+    for node in traced.graph.nodes:
+        source = node.args[0] if node.op == "call_function" and node.args else None
+        if node.target not in _VIEWS or not isinstance(source, Node) or source.op != "call_function":
+            continue
+        node.target = _VIEWS[node.target]
+        for one in (source, node):
+            args, kwargs = torch.fx.map_arg((one.args, one.kwargs), lambda other: other.meta["val"])
+            one.meta["val"] = cast("Callable[..., Any]", one.target)(*args, **kwargs)
+
+
+def _is_transform(node: Node) -> bool:
+    return is_transform_call(node.target) or node.target is torch.ops.higher_order.flex_attention
+
+
+_WHOLE = (
+    torch.ops.aten.linear.default,
+    torch.ops.aten.layer_norm.default,
+    torch.ops.aten.scaled_dot_product_attention.default,
+)
+"""Composite ops of which more is known whole than in parts."""
+
+
+@contextmanager
+def _some_whole(all_whole: bool) -> Iterator[dict[Any, Any]]:
+    """Within this, some ops stay whole in a trace that takes composite ops apart: stand-in -> op."""
+    if all_whole:
+        yield {}
+        return
+    stand_ins = {op: stand_in(op) for op in _WHOLE}
+    with python_dispatcher(), whole_under_autocast(stand_ins):
+        yield {one: op for op, one in stand_ins.items()}
+
+
 def _uses_autocast(gm: GraphModule) -> bool:
     return any(map(torch.is_autocast_enabled, ("cpu", "cuda"))) or any(
-        node.target is autocast_entry() for node in gm.graph.nodes
+        node.target is autocast_entry() for node in all_nodes(gm)
     )
 
 

@@ -20,6 +20,7 @@ from trtcore.errors import ExportError
 from trtcore.ir.aliases import find_unsaid, layout, storage
 from trtcore.ir.graphs import attribute, is_copy_into, mutates, written_by
 from trtcore.ir.provenance import describe
+from trtcore.lowering.regions import is_written_out
 from trtcore.lowering.retrace import functionalize_with_torch
 
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
@@ -32,14 +33,16 @@ def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule
         ExportError: the model writes to memory in a way that has no counterpart in values.
     """
     mutating = [node for node in graph_module.graph.nodes if mutates(node)]
-    if not mutating:
+    written_out = any(map(is_written_out, graph_module.graph.nodes))
+    if not mutating and not written_out:
         return graph_module
-    find_unsaid(graph_module.graph)
+    if not written_out:  # else the trace finds out
+        find_unsaid(graph_module.graph)
     _separate_attributes(graph_module, mutating)
-    if _are_final_writes(mutating):
+    if not written_out and _are_final_writes(mutating):
         return graph_module
     _refuse_new_shapes(mutating)
-    if not rename_in_place(graph_module.graph):
+    if written_out or not rename_in_place(graph_module.graph):
         graph_module = functionalize_with_torch(graph_module, ctx)
         _check_left(graph_module.graph)
     graph_module.graph.lint()

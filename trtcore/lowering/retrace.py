@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +17,25 @@ from torch.fx import GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.ir.graphs import attribute, fake_mode_of, is_composite, mutates, set_attribute, tracing
-from trtcore.ir.torch_private import first_auto_functionalized, storage_id, writes_at_end
+from trtcore.ir.torch_private import (
+    any_autocast,
+    first_auto_functionalized,
+    is_of_transform,
+    storage_id,
+    transforms_undone,
+    without_linalg_checks,
+    writes_at_end,
+)
+from trtcore.lowering.flex import needs_scores
 from trtcore.lowering.memory_writes import MemoryWrite, find_memory_writes
+from trtcore.lowering.regions import (
+    all_nodes,
+    inside_transform,
+    is_autocast,
+    region,
+    stand_in,
+    whole_under_autocast,
+)
 
 
 def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
@@ -32,10 +49,14 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
 
     nodes = list(graph_module.graph.nodes)
     placeholders = [node for node in nodes if node.op == "placeholder"]
-    attributes = {str(node.target): node for node in nodes if node.op == "get_attr"}
+    attributes = {
+        str(node.target): node
+        for node in nodes
+        if node.op == "get_attr" and isinstance(attribute(graph_module, str(node.target)), torch.Tensor)
+    }
     fed = [*placeholders, *attributes.values()]
 
-    kept = {node.target: _stand_in(node.target) for node in nodes if _stays_whole(node, ctx)}
+    kept = {node.target: stand_in(node.target) for node in all_nodes(graph_module) if _stays_whole(node, ctx)}
     apart = {
         node.target: ctx.registry.decompositions[node.target]
         for node in nodes
@@ -46,14 +67,15 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
 
     def run(*values: Any) -> Any:
         interpreter = _FedInterpreter(
-            graph_module, dict(zip(attributes, values[len(placeholders) :])), {**kept, **apart}, writes
+            graph_module, dict(zip(attributes, values[len(placeholders) :])), kept, apart, writes
         )
         return interpreter.run(*values[: len(placeholders)])
 
-    with _tracing(fake_mode_of(graph_module.graph)):
+    below_autocast = kept if any(map(is_autocast, all_nodes(graph_module))) else {}
+    with _tracing(fake_mode_of(graph_module.graph)), whole_under_autocast(below_autocast):
         traced = make_fx(writes_at_end(run))(*(node.meta["val"] for node in fed))
     traced.graph.eliminate_dead_code()
-    originals = {stand_in: op for op, stand_in in kept.items()}
+    originals = {one: op for op, one in kept.items()}
     for node in traced.graph.nodes:
         node.target = originals.get(node.target, node.target)
     _restore_inputs(traced, graph_module, fed)
@@ -66,7 +88,13 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
 def _tracing(fake_mode: Any) -> Iterator[None]:
     from torch.fx import traceback as fx_traceback
 
-    with tracing(fake_mode), fx_traceback.preserve_node_meta(), first_auto_functionalized():
+    with (
+        tracing(fake_mode),
+        fx_traceback.preserve_node_meta(),
+        first_auto_functionalized(),
+        transforms_undone(),
+        without_linalg_checks(),
+    ):
         yield
 
 
@@ -94,7 +122,7 @@ def _restore_inputs(traced: GraphModule, source: GraphModule, fed: Sequence[Node
 def _stays_whole(node: Node, ctx: CompileContext) -> bool:
     """A composite op with a converter whose results are its own: functionalisation has nothing to do in it."""
     op = node.target
-    if not isinstance(op, torch._ops.OpOverload) or not is_composite(op):
+    if node.op != "call_function" or not isinstance(op, torch._ops.OpOverload) or not is_composite(op):
         return False
     if not ctx.registry.candidates(op) and ctx.registry.refusal(op) is None:
         return False
@@ -117,24 +145,7 @@ def _foreign_view(node: Node, ctx: CompileContext) -> bool:
 
 def _storage(node: Node) -> int | None:
     value = node.meta.get("val")
-    return storage_id(value) if isinstance(value, torch.Tensor) else None
-
-
-@cache
-def _stand_in(op: torch._ops.OpOverload) -> torch._ops.OpOverload:
-    """An op of the same schema that traces as one node."""
-    namespace, _, name = op.name().partition("::")  # type: ignore[no-untyped-call]
-    library, schema = _library(f"trtcore_whole_{namespace}"), str(op._schema)
-    library.define(f"{name}{schema[schema.index('(') :]}")  # type: ignore[no-untyped-call]
-    library.impl(name, op, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"{library.ns}::{name}", op, lib=library)
-    packet = getattr(getattr(torch.ops, library.ns), name.partition(".")[0])
-    return getattr(packet, name.partition(".")[2] or "default")  # type: ignore[no-any-return]
-
-
-@cache
-def _library(namespace: str) -> torch.library.Library:
-    return torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
+    return storage_id(value) if isinstance(value, torch.Tensor) and not is_of_transform(value) else None
 
 
 def _is_foreach_write(target: Any) -> bool:
@@ -158,31 +169,54 @@ def _one_by_one(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 
 class _FedInterpreter(torch.fx.Interpreter):
-    """Runs a graph with given values (FakeTensors) for its attributes, stand-ins for ops, and some writes on copies."""
+    """Runs a graph with given values (FakeTensors) for its attributes, other ops for some, and some writes on
+    copies.
+
+    Args:
+        kept: composite ops -> their stand-ins. Where a transform is on they are taken apart still: it has rules for
+            what they are made of; and autocast is followed by the stand-in, which it does not know.
+        apart: ops -> their decompositions.
+    """
 
     def __init__(
         self,
-        module: GraphModule,
-        attributes: dict[str, Any],
-        stand_ins: Mapping[Any, Any],
+        module: Any,
+        attributes: Mapping[str, Any],
+        kept: Mapping[Any, Any],
+        apart: Mapping[Any, Any],
         writes: Mapping[Node, MemoryWrite],
     ) -> None:
         super().__init__(module, garbage_collect_values=not writes)
-        self._attributes = attributes
-        self._stand_ins = stand_ins
-        self._writes = writes
-        self._write: MemoryWrite | None = None
+        self._attributes, self._kept, self._apart, self._writes = attributes, kept, apart, writes
+        self._node: Node | None = None
 
     def run_node(self, n: Node) -> Any:
-        self._write = self._writes.get(n)
+        self._node = n
         return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if self._write is not None:
-            return self._write.run(args, kwargs, self.env.__getitem__)
+        write = self._writes.get(self._node) if self._node is not None else None
+        if write is not None:
+            return write.run(args, kwargs, self.env.__getitem__)
+        return self._call(target, args, kwargs, self._node)
+
+    def _call(self, target: Any, args: Any, kwargs: Any, node: Node | None = None) -> Any:
         if _is_foreach_write(target):
             return _one_by_one(target, args, kwargs)
-        return super().call_function(self._stand_ins.get(target, target), args, kwargs)
+        if (written_out := region(target)) is not None:
+            if target is torch.ops.higher_order.flex_attention and node is not None:
+                written_out = partial(written_out, needs_scores=needs_scores(node))
+            return written_out(self._run, *args, **kwargs)
+        if target in self._kept and not inside_transform((args, kwargs)) and not any_autocast():
+            target = self._kept[target]
+        return super().call_function(self._apart.get(target, target), args, kwargs)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self._attributes[str(target)]
+        known = self._attributes.get(str(target))
+        return super().get_attr(target, args, kwargs) if known is None else known
+
+    def _run(self, body: Any, *values: Any, **options: Any) -> Any:
+        """A graph that a node runs, or an op."""
+        if isinstance(body, GraphModule):
+            return _FedInterpreter(body, {}, self._kept, self._apart, {}).run(*values)
+        return self._call(body, values, options)
