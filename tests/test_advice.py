@@ -91,13 +91,14 @@ def test_files_and_headings_in_advice_exist() -> None:
 def _parameters() -> set[str]:
     """Names that advice may write before an ``=``: settings, and parameters of what users call."""
     import trtcore.pack
+    from trtcore_plugins.conformance import assert_plugin
 
     known = {item.name for item in trtcore.CompilationSettings.describe()} | {
         "alpha",
         "memory_format",
     }  # of torch's own
     public: list[Any] = [trtcore.compile, trtcore.Input, trtcore.Input.__init__, trtcore.load, trtcore.save]
-    public += [trtcore.dynamo.trace, torch.compile, torch.export.export, torch.export.Dim]
+    public += [trtcore.dynamo.trace, torch.compile, torch.export.export, torch.export.Dim, assert_plugin]
     public += [getattr(trtcore.pack, name) for name in trtcore.pack.__all__]
     for one in filter(callable, public):
         try:

@@ -37,6 +37,8 @@ def advice(node: Node, selection: Selection, lost_to: str, program: Program, ctx
     case = _Case(node, selection, ctx)
     if lost_to == "min_block_size":
         return "min_block_size=1 takes small segments too"
+    if lost_to == "quarantine":
+        return "trtcore.Debugger(folder) keeps the request that failed, which `trtcore replay` builds again"
     if lost_to or selection.verdict is Verdict.NOT_ASKED:
         return ""
     if selection.chosen is not None:
