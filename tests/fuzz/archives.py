@@ -2,6 +2,8 @@
 
     python tests/fuzz/archives.py --count 10000            seeds 0 to 9,999
     python tests/fuzz/archives.py --first 37 --count 1 -v  one of them, with what was changed
+    python tests/fuzz/archives.py --make-seeds S           the good files alone, where there is a TensorRT;
+    python tests/fuzz/archives.py --seeds S --workers 16   then the others elsewhere
 
 A seed is one change to one of a few good files: to the bytes, to a record of the zip, or to a value somewhere in the JSON
 of a member (of an engine file in it, of the manifest or the network in that), as it is or with sums made to fit. A file
@@ -18,6 +20,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -150,7 +153,9 @@ def hostile(trap: str) -> list[Any]:
         code, f"[{code}, s0][1]", f"x=__import__('os').mkdir({trap!r})", f"self):\n  {code}\n  def f(", f"x\n{code}", trap,
         f"/proc/self/../../{trap}", "../../../etc/passwd", "__class__", "__init__", "__dict__", "forward", "_parameters",
         "training", "self", "", " ", "a.b.c", "é", "\x00", "\ud800", "x" * 5000, "None", "nan", "1e999", "lambda: 0",
-        "s0**63**63", "((((s0**63)**63)**63)**63)**63", "Max(" * 200 + "s0" + ")" * 200, "s0//0", "-s0", "True", "yield",
+        "s0**63**63", "((((s0**63)**63)**63)**63)**63", "2**2**2**40", "(s0+s1+s2+s3)**40", "*".join(["(s0+1)"] * 60), "9" * 5000,
+        "{0.__class__.__init__.__globals__}", "%s%n" * 9, "$(touch x)", "'; touch x; '", "--index-url=x", "\x1b]0;x\x07", "\uff53elf",
+        "s0 if s0 else 1", "[*s0]", "s0.real", "f'{s0}'", "(s0:=3)", "await s0", "1_000", "0x10", "1e3", "\u202ex", "NaN", "Infinity", "Max(" * 200 + "s0" + ")" * 200, "s0//0", "-s0", "True", "yield",
         "aten.from_file.default", "aten.save.default", "aten.set_.source_Tensor", "aten._print.default",
         "aten.resize_.default", "prims._sink_tokens.default", "os.system.default", "aten.linear.default",
         "aten.relu.default", "trtcore.execute_engine.default", "profiler._record_function_enter.default",
@@ -229,6 +234,8 @@ def near(value: Any, source: random.Random) -> Any:
 
 def change_json(data: bytes, source: random.Random, trap: str) -> tuple[bytes, str]:
     """A member that is JSON; documents in strings of it (manifests, reports) are changed too."""
+    if source.random() < 0.05:
+        return change_text(data, source)
     document = json.loads(data)
     inner = [
         path
@@ -245,6 +252,25 @@ def change_json(data: bytes, source: random.Random, trap: str) -> tuple[bytes, s
         return dumps(document).encode("utf-8", "surrogatepass"), f"{'/'.join(map(str, path))} > {what}"
     document, what = change_document(document, source, trap)
     return dumps(document).encode("utf-8", "surrogatepass"), what
+
+
+def change_text(data: bytes, source: random.Random) -> tuple[bytes, str]:
+    """JSON with what no document can hold: a name twice, numbers that are no numbers, brackets without an end."""
+    text = data.decode()
+    names = [found.start() for found in re.finditer(r'"[^"\\]{1,40}":', text)]
+    numbers = list(re.finditer(r"(?<=[:,\[])-?\d+(?=[,\]}])", text))
+    kind = source.choice(("twice", "number", "number", "deep"))
+    if kind == "twice" and names:
+        at = source.choice(names)
+        name = text[at : text.index(":", at) + 1]
+        other = source.choice(("1", "null", "[]", "{}", '"x"'))
+        return f"{text[:at]}{name}{other},{text[at:]}".encode(), f"{name} twice"
+    if kind == "number" and numbers:
+        found = source.choice(numbers)
+        new = source.choice(("NaN", "Infinity", "-Infinity", "1e999", "-0", "1.0", "9" * 5000, "1e5", "true"))
+        return f"{text[: found.start()]}{new}{text[found.end() :]}".encode(), f"{found[0]}: {new[:20]}"
+    at = source.choice(names or [0])
+    return (text[:at] + "[" * 100_000 + text[at:]).encode(), "deep"
 
 
 def dumps(value: Any) -> str:
@@ -345,7 +371,8 @@ def change_zip(content: bytes, source: random.Random, trap: str) -> tuple[bytes,
         start = archive.start_dir
     end = len(content) - 22
     central = [at for at in range(start, end) if content[at : at + 4] == b"PK\x01\x02"]
-    kind = source.choice(("number",) * 6 + ("prefix", "suffix", "gap", "directory", "comment", "swap"))
+    kinds = ("prefix", "suffix", "gap", "directory", "comment", "swap", "deflated", "link", "zip64")
+    kind = source.choice(("number",) * 8 + kinds)
     if kind == "number":
         records = [(at, _LOCAL) for at in locals_] + [(at, _CENTRAL) for at in central] + [(end, _END)] * 8
         at, fields = source.choice(records)
@@ -360,6 +387,8 @@ def change_zip(content: bytes, source: random.Random, trap: str) -> tuple[bytes,
         return content[:where] + value.to_bytes(size, "little") + content[
             where + size :
         ], f"zip {fields is _END} {offset}: {value}"
+    if kind in ("deflated", "link", "zip64"):
+        return rewritten(content, source, kind), kind
     directory = content[start:end]
     junk = source.randbytes(source.randrange(1, 80))
     if kind == "comment":
@@ -378,6 +407,24 @@ def change_zip(content: bytes, source: random.Random, trap: str) -> tuple[bytes,
     return {
         "prefix": junk + content, "suffix": content + junk, "gap": content[:start] + junk + content[start:],
     }[kind], kind  # fmt: skip
+
+
+def rewritten(content: bytes, source: random.Random, kind: str) -> bytes:
+    """The archive as Python's zipfile writes it: a member compressed (64 MiB of zeros, maybe), a link, or in zip64."""
+    members = members_of(content)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        chosen = source.choice(list(members))
+        for name, data in members.items():
+            info = zipfile.ZipInfo(f"fuzz/{name}")
+            if name == chosen and kind == "deflated":
+                info.compress_type = source.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))
+                data = source.choice((data, b"\0" * (64 << 20)))
+            if name == chosen and kind == "link":
+                info.external_attr, data = 0o120777 << 16, source.choice((data, b"/etc/passwd"))
+            with archive.open(info, "w", force_zip64=name == chosen and kind == "zip64") as file:
+                file.write(data)
+    return buffer.getvalue()
 
 
 def mutated(content: bytes, source: random.Random, trap: str) -> tuple[bytes, str, bool]:
@@ -549,19 +596,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="how many at a time")
+    parser.add_argument(
+        "--make-seeds", type=Path, help="only save the good files into this folder, which needs TensorRT"
+    )
+    parser.add_argument("--seeds", type=Path, help="a folder of --make-seeds: for a machine without TensorRT")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every file")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
         work(given.worker, given.first, given.count, given.verbose)
         return 0
-    began, size = time.monotonic(), 250
+    if given.make_seeds:
+        given.make_seeds.mkdir(parents=True, exist_ok=True)
+        make_seeds(given.make_seeds)
+        return 0
+    began, size = time.monotonic(), min(250, max(10, given.count // (4 * given.workers)))
     outcomes: Counter[str] = Counter()
     failed = 0
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(given.processes) as pool:
-        folder = Path(name)
-        make_seeds(folder)
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(given.workers) as pool:
+        folder = given.seeds or Path(name)
+        if not given.seeds:
+            make_seeds(folder)
         last = given.first + given.count
         jobs = [
             pool.submit(batch, folder, first, min(size, last - first), given.verbose)

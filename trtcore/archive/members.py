@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,8 @@ FORMAT = 2
 MAX_MEMBERS = 100_000
 MAX_JSON = 512 << 20
 _CHUNK = 16 << 20
+_PAGE_OUT = 21
+"""Linux's MADV_PAGEOUT, which Python has no name for before 3.13."""
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ALIGNMENT = 64
 _MAX_ENTRY = 1024  # bytes of a member's entry in the directory
@@ -82,7 +85,14 @@ class Archive:
         view = memoryview(self._map)
         for start in range(member.start, end, _CHUNK):
             crc = zlib.crc32(view[start : min(start + _CHUNK, end)], crc)
+            self._let_go(start, min(start + _CHUNK, end))
         return crc
+
+    def _let_go(self, start: int, end: int) -> None:
+        """The pages of a range need not stay in memory; what has been written to them is kept."""
+        first = start - start % mmap.PAGESIZE
+        with suppress(OSError, ValueError, AttributeError):  # not Linux, or one before 5.4
+            self._map.madvise(_PAGE_OUT, first, end - first)
 
     def json(self, name: str) -> dict[str, Any]:
         """A member that is a JSON object.
