@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import _PyTreeInfo
 
 from trtcore.archive.contract import check_from_json, ranges_from_json, spec_from_json
-from trtcore.archive.members import EXTRA, FORMAT, Archive
+from trtcore.archive.members import EXTRA, FORMAT, Archive, TooManyMembersError
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, BackendUnavailableError, SettingsError, TrtcoreError
@@ -42,6 +42,7 @@ _MEMBERS = re.compile(
     r"|data/sample_inputs/model\.pt|extra/trtcore\.json"
 )
 _MAX_NODES = 1 << 20
+_TAIL = 1 << 20  # bytes at the end of a file, where the name of the last member is
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,200}[A-Za-z0-9])?\Z")
 _VERSION = re.compile(r"[A-Za-z0-9.!+_]{1,200}\Z")
 
@@ -94,9 +95,10 @@ def load(path: str | os.PathLike[str], *, runtime: str = "auto", packs: str = "c
 def is_saved_module(path: str | os.PathLike[str]) -> bool:
     """Whether `save` wrote a file, to go by the names of its members; `load` says whether it can be used."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith(f"/{EXTRA}") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            return f"/{EXTRA}".encode() in file.read() and zipfile.is_zipfile(path)
+    except (OSError, ValueError):
         return False
 
 
@@ -108,6 +110,8 @@ def _opened(source: Path) -> Archive:
     try:
         return Archive(source)
     except ArtifactError as error:
+        if isinstance(error.__cause__, TooManyMembersError):
+            raise
         if error.advice is None and zipfile.is_zipfile(source) and not is_saved_module(source):
             raise ArtifactError(f"{source} is not a module that trtcore saved", advice=_FOREIGN) from error
         raise

@@ -35,6 +35,10 @@ _ALIGNMENT = 64
 _MAX_ENTRY = 1024  # bytes of a member's entry in the directory
 
 
+class TooManyMembersError(zipfile.BadZipFile):
+    """A directory that nobody should read."""
+
+
 @dataclass(frozen=True)
 class Member:
     """Where a member's bytes are."""
@@ -204,7 +208,7 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int]:
     if not good or here != total or offset + length != tail:
         raise zipfile.BadZipFile("its directory of members is not where its end says")
     if total > MAX_MEMBERS or length > MAX_MEMBERS * _MAX_ENTRY:
-        raise zipfile.BadZipFile(f"it has {total} members, more than any of ours")
+        raise TooManyMembersError(f"it has {total} members, more than any of ours")
     return offset, total
 
 
