@@ -313,6 +313,12 @@ def test_a_file_may_call_what_it_may_call_itself() -> None:
     ]:
         with pytest.raises(ArtifactError, match=text):
             node_from_json(node(op, values))
+    absent = next(name for name in ("map", "map_impl", "none") if not hasattr(torch.ops.higher_order, name))
+    if absent != "none":
+        with pytest.raises(ArtifactError, match=f"higher-order op {absent}, which torch"):
+            node_from_json(
+                ["call_function", "n", ["higher_order", absent], ["tuple"], ["dict"], None, None, []]
+            )
     bad = node("aten.zero_.default", [])
     for call in ("[", "[" * 100_000, "3", '["tuple"]', None):
         bad[3][2] = call

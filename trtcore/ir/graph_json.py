@@ -218,7 +218,13 @@ def _target_from_json(op: str, target: Any, strings: list[str]) -> Any:
     if kind == "function" and name in FUNCTIONS:
         return FUNCTIONS[name]
     if kind == "higher_order" and name in HIGHER_ORDER:
-        return getattr(torch.ops.higher_order, name)
+        higher = getattr(torch.ops.higher_order, name, None)
+        if higher is None:
+            raise UnknownOpError(
+                f"it calls the higher-order op {name}, which torch {torch.__version__} does not have",
+                advice="load it with the torch that it was saved with",
+            )
+        return higher
     if kind == "op":
         found = _op_from_json(name)
         _check_op(found, strings)
