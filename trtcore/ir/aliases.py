@@ -40,6 +40,8 @@ def find_unsaid(graph: Graph) -> None:
         return
     moved: set[Node] = set()
     for node in list(graph.nodes):
+        if _is_inside_transform(node):
+            continue
         if not moved.isdisjoint(node.all_input_nodes) and (viewed(node) or mutates(node) or is_getitem(node)):
             value = _recomputed(node, fake_mode)
             if value is not None:
@@ -62,6 +64,12 @@ def find_unsaid(graph: Graph) -> None:
                 break
 
 
+def _is_inside_transform(node: Node) -> bool:
+    """Whether a node's value is one of a transform's, which has no memory that anybody could ask for."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and is_of_transform(value)
+
+
 def _is_copy(node: Node) -> bool:
     """Whether a node makes a tensor of its own, as its schema says; what a composite op's says may be untrue."""
     op = node.target
@@ -81,7 +89,6 @@ def _may_hand_on(node: Node) -> bool:
         and not op._schema.is_mutable
         and all(value.alias_info is None for value in op._schema.returns)
         and isinstance(node.meta.get("val"), torch.Tensor)
-        and not is_of_transform(node.meta["val"])
         and node.meta["val"].layout is torch.strided
     )
 
