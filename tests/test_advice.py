@@ -96,6 +96,7 @@ def _parameters() -> set[str]:
     known = {item.name for item in trtcore.CompilationSettings.describe()} | {
         "alpha",
         "memory_format",
+        "use_local_output",
     }  # of torch's own
     public: list[Any] = [trtcore.compile, trtcore.Input, trtcore.Input.__init__, trtcore.load, trtcore.save]
     public += [trtcore.dynamo.trace, torch.compile, torch.export.export, torch.export.Dim, assert_plugin]

@@ -92,9 +92,9 @@ REFUSED = [
     ("dla_sram_size", MIB, "DLA disabled"),  # the default value: the user set it
     ("dla_local_dram_size", 2 * MIB, "DLA disabled"),
     ("dla_global_dram_size", 2 * MIB, "DLA disabled"),
-    ("immutable_weights", False, "CUDA_SUCCESS"),  # no driver
-    ("strip_engine_weights", True, "CUDA_SUCCESS"),
-    ("refit_identical_engine_weights", True, "CUDA_SUCCESS"),
+    ("immutable_weights", False, "CUDA"),  # no driver, or none for its GPU
+    ("strip_engine_weights", True, "CUDA"),
+    ("refit_identical_engine_weights", True, "CUDA"),
 ]
 NEED = {
     name: {"immutable_weights": False, "runtime": "reference"}

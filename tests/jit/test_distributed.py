@@ -33,7 +33,7 @@ def ranks(world, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
 def test_ranks(world, tmp_path):
     for out in ranks(world, tmp_path):
         assert out.strip().endswith("right"), out

@@ -24,4 +24,4 @@ def test_the_guide_runs_with_the_kernel_interpreted() -> None:
             line = text.count("\n", 0, block.start(1))
             exec(compile("\n" * line + block[1], str(PAGE), "exec"), namespace)
     proof = namespace["proof"]
-    assert proof.proved == ("values", "op", "shapes")  # type: ignore[attr-defined]
+    assert proof.proved == ("values", "memory", "op", "shapes", "isolated")  # type: ignore[attr-defined]

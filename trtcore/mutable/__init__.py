@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from trtcore.errors import InputError
+from trtcore.ir.torch_private import is_traced_by_jit
 from trtcore.mutable.calls import Calls
 from trtcore.settings import CompilationSettings
 
@@ -156,7 +157,7 @@ def _kind_of(model: type[nn.Module]) -> Any:
 
 def _call(self: MutableModule, *args: Any, **kwargs: Any) -> Any:
     calls = self._calls
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+    if torch.compiler.is_compiling() or is_traced_by_jit():
         return calls.model(*args, **kwargs)
     why = _in_torch(self)
     if why is None:

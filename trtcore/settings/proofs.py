@@ -121,7 +121,9 @@ PROOFS: Mapping[str, Proof] = {
     ),
     "enable_weight_streaming": Proof("call", _CONFIG),
     "enable_cross_compile_for_windows": Proof("error", _NOT_BUILT),
-    "use_distributed_mode_trace": Proof("error", _NOT_BUILT),
+    "use_distributed_mode_trace": Proof(
+        "behaviour", "jit/test_distributed.py::test_a_plain_model_goes_the_same_way"
+    ),
     "lazy_engine_init": Proof(
         "behaviour", "test_memory_settings.py::test_native_engines_are_opened_by_the_compile_unless_lazy"
     ),
