@@ -131,6 +131,10 @@ def scatter(e: Emitter) -> Value:
 
 
 def _inside(indices: Tensor, length: int) -> Tensor:
+    if (
+        indices.is_cuda
+    ):  # to look would be to wait for the GPU: there torch's own kernels assert, as for eager calls
+        return torch.where(indices < 0, indices + length, indices).long()
     index, outside = wrap_indices(indices, length)
     if outside is not None and bool(outside.any()):
         raise InputError(f"a Scatter layer has an index outside an axis of {length} elements")
