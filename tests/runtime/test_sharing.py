@@ -199,3 +199,19 @@ def test_a_reshape_that_is_written_wants_the_layout_of_the_capture():
     assert torch.equal(module(x), (t(2, 3) + 1) * 2)
     with pytest.raises(InputError, match="must have the strides"):  # there eager writes to a copy
         module(t(3, 2).t())
+
+
+def test_a_trace_of_a_compiled_module_sees_shared_memory():
+    """Dynamo cannot: the check is made in every call, beside its graph."""
+    made = compiled(Writes(), inputs=[t(2, 2), t(2, 2)])
+    torch._dynamo.reset()
+    again = torch.compile(made, backend="eager")
+    a = t(3, 2)
+    for _ in range(2):
+        assert torch.equal(again(t(2, 2), t(2, 2)), t(2, 2) * 2)
+        with pytest.raises(InputError, match="input x and input y share memory"):
+            again(a[:2], a[1:])
+    assert torch.equal(a, t(3, 2))
+    torch._dynamo.reset()
+    with pytest.raises((InputError, torch._dynamo.exc.Unsupported)):
+        torch.compile(made, backend="eager", fullgraph=True)(a[:2], a[1:])

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from trtcore.ir.torch_private import (
     has_global_hooks,
     has_global_pre_hooks,
+    is_exporting,
     is_traced_by_jit,
     keep_sources,
     ops_are_watched,
@@ -46,6 +47,7 @@ class CompiledModule(torch.fx.GraphModule):
     _direct: ClassVar[DirectForward]
     _input_check: InputCheck | None = None
     _sharing: Sharing | None = None
+    _writes_inputs: bool = False
     _usual: Callable[[Sequence[Any]], bool] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,6 +62,8 @@ class CompiledModule(torch.fx.GraphModule):
         check = self._input_check
         if torch.compiler.is_dynamo_compiling():
             list(kwargs)  # Dynamo guards the order of a dict that is looked at, and of no other
+            if self._writes_inputs and not is_exporting():
+                _check_sharing(self, args, kwargs)
             return super().__call__(*args, **kwargs)
         if check is None:
             return super().__call__(*args, **kwargs)
@@ -144,10 +148,19 @@ class CompiledModule(torch.fx.GraphModule):
         self.report = report
         self._input_check = check
         self._sharing = Sharing.of_graph(self)
+        self._writes_inputs = self._sharing is not None and self._sharing.writes_inputs
         self._usual = None
         for key in [key for key, hook in self._forward_pre_hooks.items() if isinstance(hook, InputCheck)]:
             del self._forward_pre_hooks[key]  # a copy's, of the check that it was copied with
             self._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+@torch.compiler.disable
+def _check_sharing(module: CompiledModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """The check for shared memory, which a trace cannot make: Dynamo breaks its graph here, in every call."""
+    check, sharing = module._input_check, module._sharing
+    if check is not None and sharing is not None:
+        sharing.check(module, *check.named_leaves(check.check(args, kwargs)))
 
 
 @contextmanager

@@ -139,6 +139,11 @@ class Sharing:
         changed += [len(inputs) + index for index, name in enumerate(names) if name in targets]
         return cls(tuple(places[node] for node in inputs), names, tuple(changed))
 
+    @property
+    def writes_inputs(self) -> bool:
+        """Whether an input is among what is written to."""
+        return any(place < len(self.inputs) for place in self.written)
+
     def check(self, module: GraphModule, leaves: Sequence[Any], names: Sequence[str]) -> None:
         """Refuse a call in which what is written is read by another name, too.
 
