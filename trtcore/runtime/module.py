@@ -155,7 +155,7 @@ class CompiledModule(torch.fx.GraphModule):
             self._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _check_sharing(module: CompiledModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """The check for shared memory, which a trace cannot make: Dynamo breaks its graph here, in every call."""
     check, sharing = module._input_check, module._sharing
