@@ -24,6 +24,9 @@ PLUMBING = {
     "trtcore/lowering/match.py": {"add", "mul"},  # whose operands change places
     "trtcore/lowering/rewrite.py": {"view", "reshape"},  # a view of another layout is a copy
     "trtcore/ir/exported.py": {"copy_"},
+    "trtcore/ir/autocast.py": {"to"},  # the casts of autocast
+    "trtcore/ir/layouts.py": {"contiguous"},  # which torch leaves out where it does nothing
+    "trtcore/frontend/layout_questions.py": {"contiguous", "clone"},
 }
 REFERENCE = "plugins/trtcore_reference/"  # torch code, and free to use torch
 SHIPPED = ("trtcore_backends", "trtcore_converters", "trtcore_plugins", "trtcore_reference")

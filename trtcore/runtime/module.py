@@ -47,7 +47,7 @@ class CompiledModule(torch.fx.GraphModule):
     _direct: ClassVar[DirectForward]
     _input_check: InputCheck | None = None
     _sharing: Sharing | None = None
-    _writes_inputs: bool = False
+    _outside: Callable[..., None] | None = None
     _usual: Callable[[Sequence[Any]], bool] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,8 +62,8 @@ class CompiledModule(torch.fx.GraphModule):
         check = self._input_check
         if torch.compiler.is_dynamo_compiling():
             list(kwargs)  # Dynamo guards the order of a dict that is looked at, and of no other
-            if self._writes_inputs and not is_exporting():
-                _check_sharing(self, args, kwargs)
+            if self._outside is not None and not is_exporting():
+                self._outside(self, args, kwargs)
             return super().__call__(*args, **kwargs)
         if check is None:
             return super().__call__(*args, **kwargs)
@@ -148,14 +148,16 @@ class CompiledModule(torch.fx.GraphModule):
         self.report = report
         self._input_check = check
         self._sharing = Sharing.of_graph(self)
-        self._writes_inputs = self._sharing is not None and self._sharing.writes_inputs
+        writes = self._sharing is not None and self._sharing.writes_inputs
+        self._outside = (
+            torch.compiler.disable(_check_sharing) if writes else None
+        )  # not at import: Dynamo is large
         self._usual = None
         for key in [key for key, hook in self._forward_pre_hooks.items() if isinstance(hook, InputCheck)]:
             del self._forward_pre_hooks[key]  # a copy's, of the check that it was copied with
             self._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _check_sharing(module: CompiledModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """The check for shared memory, which a trace cannot make: Dynamo breaks its graph here, in every call."""
     check, sharing = module._input_check, module._sharing
