@@ -341,6 +341,22 @@ def test_objects_that_hold_one_another():
     torch.testing.assert_close(fast(x), x)
 
 
+def test_classes_whose_attributes_hold_classes_do_not_change_by_being_looked_at():
+    from trtcore.mutable.looking import Looker
+
+    class Listed(nn.Module):
+        kinds = {"a": nn.Linear, "b": [nn.ReLU, 1.5]}
+
+        def forward(self, x):
+            return x + 1
+
+    model, looker = Listed().eval(), Looker()
+    look = looker.look_at(model)
+    assert looker.look_at(model).structure == look.structure
+    Listed.kinds["b"][1] = 2.5
+    assert looker.look_at(model).structure != look.structure
+
+
 def test_methods_of_the_model_call_the_engines():
     class Twice(nn.Module):
         def __init__(self) -> None:

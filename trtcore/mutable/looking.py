@@ -220,9 +220,7 @@ class _Looking:
                 if isinstance(value, types.FunctionType):
                     self.classes[Same(one), name, Same(value.__code__)] = None
                 elif isinstance(value, (*_PLAIN, float, list, tuple, dict)) and not name.startswith("__"):
-                    self.classes[Same(one), name, _hashable(self.value(value, f"{one.__name__}.{name}"))] = (
-                        None
-                    )
+                    self.classes[Same(one), name, self.value(value, f"{one.__name__}.{name}")] = None
 
 
 def _is_plain(value: Any) -> bool:
@@ -249,7 +247,3 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # empty
         return None
-
-
-def _hashable(value: Any) -> Any:
-    return repr(value) if not isinstance(value, tuple) else tuple(map(_hashable, value))
