@@ -18,6 +18,14 @@ PACKS = (ROOT / "converters", ROOT / "plugins", ROOT / "contrib")
 OPEN_TO_PACKS = {"trtcore", "trtcore.pack", "trtcore.testing"}
 # How exported graphs spell "the size of that dim" and "write this back": plumbing, not operators to convert.
 PLUMBING = {
+    # What flex_attention means, which torch has no other words for.
+    "trtcore/lowering/flex.py": {"scaled_dot_product_attention"},
+    "trtcore/lowering/regions.py": {"index"},
+    # Ops that traces of torch.compile keep whole below autocast, and views in place that torch's own ops leave there.
+    "trtcore/jit/capture.py": {
+        *("linear", "layer_norm", "scaled_dot_product_attention"),
+        *("squeeze_", "squeeze", "unsqueeze_", "unsqueeze", "transpose_", "transpose", "t_", "t"),
+    },
     "trtcore/ir/symbols.py": {"sym_size"},
     "trtcore/lowering/decompose.py": {"clone"},  # a result in the layout of the op's own
     "trtcore/lowering/functionalize.py": {"copy_"},

@@ -146,14 +146,13 @@ def to_aten(gm: GraphModule) -> GraphModule:
     return traced
 
 
-_aten = torch.ops.aten
 _VIEWS: Mapping[Any, Callable[..., Any]] = {
-    _aten.squeeze_.default: _aten.squeeze.default,
-    _aten.squeeze_.dim: _aten.squeeze.dim,
-    _aten.squeeze_.dims: _aten.squeeze.dims,
-    _aten.unsqueeze_.default: _aten.unsqueeze.default,
-    _aten.transpose_.default: _aten.transpose.int,
-    _aten.t_.default: _aten.t.default,
+    torch.ops.aten.squeeze_.default: torch.ops.aten.squeeze.default,
+    torch.ops.aten.squeeze_.dim: torch.ops.aten.squeeze.dim,
+    torch.ops.aten.squeeze_.dims: torch.ops.aten.squeeze.dims,
+    torch.ops.aten.unsqueeze_.default: torch.ops.aten.unsqueeze.default,
+    torch.ops.aten.transpose_.default: torch.ops.aten.transpose.int,
+    torch.ops.aten.t_.default: torch.ops.aten.t.default,
 }
 
 

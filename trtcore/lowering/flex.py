@@ -16,8 +16,6 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.ir.graphs import attribute
 
-aten = torch.ops.aten
-
 _DIMS = 4
 """batch, head, query and key: what the functions are given the index of."""
 
@@ -58,7 +56,7 @@ def flex_attention(
         return _by_scores(grid, query, key, value, score_function, allowed, scale, score_values)
     mask = grid.additive(score_function, added, allowed, score_values, query.dtype)
     result = run(
-        aten.scaled_dot_product_attention.default,
+        torch.ops.aten.scaled_dot_product_attention.default,
         *(query, key, value, mask, 0.0, False),
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
