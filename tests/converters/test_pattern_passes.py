@@ -184,6 +184,50 @@ def test_batch_norm_stays_where_it_may_not_move():
     assert ops(graph_module)["batch_norm"] == 1, "the new weight would be infinite in float16"
 
 
+SCALED = [(7, 3, 3, 3), (300, 33, 3, 3), (2, 40000, 1, 1), (64, 513), (5, 4, 2, 2, 2), (0, 4, 1, 1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("shape", SCALED)
+def test_weights_are_scaled_in_float64_and_rounded_once(shape, dtype):
+    from trtcore_converters.passes.convolution import _scaled
+
+    torch.manual_seed(0)
+    weight = (torch.randn(shape) * 10.0 ** torch.randint(-6, 4, shape)).to(dtype)
+    per_row = torch.randn(shape[0], *[1] * (len(shape) - 1), dtype=torch.float64)
+    per_element = torch.randn(shape[0], shape[1], *[1] * (len(shape) - 2), dtype=torch.float64)
+    for factor in (per_row, per_element):
+        made = _scaled(weight, factor)
+        assert made.dtype == dtype
+        assert torch.equal(made, (weight.double() * factor).to(dtype))
+
+
+def test_scaled_weights_keep_their_memory_format_and_leave_the_model_alone():
+    from trtcore_converters.passes.convolution import _scaled
+
+    weight = torch.randn(96, 48, 3, 3).contiguous(memory_format=torch.channels_last)
+    before, factor = weight.clone(), torch.randn(96, 1, 1, 1, dtype=torch.float64)
+    made = _scaled(weight, factor)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(made, (weight.double() * factor).float())
+    assert torch.equal(weight, before)
+    expanded = torch.randn(1, 48, 3, 3).expand(96, -1, -1, -1)  # rows that share their memory
+    assert torch.equal(_scaled(expanded, factor), (expanded.double() * factor).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_one_infinite_element_is_noticed_and_a_large_sum_is_not_taken_for_one(dtype):
+    from trtcore_converters.passes.convolution import _is_finite
+
+    values = torch.ones(70000, dtype=dtype)
+    assert _is_finite(values), "the sum is too large for float16, the values are not"
+    for bad in (float("inf"), float("-inf"), float("nan")):
+        values[69999] = bad
+        assert not _is_finite(values)
+    values[69998] = float("inf")
+    assert not _is_finite(values), "infinities of both signs"
+
+
 def settings_context(**settings):
     from trtcore.compiler import make_context
     from trtcore.settings import CompilationSettings

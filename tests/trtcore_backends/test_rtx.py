@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from packaging.version import Version
@@ -22,6 +23,35 @@ def test_it_loads_and_says_what_it_is_made_of():
     assert backend.version == Version(backend.trt.__version__)
     assert backend.trt is rtx.load()  # idempotent
     assert not backend.has_plugins
+
+
+class _Installed:
+    """A distribution whose metadata lies in a folder of this name."""
+
+    version = "1.7.1"
+
+    def __init__(self, folder, name):
+        self._path, self.name, self.parsed = Path(folder), name, False
+
+    @property
+    def metadata(self):
+        self.parsed = True
+        return {"Name": self.name}
+
+
+def test_the_metadata_of_other_distributions_is_not_parsed(monkeypatch):
+    found = [
+        _Installed("tensorrt_rtx_cu13_bindings-1.7.1.dist-info", "tensorrt_rtx_cu13_bindings"),
+        _Installed("tensorrt_rtx.egg-info", "tensorrt-rtx"),
+        _Installed(
+            "onnxruntime_ep_nv_tensorrt_rtx_cu13-0.5.0.dist-info", "onnxruntime-ep-nv-tensorrt-rtx-cu13"
+        ),
+        _Installed("EGG-INFO", "tensorrt.rtx"),  # an egg's folder does not say
+    ]
+    others = [_Installed("torch-2.9.dist-info", "torch"), _Installed("tensorrt-10.3.dist-info", "tensorrt")]
+    monkeypatch.setattr(rtx.importlib.metadata, "distributions", lambda: iter(found + others))
+    assert {name for name, _ in RtxBackend().distributions()} == {one.name for one in found}
+    assert not any(one.parsed for one in others)
 
 
 def test_compute_capabilities_are_those_of_the_bindings():

@@ -84,19 +84,20 @@ def _folded(
     return (weight, bias) if _is_finite(weight) and _is_finite(bias) else None
 
 
-_BLOCK = 1 << 14  # elements: what the caches hold in float64, and what torch does on one thread
+_BLOCK = 32767  # elements: what the caches hold in float64, and the most that torch does on one thread
 
 
+@torch.no_grad()  # the weights of a model are parameters
 def _scaled(weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """``(weight.double() * factor).to(weight.dtype)``, a few rows at a time: float64 copies of whole weights took most
     of the time that a residual network is lowered in."""
     result = torch.empty_like(weight)
     rows = max(1, _BLOCK // max(1, weight[:1].numel()))
-    wide = torch.empty((rows, *weight.shape[1:]), dtype=torch.float64, device=weight.device)
-    for start in range(0, len(weight), rows):
-        part = weight[start : start + rows]
-        block = wide[: len(part)].copy_(part)
-        result[start : start + rows].copy_(block.mul_(factor[start : start + rows]))
+    # In the memory format of the weight and the result: copies between two formats are slow.
+    wide = torch.empty_like(weight[:rows], dtype=torch.float64)
+    for part, scale, made in zip(weight.split(rows), factor.split(rows), result.split(rows)):
+        block = wide if len(part) == len(wide) else wide[: len(part)]
+        made.copy_(block.copy_(part).mul_(scale))
     return result
 
 
