@@ -95,7 +95,7 @@ def _scaled(weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     rows = max(1, _BLOCK // max(1, weight[:1].numel()))
     # In the memory format of the weight and the result: copies between two formats are slow.
     wide = torch.empty_like(weight[:rows], dtype=torch.float64)
-    for part, scale, made in zip(weight.split(rows), factor.split(rows), result.split(rows)):
+    for part, scale, made in zip(*(torch.split(whole, rows) for whole in (weight, factor, result))):
         block = wide if len(part) == len(wide) else wide[: len(part)]
         made.copy_(block.copy_(part).mul_(scale))
     return result
