@@ -34,15 +34,15 @@ def fresh():
 @pytest.fixture
 def programs(monkeypatch):
     """Every Program that is compiled."""
-    from trtcore import compiler
+    from trtcore.jit import recompiles
 
-    seen, original = [], compiler.compile_program
+    seen, original = [], recompiles.compile_program
 
     def spy(program, *args, **kwargs):
         seen.append((program, {n.target for n in program.graph_module.graph.find_nodes(op="get_attr")}))
         return original(program, *args, **kwargs)
 
-    monkeypatch.setattr(compiler, "compile_program", spy)
+    monkeypatch.setattr(recompiles, "compile_program", spy)
     return seen
 
 

@@ -26,6 +26,11 @@ from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
 from trtcore.ir.torch_private import core_decompositions, functionalised, is_written
 from trtcore.packs.selection import SelectionMemo, Verdict
 
+
+class _NoConverter(str):
+    """The reason of an op that no pack has a converter for."""
+
+
 _ITSELF = "it decomposes into itself"
 _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a cycle
 
@@ -63,7 +68,8 @@ class _Decomposer:
         """Decompose a node of `graph` if that helps; return why it cannot be converted ("" if it can).
 
         The reason is the one at the bottom: of the piece that no converter takes. A node whose own dtype stands in the
-        way, or that comes apart into itself, is that piece.
+        way, or that comes apart into itself, is that piece; so is one whose converter says why not, where the piece
+        below it has none.
         """
         if node.op != "call_function" or not _has_tensor(node.meta.get("val")) or is_getitem(node):
             return ""
@@ -75,13 +81,14 @@ class _Decomposer:
             return ""
         function = self._decomposition(node)
         if function is None or depth >= _DEPTH or selection.verdict is Verdict.FORCED_TO_TORCH:
-            return selection.reason
+            return selection.reason if selection.candidates else _NoConverter(selection.reason)
         pieces = self._pieces(node, function, depth)
         if isinstance(pieces, str):
             own = pieces in (_ITSELF, selection.reason) or selection.verdict in (
                 Verdict.DTYPE,
                 Verdict.LAYOUT,
             )
+            own |= isinstance(pieces, _NoConverter) and bool(selection.candidates)
             cause = selection.reason if own else pieces
             whole = cause if own else f"{selection.reason}; its decomposition does not help: {pieces}"
             set_facts(node, reason=whole)

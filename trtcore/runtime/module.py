@@ -150,7 +150,7 @@ class CompiledModule(torch.fx.GraphModule):
         self._sharing = Sharing.of_graph(self)
         writes = self._sharing is not None and self._sharing.writes_inputs
         self._outside = (
-            torch.compiler.disable(_check_sharing) if writes else None
+            torch.compiler.disable(_check_sharing) if writes else None  # type: ignore[no-untyped-call]
         )  # not at import: Dynamo is large
         self._usual = None
         for key in [key for key, hook in self._forward_pre_hooks.items() if isinstance(hook, InputCheck)]:
