@@ -95,6 +95,8 @@ def load(path: str | os.PathLike[str], *, runtime: str = "auto", packs: str = "c
 def is_saved_module(path: str | os.PathLike[str]) -> bool:
     """Whether `save` wrote a file, to go by the names of its members; `load` says whether it can be used."""
     try:
+        if not os.path.isfile(path):  # opening a pipe would wait for a writer
+            return False
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
             return f"/{EXTRA}".encode() in file.read() and zipfile.is_zipfile(path)
@@ -112,7 +114,8 @@ def _opened(source: Path) -> Archive:
     except ArtifactError as error:
         if isinstance(error.__cause__, TooManyMembersError):
             raise
-        if error.advice is None and zipfile.is_zipfile(source) and not is_saved_module(source):
+        is_zip = error.advice is None and source.is_file() and zipfile.is_zipfile(source)
+        if is_zip and not is_saved_module(source):
             raise ArtifactError(f"{source} is not a module that trtcore saved", advice=_FOREIGN) from error
         raise
 
