@@ -79,18 +79,19 @@ class _Decomposer:
         if selection.chosen is not None:
             self._decompose_anyway(graph, node, depth)
             return ""
+        reason = selection.reason if selection.candidates else _NoConverter(selection.reason)
         function = self._decomposition(node)
         if function is None or depth >= _DEPTH or selection.verdict is Verdict.FORCED_TO_TORCH:
-            return selection.reason if selection.candidates else _NoConverter(selection.reason)
+            return reason
         pieces = self._pieces(node, function, depth)
         if isinstance(pieces, str):
-            own = pieces in (_ITSELF, selection.reason) or selection.verdict in (
+            own = pieces in (_ITSELF, reason) or selection.verdict in (
                 Verdict.DTYPE,
                 Verdict.LAYOUT,
             )
             own |= isinstance(pieces, _NoConverter) and bool(selection.candidates)
-            cause = selection.reason if own else pieces
-            whole = cause if own else f"{selection.reason}; its decomposition does not help: {pieces}"
+            cause = reason if own else pieces
+            whole = cause if own else f"{reason}; its decomposition does not help: {pieces}"
             set_facts(node, reason=whole)
             return cause
         self._paste(graph, node, pieces)
