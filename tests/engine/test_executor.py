@@ -189,6 +189,7 @@ def test_what_a_lost_worker_had_is_built_again() -> None:
     assert executor.calls == 4
 
 
+@pytest.mark.slow
 def test_without_any_worker_left_a_process_here_builds() -> None:
     def broken(number: int) -> None:
         raise BrokenProcessPool("a child process terminated abruptly")

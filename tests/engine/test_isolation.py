@@ -179,6 +179,7 @@ def test_a_refused_build_is_quarantined() -> None:
     assert any("Deconv" in line for line in item.tensorrt)
 
 
+@pytest.mark.slow
 def test_what_a_converter_prints_is_not_an_answer() -> None:
     converter(aten.special_bessel_j0.default)(bad.prints)
     module = trtcore.compile(Block().eval(), [X], min_block_size=1, build_isolation="process")

@@ -199,6 +199,7 @@ def test_a_child_that_raises_what_cannot_be_pickled() -> None:
     assert "in fails" in str(caught.value.__cause__)
 
 
+@pytest.mark.slow
 def test_a_fresh_interpreter() -> None:
     """As for CUDA tensors: the plugin is imported there by its name."""
     place = place_of(axpy)

@@ -43,6 +43,7 @@ def test_without_a_backend_tests_skip_with_the_reason(tmp_path: Path) -> None:
     assert "no TensorRT backend can be used here" in done.stdout
 
 
+@pytest.mark.slow
 def test_in_ci_they_fail_instead(tmp_path: Path) -> None:
     done = _pytest(tmp_path, "--trtcore-require-backend", TRTCORE_DISABLE_PACKS="trtcore:backends")
     assert done.returncode == 1

@@ -130,6 +130,7 @@ class Model(torch.nn.Module):
         return self.second(y / y.abs().sum(-1, keepdim=True).clamp_min(1))
 
 
+@pytest.mark.slow
 def test_a_saved_module_loads_in_another_process(tmp_path: Path) -> None:
     model, x = Model().eval(), torch.randn(3, 8)
     inputs = [trtcore.Input(min_shape=(2, 8), opt_shape=(4, 8), max_shape=(6, 8))]
