@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TEST = """
 def test_needs_a_backend(trt_backend):
     assert trt_backend.name
