@@ -88,7 +88,6 @@ def test_multi_head_attention(kind, mask):
     assert_converts(run, (torch.randn(2, 6, 8), torch.randn(2, 6, 8), *(x / 3 for x in _weights())))
 
 
-@pytest.mark.torch_since("2.12", "the fused encoder layer has no fake kernel")
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_a_traced_encoder_layer(norm_first):
     layer = nn.TransformerEncoderLayer(
