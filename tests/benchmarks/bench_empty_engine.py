@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from bench_overhead import BETWEEN, Chain
 
 import trtcore
 from trtcore.ir.torch_private import empty_on_cpu
@@ -24,7 +25,6 @@ from trtcore.runtime import engine as engines
 from trtcore.runtime.native.bindings import IOTensor
 
 ROUNDS = 3000
-BETWEEN = torch.ops.aten.erf.default
 
 
 class Handle:
@@ -92,19 +92,6 @@ def empty_connection(manifest: Any, device: str, own_stream: bool) -> Any:
             return RuntimeError(what)
 
     return Empty()
-
-
-class Chain(torch.nn.Module):
-    def __init__(self, segments: int) -> None:
-        super().__init__()
-        self.segments = segments
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for index in range(self.segments):
-            x = torch.relu(x * 0.5) + 0.25
-            if index < self.segments - 1:
-                x = torch.erf(x)
-        return x
 
 
 def compiled(segments: int, device: str, dynamic: bool) -> Any:

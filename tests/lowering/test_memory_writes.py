@@ -52,6 +52,13 @@ def compare(eager: Model, run: Callable[..., Any], batch: int) -> None:
     torch.testing.assert_close(mine, theirs)
 
 
+def compare_calls(body: Callable[..., Any], route: str) -> None:
+    """Two calls of one module, at two sizes where they may vary, against eager."""
+    eager, run = Model(body).eval(), compiled(body, route)
+    for batch in (3, 3) if "dynamic" not in route else (3, 5):
+        compare(eager, run, batch)
+
+
 # ---- views that overlap themselves ----------------------------------------------------------------------------
 
 
@@ -129,9 +136,7 @@ OVERLAPPING = [
 )  # fmt: skip
 @torch.no_grad()
 def test_as_eager(body: Callable[..., Any], route: str) -> None:
-    eager, run = Model(body).eval(), compiled(body, route)
-    for batch in (3, 3) if "dynamic" not in route else (3, 5):
-        compare(eager, run, batch)
+    compare_calls(body, route)
 
 
 @torch.no_grad()
@@ -271,9 +276,7 @@ FOREIGN = [named_mode, keyword_only, optional, shared, returned, state, several]
 )  # fmt: skip
 @torch.no_grad()
 def test_foreign_ops_as_eager(body: Callable[..., Any], route: str) -> None:
-    eager, run = Model(body).eval(), compiled(body, route)
-    for batch in (3, 3) if "dynamic" not in route else (3, 5):
-        compare(eager, run, batch)
+    compare_calls(body, route)
 
 
 @pytest.mark.parametrize("body", [state, windows_apart])

@@ -25,11 +25,18 @@ from trtcore.backend.base import Target
 from trtcore.context import CompileContext
 from trtcore.engine.key import Identity, function_hash, identify
 from trtcore.errors import SettingsError
-from trtcore.ir.graph_data import FakeValues, NodeData, OpRef, add_node, node_data
+from trtcore.ir.graph_data import (
+    FakeValues,
+    FunctionRef,
+    NodeData,
+    OpRef,
+    add_node,
+    node_data,
+    resolved_target,
+)
 from trtcore.ir.graphs import attribute, set_attribute
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.provenance import op_name
-from trtcore.ir.torch_private import higher_order_name
 from trtcore.packs.model import Converter, Scope
 from trtcore.packs.patterns import Pattern, patterns_of
 from trtcore.packs.registry import ConverterRegistry
@@ -185,23 +192,6 @@ class PatternRef:
 
 
 @dataclass(frozen=True)
-class FunctionRef:
-    """A Python function that a node calls, such as ``operator.getitem``."""
-
-    module: str
-    name: str
-
-    def find(self) -> Any:
-        """The function."""
-        if self.module == "torch.ops.higher_order":
-            return getattr(torch.ops.higher_order, self.name)
-        value: Any = importlib.import_module(self.module)
-        for part in self.name.split("."):
-            value = getattr(value, part)
-        return value
-
-
-@dataclass(frozen=True)
 class ConverterReference:
     """Where another process finds a converter: in a pack, or as a module's function.
 
@@ -274,9 +264,7 @@ class ConverterReference:
             SettingsError: it is not here.
         """
         if self.module:
-            value: Any = importlib.import_module(self.module)
-            for part in self.function.split("."):
-                value = getattr(value, part)
+            value = FunctionRef(self.module, self.function).find()
             if isinstance(target, PatternRef):
                 (target,) = {p for p in patterns_of(value) if p.__name__ == target.name}
             return Converter(target=target, implementation=value, name=self.name)
@@ -539,9 +527,7 @@ def request_of(
 def _encode_target(target: Any) -> Any:
     if isinstance(target, Pattern):
         return PatternRef(target.__name__)  # the other process finds it by its converter
-    if isinstance(target, torch._ops.HigherOrderOperator):
-        return FunctionRef("torch.ops.higher_order", str(higher_order_name(target)))
-    return FunctionRef(str(target.__module__), str(getattr(target, "__qualname__", target.__name__)))
+    return FunctionRef.of(target)
 
 
 def _as_data(
@@ -612,7 +598,7 @@ def _graph_of(
     graph, root, made = Graph(), torch.nn.Module(), dict[str, Node]()
     for node in data.nodes:
         reference = data.converters.get(node.name)
-        target = _decoded(node.target)
+        target = resolved_target(node.target)
         chosen = reference.find(target, registry) if reference is not None else None
         if chosen is not None:
             target = chosen.target
@@ -626,12 +612,6 @@ def _graph_of(
             value = weight.on(storages[weight.storage])
         set_attribute(root, target, value)
     return GraphModule(root, graph)
-
-
-def _decoded(target: Any) -> Any:
-    if isinstance(target, (OpRef, FunctionRef)):
-        return target.find()
-    return target
 
 
 def _ops_in(value: Any) -> Iterator[OpRef]:

@@ -22,7 +22,6 @@ from trtcore.engine.request import (
     LEFT_BEHIND,
     ConverterReference,
     EngineRequest,
-    FunctionRef,
     InlineStorages,
     PatternRef,
     RequestData,
@@ -30,7 +29,7 @@ from trtcore.engine.request import (
 )
 from trtcore.errors import ArtifactError, SettingsError
 from trtcore.ir.expressions import parse_condition
-from trtcore.ir.graph_data import NodeData, OpRef
+from trtcore.ir.graph_data import FunctionRef, NodeData, OpRef
 from trtcore.ir.graph_json import (
     is_identifier,
     is_path,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Container, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -157,6 +157,7 @@ def unlifted_module(ep: ExportedProgram) -> GraphModule:
     root = torch.nn.Module()
     graph = Graph()
     copied: dict[Node, Node] = {}
+    copier = _Copier(graph, root, _is_plain_region)
     lifted = _copy_placeholders(ep, graph, root, copied)
     for node, target in lifted:
         if node.users:
@@ -168,7 +169,7 @@ def unlifted_module(ep: ExportedProgram) -> GraphModule:
             outputs = _copy_mutations(ep, graph, node, copied)
             graph.output(outputs).meta = dict(node.meta)
         elif node.op != "placeholder":
-            _copy_node(node, graph, ep.graph_module, root, copied, _is_plain_region)
+            copier.copy(node, ep.graph_module, copied)
     # Passes will change the graph: its Python code is only made if somebody asks for it.
     return LazyGraphModule(root, graph, class_name=_model_name(ep))
 
@@ -228,23 +229,51 @@ def set_tensor(root: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
         module.register_buffer(last, tensor)
 
 
-def _copy_node(
-    node: Node,
-    graph: Graph,
-    source: torch.nn.Module,
-    root: torch.nn.Module,
-    copied: dict[Node, Node],
-    is_plain: Callable[[Node], bool],
-) -> None:
-    if node.op == "get_attr":
-        if node.users and all(map(is_plain, node.users)):
-            return  # the body of regions that are written out where they are called
-        copied[node] = graph.node_copy(node)
-        copied[node].target = _copy_attribute(source, root, cast(str, node.target))
-    elif is_plain(node):
-        _inline_region(node, graph, source, root, copied, is_plain)
-    else:
-        copied[node] = graph.node_copy(node, copied.__getitem__)
+@dataclass(frozen=True)
+class _Copier:
+    """Copies nodes into a graph of its own.
+
+    Attributes:
+        graph: where they go.
+        root: what the copies of get_attr nodes read.
+        is_plain: whether a node is a region whose body takes its place.
+    """
+
+    graph: Graph
+    root: torch.nn.Module
+    is_plain: Callable[[Node], bool]
+
+    def copy(self, node: Node, source: torch.nn.Module, copied: dict[Node, Any]) -> None:
+        """Copy a node of a graph that reads `source`; `copied` has what its arguments became, and then it, too."""
+        if node.op == "get_attr":
+            if node.users and all(map(self.is_plain, node.users)):
+                return  # the body of regions that are written out where they are called
+            copied[node] = self.graph.node_copy(node)
+            copied[node].target = _copy_attribute(source, self.root, cast(str, node.target))
+        elif self.is_plain(node):
+            self._write_out(node, source, copied)
+        else:
+            copied[node] = self.graph.node_copy(node, copied.__getitem__)
+
+    def _write_out(self, region: Node, source: torch.nn.Module, copied: dict[Node, Any]) -> None:
+        index = next(i for i, argument in enumerate(region.args) if isinstance(argument, Node))
+        body_node, *operands = region.args[index:]
+        assert isinstance(body_node, Node)
+        body = getattr(source, cast(str, body_node.target))
+        inner: dict[Node, Any] = {
+            placeholder: copied[operand] if isinstance(operand, Node) else operand
+            for placeholder, operand in zip((n for n in body.graph.nodes if n.op == "placeholder"), operands)
+        }
+        for inner_node in body.graph.nodes:
+            if inner_node.op == "output":
+                result = torch.fx.map_arg(inner_node.args[0], inner.__getitem__)
+            elif inner_node.op != "placeholder":
+                self.copy(inner_node, body, inner)
+        for user in region.users:
+            # The region returns a tuple; only getitem nodes read it.
+            assert user.target is operator.getitem
+            copied[user] = result[user.args[1]]
+        copied[region] = result
 
 
 def _copy_attribute(source: torch.nn.Module, root: torch.nn.Module, wanted: str) -> str:
@@ -275,8 +304,9 @@ def _copy_subgraph(source: GraphModule) -> GraphModule:
     root = torch.nn.Module()
     graph = Graph()
     copied: dict[Node, Node] = {}
+    copier = _Copier(graph, root, _is_grad_mode_region)
     for node in source.graph.nodes:
-        _copy_node(node, graph, source, root, copied, _is_grad_mode_region)
+        copier.copy(node, source, copied)
     return GraphModule(root, graph)
 
 
@@ -289,34 +319,6 @@ def _is_plain_region(node: Node) -> bool:
     """A region that changes nothing where no other is around it: that, or one in which autocast is off."""
     name = getattr(node.target, "__name__", "") if node.op == "call_function" else ""
     return _is_grad_mode_region(node) or (name == "wrap_with_autocast" and node.args[2] is False)
-
-
-def _inline_region(
-    node: Node,
-    graph: Graph,
-    source: torch.nn.Module,
-    root: torch.nn.Module,
-    copied: dict[Node, Node],
-    is_plain: Callable[[Node], bool],
-) -> None:
-    index = next(i for i, argument in enumerate(node.args) if isinstance(argument, Node))
-    body_node, *operands = node.args[index:]
-    assert isinstance(body_node, Node)
-    body = getattr(source, cast(str, body_node.target))
-    inner: dict[Node, Any] = {
-        placeholder: copied[operand] if isinstance(operand, Node) else operand
-        for placeholder, operand in zip((n for n in body.graph.nodes if n.op == "placeholder"), operands)
-    }
-    for inner_node in body.graph.nodes:
-        if inner_node.op == "output":
-            result = torch.fx.map_arg(inner_node.args[0], inner.__getitem__)
-        elif inner_node.op != "placeholder":
-            _copy_node(inner_node, graph, body, root, inner, is_plain)
-    for user in node.users:
-        # The region returns a tuple; only getitem nodes read it.
-        assert user.target is operator.getitem
-        copied[user] = result[user.args[1]]
-    copied[node] = result
 
 
 def _copy_mutations(

@@ -5,6 +5,8 @@ Nodes go as names, ops as names with their schemas, FakeTensors as dtypes and sh
 
 from __future__ import annotations
 
+import importlib
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,9 @@ from torch.fx import Graph, Node
 from trtcore.ir.expressions import parse
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.symbols import expression_of
-from trtcore.ir.torch_private import FakeTensorMode, size_interval
+from trtcore.ir.torch_private import FakeTensorMode, higher_order_name, size_interval
+
+_HIGHER_ORDER = "torch.ops.higher_order"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,40 @@ class OpRef:
         namespace, packet, overload = self.name.split(".")
         found: torch._ops.OpOverload = getattr(getattr(getattr(torch.ops, namespace), packet), overload)
         return found
+
+
+@dataclass(frozen=True)
+class FunctionRef:
+    """A Python function that a node calls, such as ``operator.getitem``, or a higher-order op."""
+
+    module: str
+    name: str
+
+    @staticmethod
+    def of(target: Any) -> FunctionRef:
+        """The reference to what a node calls that is no op overload."""
+        if isinstance(target, torch._ops.HigherOrderOperator):
+            return FunctionRef(_HIGHER_ORDER, higher_order_name(target))
+        return FunctionRef(str(target.__module__), str(getattr(target, "__qualname__", target.__name__)))
+
+    def find(self) -> Any:
+        """The function.
+
+        Raises:
+            ImportError, AttributeError: it is not in this process.
+        """
+        if self.module == _HIGHER_ORDER:
+            return getattr(torch.ops.higher_order, self.name)
+        return operator.attrgetter(self.name)(importlib.import_module(self.module))
+
+
+def resolved_target(target: Any) -> Any:
+    """What a node calls, of the reference to it; names of placeholders and attributes come back as they are.
+
+    Raises:
+        ImportError, AttributeError: it is not in this process.
+    """
+    return target.find() if isinstance(target, (OpRef, FunctionRef)) else target
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,10 @@ import numpy as np
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from trtcore.ir.graph_data import FakeValues, NodeData, OpRef, add_node, node_data
+from trtcore.ir.graph_data import FakeValues, FunctionRef, NodeData, add_node, node_data, resolved_target
 from trtcore.ir.graphs import attribute, set_attribute
 from trtcore.ir.program import SymbolRange
-from trtcore.ir.torch_private import codegen_of, higher_order_name
+from trtcore.ir.torch_private import codegen_of
 from trtcore.runtime.plans import plans_of
 
 if TYPE_CHECKING:
@@ -32,14 +31,6 @@ class EngineBytes:
     def open(self) -> torch.Tensor:
         """The container."""
         return torch.from_numpy(np.array(self.data))
-
-
-@dataclass(frozen=True)
-class _Function:
-    """A Python function that a node calls."""
-
-    module: str
-    name: str
 
 
 @dataclass(frozen=True)
@@ -85,9 +76,9 @@ def state_of(
         if name in attributes
     }
     return ModuleState(
-        tuple(node_data(node, _encoded) for node in module.graph.nodes), attributes, buffers, symbol_ranges_of(module),
-        codegen_of(module.graph), check, None if report is None else report.to_json(indent=None), type(module).__name__,
-        module.training, recipe,
+        tuple(node_data(node, FunctionRef.of) for node in module.graph.nodes), attributes, buffers,
+        symbol_ranges_of(module), codegen_of(module.graph), check,
+        None if report is None else report.to_json(indent=None), type(module).__name__, module.training, recipe,
     )  # fmt: skip
 
 
@@ -104,28 +95,9 @@ def restored(state: ModuleState) -> GraphModule:
             delattr(owner, last)
             owner.register_buffer(last, tensor, persistent=state.buffers[name])
     for data in state.nodes:
-        add_node(graph, data, _decoded(data.target), made, values)
+        add_node(graph, data, resolved_target(data.target), made, values)
     graph.set_codegen(state.codegen)
     return GraphModule(root, graph, class_name=state.class_name)
-
-
-def _encoded(target: Any) -> Any:
-    if isinstance(target, torch._ops.HigherOrderOperator):
-        return _Function("torch.ops.higher_order", str(higher_order_name(target)))
-    return _Function(str(target.__module__), str(getattr(target, "__qualname__", target.__name__)))
-
-
-def _decoded(target: Any) -> Any:
-    if isinstance(target, OpRef):
-        return target.find()
-    if isinstance(target, _Function):
-        if target.module == "torch.ops.higher_order":
-            return getattr(torch.ops.higher_order, target.name)
-        value: Any = importlib.import_module(target.module)
-        for part in target.name.split("."):
-            value = getattr(value, part)
-        return value
-    return target
 
 
 def symbol_ranges_of(module: GraphModule) -> dict[str, SymbolRange]:
