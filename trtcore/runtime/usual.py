@@ -7,7 +7,7 @@ then looks closely. The texts are made of numbers and names of our own, never of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,9 +37,7 @@ def arguments(manifest: EngineManifest, also: Sequence[str] = ()) -> list[str]:
         lines.append(f"{', '.join(names)}, = inputs")
     static = is_static(manifest)
     for index, (name, binding) in enumerate(zip(names, manifest.inputs)):
-        wanted = [f"type({name}) is Tensor", f"{name}.dtype is d{index}", f"{name}.layout is strided"]
-        if static:
-            wanted.append(f"{name}.shape == {tuple(binding.shape)!r}")
+        wanted = _plain_tensor(index, tuple(binding.shape) if static else None)
         wanted += [f"{name}.{test}" for test in also]
         refused = [f"{name}.requires_grad", f"{name}.is_meta"]
         if binding.dtype in _NEGATED:
@@ -68,15 +66,10 @@ def accepts(tensors: Sequence[tuple[torch.dtype, tuple[int, ...] | None, str]], 
     """
     names = [f"a{index}" for index in range(len(tensors))]
     first, varying = dict[str, str](), list[str]()
-    scope: dict[str, Any] = {"Tensor": torch.Tensor, "strided": torch.strided, "accepted": accepted}
     lines = ["def call(args):", f"    if len(args) != {len(names)}:", "        return False"]
-    for index, (name, (dtype, shape, group)) in enumerate(zip(names, tensors)):
-        scope[f"d{index}"] = dtype
-        tests = [f"type({name}) is Tensor", f"{name}.dtype is d{index}", f"{name}.layout is strided"]
-        tests.append(f"not {name}.is_meta")
-        if shape is not None:
-            tests.append(f"{name}.shape == {tuple(map(int, shape))!r}")
-        else:
+    for index, (name, (_, shape, group)) in enumerate(zip(names, tensors)):
+        tests = [*_plain_tensor(index, shape), f"not {name}.is_meta"]
+        if shape is None:
             varying.append(f"{name}.shape")
         if first.setdefault(group, name) != name:
             tests.append(f"{name}.get_device() == {first[group]}.get_device()")
@@ -86,9 +79,8 @@ def accepts(tensors: Sequence[tuple[torch.dtype, tuple[int, ...] | None, str]], 
             "        return False",
         ]
     lines.append(f"    return ({', '.join(varying)},) in accepted" if varying else "    return True")
-    exec(compile("\n".join(lines), "<trtcore: the usual call of a module>", "exec"), scope)
-    function: Callable[[Sequence[Any]], bool] = scope["call"]
-    return function
+    dtypes = [dtype for dtype, _, _ in tensors]
+    return _function("a module", "\n".join(lines), dtypes, {"accepted": accepted})
 
 
 def made(title: str, lines: Sequence[str], manifest: EngineManifest, names: Mapping[str, Any]) -> Any:
@@ -99,13 +91,24 @@ def made(title: str, lines: Sequence[str], manifest: EngineManifest, names: Mapp
         names: what the lines use besides the manifest's dtypes.
     """
     body = "\n".join(lines).replace("\n", "\n    ")
-    source = f"def call(inputs, sizes):\n    {body}\n"
+    dtypes = [binding.dtype for binding in manifest.inputs]
+    return _function(title, f"def call(inputs, sizes):\n    {body}\n", dtypes, names)
+
+
+def _plain_tensor(index: int, shape: Sequence[Any] | None) -> list[str]:
+    """What is true of argument ``a{index}`` if it is a strided tensor of its dtype, and of a shape that is given."""
+    name = f"a{index}"
+    tests = [f"type({name}) is Tensor", f"{name}.dtype is d{index}", f"{name}.layout is strided"]
+    return tests if shape is None else [*tests, f"{name}.shape == {tuple(map(int, shape))!r}"]
+
+
+def _function(title: str, source: str, dtypes: Sequence[torch.dtype], names: Mapping[str, Any]) -> Any:
+    """``call`` of a source, for which d0, d1, ... are dtypes."""
     scope: dict[str, Any] = {
         "Tensor": torch.Tensor,
         "strided": torch.strided,
-        **{f"d{index}": binding.dtype for index, binding in enumerate(manifest.inputs)},
+        **{f"d{index}": dtype for index, dtype in enumerate(dtypes)},
         **names,
     }
     exec(compile(source, f"<trtcore: the usual call of {title}>", "exec"), scope)
-    function: Callable[..., Any] = scope["call"]
-    return function
+    return scope["call"]
