@@ -22,11 +22,14 @@ def cli_page() -> str:
         'Python\'s traceback; Ctrl-C ends with 130. Completion: `eval "$(_TRTCORE_COMPLETE=bash_source trtcore)"` (or `zsh_source`,\n'
         "`fish_source`) in your shell's start file.\n",
     ]
+    # A command takes `-h` from its parent's context, as when it runs; click remembers a command's help option from
+    # the first context that asks for it.
+    parent = click.Context(main, info_name="trtcore", **main.context_settings)
     for name in COMMANDS:
-        command = main.get_command(click.Context(main), name)
+        command = main.get_command(parent, name)
         assert command is not None
         context = click.Context(
-            command, info_name=f"trtcore {name}", terminal_width=100, max_content_width=100
+            command, parent=parent, info_name=name, terminal_width=100, max_content_width=100
         )
         parts.append(f"## trtcore {name}\n\n```text\n{_plain(command.get_help(context))}\n```\n")
     return "\n".join(parts)
