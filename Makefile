@@ -65,9 +65,9 @@ fuzz-kernels: $(STAMP)  ## 500 random subgraphs as generated kernels, in Triton'
 contrib: $(STAMP)  ## the packs in contrib/, installed in a fresh environment, with their longer tests
 	$(PYTEST) tests/contrib $(ARGS)
 
-browser: $(STAMP)  ## the report's page in headless Chromium (Debian: apt-get install chromium)
+browser: $(STAMP) docs  ## the report's page and the documentation in headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pip install --quiet --editable ".[browser]"
-	$(BIN)/python -m pytest tests/report/test_browser.py $(ARGS)
+	$(BIN)/python -m pytest tests/report/test_browser.py tests/test_site.py $(ARGS)
 
 gpu: $(STAMP)  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu -s tests/gpu tests $(ARGS)

@@ -1,7 +1,7 @@
 """Every extension point of trtcore, in one file.
 
 A pack is a module (or an object) with functions of these names, marked with `hookimpl`. All of them are
-optional; each returns plain values. An entry point of the group ``trtcore`` names the pack::
+optional; each returns plain values. An entry point of the group ``trtcore`` names the pack:
 
     # pyproject.toml
     [project.entry-points.trtcore]
