@@ -30,6 +30,7 @@ lint: $(STAMP)  ## ruff, the directions of imports, and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing_of_users.py docs/examples
 
 unit: $(STAMP)  ## the default tests alone
 	$(PYTEST) -m "$(DEFAULT)" $(ARGS)

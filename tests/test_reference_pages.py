@@ -48,7 +48,7 @@ def test_what_is_public_is_in_the_reference(public: str) -> None:
     module = importlib.import_module(public)
     inner = {
         # what other pages show, and what only code written against the core's own values names
-        "trtcore": {"__version__", "CompilationSettings", "TrtcoreError", "scoped_registry"},
+        "trtcore": {"__version__", "CompilationSettings", "SettingsDict", "TrtcoreError", "scoped_registry"},
         "trtcore.runtime": {"Engine", "EngineManifest", "GraphedModule", "SizeBinding", "TensorBinding", "choose_runtime",
                             "execute_engine", "get_engine", "register_engine"},
         "trtcore.pack": {"BOUNDARY", "REASON", "ITensor", "Operand", "hookimpl"},

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from trtcore.mutable import MutableModule
     from trtcore.packs.declare import scoped_registry
     from trtcore.report.data import Report
+    from trtcore.runtime.module import CompiledModule
     from trtcore.settings import CompilationSettings
+    from trtcore.settings.kwargs import SettingsDict
 
 _HOMES = {
     "compile": "trtcore.api",
@@ -40,6 +42,8 @@ _HOMES = {
     "Input": "trtcore.ir.inputs",
     "MutableModule": "trtcore.mutable",
     "CompilationSettings": "trtcore.settings",
+    "CompiledModule": "trtcore.runtime.module",
+    "SettingsDict": "trtcore.settings.kwargs",
     "Report": "trtcore.report.data",
     "TrtcoreError": "trtcore.errors",
     "scoped_registry": "trtcore.packs.declare",
@@ -49,11 +53,13 @@ _MODULES = ("debug", "dynamo", "errors", "executors", "pack", "runtime", "testin
 
 __all__ = [
     "CompilationSettings",
+    "CompiledModule",
     "Debugger",
     "EngineCache",
     "Input",
     "MutableModule",
     "Report",
+    "SettingsDict",
     "TrtcoreError",
     "__version__",
     "compile",

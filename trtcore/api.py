@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import torch
 
@@ -12,13 +12,41 @@ from trtcore.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from typing_extensions import Unpack
 
     from trtcore.context import Observer
     from trtcore.report.data import Report
+    from trtcore.runtime.module import CompiledModule
+    from trtcore.settings.kwargs import SettingsDict
 
+_AheadOfTime: TypeAlias = 'Literal["dynamo", "default", "fx", "ts", "torchscript"]'
 _IRS = ("dynamo", "default", "torch_compile", "fx", "ts", "torchscript")
 
 
+@overload
+def compile(
+    model: Any,
+    inputs: Any = None,
+    ir: _AheadOfTime = "dynamo",
+    *,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    observers: Sequence[Observer] = (),
+    progress: bool = False,
+    **settings: Unpack[SettingsDict],
+) -> CompiledModule: ...
+@overload
+def compile(
+    model: Any,
+    inputs: Any = None,
+    *,
+    ir: Literal["torch_compile"],
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    observers: Sequence[Observer] = (),
+    progress: bool = False,
+    **settings: Unpack[SettingsDict],
+) -> Callable[..., Any]: ...
 def compile(
     model: Any,
     inputs: Any = None,
@@ -28,8 +56,8 @@ def compile(
     kwarg_inputs: Mapping[str, Any] | None = None,
     observers: Sequence[Observer] = (),
     progress: bool = False,
-    **settings: Any,
-) -> Any:
+    **settings: Unpack[SettingsDict],
+) -> CompiledModule | Callable[..., Any]:
     """Compile a model to TensorRT.
 
     Args:
@@ -66,7 +94,7 @@ def compile(
         raise SettingsError(f"ir={ir!r}: it must be one of {', '.join(map(repr, _IRS))}")
     if ir == "torch_compile":
         _refuse_ranges(inputs, arg_inputs, kwarg_inputs)
-        options = {**settings, "observers": tuple(observers)} if observers else dict(settings)
+        options: Any = {**settings, "observers": tuple(observers)} if observers else dict(settings)
         return torch.compile(model, backend="trtcore", options=options)
     with forgetting_traces(), with_progress(observers, progress) as watching:
         began = time.perf_counter()
@@ -87,7 +115,7 @@ def explain(
     *,
     arg_inputs: Sequence[Any] | None = None,
     kwarg_inputs: Mapping[str, Any] | None = None,
-    **settings: Any,
+    **settings: Unpack[SettingsDict],
 ) -> Report:
     """Say for every op which converter takes it, or why none does. No engine is built.
 

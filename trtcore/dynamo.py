@@ -10,12 +10,14 @@ import torch
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from typing_extensions import Unpack
 
     from trtcore.context import Observer
     from trtcore.ir.program import Program
     from trtcore.jit.backend import GraphReport
     from trtcore.report.data import Report
     from trtcore.runtime.module import CompiledModule
+    from trtcore.settings.kwargs import SettingsDict
 
 __all__ = [
     "compile",
@@ -53,7 +55,7 @@ def compile(
     kwarg_inputs: Mapping[str, Any] | None = None,
     observers: Sequence[Observer] = (),
     progress: bool = False,
-    **settings: Any,
+    **settings: Unpack[SettingsDict],
 ) -> CompiledModule:
     """Compile an ExportedProgram ahead of time.
 
@@ -97,7 +99,7 @@ def explain(
     *,
     arg_inputs: Sequence[Any] | None = None,
     kwarg_inputs: Mapping[str, Any] | None = None,
-    **settings: Any,
+    **settings: Unpack[SettingsDict],
 ) -> Report:
     """Say per op what `compile` would do with it, without building an engine."""
     from trtcore.compiler import explain_program
@@ -118,7 +120,7 @@ def convert_exported_program_to_serialized_trt_engine(
     *,
     arg_inputs: Sequence[Any] | None = None,
     kwarg_inputs: Mapping[str, Any] | None = None,
-    **settings: Any,
+    **settings: Unpack[SettingsDict],
 ) -> bytes:
     """Compile the whole program into one engine; the bytes load in plain TensorRT.
 
@@ -134,7 +136,8 @@ def convert_exported_program_to_serialized_trt_engine(
     from trtcore.ir.torch_private import forgetting_traces
     from trtcore.settings import CompilationSettings
 
-    chosen = CompilationSettings.from_kwargs(**{"min_block_size": 1, **settings})
+    settings.setdefault("min_block_size", 1)
+    chosen = CompilationSettings.from_kwargs(**settings)
     with forgetting_traces():
         given = _positional(inputs, arg_inputs, kwarg_inputs)
         program = program_from_exported(_exported(exported_program, *given), *given)

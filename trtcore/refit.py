@@ -59,7 +59,7 @@ def refit_module_weights(
     if not donors.complete:
         left = sorted({one.manifest.name for one in engines} - set(donors.taken))
         raise RefitError(f"the new program has no use for {', '.join(left)} of the module", advice=_COMPILE)
-    if not engines and made.report is not None and made.report.engines:
+    if not engines and made.report.engines:
         raise RefitError("the module has no engine, and the new program would have some", advice=_COMPILE)
     open_engines(made)
     if verify_output:

@@ -160,7 +160,7 @@ def _restored(
     report = description["report"]
     recipe = description.get("recipe")
     module = module_of(
-        graph_module, _name(saved["name"]), None if report is None else Report.from_json(report), check
+        graph_module, _name(saved["name"]), Report() if report is None else Report.from_json(report), check
     )
     module.recipe = None if recipe is None else Recipe.from_json(recipe)
     return module

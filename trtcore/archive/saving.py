@@ -103,7 +103,7 @@ def _write(file: Any, path: Path, module: CompiledModule, example: tuple[Any, An
             "sums": sums,
             "module": _module_to_json(module, portable, places),
             "check": None if module._input_check is None else check_to_json(module._input_check),
-            "report": _report(module),
+            "report": module.report.to_json(indent=None),
             "recipe": None if module.recipe is None else module.recipe.to_json(),
         }
         writer.add(EXTRA, json.dumps(description, separators=(",", ":"), allow_nan=False).encode())
@@ -239,10 +239,6 @@ def _compiled(module: Any) -> CompiledModule:
         f"trtcore.save takes what trtcore.compile returned, not {type(module).__name__}",
         advice="compile it first; an ExportedProgram that is not compiled is saved with torch.export.save",
     )
-
-
-def _report(module: CompiledModule) -> str | None:
-    return None if module.report is None else module.report.to_json(indent=None)
 
 
 def _export(

@@ -27,9 +27,11 @@ from trtcore.settings import CompilationSettings
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from typing_extensions import Unpack
 
     from trtcore.ir.program import Program
     from trtcore.report.data import Report
+    from trtcore.settings.kwargs import SettingsDict
 
 _TOLERANCES: Mapping[torch.dtype, float] = {torch.float16: 2e-2, torch.bfloat16: 5e-2, torch.float64: 1e-4}
 _TOLERANCE = 1e-4
@@ -115,7 +117,7 @@ def compare(
     *,
     kwarg_inputs: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
-    **settings: Any,
+    **settings: Unpack[SettingsDict],
 ) -> Comparison:
     """Compare a model with its compiled form at given inputs, and find the first node that diverges.
 
@@ -130,7 +132,8 @@ def compare(
     Raises:
         InputError: there is nothing to compare: no floating-point output, or the model changes its buffers or inputs.
     """
-    chosen = CompilationSettings.from_kwargs(**{"min_block_size": 1, **settings})
+    settings.setdefault("min_block_size", 1)
+    chosen = CompilationSettings.from_kwargs(**settings)
     exported = (
         model
         if isinstance(model, torch.export.ExportedProgram)
@@ -207,7 +210,6 @@ class _Search:
             warnings.simplefilter("ignore")  # the first look tells what there is to tell
             compiled = compile_program(program, self.settings)
         report = compiled.report
-        assert report is not None
         with torch.no_grad():
             results = compiled(*self._flat(program))
         results = results if isinstance(results, (tuple, list)) else (results,)

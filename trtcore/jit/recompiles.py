@@ -260,7 +260,6 @@ class CompiledGraph:
                 donors=None if like is None else Donors(engines_of(like)),
                 again=None if like is None else like.recipe,
             )
-        assert module.report is not None
         _reports.append(GraphReport(self._number, reason, module.report))
         if module.report.backend is None:
             warnings.warn(

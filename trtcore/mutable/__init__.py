@@ -7,7 +7,7 @@ import threading
 import types
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,6 +16,11 @@ from trtcore.errors import InputError
 from trtcore.ir.torch_private import is_traced_by_jit
 from trtcore.mutable.calls import Calls
 from trtcore.settings import CompilationSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from trtcore.settings.kwargs import SettingsDict
 
 __all__ = ["MutableModule"]
 
@@ -73,7 +78,7 @@ class MutableModule(nn.Module):
         *,
         arg_inputs: Sequence[Any] | None = None,
         kwarg_inputs: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[SettingsDict],
     ) -> None:
         chosen = CompilationSettings.from_kwargs(**settings)
         model = model._calls.model if isinstance(model, MutableModule) else model
@@ -103,7 +108,7 @@ class MutableModule(nn.Module):
         *,
         arg_inputs: Sequence[Any] | None = None,
         kwarg_inputs: Mapping[str, Any] | None = None,
-        **settings: Any,
+        **settings: Unpack[SettingsDict],
     ) -> MutableModule:
         """What `save` wrote, on a model of the same code, which gets the saved weights.
 

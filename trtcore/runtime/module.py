@@ -38,11 +38,11 @@ class CompiledModule(torch.fx.GraphModule):
     Made by `assemble`. Wrong inputs raise ``InputError`` before anything runs; nothing is cast or clamped.
 
     Attributes:
-        report: what the compile did.
+        report: what the compile did; an empty one where a file has none.
         recipe: what it was made with, for other weights; None where it cannot take any.
     """
 
-    report: Report | None = None
+    report: Report = Report()
     recipe: Recipe | None = None
     _direct: ClassVar[DirectForward]
     _input_check: InputCheck | None = None
@@ -142,7 +142,7 @@ class CompiledModule(torch.fx.GraphModule):
         copied.train(self.training)
         return copied
 
-    def _finish(self, report: Report | None, check: InputCheck | None) -> None:
+    def _finish(self, report: Report, check: InputCheck | None) -> None:
         keep_plans_plain(self)
         keep_sources(self)
         self.report = report
@@ -174,14 +174,13 @@ def captured_dtypes() -> Iterator[None]:
 
 def rebuilt(state: ModuleState) -> CompiledModule:
     """A compiled module from what its pickle holds."""
-    report = None if state.report is None else Report.from_json(state.report)
-    module = module_of(restored(state), state.class_name, report, state.check)
+    module = module_of(restored(state), state.class_name, Report.from_json(state.report), state.check)
     module.recipe = state.recipe
     return module.train(state.training)
 
 
 def module_of(
-    graph_module: torch.fx.GraphModule, name: str, report: Report | None, check: InputCheck | None
+    graph_module: torch.fx.GraphModule, name: str, report: Report, check: InputCheck | None
 ) -> CompiledModule:
     """A hybrid graph that has its calling convention already, as a compiled module."""
     module = CompiledModule(graph_module, graph_module.graph, class_name=name)
@@ -239,5 +238,5 @@ def assemble(
         check = InputCheck.of_program(program)
         module.graph.set_codegen(FlatCodeGen(info, program.parameters, check))
         module.recompile()
-    module._finish(report, check)
+    module._finish(report or Report(), check)
     return module.eval()

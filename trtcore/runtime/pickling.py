@@ -52,14 +52,14 @@ class ModuleState:
     ranges: Mapping[str, SymbolRange]
     codegen: Any
     check: InputCheck | None
-    report: str | None
+    report: str
     class_name: str
     training: bool
     recipe: Recipe | None = None
 
 
 def state_of(
-    module: GraphModule, check: InputCheck | None, report: Report | None, recipe: Recipe | None = None
+    module: GraphModule, check: InputCheck | None, report: Report, recipe: Recipe | None = None
 ) -> ModuleState:
     """A compiled module as data."""
     plans = plans_of(module)
@@ -78,7 +78,7 @@ def state_of(
     return ModuleState(
         tuple(node_data(node, FunctionRef.of) for node in module.graph.nodes), attributes, buffers,
         symbol_ranges_of(module), codegen_of(module.graph), check,
-        None if report is None else report.to_json(indent=None), type(module).__name__, module.training, recipe,
+        report.to_json(indent=None), type(module).__name__, module.training, recipe,
     )  # fmt: skip
 
 
