@@ -9,7 +9,7 @@ STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
 DEFAULT = not gpu and not models and not slow and not benchmark and not browser
 
-.PHONY: help browser setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
+.PHONY: help browser examples setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -46,6 +46,10 @@ dynamic: $(STAMP)  ## operators at the smallest, usual and largest sizes of a pr
 
 models: $(STAMP)  ## whole models at their base sizes
 	$(BIN)/python -m pytest -m models $(ARGS)
+
+examples: $(STAMP)  ## every script of docs/examples, with what they need beside the default environment
+	$(BIN)/python -m pip install --quiet --editable ".[examples]"
+	$(BIN)/python -m pytest tests/test_examples.py -s $(ARGS)
 
 quantized: $(STAMP)  ## models quantised with torchao, which is no part of the default environment
 	$(BIN)/python -m pip install --quiet --editable ".[quantize]"
