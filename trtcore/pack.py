@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from trtcore.ir.op_rules import texts_are_data
     from trtcore.ir.provenance import module_path
     from trtcore.ir.schema import node_arguments, parameters_of
+    from trtcore.lowering.decompose import expand_call
     from trtcore.lowering.rewrite import fake_result, insert_call, insert_constant, log_rewrite, replace_node
     from trtcore.lowering.rules import RewriteRule, RuleMatch, rewrite, rules_pass
     from trtcore.packs.declare import converter, converters_in, register_kernel_plugin, scoped_registry
@@ -109,6 +110,7 @@ __all__ = [
     "converter",
     "converters_in",
     "current_device",
+    "expand_call",
     "facts",
     "fake_result",
     "forced_to_torch",
@@ -162,6 +164,7 @@ _HOMES = {
     "trtcore.packs.hookspecs": ("hookimpl",),
     "trtcore.packs.loading": ("register_pack",),
     "trtcore.ir.facts": ("BOUNDARY", "REASON", "NodeFacts", "facts", "set_facts"),
+    "trtcore.lowering.decompose": ("expand_call",),
     "trtcore.lowering.rules": ("RewriteRule", "RuleMatch", "rewrite", "rules_pass"),
     "trtcore.lowering.rewrite": (
         "log_rewrite",

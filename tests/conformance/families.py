@@ -94,7 +94,7 @@ LEFT_OUT: dict[str, str] = {
         cauchy exponential geometric log_normal normal uniform multinomial nn.functional.alpha_dropout nn.functional.dropout
         nn.functional.dropout2d nn.functional.dropout3d nn.functional.feature_alpha_dropout
         nn.functional.fractional_max_pool2d nn.functional.fractional_max_pool3d pca_lowrank svd_lowrank""",
-    "complex numbers, of which TensorRT has none": """cdouble cfloat chalf complex polar imag view_as_complex view_as_real stft istft
+    "complex numbers, which are pairs of real ones in engines (tests/converters/test_complex.py)": """cdouble cfloat chalf complex polar imag view_as_complex view_as_real stft istft
         fft.fft fft.fft2 fft.fftn fft.hfft fft.hfft2 fft.hfftn fft.ifft fft.ifft2 fft.ifftn
         fft.ihfft fft.ihfft2 fft.ihfftn fft.irfft fft.irfft2 fft.irfftn fft.rfft fft.rfft2 fft.rfftn""",
     "matrix decompositions and solvers, for which TensorRT has no layer": """cholesky cholesky_inverse cholesky_solve geqrf

@@ -20,7 +20,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
-from trtcore.ir.facts import set_facts
+from trtcore.ir.facts import facts, set_facts
 from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, tracing
 from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
 from trtcore.ir.torch_private import core_decompositions, functionalised, is_written
@@ -46,6 +46,32 @@ def decompose(
     """
     _Decomposer(graph_module, ctx, memo or SelectionMemo(ctx)).run(nodes)
     return graph_module
+
+
+def expand_call(node: Node, ctx: CompileContext) -> bool:
+    """Put the ops in a node's place that it decomposes into, whether a converter takes them or not.
+
+    For passes that write ops in another way and know the smaller ones: a pack's decomposition, or torch's own of a
+    composite op. Nothing happens where there is none, or where it makes constants or other results than the op.
+
+    Args:
+        node: of the graph that a pass is given.
+
+    Returns:
+        Whether the node was replaced.
+    """
+    owner = node.graph.owning_module
+    if owner is None:
+        return False
+    decomposer = _Decomposer(owner, ctx, SelectionMemo(ctx))
+    function = decomposer._decomposition(node)
+    if function is None:
+        return False
+    pieces = decomposer._pieces(node, function, _DEPTH, converted=False)
+    if not isinstance(pieces, Graph) or pieces.find_nodes(op="get_attr"):
+        return False
+    decomposer._paste(node.graph, node, pieces)
+    return True
 
 
 class _Decomposer:
@@ -79,6 +105,8 @@ class _Decomposer:
         if selection.chosen is not None:
             self._decompose_anyway(graph, node, depth)
             return ""
+        if stated := facts(node).reason:
+            return stated  # a pass has looked at it, and says why it runs in torch
         reason = selection.reason if selection.candidates else _NoConverter(selection.reason)
         function = self._decomposition(node)
         if function is None or depth >= _DEPTH or selection.verdict is Verdict.FORCED_TO_TORCH:
@@ -118,8 +146,14 @@ class _Decomposer:
             return node.target
         return function
 
-    def _pieces(self, node: Node, function: Callable[..., Any], depth: int) -> Graph | str:
-        """The node's decomposition, itself decomposed as far as it needs; or why it cannot be converted."""
+    def _pieces(
+        self, node: Node, function: Callable[..., Any], depth: int, *, converted: bool = True
+    ) -> Graph | str:
+        """The node's decomposition, itself decomposed as far as it needs; or why it cannot be converted.
+
+        Args:
+            converted: whether every piece must have a converter.
+        """
         leaves: list[Node] = []
         key: tuple[Any, ...]
         try:
@@ -147,7 +181,7 @@ class _Decomposer:
                     else f"it raised {type(error).__name__}: {_first_line(error)}"
                 )
             else:
-                self.memo[key] = self._convertible(traced, depth)
+                self.memo[key] = self._convertible(traced, depth) if converted else traced
         return self.memo[key]
 
     def _convertible(self, traced: Graph, depth: int) -> Graph | str:

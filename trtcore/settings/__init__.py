@@ -236,6 +236,13 @@ class CompilationSettings:
         validator=values.flag,
         metadata=_conversion("Attention as matmuls and a softmax instead of TensorRT's attention layer."),
     )
+    use_complex_decomposition: bool = attrs.field(
+        default=True,
+        validator=values.flag,
+        metadata=_conversion(
+            "Complex numbers as pairs of real ones, where all that is computed with them can be written so."
+        ),
+    )
     assume_dynamic_shape_support: bool = attrs.field(
         default=False,
         validator=values.flag,

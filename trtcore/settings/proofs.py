@@ -73,6 +73,9 @@ PROOFS: Mapping[str, Proof] = {
     "decompose_attention": Proof(
         "network", "converters/test_decomposed_attention.py::test_the_setting_leaves_it_apart"
     ),
+    "use_complex_decomposition": Proof(
+        "graph", "converters/test_complex.py::test_the_setting_leaves_them_complex"
+    ),
     "assume_dynamic_shape_support": Proof("graph", "packs/test_registry.py::test_dynamic_shapes"),
     "fallback_data_dependent_ops": Proof(
         "graph", "test_settings_effects.py::test_data_dependent_ops_stay_in_torch_if_asked"

@@ -7,6 +7,7 @@ from trtcore.pack import LoweringPass, rules_pass
 from trtcore_converters.passes.attention import group_heads, recover_attention
 from trtcore_converters.passes.autocast import autocast
 from trtcore_converters.passes.cleanup import plain_casts, remove_assertions, remove_noops
+from trtcore_converters.passes.complex_pairs import complex_pairs
 from trtcore_converters.passes.convolution import fold_batch_norm, fold_padding
 from trtcore_converters.passes.decomposed import recover_decomposed_attention
 from trtcore_converters.passes.factors import attention_factors
@@ -26,6 +27,7 @@ _IN_ORDER = (
     ("remove_assertions", remove_assertions),
     ("plain_casts", plain_casts),
     ("truncate_double", truncate_double),
+    ("complex_pairs", complex_pairs),
     ("strided_views", strided_views),
     ("remove_noops", remove_noops),
     ("attention_kernels", attention_kernels),

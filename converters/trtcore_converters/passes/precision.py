@@ -68,7 +68,8 @@ def fp32_accumulation(graph_module: fx.GraphModule, ctx: CompileContext) -> None
 
 
 def truncate_double(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
-    """With the setting of that name, float64 becomes float32 everywhere between the model's inputs and outputs.
+    """With the setting of that name, float64 becomes float32 everywhere between the model's inputs and outputs, and
+    complex128 complex64.
 
     Inputs are cast after they came in, and results cast back before they go out, both in torch; weights become
     float32 constants.
@@ -95,7 +96,10 @@ def truncate_double(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
 
 def _is_double(node: fx.Node) -> bool:
     value = tensor_of(node)
-    return value is not None and value.dtype == torch.float64
+    return value is not None and value.dtype in _TRUNCATED
+
+
+_TRUNCATED = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
 
 def _single(
@@ -105,14 +109,14 @@ def _single(
     known: dict[fx.Node, torch.Tensor],
     singles: dict[fx.Node, fx.Node],
 ) -> fx.Node:
-    """An input or weight in float32."""
+    """An input or weight in float32, or complex64."""
     if source in singles:
         return singles[source]
     anchor = source.next
     while anchor.op in ("placeholder", "get_attr"):
         anchor = anchor.next
     if source in known:
-        value = known[source].float()
+        value = known[source].to(_TRUNCATED[known[source].dtype])
         if bool((value.isinf() & known[source].isfinite()).any()):
             raise SettingsError(
                 f"truncate_double=True: {source.target} has values beyond the range of float32",
@@ -120,7 +124,8 @@ def _single(
             )
         made = insert_constant(graph_module, anchor, value, like=source)
     else:
-        made = insert_call(anchor, _CAST, (source,), {"dtype": torch.float32}, like=reader)
+        dtype = _TRUNCATED[source.meta["val"].dtype]
+        made = insert_call(anchor, _CAST, (source,), {"dtype": dtype}, like=reader)
         set_facts(made, boundary=True)
     singles[source] = made
     return made
@@ -130,7 +135,7 @@ def _truncate(node: fx.Node) -> None:
     """Let a node give float32 where it gave float64: dtypes among its arguments, and what it is traced to give."""
 
     def plain(value: Any) -> Any:
-        return torch.float32 if value is torch.float64 else value
+        return _TRUNCATED.get(value, value) if isinstance(value, torch.dtype) else value
 
     node.args = tuple(plain(value) for value in node.args)
     node.kwargs = {name: plain(value) for name, value in node.kwargs.items()}
@@ -141,9 +146,12 @@ def _truncate(node: fx.Node) -> None:
 
 
 def _give_back(output: fx.Node, double: set[fx.Node]) -> None:
-    """Results in float64, where the model gives that."""
+    """Results in float64 or complex128, where the model gives that."""
     for source in output.all_input_nodes:
         if source in double and not _is_double(source):
-            made = insert_call(output, _CAST, (source,), {"dtype": torch.float64}, like=source)
+            value = tensor_of(source)
+            assert value is not None
+            wide = torch.complex128 if value.is_complex() else torch.float64
+            made = insert_call(output, _CAST, (source,), {"dtype": wide}, like=source)
             set_facts(made, boundary=True)
             output.replace_input_with(source, made)
