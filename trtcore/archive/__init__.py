@@ -3,7 +3,7 @@
 The file is torch's own ``.pt2`` archive of an ExportedProgram in which every engine is an ``execute_engine`` call
 whose plan tensor is the engine's file. So ``torch.export.load`` reads it too, once trtcore is imported, with torch's
 own trust rules. `load` does not trust, and does not ask torch: the archive's member ``extra/trtcore.json`` has the
-graph and the calling contract as plain data (`trtcore.ir.graph_json`, `trtcore.archive.contract`), and the weights are
+graph and the calling contract as plain data (`trtcore.ir.graph_json`, `trtcore.runtime.contract`), and the weights are
 mapped where they lie in the file.
 """
 

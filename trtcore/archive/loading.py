@@ -14,7 +14,6 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import _PyTreeInfo
 
-from trtcore.archive.contract import check_from_json, ranges_from_json, spec_from_json
 from trtcore.archive.members import EXTRA, FORMAT, Archive, TooManyMembersError
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.artifact.manifest import EngineManifest
@@ -26,6 +25,7 @@ from trtcore.ir.torch_private import forgetting_traces
 from trtcore.packs.loading import IN_PROCESS, load_packs
 from trtcore.report.data import Report
 from trtcore.runtime.calling import FlatCodeGen
+from trtcore.runtime.contract import check_from_json, ranges_from_json, spec_from_json
 from trtcore.runtime.engine import with_runtime
 from trtcore.runtime.input_check import InputCheck
 from trtcore.runtime.module import CompiledModule, module_of
@@ -41,6 +41,7 @@ _MEMBERS = re.compile(
     r"|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|data/sample_inputs/model\.pt|extra/trtcore\.json"
 )
+_PACKAGED = "data/aotinductor/"
 _MAX_NODES = 1 << 20
 _TAIL = 1 << 20  # bytes at the end of a file, where the name of the last member is
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,200}[A-Za-z0-9])?\Z")
@@ -115,9 +116,22 @@ def _opened(source: Path) -> Archive:
         if isinstance(error.__cause__, TooManyMembersError):
             raise
         is_zip = error.advice is None and source.is_file() and zipfile.is_zipfile(source)
+        if is_zip and _is_package(source):
+            raise ArtifactError(
+                f"{source} is a package of AOTInductor: machine code, which trtcore.load does not execute",
+                advice="if you trust where it comes from, torch._inductor.aoti_load_package runs it after "
+                "`import trtcore`",
+            ) from error
         if is_zip and not is_saved_module(source):
             raise ArtifactError(f"{source} is not a module that trtcore saved", advice=_FOREIGN) from error
         raise
+
+
+def _is_package(source: Path) -> bool:
+    """Whether an archive that is not of our layout has what AOTInductor writes."""
+    with zipfile.ZipFile(source) as archive:
+        names = [name.partition("/")[2] for name in archive.namelist()]
+    return any(name.startswith(_PACKAGED) for name in names) and EXTRA not in names
 
 
 def _vet(source: Path, archive: Archive) -> None:

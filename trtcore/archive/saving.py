@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from trtcore._version import __version__
-from trtcore.archive.contract import check_to_json, ranges_to_json, spec_to_json
+from trtcore.archive import aot_inductor
 from trtcore.archive.members import EXTRA, FORMAT, ArchiveWriter
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import ArtifactError, ExportError, SettingsError, TrtcoreError
@@ -33,6 +33,7 @@ from trtcore.ir.torch_private import (
     with_tensors,
 )
 from trtcore.paths import atomic_write
+from trtcore.runtime.contract import check_to_json, ranges_to_json, spec_to_json
 from trtcore.runtime.engine import resolve
 from trtcore.runtime.input_check import InputCheck, _Constant, _Number, _Tensor
 from trtcore.runtime.module import CompiledModule
@@ -63,7 +64,8 @@ def save(
         path: the file, usually ``*.pt2``. Written in one step: an old file stays whole until the new one is.
         inputs, kwarg_inputs: example arguments for torch.export; not needed, made from the compiled shapes.
             Their values are not stored.
-        output_format: "exported_program" is the only one.
+        output_format: "exported_program", or "aot_inductor": a package of machine code that
+            ``torch._inductor.aoti_load_package`` runs in a process that has imported trtcore, and `load` does not open.
         reference: False leaves the networks out: a smaller file, which only TensorRT on a GPU can run.
 
     Dynamic dims stay dynamic, with the ranges that the module was compiled for.
@@ -72,14 +74,19 @@ def save(
         SettingsError: another output_format; the message says what to use.
         ArtifactError: `module` is not a compiled module, or the file cannot be written.
         InputError: `inputs` do not fit the module.
-        ExportError: torch.export cannot capture the compiled module.
+        ExportError: torch.export cannot capture the compiled module, or AOTInductor not compile it.
     """
     _check_format(output_format)
     compiled = _compiled(module)
     example = (inputs, kwarg_inputs)
+    if packaged := output_format == aot_inductor.NAME:
+        aot_inductor.check_name(Path(path))
     try:
         with forgetting_traces(), atomic_write(path) as file:
-            _write(file, Path(path), compiled, example, reference)
+            if packaged:
+                _write_package(file, compiled, example, reference)
+            else:
+                _write(file, Path(path), compiled, example, reference)
     except OSError as error:
         raise ArtifactError(f"{os.fspath(path)} cannot be written: {error}") from error
 
@@ -111,6 +118,12 @@ def _write(file: Any, path: Path, module: CompiledModule, example: tuple[Any, An
     except BaseException:
         writer.abandon()
         raise
+
+
+def _write_package(file: Any, module: CompiledModule, example: tuple[Any, Any], reference: bool) -> None:
+    portable = _portable(module, reference)
+    aot_inductor.with_checks(portable, module._input_check)
+    aot_inductor.write(file, _export(module, portable, *example))
 
 
 def _small_members(exported: ExportedProgram) -> dict[str, bytes]:
@@ -222,13 +235,11 @@ def _place(
 
 
 def _check_format(output_format: str) -> None:
-    if output_format == "exported_program":
+    if output_format in ("exported_program", aot_inductor.NAME):
         return
     advice = {
         "torchscript": 'TorchScript cannot hold these engines; use output_format="exported_program"',
-        "aot_inductor": "save as an exported program and call "
-        "torch._inductor.aoti_compile_and_package on torch.export.load of it",
-    }.get(output_format, 'use output_format="exported_program"')
+    }.get(output_format, 'use output_format="exported_program" or "aot_inductor"')
     raise SettingsError(f"output_format={output_format!r} is not offered", advice=advice)
 
 

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -43,6 +44,7 @@ __all__ = [
     "bounds_of_symbol",
     "can_auto_functionalize",
     "codegen_of",
+    "compile_and_package",
     "compiled_forward",
     "composite_kernel",
     "constant_of",
@@ -86,6 +88,7 @@ __all__ = [
     "keep_source",
     "keep_sources",
     "kernel_below_autocast",
+    "lacks_compiler",
     "names_of_ops",
     "operator_samples",
     "ops_are_watched",
@@ -848,3 +851,22 @@ def specialise_floats(floats: Sequence[torch.SymFloat]) -> None:
         TensorifyState.specialize(name)
     if new:
         raise TensorifyScalarRestartAnalysis
+
+
+def compile_and_package(exported: ExportedProgram, path: Path) -> None:
+    """Let AOTInductor compile a program, and write the package to `path`, which ends in .pt2."""
+    from torch._inductor import aoti_compile_and_package
+
+    aoti_compile_and_package(exported, package_path=os.fspath(path))
+
+
+def lacks_compiler(error: BaseException) -> bool:
+    """Whether Inductor stopped because it has found no C++ compiler."""
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (InvalidCxxCompiler, FileNotFoundError)):
+            return True
+        seen = getattr(seen, "inner_exception", None) or seen.__cause__ or seen.__context__
+    return False

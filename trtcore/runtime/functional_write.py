@@ -95,7 +95,8 @@ def returned_alias(op: torch._ops.OpOverload, index: int) -> str:
 def _run(
     op: str, call: str, memory: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor], sizes: Sequence[Any]
 ) -> list[torch.Tensor]:
-    """The op's kernel, for every device and for FakeTensors."""
+    """The op's kernel, for every device and for FakeTensors. AOTInductor's packages pass None for an empty list."""
+    memory, tensors, sizes = memory or (), tensors or (), sizes or ()
     target = find_op(op)
     if target is None:
         raise InputError(

@@ -17,9 +17,11 @@ Importing this module registers the op; it loads no TensorRT.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,6 +39,9 @@ from trtcore.runtime.checks import check_structure, output_device
 from trtcore.runtime.engine import Engine, resolve
 from trtcore.runtime.functional_write import functional_write as functional_write  # registered with this one
 
+if TYPE_CHECKING:
+    from trtcore.runtime.input_check import InputCheck
+
 NAME = "trtcore::execute_engine"
 
 _set_grad_enabled = grad_mode_switch()
@@ -51,7 +56,8 @@ _library.define(
 def execute(
     inputs: list[torch.Tensor], sizes: list[int], plan: torch.Tensor, manifest: str
 ) -> list[torch.Tensor]:
-    """The op's kernel, for every device."""
+    """The op's kernel, for every device. AOTInductor's packages pass None for a list without elements."""
+    inputs, sizes = inputs or [], sizes or []
     engine = resolve(manifest, plan)
     if profiler_is_on():
         with torch.profiler.record_function(engine.label):
@@ -102,6 +108,7 @@ def _without_autograd(
     Raises:
         InputError: torch.func.grad, jvp or the like differentiates an input, or forward mode does.
     """
+    inputs = inputs or []
     if is_being_differentiated(inputs):
         raise InputError(
             "an input of a compiled engine is being differentiated (torch.func.grad, vjp, jvp, forward mode), "
@@ -131,6 +138,57 @@ def _fake(
     ]
 
 
+# ---- inputs of code that torch has compiled ----------------------------------------------------------------
+
+_library.define(
+    "fit(Tensor[] inputs, str contract) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@lru_cache(maxsize=256)
+def _contract(text: str) -> InputCheck:
+    from trtcore.runtime.contract import check_from_json
+
+    return check_from_json(json.loads(text))
+
+
+def _fit(inputs: list[torch.Tensor], contract: str) -> torch.Tensor:
+    """See that tensors are what a program was compiled for, and contiguous where it does not say more.
+
+    Args:
+        contract: `trtcore.runtime.contract.check_to_json` as text.
+
+    Returns:
+        True, on the CPU.
+
+    Raises:
+        InputError: one is not.
+    """
+    check = _contract(contract)
+    check.check(inputs, {})
+    for tensor, leaf in zip(inputs, check.leaves):
+        if not tensor.is_contiguous() and getattr(leaf, "stride", None) is None:
+            raise InputError(
+                f"input {leaf.name} must be contiguous, got the strides {tuple(tensor.stride())}: compiled code "
+                "reads memory by them",
+                advice=f"pass {leaf.name}.contiguous()",
+            )
+    return torch.ones((), dtype=torch.bool)
+
+
+def _fake_fit(inputs: Sequence[torch.Tensor], contract: str) -> torch.Tensor:
+    return torch.empty((), dtype=torch.bool)
+
+
+_library.impl("fit", _fit, "CompositeExplicitAutograd")
+_library.impl("fit", torch.library.fallthrough_kernel, "Autograd")
+torch.library.register_fake("trtcore::fit", _fake_fit, lib=_library)
+
+fit = torch.ops.trtcore.fit.default
+"""``fit(Tensor[] inputs, str contract) -> Tensor``: raises where inputs do not fit a contract."""
+
+
 # ---- strides ----------------------------------------------------------------------------------------
 
 _library.define(
@@ -144,6 +202,7 @@ def _restride(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
 
     Elements that share memory by these strides (an expanded tensor's) are equal in x.
     """
+    stride = stride or ()  # AOTInductor's packages pass None for a list without elements
     result = torch.empty_strided(tuple(x.shape), tuple(stride), dtype=x.dtype, device=x.device)
     if not x.numel():
         return result
