@@ -51,6 +51,7 @@ class SettingsDict(TypedDict, total=False):
     # conversion
     enable_experimental_decompositions: bool
     decompose_attention: bool
+    use_complex_decomposition: bool
     assume_dynamic_shape_support: bool
     fallback_data_dependent_ops: bool
     converters: Mapping[Any, Callable[..., Any]]
