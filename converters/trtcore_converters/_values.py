@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from trtcore.pack import ConversionContext, Dim, Operand, node_arguments
+from trtcore_converters.torch_private import interval
 
 LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
@@ -106,7 +107,7 @@ def most(size: Any) -> int | None:
     """The largest value of a traced size; None where it has no bound. Adds no guard."""
     if not isinstance(size, torch.SymInt):
         return int(size)
-    upper = size.node.shape_env.bound_sympy(size.node.expr).upper
+    upper = interval(size).upper
     return int(upper) if upper.is_Integer else None
 
 
@@ -114,7 +115,7 @@ def least(size: Any) -> int:
     """The smallest value of a traced size; 0 where that is not known. Adds no guard."""
     if not isinstance(size, torch.SymInt):
         return int(size)
-    lower = size.node.shape_env.bound_sympy(size.node.expr).lower
+    lower = interval(size).lower
     return max(int(lower), 0) if lower.is_Integer else 0
 
 

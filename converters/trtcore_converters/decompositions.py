@@ -21,6 +21,7 @@ from trtcore_converters.decompositions_spatial import TABLE as SPATIAL
 from trtcore_converters.decompositions_varying import TABLE as VARYING
 from trtcore_converters.order import ORDER
 from trtcore_converters.special import SPECIAL, float_of
+from trtcore_converters.torch_private import decomposition_tables
 
 aten = torch.ops.aten
 
@@ -72,13 +73,8 @@ _DERIVATIVES = frozenset(
 @lru_cache(maxsize=1)
 def decompositions() -> Mapping[Any, Callable[..., Any]]:
     """Op to function, for functional ops."""
-    from torch._decomp import core_aten_decompositions, decomposition_table
-
     table: dict[Any, Callable[..., Any]] = dict(prims())
-    # What torch's core table holds for ATen. To ask it for its items makes it look through every other namespace: a
-    # third of the time, for composite ops, which lowering takes apart anyway.
-    core = core_aten_decompositions()
-    for source in (decomposition_table, getattr(core, "decomp_table", core)):
+    for source in decomposition_tables():
         table.update({op: function for op, function in source.items() if _wanted(op)})
     for ours in (SPECIAL, SCANS, ORDER, INDEXING, RECURRENT, SPATIAL, VARYING):
         table.update(ours)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from trtcore_converters.torch_private import prims
+
 
 def _convert_element_type(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return x.to(dtype)
@@ -57,20 +59,14 @@ def _var(
 
 def table() -> Mapping[Any, Callable[..., Any]]:
     """Op to function."""
-    import torch._prims as prims
-
-    found = {
-        op: vars(op)["impl_aten"]
-        for op in vars(prims).values()
-        if isinstance(op, torch._ops.OpOverload) and op.namespace == "prims"
-    }
+    named = prims()
     return {
-        **found,
-        prims.convert_element_type: _convert_element_type,
-        prims.collapse: _collapse,
-        prims.sum: partial(_reduced, _sum),
-        prims.prod: partial(_reduced, _prod),
-        prims.amax: partial(_reduced, torch.amax),
-        prims.amin: partial(_reduced, torch.amin),
-        prims.var: _var,
+        **{op: vars(op)["impl_aten"] for op in named.values()},
+        named["convert_element_type"]: _convert_element_type,
+        named["collapse"]: _collapse,
+        named["sum"]: partial(_reduced, _sum),
+        named["prod"]: partial(_reduced, _prod),
+        named["amax"]: partial(_reduced, torch.amax),
+        named["amin"]: partial(_reduced, torch.amin),
+        named["var"]: _var,
     }

@@ -27,6 +27,7 @@ NO_FAMILIES = (
     "refusals",
     "remainders",
     "special",
+    "torch_private",
 )
 """Modules of this package that hold no converters. Every other one must declare some."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import torch
@@ -20,8 +19,9 @@ from trtcore.pack import (
 from trtcore_converters._checks import val
 from trtcore_converters._declare import converts
 from trtcore_converters._values import output_dtype
+from trtcore_converters.torch_private import register_quantized_ops
 
-importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
+register_quantized_ops()
 
 ops: Any = torch.ops.quantized_decomposed
 

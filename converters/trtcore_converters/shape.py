@@ -21,6 +21,7 @@ from trtcore.pack import (
 from trtcore_converters._checks import all_of, is_static, val
 from trtcore_converters._declare import converts
 from trtcore_converters._values import known_dim, output, traced_dims, used_outputs
+from trtcore_converters.torch_private import interval
 
 aten = torch.ops.aten
 
@@ -242,8 +243,7 @@ def _never_negative(ctx: ConversionContext, name: str) -> bool:
         return False
     if value.node.expr.is_nonnegative:
         return True
-    interval = value.node.shape_env.bound_sympy(value.node.expr)
-    return bool(interval.lower >= 0)
+    return bool(interval(value).lower >= 0)
 
 
 @converts(aten.slice.Tensor, capability_validator=movable)

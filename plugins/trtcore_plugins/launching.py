@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from trtcore.pack import ConversionError
+from trtcore_plugins.torch_private import shares_storage
 from trtcore_plugins.tracing import TensorSpec, trace_sizes
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _role(
 
 def _starts_where(value: torch.Tensor, tensor: torch.Tensor) -> bool:
     """Whether one is a view of the other from its first element on: the same pointer."""
-    same = value.untyped_storage()._cdata == tensor.untyped_storage()._cdata
+    same = shares_storage(value, tensor)
     return same and value.storage_offset() == tensor.storage_offset() and value.dtype == tensor.dtype
 
 

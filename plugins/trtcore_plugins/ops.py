@@ -244,8 +244,8 @@ class CustomOpPlugin(OpPlugin):
 
 def plugin_name(name: str, op: torch._ops.OpOverload, absent: Sequence[str]) -> str:
     """The name of a plugin in TensorRT's registry: the op's, its overload's, and what is absent."""
-    overload = "" if op._overloadname == "default" else f"_{op._overloadname}"
-    return f"{name}{overload}" + (f"__no_{'_'.join(absent)}" if absent else "")
+    overload = op._schema.overload_name
+    return f"{name}{overload and f'_{overload}'}" + (f"__no_{'_'.join(absent)}" if absent else "")
 
 
 def resolve_op(op: str | torch._ops.OpOverload) -> torch._ops.OpOverload:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from trtcore.pack import PackError
+from trtcore_plugins.torch_private import parse_schema
 
 _TENSORS = ("Tensor", "Optional[Tensor]")
 
@@ -74,7 +73,7 @@ class OpSignature:
         if not (found and namespace.isidentifier() and opname.isidentifier()):
             raise PackError(f"{name!r} is not the name of an op", advice='write "namespace::op"')
         try:
-            parsed = torch._C.parse_schema(f"{name}{schema}")
+            parsed = parse_schema(f"{name}{schema}")
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             raise PackError(

@@ -19,6 +19,7 @@ import torch
 
 from trtcore.pack import ConversionError
 from trtcore_plugins.expressions import INTEGERS, Choice, lower
+from trtcore_plugins.torch_private import fake_tensors, python_dispatcher, symbolic_size
 
 MAX_PATHS = 24
 _PRIMES = (37, 41, 43, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
@@ -226,18 +227,16 @@ def _some_subsets(places: Sequence[Place]) -> Iterator[tuple[Place, ...]]:
 
 def _trace(function: Function, specs: Sequence[TensorSpec], hints: Mapping[Place, int], what: str) -> _Path:
     """Run the function once on FakeTensors whose dynamic dims are symbols that know these sizes."""
-    from torch._dispatch.python import enable_python_dispatcher
-    from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     environment = ShapeEnv(specialize_zero_one=False, duck_shape=False)
     names: dict[Any, Any] = {}
-    with FakeTensorMode(shape_env=environment) as mode:
+    with fake_tensors(environment) as mode:
         tensors = [
             _fake_tensor(mode, environment, index, spec, hints, names) for index, spec in enumerate(specs)
         ]
         before = len(environment.guards)
-        with enable_python_dispatcher():  # without it some of torch's C++ asks for sizes as numbers
+        with python_dispatcher():  # without it some of torch's C++ asks for sizes as numbers
             try:
                 sizes, _ = function(tensors)
             except ConversionError:
@@ -277,19 +276,14 @@ def _fake_tensor(
     names: dict[Any, Any],
 ) -> torch.Tensor:
     """A contiguous FakeTensor whose dynamic dims are fresh symbols; `names` learns what each is called here."""
-    from torch._dynamo.source import ConstantSource
-    from torch.fx.experimental.symbolic_shapes import DimDynamic
-
     shape: list[Any] = []
     for dim, size in enumerate(spec.shape):
         if size is not None:
             shape.append(size)
             continue
-        source = ConstantSource(symbol_name(index, dim))
-        hint = hints[index, dim]
-        symbol = environment.create_symbol(hint, source, DimDynamic.DYNAMIC, positive=None)
+        symbol, dynamic = symbolic_size(environment, symbol_name(index, dim), hints[index, dim])
         names[symbol] = sympy.Symbol(symbol_name(index, dim), integer=True, nonnegative=True)
-        shape.append(environment.create_symintnode(symbol, hint=hint, source=source))
+        shape.append(dynamic)
     with mode:
         return torch.empty(shape, dtype=spec.dtype)
 

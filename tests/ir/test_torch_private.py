@@ -17,6 +17,10 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.fx.graph_module import _loader
 
 import trtcore
+import trtcore_backends
+import trtcore_converters
+import trtcore_plugins
+import trtcore_reference
 from trtcore.ir import torch_private as private
 
 CHANGED = f"torch {torch.__version__} has changed"
@@ -600,13 +604,15 @@ def names_of_others(tree, own):
 
 
 def trees():
-    for path in sorted(Path(trtcore.__file__).parent.rglob("*.py")):
-        if path.name != "torch_private.py":
-            yield path, ast.parse(path.read_text(encoding="utf-8"))
+    """The files of the core and of each pack that ships with it, but for their `torch_private`."""
+    for package in (trtcore, trtcore_backends, trtcore_converters, trtcore_plugins, trtcore_reference):
+        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+            if path.name != "torch_private.py":
+                yield path, ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_nothing_private_is_taken_from_elsewhere():
-    """`torch_private` is the only file of the core that names a private part of torch."""
+    """The only file of the core, and of a pack, that names a private part of torch is its `torch_private`."""
     found = [f"{path}:{line} {name}" for path, tree in trees() for line, name in private_names(tree)]
     assert not found, "\n".join(found)
 

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from trtcore.pack import CompileContext, forced_to_torch, log_rewrite, node_arguments, replace_node
+from trtcore_converters.torch_private import is_erased
 
 aten = torch.ops.aten
 
@@ -27,7 +28,7 @@ def is_call(value: Any, targets: Any) -> TypeGuard[fx.Node]:
 def calls(graph_module: fx.GraphModule, targets: Any) -> Iterator[fx.Node]:
     """The calls of some ops, in order; the caller may take nodes out as it goes."""
     for node in list(graph_module.graph.nodes):
-        if is_call(node, targets) and not node._erased:
+        if is_call(node, targets) and not is_erased(node):
             yield node
 
 

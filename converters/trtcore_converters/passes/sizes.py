@@ -10,6 +10,7 @@ from torch import fx
 
 from trtcore.pack import CompileContext, insert_call, node_arguments
 from trtcore_converters.passes._graph import tensor_of
+from trtcore_converters.torch_private import sym_sqrt
 
 aten = torch.ops.aten
 
@@ -41,7 +42,7 @@ _OF_NUMBERS: dict[Any, Any] = {
     operator.truediv: aten.div.Tensor,
     operator.pow: aten.pow.Tensor_Tensor,
     operator.neg: aten.neg.default,
-    torch._sym_sqrt: aten.sqrt.default,  # type: ignore[attr-defined]
+    sym_sqrt: aten.sqrt.default,
 }
 
 

@@ -9,6 +9,7 @@ from torch import fx
 
 from trtcore.pack import CompileContext, insert_call, node_arguments
 from trtcore_converters.passes._graph import calls, in_torch, is_call, keeps, replace, same_sizes, tensor_of
+from trtcore_converters.torch_private import shares_storage
 
 aten = torch.ops.aten
 
@@ -57,7 +58,7 @@ def _shares_memory(node: fx.Node) -> bool:
     value = node.meta.get("val")
     if not isinstance(source, torch.Tensor) or not isinstance(value, torch.Tensor):
         return False
-    return bool(source.untyped_storage()._cdata == value.untyped_storage()._cdata)
+    return shares_storage(source, value)
 
 
 # ---- simplify_views ----------------------------------------------------------------------------------------

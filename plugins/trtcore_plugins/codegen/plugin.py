@@ -31,6 +31,7 @@ from trtcore_plugins.codegen.program import Program, evaluate
 from trtcore_plugins.codegen.rules import Unsupported
 from trtcore_plugins.codegen.symbolic import SymbolicLaunch, asking, evaluated, plan_symbolic
 from trtcore_plugins.declare import TritonPlugin
+from trtcore_plugins.torch_private import upper_bound
 from trtcore_plugins.tracing import TensorSpec, symbol_name
 
 _lock = threading.Lock()
@@ -164,15 +165,9 @@ def _plugin_of(node: fx.Node) -> TritonPlugin:
         for fake in fakes
     ]
     bounds = {
-        symbol_name(tensor, dim): _at_most(size)
+        symbol_name(tensor, dim): upper_bound(size)
         for tensor, fake in enumerate(fakes)
         for dim, size in enumerate(fake.shape)
         if not isinstance(size, int)
     }
     return program_plugin(Program.from_text(text), specs, bounds)  # type: ignore[arg-type]
-
-
-def _at_most(size: torch.SymInt) -> int | None:
-    """The largest value that the graph's guards allow a size; None where they set no limit."""
-    upper = size.node.shape_env.bound_sympy(size.node.expr).upper
-    return int(upper) if upper.is_Integer else None

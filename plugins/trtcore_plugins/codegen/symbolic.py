@@ -16,7 +16,6 @@ from typing import Any
 
 import sympy
 import torch
-from torch.utils._sympy.functions import FloorDiv
 
 from trtcore_plugins.codegen.calls import OMITTED
 from trtcore_plugins.codegen.geometry import Axis
@@ -33,6 +32,7 @@ from trtcore_plugins.codegen.plan import (
 from trtcore_plugins.codegen.program import Program, evaluate_all
 from trtcore_plugins.codegen.rules import Unsupported
 from trtcore_plugins.expressions import INTEGERS, lower
+from trtcore_plugins.torch_private import floor_divide
 from trtcore_plugins.tracing import TensorSpec, symbol_name
 
 _FAR = (1 << 31) - (1 << 20)
@@ -68,7 +68,7 @@ class Hinted(int):
         return Hinted(-int(self), -self.expression)
 
     def __floordiv__(self, other: Any) -> Any:
-        return Hinted(int(self) // int(other), FloorDiv(self.expression, expression_of(other)))
+        return Hinted(int(self) // int(other), floor_divide(self.expression, expression_of(other)))
 
     __rmul__ = __mul__
     __radd__ = __add__

@@ -15,6 +15,7 @@ from trtcore_plugins.codegen.domain import Step, find_domain
 from trtcore_plugins.codegen.program import Program, ProgramError, encode
 from trtcore_plugins.codegen.rules import MAY_ALIAS, POINTWISE, REDUCTIONS, ROW_NORMS, VIEWS, Unsupported
 from trtcore_plugins.codegen.source import scalars
+from trtcore_plugins.torch_private import decompositions, python_dispatcher
 
 _DROPPED = ("layout", "pin_memory", "non_blocking")
 
@@ -75,8 +76,6 @@ def decomposed(node: Node) -> Graph | None:
 
     The node's arguments are the graph's placeholders, in the order of ``node.all_input_nodes``.
     """
-    from torch._decomp import decomposition_table
-    from torch._dispatch.python import enable_python_dispatcher
     from torch.fx.experimental.proxy_tensor import make_fx
 
     target: Any = node.target
@@ -88,7 +87,7 @@ def decomposed(node: Node) -> Graph | None:
     values: list[Any] = [source.meta.get("val") for source in sources]
     mode = next((one.fake_mode for one in values if hasattr(one, "fake_mode")), None)
     table: dict[Any, Callable[..., Any]] = {
-        op: function for op, function in decomposition_table.items() if op not in _TABLES
+        op: function for op, function in decompositions().items() if op not in _TABLES
     }
 
     def call(*given: Any) -> Any:
@@ -100,7 +99,7 @@ def decomposed(node: Node) -> Graph | None:
         return make_fx(function, decomposition_table=table, _allow_non_fake_inputs=True)(*values).graph
 
     try:
-        with mode or nullcontext(), enable_python_dispatcher(), torch.no_grad():
+        with mode or nullcontext(), python_dispatcher(), torch.no_grad():
             values = list(map(_alike, values))  # nodes pasted from one trace share their values
             graph = trace(call)
             if any(one.op == "call_function" and _writes(one) for one in graph.nodes):

@@ -1,0 +1,67 @@
+"""What this pack takes from the private parts of torch: each in one place, with the reason.
+
+``tests/converters/test_torch_private_converters.py`` has a canary for each.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+__all__ = [
+    "decomposition_tables",
+    "interval",
+    "is_erased",
+    "prims",
+    "register_quantized_ops",
+    "shares_storage",
+    "sym_sqrt",
+]
+
+# A function of a size that an exported graph calls; torch.sym_sqrt is not public, though torch.sym_max is.
+sym_sqrt: Callable[..., Any] = torch._sym_sqrt  # type: ignore[attr-defined]
+
+
+def register_quantized_ops() -> None:
+    """Register the ops of ``torch.ops.quantized_decomposed``."""
+    importlib.import_module("torch.ao.quantization.fx._decomposed")
+
+
+def decomposition_tables() -> Iterator[Mapping[Any, Callable[..., Any]]]:
+    """torch's tables of decompositions, op to function: all of them, then those to core ATen ops."""
+    from torch._decomp import core_aten_decompositions, decomposition_table
+
+    yield decomposition_table
+    # What torch's core table holds for ATen. To ask it for its items makes it look through every other namespace: a
+    # third of the time, for composite ops, which lowering takes apart anyway.
+    core = core_aten_decompositions()
+    yield getattr(core, "decomp_table", core)
+
+
+def prims() -> Mapping[str, torch._ops.OpOverload]:
+    """torch's primitive ops by name; ``vars(op)["impl_aten"]`` says each in ATen."""
+    import torch._prims
+
+    return {
+        name: op
+        for name, op in vars(torch._prims).items()
+        if isinstance(op, torch._ops.OpOverload) and op.namespace == "prims"
+    }
+
+
+def interval(size: torch.SymInt) -> Any:
+    """The least and greatest value of a traced size as sympy numbers, ``lower`` and ``upper``. Adds no guard."""
+    return size.node.shape_env.bound_sympy(size.node.expr)
+
+
+def shares_storage(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors look at the same memory; of FakeTensors too, whose ``data_ptr()`` says nothing."""
+    return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
+
+
+def is_erased(node: torch.fx.Node) -> bool:
+    """Whether a node is in its graph no more."""
+    return node._erased

@@ -1,0 +1,64 @@
+"""A canary for what the converters' pack takes from torch's private parts: each says what a new torch has changed."""
+
+from __future__ import annotations
+
+import torch
+from torch.export import Dim
+from torch.fx import symbolic_trace
+
+from trtcore_converters import torch_private as private
+
+CHANGED = f"torch {torch.__version__} has changed"
+
+
+def test_sym_sqrt():
+    assert private.sym_sqrt(4) == 2.0, f"{CHANGED} torch._sym_sqrt"
+
+
+def test_quantized_ops():
+    private.register_quantized_ops()
+    assert torch.ops.quantized_decomposed.quantize_per_tensor.default, (
+        f"{CHANGED} where its quantised ops are"
+    )
+
+
+def test_decomposition_tables():
+    every, core = private.decomposition_tables()
+    for table in (every, core):
+        assert callable(table[torch.ops.aten.addcmul.default]), f"{CHANGED} its tables of decompositions"
+    assert torch.ops.aten.native_layer_norm.default in every
+
+
+def test_prims():
+    named = private.prims()
+    assert {"convert_element_type", "collapse", "sum", "amax", "var"} <= set(named), f"{CHANGED} its prims"
+    said = vars(named["sin"])["impl_aten"](torch.zeros(2))
+    assert torch.equal(said, torch.zeros(2)), f"{CHANGED} how a prim says what it is in ATen"
+
+
+def test_interval():
+    class Rows(torch.nn.Module):
+        def forward(self, x):
+            return x[1:]
+
+    ep = torch.export.export(Rows(), (torch.ones(4),), dynamic_shapes=({0: Dim.DYNAMIC(min=3, max=8)},))
+    (result,) = ep.graph.find_nodes(op="output")[0].args[0]
+    size = result.meta["val"].shape[0]
+    guards = list(size.node.shape_env.guards)
+    found = private.interval(size)
+    assert (int(found.lower), int(found.upper)) == (2, 7), f"{CHANGED} ShapeEnv.bound_sympy"
+    assert size.node.shape_env.guards == guards
+
+
+def test_shares_storage():
+    x = torch.ones(4)
+    assert private.shares_storage(x, x[1:]), f"{CHANGED} how storages are told apart"
+    assert not private.shares_storage(x, x.clone())
+
+
+def test_is_erased():
+    graph = symbolic_trace(lambda x: x + 1).graph
+    result = next(iter(graph.find_nodes(op="output")))
+    assert not private.is_erased(result)
+    graph.erase_node(result)
+    assert private.is_erased(result), f"{CHANGED} how fx marks erased nodes"
