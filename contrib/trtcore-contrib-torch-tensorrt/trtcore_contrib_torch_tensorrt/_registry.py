@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import fx
 
 from trtcore.pack import Priority, Reject, converter, parameters_of
 from trtcore_contrib_torch_tensorrt._bindings import bindings
+from trtcore_contrib_torch_tensorrt._by_torch import world_of
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -30,6 +34,8 @@ class SourceIR(Enum):
     ACC = "acc"
     ATEN = "aten"
     PRIM = "prim"
+    CORE_ATEN = "core_aten"
+    TORCHSCRIPT = "torchscript"
     TORCHTRT_LOWERED = "torchtrt_lowered"
     UNKNOWN = "unknown"
 
@@ -37,19 +43,74 @@ class SourceIR(Enum):
         return self.value
 
 
+class CallingConvention(Enum):
+    """How a converter is called: with a context."""
+
+    LEGACY = 1
+    CTX = 2
+
+
 class ConversionContext:
-    """What a converter gets as `ctx`: ``net`` and ``compilation_settings``.
+    """What a converter gets as `ctx`.
 
     Everything else is `trtcore.pack.ConversionContext`'s: ``ctx.constant``, ``ctx.shape_of`` and so on work too.
+
+    Attributes:
+        net: the ``trt.INetworkDefinition``.
+        compilation_settings: the compile's settings by their old names.
+        requires_output_allocator: whether a layer's output depends on data; trtcore sees that by itself.
+        weight_refit_map: what `record_weight` was given, by name, in this network.
     """
 
     def __init__(self, ctx: Any) -> None:
         self._ctx = ctx
+        self._world = world_of(ctx)
         self.net: Any = ctx.net
-        self.compilation_settings: Any = ctx.settings
+        self.requires_output_allocator = False
+        self.requires_native_multidevice = False
+
+    @property
+    def compilation_settings(self) -> Any:
+        """The compile's settings by their old names."""
+        world = self._world
+        if world.settings is None:
+            world.settings = _old_settings(self._ctx.settings)
+        return world.settings
+
+    @property
+    def current_node(self) -> fx.Node:
+        """The node that is being converted."""
+        return self._ctx.node  # type: ignore[no-any-return]
+
+    @property
+    def weight_refit_map(self) -> dict[str, Any]:
+        """Name -> weight, as `record_weight` was given them. trtcore finds weights for a refit by converting again."""
+        return self._world.weight_refit_map
+
+    @property
+    def cpu_weights_reference_holder(self) -> list[torch.Tensor]:
+        """Weights that are held until the network is built."""
+        return self._world.held
+
+    def record_weight(self, name: str, weight: Any) -> None:
+        """Keep a weight alive until the network is built, and in `weight_refit_map`."""
+        self.weight_refit_map[name] = weight
+        if isinstance(weight, torch.Tensor):
+            self._world.held.append(weight)
+
+    def clear_cpu_weights_reference_holder(self) -> None:
+        """Nothing is let go before the network is built."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_ctx":
+            raise AttributeError(name)
         return getattr(self._ctx, name)
+
+
+def _old_settings(settings: Any) -> Any:
+    from trtcore_contrib_torch_tensorrt._settings import CompilationSettings
+
+    return CompilationSettings.of(settings)
 
 
 def dynamo_tensorrt_converter(
@@ -102,33 +163,115 @@ def _adapted(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def convert(ctx: Any, *values: Any, **named: Any) -> Any:
         node = ctx.node
-        args, kwargs = _as_written(node, values, named)
+        by_name = _by_name(node, values, named)
+        args, kwargs = tuple(values[: len(node.args)]), {name: by_name[name] for name in node.kwargs}
+        world_of(ctx).begin(node, by_name)
         with bindings(ctx.trt):
-            return function(ConversionContext(ctx), node.target, args, kwargs, node.name)
+            result = function(ConversionContext(ctx), node.target, args, kwargs, node.name)
+            return _as_the_op_gives(ctx, result, node.meta.get("val"))
 
     return convert
 
 
-def _as_written(
-    node: fx.Node, values: Sequence[Any], named: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Values by schema, split into positional ones and keywords as the node's call is."""
-    parameters = parameters_of(node.target) or ()
+def _by_name(node: fx.Node, values: Sequence[Any], named: dict[str, Any]) -> dict[str, Any]:
+    """Values by the names of the op's schema; by their numbers, as `node_arguments` has them, where there is none."""
+    parameters = parameters_of(node.target)
+    if parameters is None:
+        return {**{str(place): value for place, value in enumerate(values)}, **named}
     positional = [parameter.name for parameter in parameters if not parameter.keyword_only]
-    by_name = {**dict(zip(positional, values)), **named}
-    return tuple(values[: len(node.args)]), {name: by_name[name] for name in node.kwargs}
+    return {**dict(zip(positional, values)), **named}
 
 
-def _validator(given: Callable[[fx.Node, Any], bool | Reject] | None) -> Callable[..., bool | Reject] | None:
+def _as_the_op_gives(ctx: Any, result: Any, expected: Any) -> Any:
+    """A converter's results, cast where Torch-TensorRT casts them: trtcore itself refuses results of another dtype.
+
+    Arrays and tensors become constants; a dtype becomes the op's; one element in any shape is one element in the op's;
+    and an op of several results whose converter gives the first ones gives those.
+    """
+    if isinstance(expected, (list, tuple)):
+        given = list(result) if isinstance(result, (list, tuple)) else [result]
+        given += [None] * (len(expected) - len(given))
+        return [
+            None if one is None else _as_the_op_gives(ctx, one, want) for one, want in zip(given, expected)
+        ]
+    if isinstance(result, (list, tuple)) and len(result) == 1:
+        (result,) = result
+    if isinstance(result, (np.ndarray, np.generic)):
+        result = torch.from_numpy(np.array(result))
+    if isinstance(expected, torch.Tensor) and isinstance(result, (bool, int, float)):
+        result = torch.tensor(result, dtype=expected.dtype)
+    if isinstance(result, torch.Tensor):
+        result = ctx.constant(result, expected.dtype if isinstance(expected, torch.Tensor) else None)
+    if not isinstance(expected, torch.Tensor) or not ctx.is_tensor(result):
+        return result
+    result = ctx.cast(result, expected.dtype)
+    shape = ctx.shape(result)
+    if len(shape) != expected.dim() and all(size == 1 for size in (*shape, *expected.shape)):
+        result = ctx.reshape(result, [1] * expected.dim())
+    return result
+
+
+def _validator(given: Callable[..., bool | Reject] | None) -> Callable[..., bool | Reject] | None:
     if given is None:
         return None
+    takes_settings = _takes(given, 2)
 
     @functools.wraps(given)
     def validate(node: fx.Node, ctx: Any) -> bool | Reject:
-        with bindings(ctx.backend.trt):
-            return given(node, ctx.settings)
+        with bindings(ctx.backend.trt), _tensor_meta(node):
+            verdict = given(node, _SETTINGS(ctx.settings)) if takes_settings else given(node)
+        return verdict if isinstance(verdict, (bool, Reject)) else bool(verdict)
 
     return validate
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many positional arguments."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
+    return True
+
+
+class _LastSettings:
+    """The settings of the latest compile by their old names: a validator is asked for every node of it."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, Any] = (None, None)
+
+    def __call__(self, settings: Any) -> Any:
+        last, made = self._last
+        if last is not settings:
+            made = _old_settings(settings)
+            self._last = (settings, made)
+        return made
+
+
+_SETTINGS = _LastSettings()
+
+
+@contextmanager
+def _tensor_meta(node: fx.Node) -> Iterator[None]:
+    """``meta["tensor_meta"]``, which older validators read, while one runs: what ``meta["val"]`` has of it."""
+    from torch.fx.passes.shape_prop import TensorMetadata
+
+    given = []
+    for one in (node, *node.all_input_nodes):
+        value = one.meta.get("val")
+        if "tensor_meta" in one.meta or not isinstance(value, torch.Tensor):
+            continue
+        one.meta["tensor_meta"] = TensorMetadata(
+            value.shape, value.dtype, value.requires_grad, (), None, value.is_quantized, {}
+        )
+        given.append(one)
+    try:
+        yield
+    finally:
+        for one in given:
+            del one.meta["tensor_meta"]
 
 
 # Validators ---------------------------------------------------------------------------------------------
@@ -173,3 +316,18 @@ def _is_dynamic(argument: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_is_dynamic(part) for part in value)
     return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def has_static_shapes(node: fx.Node, settings: Any = None) -> bool:
+    """A validator: neither the node nor an argument has a symbolic size."""
+    return not node_has_dynamic_shapes(node)
+
+
+def node_has_dynamic_shapes(node: fx.Node, settings: Any = None) -> bool:
+    """A validator: the node or an argument has a symbolic size."""
+    return any(_is_dynamic(one) for one in (node, *node.all_input_nodes))
+
+
+def qualified_name_or_str(target: Any) -> str:
+    """A node's target as text: a text is itself."""
+    return target if isinstance(target, str) else torch.fx.node._get_qualified_name(target)

@@ -7,30 +7,59 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
 import torch
 
-from trtcore.pack import ConversionError
+from trtcore.pack import ConversionError, module_path
 from trtcore_contrib_torch_tensorrt._bindings import TRTTensor
+from trtcore_contrib_torch_tensorrt._enums import dtype as dtypes
+from trtcore_contrib_torch_tensorrt._registry import (
+    ConversionContext,
+    SourceIR,
+    is_only_operator_on_placeholder,
+)
 
 __all__ = [
+    "DYNAMIC_DIM",
+    "ConversionContext",
+    "SourceIR",
+    "append",
     "args_bounds_check",
     "broadcast",
     "broadcast_to_same_shape",
+    "broadcastable",
+    "calculate_strides",
+    "cast_int_int_div_trt_tensor",
+    "cast_int_or_float_to_bool",
     "cast_trt_tensor",
     "create_constant",
+    "dims_in",
     "enforce_tensor_types",
+    "extend_attr_to_tuple",
+    "flatten_dims",
     "get_axes_for_reduce_op",
+    "get_node_io",
+    "get_node_name",
     "get_positive_dim",
     "get_trt_tensor",
+    "has_dynamic_shape",
+    "is_only_operator_on_placeholder",
+    "load_tensorrt_llm",
     "prepend_ones",
+    "promote_trt_tensors_to_same_dtype",
+    "set_item",
     "set_layer_name",
     "to_numpy",
     "to_torch",
+    "to_trt_weights",
 ]
+
+DYNAMIC_DIM = -1
+"""What TensorRT has for a size that varies."""
 
 
 # Tensors and constants ----------------------------------------------------------------------------------
@@ -107,12 +136,17 @@ def torch_dtype(ctx: Any, dtype: Any) -> torch.dtype:
     if isinstance(dtype, ctx.trt.DataType):
         found: torch.dtype = ctx.backend.torch_dtype(dtype)
         return found
+    if isinstance(dtype, dtypes):
+        return dtype.to(torch.dtype)  # type: ignore[no-any-return]
     return _plain_dtype(dtype)
 
 
 def _plain_dtype(dtype: Any) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
+    found = dtypes.try_from(dtype)
+    if found is not None:
+        return found.to(torch.dtype)  # type: ignore[no-any-return]
     try:
         return torch.from_numpy(np.empty(0, dtype=dtype)).dtype
     except TypeError as error:
@@ -179,6 +213,153 @@ def get_positive_dim(dim: int | Sequence[int], dim_size: int) -> int | tuple[int
 def get_axes_for_reduce_op(dim: int | Sequence[int]) -> int:
     """The bit mask that TensorRT takes for dims (none of them negative)."""
     return sum({1 << one for one in ([dim] if isinstance(dim, int) else dim)})
+
+
+def has_dynamic_shape(shape: Sequence[int]) -> bool:
+    """Whether a shape has a size that varies."""
+    return DYNAMIC_DIM in tuple(shape)
+
+
+def dims_in(ctx: Any, shape: Any) -> list[Any]:
+    """Sizes as ctx's helpers take them (ints, and int64 ITensors of shape (1,)), from a list of ints, arrays,
+    tensors and ITensors of one element, or from one shape tensor.
+    """
+    if ctx.is_tensor(shape):
+        vector = ctx.cast(shape, torch.int64)
+        return [ctx.slice(vector, [at], [1]) for at in range(ctx.shape(vector)[0])]
+    found: list[Any] = []
+    for one in [shape] if isinstance(shape, int) else shape:
+        if not ctx.is_tensor(one):
+            found.append(int(one))
+            continue
+        size = one if ctx.shape(one) == (1,) else ctx.reshape(one, [1])
+        found.append(ctx.cast(size, torch.int64))
+    return found
+
+
+def broadcastable(a: Any, b: Any) -> bool:
+    """Whether two tensors broadcast against each other, as far as their sizes are known now."""
+    pairs = zip(reversed(tuple(a.shape)), reversed(tuple(b.shape)))
+    return all(one == other or 1 in (one, other) or DYNAMIC_DIM in (one, other) for one, other in pairs)
+
+
+def flatten_dims(input: Any, start_dim: int, end_dim: int) -> tuple[int, ...]:
+    """The shape of `input` with its dims from `start_dim` to `end_dim` as one; -1 for one of them that varies."""
+    shape = tuple(input.shape)
+    first, last = get_positive_dim(start_dim, len(shape)), get_positive_dim(end_dim, len(shape))
+    middle = shape[first : last + 1]
+    return (*shape[:first], DYNAMIC_DIM if DYNAMIC_DIM in middle else math.prod(middle), *shape[last + 1 :])
+
+
+def calculate_strides(shape: Sequence[int]) -> list[int]:
+    """Steps in memory from one index of each dim to the next, for a contiguous tensor of `shape`."""
+    return [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+
+
+def extend_attr_to_tuple(val: Any, num_elem: int) -> tuple[Any, ...]:
+    """A number, or a list of one, as a tuple of `num_elem`; a longer list as a tuple."""
+    values = tuple(val) if isinstance(val, (list, tuple)) else (val,)
+    return values * num_elem if len(values) == 1 else values
+
+
+def append(
+    ctx: Any, target: Any, source_ir: Any, name: str, original_tensor: Any, new_value: Any, dim: int = 0
+) -> Any:
+    """`original_tensor` with a value behind it along `dim`."""
+    new = get_trt_tensor(ctx, new_value, name, ctx.dtype(original_tensor))
+    return ctx.concat([original_tensor, ctx.cast(new, ctx.dtype(original_tensor))], dim)
+
+
+def set_item(
+    ctx: Any, target: Any, source_ir: Any, name: str, original_tensor: Any, index: int, new_value: Any
+) -> Any:
+    """A 1-D `original_tensor` with another value at `index`; behind it, where it has no such place."""
+    size = ctx.shape(original_tensor)[0]
+    place = get_positive_dim(index, size)
+    new = ctx.cast(
+        get_trt_tensor(ctx, new_value, name, ctx.dtype(original_tensor)), ctx.dtype(original_tensor)
+    )
+    parts = [ctx.slice(original_tensor, [0], [place])] if place else []
+    parts.append(new)
+    if place + 1 < size:
+        parts.append(ctx.slice(original_tensor, [place + 1], [size - place - 1]))
+    return ctx.concat(parts, 0)
+
+
+# Dtypes -------------------------------------------------------------------------------------------------
+
+
+def cast_int_int_div_trt_tensor(ctx: Any, lhs_val: Any, rhs_val: Any, name: str) -> list[Any]:
+    """Two ITensors, as float32 where both are of ints."""
+    floating = any(ctx.dtype(one).is_floating_point for one in (lhs_val, rhs_val))
+    return [lhs_val, rhs_val] if floating else [ctx.cast(one, torch.float32) for one in (lhs_val, rhs_val)]
+
+
+def cast_int_or_float_to_bool(ctx: Any, name: str, tensor: Any) -> Any:
+    """An ITensor as bools."""
+    return ctx.cast(tensor, torch.bool)
+
+
+def promote_trt_tensors_to_same_dtype(ctx: Any, lhs: Any, rhs: Any, name_prefix: str) -> tuple[Any, Any]:
+    """Two ITensors in the dtype that torch would promote them to."""
+    wanted = torch.promote_types(ctx.dtype(lhs), ctx.dtype(rhs))
+    return ctx.cast(lhs, wanted), ctx.cast(rhs, wanted)
+
+
+def to_trt_weights(
+    ctx: Any,
+    value: Any,
+    name: str = "",
+    layer_type_name: str = "",
+    weight_type_name: str = "",
+    target: Any = None,
+    source_ir: Any = None,
+    target_quantized_type: Any = None,
+) -> Any:
+    """``trt.Weights`` of a constant, which is held until the network is built.
+
+    Raises:
+        ConversionError: no constant.
+    """
+    tensor = to_torch(value)
+    if tensor is None:
+        raise ConversionError(f"{name}: there are no weights of None")
+    if target_quantized_type is not None:
+        tensor = tensor.to(torch_dtype(ctx, target_quantized_type))
+    tensor = tensor.contiguous()
+    if isinstance(ctx, ConversionContext):
+        ctx.record_weight(f"{name} {weight_type_name}".strip(), tensor)
+    return ctx.weights(tensor)
+
+
+# Nodes --------------------------------------------------------------------------------------------------
+
+
+def get_node_name(node: torch.fx.Node) -> str:
+    """A node's name behind the path of its module."""
+    path = module_path(node)
+    return f"{path}/{node.name}" if path else str(node)
+
+
+def get_node_io(node: torch.fx.Node, constant_mapping: Mapping[str, Any] | None = None) -> str:
+    """A node's inputs and output as text, with their shapes and dtypes."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, torch.fx.Node):
+            return f"{value.name}: {shown(value.meta.get('val'))}"
+        if isinstance(value, torch.Tensor):
+            return f"{tuple(value.shape)}@{value.dtype}"
+        if isinstance(value, (list, tuple)):
+            return f"({', '.join(map(shown, value))})"
+        return str(value)
+
+    inputs = ", ".join(map(shown, (*node.args, *node.kwargs.values())))
+    return f"Inputs: ({inputs}) | Outputs: ({shown(node)})"
+
+
+def load_tensorrt_llm() -> bool:
+    """False: collectives run in torch between engines."""
+    return False
 
 
 # Arguments ----------------------------------------------------------------------------------------------

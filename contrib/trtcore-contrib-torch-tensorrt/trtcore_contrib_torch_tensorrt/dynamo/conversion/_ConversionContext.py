@@ -1,0 +1,5 @@
+"""The old home of the context."""
+
+from trtcore_contrib_torch_tensorrt._registry import ConversionContext
+
+__all__ = ["ConversionContext"]

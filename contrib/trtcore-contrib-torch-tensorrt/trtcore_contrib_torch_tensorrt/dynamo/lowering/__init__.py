@@ -1,0 +1,14 @@
+"""Lowering is one of trtcore's stages; passes of yours run in it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from trtcore_contrib_torch_tensorrt._told import told
+
+
+def __getattr__(name: str) -> Any:
+    if name == "passes":
+        return importlib.import_module(f"{__name__}.passes")
+    return told("dynamo.lowering", name)

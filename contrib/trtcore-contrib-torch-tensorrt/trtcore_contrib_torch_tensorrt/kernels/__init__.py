@@ -1,0 +1,11 @@
+"""Kernels as plugins: trtcore's are declared with `trtcore_plugins`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trtcore_contrib_torch_tensorrt._told import told
+
+
+def __getattr__(name: str) -> Any:
+    return told("kernels", name)
