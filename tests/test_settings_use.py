@@ -30,6 +30,10 @@ def used(**settings: object) -> list[str]:
     return use.texts()
 
 
+def convert(ctx: object, *args: object) -> object:
+    return args[0]
+
+
 AUTOCAST = {"enable_autocast": True, "autocast_low_precision_type": torch.float16}
 
 
@@ -48,6 +52,9 @@ AUTOCAST = {"enable_autocast": True, "autocast_low_precision_type": torch.float1
             "'aten.relu.default'",
         ),
         ({"fused_ops": ["aten.tanh"]}, "'aten.tanh'", ""),
+        ({"pins": {"aten.gelu.default": "trtcore:aten"}}, "'aten.gelu.default'", "'aten.relu.default'"),
+        ({"converters": {"aten.gelu": convert, "aten.relu": convert}}, "'aten.gelu'", "'aten.relu'"),
+        ({"converters": {torch.ops.aten.relu.out: convert}}, "'aten.relu.out'", "'aten.relu.default'"),
     ],
 )
 def test_what_matches_nothing_is_told(settings: dict[str, object], item: str, nearest: str) -> None:
@@ -66,6 +73,8 @@ def test_what_matches_nothing_is_told(settings: dict[str, object], item: str, ne
         {"torch_executed_modules": [torch.nn.Linear]},
         {"torch_executed_ops": ["aten.relu", "aten.linear.default"]},
         {"disabled_passes": {"functionalize"}},
+        {"pins": {"aten.relu": "trtcore:aten", "aten.linear.default": "trtcore:aten"}},
+        {"converters": {"aten.relu": convert, torch.ops.aten.linear.default: convert}},
         {**AUTOCAST, "autocast_excluded_nodes": ["relu", r"down\.d\d"]},
     ],
 )

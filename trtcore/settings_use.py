@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import fx
 
 from trtcore.ir.ops import target_name
@@ -17,7 +18,7 @@ from trtcore.packs.rules import in_module, modules_of
 if TYPE_CHECKING:
     from trtcore.settings import CompilationSettings
 
-_OPS = ("torch_executed_ops", "fused_ops", "autocast_excluded_ops")
+_OPS = ("torch_executed_ops", "fused_ops", "autocast_excluded_ops", "converters", "pins")
 _NOTHING: dict[str, str] = {
     "torch_executed_modules": "no op of the model is in it",
     "disabled_passes": "there is no such lowering pass",
@@ -41,7 +42,7 @@ class SettingsUse:
 
     def __init__(self, settings: CompilationSettings, passes: Collection[str]) -> None:
         self._unmatched: dict[str, list[Any]] = {
-            name: list(getattr(settings, name)) for name in _NOTHING if getattr(settings, name)
+            name: _wanted(name, getattr(settings, name)) for name in _NOTHING if getattr(settings, name)
         }
         self._known: dict[str, set[str]] = {name: set() for name in self._unmatched}
         if "disabled_passes" in self._unmatched:
@@ -105,6 +106,18 @@ class SettingsUse:
         wanted = re.sub(r"[\^$\\]", "", item) if isinstance(item, str) else item.__name__
         near = _nearest(wanted, self._known[setting])
         return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _wanted(setting: str, value: Iterable[Any]) -> list[Any]:
+    """What a setting names; converters by their ops' names, a function of every overload of an op by the op's."""
+    if setting != "converters" or not isinstance(value, Mapping):
+        return list(value)
+    by_op: dict[tuple[str, int], list[str]] = {}
+    for op, converter in value.items():
+        name = target_name(op)
+        of_torch = isinstance(op, torch._ops.OpOverload)
+        by_op.setdefault((name.rpartition(".")[0] if of_torch else name, id(converter)), []).append(name)
+    return [op if len(names) > 1 else names[0] for (op, _), names in by_op.items()]
 
 
 def _nearest(wanted: str, known: Iterable[str]) -> list[str]:
