@@ -192,8 +192,8 @@ CASES: dict[str, tuple[Callable[..., Any], str, Callable[..., Any]]] = {
         lambda: explained(min_block_size=3),
     ),
     "SettingsError: not built": (
-        lambda: explained(use_fast_partitioner=False),
-        "leave use_fast_partitioner out",
+        lambda: explained(strict_numerics=True),
+        "leave strict_numerics out",
         lambda: explained(),
     ),
     "SettingsError: a precision, by converting the model": (

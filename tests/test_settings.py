@@ -146,13 +146,6 @@ def test_a_block_of_infinite_size_keeps_everything_in_torch():
             CompilationSettings(min_block_size=value)
 
 
-@pytest.mark.parametrize("name", ["use_fast_partitioner", "partitioner"])
-def test_the_global_partitioner_is_refused_under_both_names(name):
-    value = {"use_fast_partitioner": False, "partitioner": "global"}[name]
-    with pytest.raises(SettingsError, match=f"{name}=.*the global partitioner.* is not built yet"):
-        CompilationSettings(**{name: value})
-
-
 @pytest.mark.parametrize(
     ("kwargs", "followed"),
     [

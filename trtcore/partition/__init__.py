@@ -32,9 +32,11 @@ from trtcore.ir.provenance import describe
 from trtcore.ir.symbols import bounds, expression_of, free_symbols, is_integral
 from trtcore.packs.patterns import is_pattern
 from trtcore.packs.selection import Selection, SelectionMemo
+from trtcore.partition.fewest import fewest, regrouped
 from trtcore.partition.levels import group_by_levels
 from trtcore.partition.memory import split_by_weights, weight_bytes
 from trtcore.partition.segment import Segment, extract
+from trtcore.settings import CompilationSettings
 
 __all__ = ["Partition", "Partitioner", "Segment", "Supported", "partition"]
 
@@ -230,19 +232,16 @@ def _group(
     supported: dict[Node, bool], ctx: CompileContext, program: Program
 ) -> tuple[list[list[Node]], list[Node]]:
     """The partitioner's groups, checked; small ones dissolved, large ones split."""
-    partitioner, name = _partitioner(ctx)
-    settings = ctx.settings
-    alive = dict(supported)
-    small: list[Node] = []
-    while True:
-        groups = [list(group) for group in partitioner(alive, ctx)]
-        _check_groups(groups, alive, name)
-        weak = [group for group in groups if count_ops(group) < settings.min_block_size]
-        if not weak:
-            break
-        for group in weak:
-            small.extend(node for node in group if not is_getitem(node))
-            alive.update(dict.fromkeys(group, False))
+    settings, name = ctx.settings, _partitioner_name(ctx.settings)
+    if name == "global":
+        found = fewest(supported, settings.min_block_size, count_ops)
+    else:
+        partitioner = _partitioner(name, ctx)
+        found = regrouped(
+            lambda alive: partitioner(alive, ctx), supported, settings.min_block_size, count_ops,
+            lambda groups, alive: _check_groups(groups, alive, name),
+        )  # fmt: skip
+    groups, small = found.groups, found.small
     limit = settings.max_segment_size or DEFAULT_MAX_SEGMENT_SIZE
     pieces = [part for group in groups for part in _split(group, limit)]
     if (most := ctx.weights_limit) is not None:
@@ -251,18 +250,19 @@ def _group(
     return pieces, small
 
 
-def _partitioner(ctx: CompileContext) -> tuple[Partitioner, str]:
-    name = ctx.settings.partitioner
-    if name is None:
-        name = "fast" if ctx.settings.use_fast_partitioner else "global"
-    if name in ("fast", "global"):
-        return group_by_levels, name
+def _partitioner_name(settings: CompilationSettings) -> str:
+    return settings.partitioner or ("fast" if settings.use_fast_partitioner else "global")
+
+
+def _partitioner(name: str, ctx: CompileContext) -> Partitioner:
+    if name == "fast":
+        return group_by_levels
     if name not in ctx.registry.partitioners:
         raise SettingsError(
             f"no pack has a partitioner named {name!r}",
             advice="there are: " + ", ".join(["fast", "global", *sorted(ctx.registry.partitioners)]),
         )
-    return ctx.registry.partitioners[name], name
+    return ctx.registry.partitioners[name]
 
 
 def _check_groups(groups: list[list[Node]], supported: Mapping[Node, bool], name: str) -> None:

@@ -32,7 +32,7 @@ def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[lis
         if is_getitem(node):
             levels[node] = levels.get(node.args[0], 0)  # type: ignore[arg-type]
             continue
-        level = max((levels.get(source, 0) for source in _tensor_sources(node)), default=0)
+        level = max((levels.get(source, 0) for source in tensor_sources(node)), default=0)
         levels[node] = level if (level % 2 == 1) == taken else level + 1
         if not taken and is_random(node):
             drawn = levels[node] = max(levels[node], drawn)
@@ -45,6 +45,11 @@ def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[lis
             for user in node.users:
                 if is_getitem(user):
                     levels[user] = latest
+    return in_groups(levels, supported)
+
+
+def in_groups(levels: Mapping[Node, int], supported: Mapping[Node, bool]) -> list[list[Node]]:
+    """The supported nodes of each level, in level order."""
     groups: dict[int, list[Node]] = {}
     for node, taken in supported.items():
         if taken:
@@ -52,7 +57,7 @@ def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[lis
     return [groups[level] for level in sorted(groups)]
 
 
-def _tensor_sources(node: Node) -> list[Node]:
+def tensor_sources(node: Node) -> list[Node]:
     """Tensor inputs. Sizes do not count: they are made from the shapes of the graph's inputs."""
     return [source for source in node.all_input_nodes if not is_size(source)]
 

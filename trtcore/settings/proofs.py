@@ -61,9 +61,7 @@ PROOFS: Mapping[str, Proof] = {
     "pass_through_build_failures": Proof(
         "error", "engine/test_isolation.py::test_a_crashing_converter_is_an_error_when_asked"
     ),
-    "use_fast_partitioner": Proof(
-        "error", "test_settings.py::test_the_global_partitioner_is_refused_under_both_names"
-    ),
+    "use_fast_partitioner": Proof("graph", "partition/test_fewest.py::test_as_a_setting"),
     "partitioner": Proof("behaviour", "test_settings_effects.py::test_a_partitioner_by_name"),
     "max_segment_size": Proof("graph", "test_graph_edges.py::test_max_segment_size_splits"),
     "max_quarantine_builds": Proof(

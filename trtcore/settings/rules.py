@@ -45,6 +45,8 @@ class Chosen(attrs.AttrsInstance, Protocol):
     def cpu_memory_budget(self) -> int | None: ...
     @property
     def partitioner(self) -> str | None: ...
+    @property
+    def use_fast_partitioner(self) -> bool: ...
 
 
 def refuse_contradictions(settings: Chosen) -> None:
@@ -70,8 +72,14 @@ def _refuse_what_is_not_built(settings: Chosen) -> None:
         what, value = field.metadata["not_built"], getattr(settings, field.name)
         if what and value != field.default:
             raise _not_built(field.name, value, what, f"the only value that works is {field.default!r}")
-    if settings.partitioner == "global":  # as use_fast_partitioner=False, which is the same thing
-        raise _not_built("partitioner", "global", "the global partitioner", "leave it None for the fast one")
+
+
+def _refuse_two_partitioners(settings: Chosen) -> None:
+    if not settings.use_fast_partitioner and settings.partitioner not in (None, "global"):
+        raise SettingsError(
+            f"use_fast_partitioner=False is the global partitioner, and partitioner={settings.partitioner!r} another",
+            advice="leave one of them out",
+        )
 
 
 def _not_built(name: str, value: object, what: str, instead: str) -> SettingsError:
@@ -201,6 +209,7 @@ def _refuse_idle_budget(settings: Chosen) -> None:
 
 _RULES: tuple[Callable[[Chosen], None], ...] = (
     _refuse_what_is_not_built,
+    _refuse_two_partitioners,
     _refuse_quantised_precisions,
     _refuse_precisions_from_the_graph,
     _refuse_two_autocast_types,
