@@ -173,6 +173,18 @@ def inference_weights() -> Net:
         return net()
 
 
+class Sine(Net):
+    """The weights of `Net`, and another function of them."""
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(x, scale).sin()
+
+
+def refitted(program: Any, **how: Any) -> Any:
+    """A compiled `Net` with other weights."""
+    return trtcore.dynamo.refit_module_weights(made(), program, **how)
+
+
 def in_folder(folder: Path | str) -> Any:
     """A compile whose temporary files go to a folder."""
     import tempfile
@@ -322,6 +334,38 @@ CASES: dict[str, tuple[Callable[..., Any], str, Callable[..., Any]]] = {
         "compile it first",
         lambda folder: trtcore.save(made(), folder / "net.pt2"),
     ),
+    "RefitError: a module in place of a program": (
+        lambda: refitted(net()),
+        "trtcore.dynamo.trace(model, inputs)",
+        lambda: refitted(trtcore.dynamo.trace(net(), [X])),
+    ),
+    "RefitError: another model": (
+        lambda: refitted(trtcore.dynamo.trace(torch.nn.Linear(4, 4), [X])),
+        "export the very model that was compiled",
+        lambda: refitted(trtcore.dynamo.trace(net(), [X])),
+    ),
+    "RefitError: the same weights, another computation": (
+        lambda: refitted(trtcore.dynamo.trace(Sine(), [X])),
+        "compile the model with the new weights",
+        lambda: made(Sine()),
+    ),
+    "RefitError: what was not compiled": (
+        lambda: trtcore.dynamo.refit_module_weights(net(), trtcore.dynamo.trace(net(), [X])),  # type: ignore[arg-type]
+        "compile the model first",
+        lambda: trtcore.dynamo.refit_module_weights(made(), trtcore.dynamo.trace(net(), [X])),
+    ),
+    "RefitError: other sizes": (
+        lambda: trtcore.dynamo.refit_module_weights(made(net(), BATCH), trtcore.dynamo.trace(net(), [X])),
+        "export the model for the same inputs",
+        lambda: trtcore.dynamo.refit_module_weights(made(net(), BATCH), trtcore.dynamo.trace(net(), [BATCH])),
+    ),
+    "RefitError: nothing to verify with": (
+        lambda: refitted(trtcore.dynamo.trace(net(), [X]), verify_output=True),
+        "give arg_inputs and kwarg_inputs",
+        lambda: refitted(
+            trtcore.dynamo.trace(net(), [X]), verify_output=True, arg_inputs=[X], kwarg_inputs={}
+        ),
+    ),
     "BackendUnavailableError: one that is not installed": (
         lambda: explained(backend="tensorrt"),
         'pip install "trtcore[tensorrt]"',
@@ -355,8 +399,7 @@ def test_every_error_class_has_a_case() -> None:
         name for name, kind in vars(trtcore.errors).items()
         if isinstance(kind, type) and issubclass(kind, TrtcoreError) and kind is not TrtcoreError
     }  # fmt: skip
-    without = {"RefitError"}  # weights cannot be refitted in this version
-    assert classes - {case.partition(":")[0] for case in CASES} <= without
+    assert classes == {case.partition(":")[0] for case in CASES}
 
 
 class Double(torch.nn.Module):

@@ -12,7 +12,7 @@ from trtcore.cli.new_pack import create
 from trtcore.pack import scoped_registry
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = sorted(page.name for page in DOCS.glob("*.md"))
+PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
 
 
 def blocks(page: str) -> list[tuple[int, str]]:
@@ -55,4 +55,4 @@ def test_there_are_examples() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for link in re.findall(r"\]\(((?!https?:)[^)#]+)", (DOCS / page).read_text()):
-        assert (DOCS / link).exists(), link
+        assert ((DOCS / page).parent / link).exists(), link

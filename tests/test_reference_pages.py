@@ -16,7 +16,11 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_page_is_current(page: str) -> None:
-    assert (DOCS / page).read_text(encoding="utf-8") == PAGES[page](), "run: python tests/reference_pages.py"
+    written, made = (DOCS / page).read_text(encoding="utf-8"), PAGES[page]()
+    if page == "errors.md":  # its cases are a selection, none of which may be out of date
+        assert set(written.splitlines()) <= set(made.splitlines()), "run: python tests/reference_pages.py"
+        written, made = (re.sub(r"^\|.*\n", "", text, flags=re.MULTILINE) for text in (written, made))
+    assert written == made, "run: python tests/reference_pages.py"
 
 
 def test_every_page_is_in_the_navigation() -> None:

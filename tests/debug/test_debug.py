@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch import nn
 
 import trtcore
-from trtcore.debug import compare, replay
+from trtcore.debug import check_outputs, compare, replay
 from trtcore.engine.request_file import read_request, write_request
 from trtcore.errors import ArtifactError, InputError
 from trtcore.pack import converter, scoped_registry
@@ -110,6 +112,65 @@ def test_lower_precisions_have_their_own_tolerance(net: nn.Module) -> None:
     )
     assert not strict.agrees
     assert strict.module_path == "layers.0"
+
+
+def test_the_curve_has_the_error_of_every_node_and_is_drawn(net: nn.Module) -> None:
+    with scoped_registry():
+        converter(torch.ops.aten.tanh.default, supports_dynamic_shapes=True)(wrong)
+        found = compare(net, [X], curve=True)
+    plain = compare(net, [X], curve=True)
+    names = [point.node for point in found.curve]
+    assert len(names) == found.nodes
+    at = names.index("tanh")
+    assert all(point.error <= found.tolerance for point in (*found.curve[:at], *plain.curve))
+    assert found.curve[at].error > 0.1
+    assert found.curve[at].source.endswith(f"test_debug.py:{_line('x = torch.tanh')}")
+    assert found.builds == len(found.steps) + 1
+    page = found.html()
+    assert page.count("<circle") == len(names)
+    assert page.count('class="first"') == 1
+    assert plain.html().count("class=over") == 0
+    assert "wrong of process" in page
+    assert "<script" not in page
+    assert "http" not in page
+    assert "<svg" not in compare(net, [X]).html()
+
+
+class Gives(nn.Module):
+    """Returns what it is given, in a structure."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, object]:
+        return {"a": [x, x > 0], "b": x.log()}
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        ([1.0, 2.0], []),
+        ([1.0, -1.0], [r"the output \['b'\] has 1 of 2 elements that are not finite \(1 of them NaN\)"]),
+        ([1.0, 0.0], [r"\['b'\] has 1 of 2 elements that are not finite \(0 of them NaN\)"]),
+        ([1.0, 1.0], [r"\['b'\] is zero in all its 2 elements"]),
+        ([1.0, float("nan")], []),  # as it came
+    ],
+)
+def test_the_results_of_one_call_are_looked_at(x: list[float], told: list[str]) -> None:
+    given = torch.tensor(x)
+    compiled = trtcore.compile(Gives(), [torch.ones(2)], min_block_size=1)
+    for module in (compiled, Gives()):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            check_outputs(module)(given)
+            module(given)
+        texts = [str(one.message) for one in caught if "the first call" in str(one.message)]
+        assert len(texts) == len(told)
+        for text, pattern in zip(texts, told):
+            assert re.search(pattern, text)
+            assert "trtcore.debug.compare" in text
+
+
+def test_what_is_no_module_has_no_results_to_look_at() -> None:
+    with pytest.raises(InputError, match="takes a module, not int"):
+        check_outputs(3)  # type: ignore[type-var]
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -55,6 +55,22 @@ class Step:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """The error at a node, in a program that returns every node's value.
+
+    Attributes:
+        node, op, module_path, source: of the exported program.
+        error: as in `Step`.
+    """
+
+    node: str
+    op: str
+    module_path: str
+    source: str
+    error: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What `compare` found.
 
@@ -67,6 +83,7 @@ class Comparison:
         steps: the looks, in the order in which they were taken: at the outputs, then by bisection.
         nodes: how many nodes there were to choose from.
         report: of the whole model's compile.
+        curve: the error at every node in order, if it was asked for.
     """
 
     node: str
@@ -80,6 +97,7 @@ class Comparison:
     steps: tuple[Step, ...]
     nodes: int
     report: Report
+    curve: tuple[CurvePoint, ...] = ()
 
     @property
     def agrees(self) -> bool:
@@ -89,7 +107,16 @@ class Comparison:
     @property
     def builds(self) -> int:
         """How many compiles it took, the whole model's among them."""
-        return len(self.steps)
+        return len(self.steps) + bool(self.curve)
+
+    def html(self) -> str:
+        """What was found as a page, with the error at each node drawn; one self-contained document.
+
+        The plot needs ``compare(..., curve=True)``; without it the page has the looks of the search.
+        """
+        from trtcore.debug.curve_page import page
+
+        return page(self)
 
     def __str__(self) -> str:
         if self.agrees:
@@ -117,6 +144,7 @@ def compare(
     *,
     kwarg_inputs: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
+    curve: bool = False,
     **settings: Unpack[SettingsDict],
 ) -> Comparison:
     """Compare a model with its compiled form at given inputs, and find the first node that diverges.
@@ -127,6 +155,8 @@ def compare(
         kwarg_inputs: the keyword arguments.
         tolerance: the greatest relative error (norm of the difference over norm of eager's value) that does not count;
             None takes 1e-4, or 2e-2 and 5e-2 where the settings or the model compute in float16 and bfloat16.
+        curve: also look at every node, in one more build of a program that returns them all. Ops that a pass or
+            TensorRT would join are computed one by one there, because each has a result that is asked for.
         **settings: fields of `CompilationSettings`; `min_block_size` is 1 if it is not given.
 
     Raises:
@@ -140,7 +170,8 @@ def compare(
         else trace(model, inputs, kwarg_inputs=kwarg_inputs)
     )
     search = _Search(exported, inputs, kwarg_inputs, chosen, tolerance)
-    return search.run()
+    found = search.run()
+    return replace(found, curve=search.curve()) if curve else found
 
 
 class _Search:
@@ -188,6 +219,14 @@ class _Search:
         )
         return self._found(self.nodes[low], step, at, report)
 
+    def curve(self) -> tuple[CurvePoint, ...]:
+        """The error at every node."""
+        errors, _ = self._errors([node.name for node in self.nodes])
+        return tuple(
+            CurvePoint(node.name, op_name(node.target), module_path(node), source_line(node), error)
+            for node, error in zip(self.nodes, errors)
+        )
+
     def _found(self, node: Node | None, step: Step, at: Report, report: Report) -> Comparison:
         steps, count = tuple(self.steps), len(self.nodes)
         if node is None:
@@ -205,6 +244,13 @@ class _Search:
 
     def _look(self, names: Sequence[str]) -> tuple[Step, Report]:
         """Compile the program up to some nodes, and compare their values with eager's."""
+        errors, report = self._errors(names)
+        worst = max(errors)
+        step = Step(", ".join(names), worst, worst > self.tolerance, len(report.engines))
+        self.steps.append(step)
+        return step, report
+
+    def _errors(self, names: Sequence[str]) -> tuple[list[float], Report]:
         program = _up_to(self._program(), names)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first look tells what there is to tell
@@ -213,11 +259,7 @@ class _Search:
         with torch.no_grad():
             results = compiled(*self._flat(program))
         results = results if isinstance(results, (tuple, list)) else (results,)
-        errors = [_error(result, self.values[name]) for result, name in zip(results, names)]
-        worst = max(errors)
-        step = Step(", ".join(names), worst, worst > self.tolerance, len(report.engines))
-        self.steps.append(step)
-        return step, report
+        return [_error(result, self.values[name]) for result, name in zip(results, names)], report
 
     def _program(self) -> Program:
         given = self.inputs or None
