@@ -157,7 +157,9 @@ def left_in(folder):
     ("rounds", "each"), [(2, 2), pytest.param(20, 50, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 @pytest.mark.parametrize("what", ["compiles", "loads", "saves", "rebuilds"])
-def test_nothing_stays(small, small_file, tmp_path, monkeypatch, what, rounds, each):
+def test_nothing_stays(small, small_file, tmp_path, monkeypatch, what, rounds, each, request):
+    gc.freeze()  # what was there before does not count, and is not gone through again and again
+    request.addfinalizer(gc.unfreeze)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     action = {
