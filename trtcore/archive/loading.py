@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -129,8 +130,11 @@ def _opened(source: Path) -> Archive:
 
 def _is_package(source: Path) -> bool:
     """Whether an archive that is not of our layout has what AOTInductor writes."""
-    with zipfile.ZipFile(source) as archive:
-        names = [name.partition("/")[2] for name in archive.namelist()]
+    try:
+        with zipfile.ZipFile(source) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]
+    except (OSError, ValueError, RuntimeError, struct.error, zipfile.BadZipFile):
+        return False
     return any(name.startswith(_PACKAGED) for name in names) and EXTRA not in names
 
 
