@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import venv
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,10 @@ from click.testing import CliRunner
 
 from trtcore.cli import new_pack
 from trtcore.cli.app import main
+from trtcore.cli.new_pack import create
+from trtcore.cli.pack_files import KINDS
+
+tomllib = pytest.importorskip("tomllib", reason="in Python 3.11 and later")
 
 
 def check(*command: Any, cwd: Path) -> str:
@@ -39,9 +46,15 @@ def environment(folder: Path) -> Path:
     return python
 
 
+PASSED = {"converter": 11, "kernel": 10, "pass": 12, "pattern": 11}  # skipped ones among them
+
+
 @pytest.mark.usefixtures("trt_backend")
-def test_a_new_pack_installs_and_passes_its_tests(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["new-pack", "acme-ops", "--in", str(tmp_path)])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "converter" else pytest.mark.slow) for kind in KINDS]
+)
+def test_a_new_pack_installs_and_passes_its_tests(kind: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["new-pack", "acme-ops", "--kind", kind, "--in", str(tmp_path)])
     assert result.exit_code == 0, result.output
     project = tmp_path / "acme-ops"
     assert f"pip install -e '{project}[test]'" in result.stdout
@@ -64,9 +77,44 @@ def test_a_new_pack_installs_and_passes_its_tests(tmp_path: Path) -> None:
     said = check(
         python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--trtcore-require-backend", ".", cwd=project
     )
-    assert "11 passed" in said, said
+    counts = {what: int(count) for count, what in re.findall(r"(\d+) (passed|skipped|failed|warning)", said)}
+    assert counts.get("passed", 0) + counts.get("skipped", 0) == PASSED[kind], said
+    assert counts.get("skipped", 0) <= (2 if kind == "kernel" else 1 if kind == "pass" else 0), said
     lint = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,W,B", project]
     check(*lint, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_project_of_every_kind_is_whole(kind: str, tmp_path: Path) -> None:
+    project = create("acme-ops", tmp_path, kind=kind, url="https://example.org/acme/")
+    files = {
+        path.relative_to(project).as_posix(): path.read_text()
+        for path in project.rglob("*")
+        if path.is_file()
+    }
+    for name, text in files.items():
+        assert "$" not in text.replace("${{ matrix.python }}", ""), name
+        if name.endswith(".py"):
+            ast.parse(text)
+            assert max(map(len, text.splitlines()), default=0) <= 120
+    about = tomllib.loads(files["pyproject.toml"])["project"]
+    assert about["license"] == "MIT"
+    assert f"(c) {date.today().year} The acme-ops authors" in files["LICENSE"]
+    assert about["urls"] == {
+        "Repository": "https://example.org/acme",
+        "Issues": "https://example.org/acme/issues",
+        "Changelog": "https://example.org/acme/blob/main/CHANGELOG.md",
+    }
+    for row in re.findall(r"^\| `([\w./]+)`", files["README.md"], re.MULTILINE):
+        assert (project / row).exists(), row
+    assert about["description"].partition(": ")[2] in files["README.md"]
+
+
+def test_a_kind_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["new-pack", "acme-ops", "--kind", "plugin", "--in", str(tmp_path)])
+    assert result.exit_code != 0
+    assert all(kind in result.output for kind in KINDS)
+    assert list(tmp_path.iterdir()) == []
 
 
 NAMES = {
