@@ -6,7 +6,8 @@ request again.
 
 from __future__ import annotations
 
-from trtcore.debug.compare import Comparison, CurvePoint, Step, compare
+from trtcore.debug.compare import Comparison, Step, compare
+from trtcore.debug.curve import CurvePoint
 from trtcore.debug.debugger import Debugger
 from trtcore.debug.outputs import check_outputs
 from trtcore.debug.replay import Replay, replay

@@ -16,6 +16,7 @@ import torch
 from torch.fx import GraphModule, Interpreter, Node
 
 from trtcore.compiler import compile_program
+from trtcore.debug.curve import CurvePoint, page
 from trtcore.errors import InputError
 from trtcore.frontend.export import trace
 from trtcore.frontend.program import program_from_exported
@@ -52,22 +53,6 @@ class Step:
     error: float
     diverges: bool
     engines: int
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """The error at a node, in a program that returns every node's value.
-
-    Attributes:
-        node, op, module_path, source: of the exported program.
-        error: as in `Step`.
-    """
-
-    node: str
-    op: str
-    module_path: str
-    source: str
-    error: float
 
 
 @dataclass(frozen=True)
@@ -114,9 +99,7 @@ class Comparison:
 
         The plot needs ``compare(..., curve=True)``; without it the page has the looks of the search.
         """
-        from trtcore.debug.curve_page import page
-
-        return page(self)
+        return page(str(self), self.curve, self.tolerance, self.node)
 
     def __str__(self) -> str:
         if self.agrees:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import html
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from trtcore.report.records import short_path
-
-if TYPE_CHECKING:
-    from trtcore.debug.compare import Comparison, CurvePoint
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 320, 64, 16, 16, 28
 _LEAST = 1e-9  # smaller errors, and none, are drawn here
@@ -33,13 +30,35 @@ tr.over td {{ color: #b3261e; }}
 """
 
 
-def page(comparison: Comparison) -> str:
-    """The page; without a curve it has the text alone."""
-    curve = comparison.curve
+@dataclass(frozen=True)
+class CurvePoint:
+    """The error at a node, in a program that returns every node's value.
+
+    Attributes:
+        node, op, module_path, source: of the exported program.
+        error: the norm of the difference over the norm of eager's value; inf where one of them is not finite alone.
+    """
+
+    node: str
+    op: str
+    module_path: str
+    source: str
+    error: float
+
+
+def page(text: str, curve: tuple[CurvePoint, ...], tolerance: float, first: str) -> str:
+    """The page.
+
+    Args:
+        text: what was found, above the plot.
+        curve: the points, in the order of the nodes; none gives the text alone.
+        tolerance: drawn as a line.
+        first: the name of the node to mark; "" for none.
+    """
     return _PAGE.format(
-        text=html.escape(str(comparison)),
-        plot=_plot(curve, comparison.tolerance, comparison.node) if curve else "",
-        table=_table(curve, comparison.tolerance) if curve else "",
+        text=html.escape(text),
+        plot=_plot(curve, tolerance, first) if curve else "",
+        table=_table(curve, tolerance) if curve else "",
     )
 
 
