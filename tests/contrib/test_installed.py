@@ -254,6 +254,86 @@ def test_the_old_name_says_what_to_install() -> None:
     assert Version(metadata.version("trtcore")) < Version("0.3"), "remove trtcore/compat"
 
 
+FOREIGN = {
+    "pyproject.toml": """
+        [build-system]
+        requires = ["hatchling>=1.24"]
+        build-backend = "hatchling.build"
+
+        [project]
+        name = "torch-tensorrt"
+        version = "99.0"
+
+        [project.entry-points.torch_dynamo_backends]
+        tensorrt = "torch_tensorrt:backend"
+
+        [tool.hatch.build.targets.wheel]
+        packages = ["torch_tensorrt.py"]
+    """,
+    "torch_tensorrt.py": """
+        from torch._dynamo.backends.registry import register_backend
+
+        def backend(gm, inputs, **options):
+            return gm.forward
+
+        register_backend(backend, name="torch_tensorrt")
+    """,
+}
+WHOSE_BACKENDS = """
+    import sys
+    for name in sys.argv[1].split(","):
+        __import__(name)
+    from torch._dynamo.backends.registry import lookup_backend
+    print(*(lookup_backend(name).__module__ for name in sys.argv[2].split(",")))
+"""
+A_SCRIPT = """
+    import torch
+    import trtcore_contrib_torch_tensorrt as torch_tensorrt
+    model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()).eval()
+    x = torch.randn(2, 8)
+    fast = torch.compile(model, backend="torch_tensorrt", options={"min_block_size": 1, "use_python_runtime": False})
+    torch.testing.assert_close(fast(x), model(x))
+    ahead = torch_tensorrt.compile(model, ir="dynamo", inputs=[torch_tensorrt.Input((2, 8))], min_block_size=1)
+    torch.testing.assert_close(ahead(x), model(x))
+    assert ahead.report.converted
+"""
+
+
+@pytest.mark.slow
+def test_a_script_for_torch_tensorrt_runs_from_the_wheel(environment: Environment, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(A_SCRIPT))
+    environment.run(script)
+    both = "torch_tensorrt,tensorrt"
+    printed = environment.run(
+        "-c", textwrap.dedent(WHOSE_BACKENDS), "trtcore_contrib_torch_tensorrt", both
+    ).stdout
+    assert printed.split() == ["trtcore_contrib_torch_tensorrt.dynamo.backend.backends"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "imports",
+    ["trtcore_contrib_torch_tensorrt,torch_tensorrt", "torch_tensorrt,trtcore_contrib_torch_tensorrt"],
+)
+def test_beside_torch_tensorrt_the_backends_names_are_its_own(
+    made: Path, tmp_path: Path, imports: str
+) -> None:
+    """Whichever is imported first, and by whichever way it tells torch of its backends."""
+    project = tmp_path / "foreign"
+    project.mkdir()
+    for name, text in FOREIGN.items():
+        (project / name).write_text(textwrap.dedent(text))
+    check(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "wheels", cwd=project)
+    names = ("trtcore", "trtcore-contrib-torch-tensorrt")
+    own = [wheel for wheel in sorted(made.glob("wheels/*/*.whl")) if wheel.parent.name in (ROOT.name, *names)]
+    assert len(own) == 2
+    beside = Environment.make(tmp_path / "beside", [*own, *(tmp_path / "wheels").glob("*.whl")])
+    script = textwrap.dedent(WHOSE_BACKENDS)
+    printed = beside.run("-c", script, imports, "torch_tensorrt,tensorrt,trtcore").stdout.split()
+    assert printed == ["torch_tensorrt", "torch_tensorrt", "trtcore.jit.backend"]
+
+
 ANSWERS = """
     import json, torch, trtcore, warnings
     from trtcore.packs.listing import describe_packs

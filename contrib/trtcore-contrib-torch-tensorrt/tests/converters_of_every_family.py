@@ -75,7 +75,10 @@ BINARY = {
     aten.eq.Scalar: "eq", aten.ne.Tensor: "ne", aten.ne.Scalar: "ne", aten.gt.Tensor: "gt", aten.gt.Scalar: "gt",
     aten.ge.Tensor: "ge", aten.ge.Scalar: "ge", aten.lt.Tensor: "lt", aten.lt.Scalar: "lt", aten.le.Tensor: "le",
     aten.le.Scalar: "le", aten.fmod.Tensor: "fmod", aten.fmod.Scalar: "fmod", aten.remainder.Tensor: "remainder",
-    aten.remainder.Scalar: "remainder", aten.atan2.default: "atan2",
+    aten.remainder.Scalar: "remainder", aten.atan2.default: "atan2", aten.bitwise_or.Scalar: "bitwise_or",
+    aten.bitwise_xor.Scalar: "bitwise_xor", aten.bitwise_and.Scalar_Tensor: "bitwise_and",
+    torch.ops.prims.div.default: "div", operator.mul: "mul", operator.floordiv: "floor_divide",
+    operator.mod: "remainder",
 }  # fmt: skip
 ACTIVATIONS = {
     aten.relu.default: "relu", aten.sigmoid.default: "sigmoid", aten.tanh.default: "tanh",
@@ -149,6 +152,8 @@ def div(ctx, target, args, kwargs, name):
 
 @converter(aten.clamp.default)
 @converter(aten.clamp.Tensor)
+@converter(aten.clip.default)
+@converter(aten.clip.Tensor)
 def clamp(ctx, target, args, kwargs, name):
     return impl.elementwise.clamp(
         ctx,
@@ -248,6 +253,12 @@ def to_copy(ctx, target, args, kwargs, name):
     return impl.cast.to_copy(
         ctx, target, ATEN, name, args[0], kwargs.get("dtype", args[0].dtype), force_layer=True
     )
+
+
+@converter(aten.copy.default)
+@enforce_tensor_types({1: (TRTTensor,)})
+def copy(ctx, target, args, kwargs, name):
+    return impl.cast.to_copy(ctx, target, ATEN, name, args[1], args[1].dtype, force_layer=True)
 
 
 @converter(aten.cat.default)
@@ -380,7 +391,9 @@ def adaptive_avg_pool1d(ctx, target, args, kwargs, name):
 
 
 @converter(aten.adaptive_avg_pool2d.default)
+@converter(aten._adaptive_avg_pool2d.default)
 @converter(aten.adaptive_avg_pool3d.default)
+@converter(aten._adaptive_avg_pool3d.default)
 @tensor_first
 def adaptive_avg_pool(ctx, target, args, kwargs, name):
     return impl.pool.adaptive_avg_poolNd(
@@ -396,15 +409,24 @@ def constant_pad(ctx, target, args, kwargs, name):
 
 @converter(aten.reflection_pad1d.default)
 @converter(aten.reflection_pad2d.default)
+@converter(aten.reflection_pad3d.default)
 @tensor_first
 def reflection_pad(ctx, target, args, kwargs, name):
     return impl.pad.reflection_padNd(ctx, target, ATEN, name, args[0], args[1])
 
 
+@converter(aten.replication_pad1d.default)
 @converter(aten.replication_pad2d.default)
+@converter(aten.replication_pad3d.default)
 @tensor_first
 def replication_pad(ctx, target, args, kwargs, name):
     return impl.pad.replication_padNd(ctx, target, ATEN, name, args[0], args[1])
+
+
+@converter(aten._pad_circular.default)
+@tensor_first
+def circular_pad(ctx, target, args, kwargs, name):
+    return impl.pad.circular_padNd(ctx, target, ATEN, name, args[0], args[1])
 
 
 @converter(aten.pad.default)
@@ -442,6 +464,36 @@ converter(aten.upsample_bilinear2d.vec)(_upsample("bilinear", 3, 2))
 converter(aten.upsample_bicubic2d.vec)(_upsample("bicubic", 3, 2))
 
 
+def _upsample_to(mode: str, dims: int, corners: bool) -> Any:
+    first = 3 if corners else 2
+
+    def convert(ctx, target, args, kwargs, name):
+        scales = [args[first + i] for i in range(dims)] if len(args) >= first + dims else None
+        return impl.upsample.upsample(
+            ctx,
+            target,
+            ATEN,
+            name,
+            args[0],
+            size=args[1],
+            scale_factor=scales,
+            mode=mode,
+            align_corners=args[2] if corners else False,
+        )
+
+    return tensor_first(convert)
+
+
+converter(aten.upsample_nearest1d.default)(_upsample_to("nearest", 1, False))
+converter(aten.upsample_nearest2d.default)(_upsample_to("nearest", 2, False))
+converter(aten.upsample_nearest3d.default)(_upsample_to("nearest", 3, False))
+converter(aten.upsample_linear1d.default)(_upsample_to("linear", 1, True))
+converter(aten.upsample_bilinear2d.default)(_upsample_to("bilinear", 2, True))
+converter(aten.upsample_trilinear3d.default)(_upsample_to("trilinear", 3, True))
+converter(aten.upsample_bicubic2d.default)(_upsample_to("bicubic", 2, True))
+
+
+@converter(aten.grid_sampler_2d.default)
 @converter(aten.grid_sampler.default)
 @two_tensors
 def grid(ctx, target, args, kwargs, name):
@@ -481,6 +533,7 @@ def embedding_bag(ctx, target, args, kwargs, name):
         mode=args_bounds_check(args, 4, 0),
         per_sample_weights=args_bounds_check(args, 6, None),
         include_last_offset=args_bounds_check(args, 7, False),
+        padding_idx=args_bounds_check(args, 8, None),
     )
 
 
@@ -592,6 +645,7 @@ def expand(ctx, target, args, kwargs, name):
 
 
 @converter(aten.split.Tensor, has_static_shapes_in_args([1]))
+@converter(aten.split.sizes, has_static_shapes_in_args([1]))
 @converter(aten.split_with_sizes.default, has_static_shapes_in_args([1]))
 def split(ctx, target, args, kwargs, name):
     return impl.split.split(
@@ -618,6 +672,8 @@ def reshape(ctx, target, args, kwargs, name):
 @converter(aten.flatten.using_ints)
 def flatten(ctx, target, args, kwargs, name):
     x, rank = args[0], len(args[0].shape)
+    if not rank:
+        return impl.shuffle.reshape(ctx, target, ATEN, name, x, [1])
     first = get_positive_dim(args_bounds_check(args, 1, 0), rank)
     last = get_positive_dim(args_bounds_check(args, 2, -1), rank)
     dims = [
@@ -634,6 +690,17 @@ def pixel_shuffle(ctx, target, args, kwargs, name):
         impl.shuffle.pixel_shuffle if target is aten.pixel_shuffle.default else impl.shuffle.pixel_unshuffle
     )
     return family(ctx, target, ATEN, name, args[0], args[1])
+
+
+@converter(aten.resize_.default, dynamic=False)
+@tensor_first
+def resize(ctx, target, args, kwargs, name):
+    return impl.shuffle.resize(ctx, target, ATEN, name, input=args[0], sizes=args[1])
+
+
+@converter(torch.ops.prims.broadcast_in_dim.default)
+def broadcast_in_dim(ctx, target, args, kwargs, name):
+    return impl.unsqueeze.broadcast_in_dim(ctx, target, SourceIR.PRIM, name, args[0], args[1], args[2])
 
 
 @converter(aten.permute.default)
@@ -678,6 +745,44 @@ def batch_norm(ctx, target, args, kwargs, name):
         eps=args[7],
         cudnn_enabled=args_bounds_check(args, 8, True),
         return_mean_rstd=False,
+    )
+
+
+@converter(aten.native_batch_norm.default, one_user)
+@converter(aten._native_batch_norm_legit_no_training.default, one_user)
+def native_batch_norm(ctx, target, args, kwargs, name):
+    inference = target is aten._native_batch_norm_legit_no_training.default
+    return impl.normalization.batch_norm(
+        ctx,
+        target,
+        ATEN,
+        name,
+        input=args[0],
+        weight=args[1],
+        bias=args[2],
+        running_mean=args[3],
+        running_var=args[4],
+        training=False if inference else args[5],
+        momentum=args[-2],
+        eps=args[-1],
+        cudnn_enabled=False,
+        return_mean_rstd=True,
+    )
+
+
+@converter(aten.native_layer_norm.default, one_user)
+@tensor_first
+def native_layer_norm(ctx, target, args, kwargs, name):
+    return impl.normalization.native_layer_norm(
+        ctx,
+        target,
+        ATEN,
+        name,
+        input=args[0],
+        normalized_shape=args[1],
+        weight=args_bounds_check(args, 2),
+        bias=args_bounds_check(args, 3),
+        eps=args[4],
     )
 
 
@@ -752,6 +857,12 @@ def cdist(ctx, target, args, kwargs, name):
     )
 
 
+@converter(aten._pdist_forward.default, dynamic=False)
+@tensor_first
+def pdist(ctx, target, args, kwargs, name):
+    return impl.normalization.pdist(ctx, target, ATEN, name, args[0], args_bounds_check(args, 1, 2))
+
+
 @converter(aten.amax.default)
 @converter(aten.amin.default)
 @tensor_first
@@ -770,7 +881,7 @@ def extreme(ctx, target, args, kwargs, name):
 REDUCTIONS = {
     aten.sum.default: "sum", aten.sum.dim_IntList: "sum", aten.prod.default: "prod", aten.prod.dim_int: "prod",
     aten.mean.default: "mean", aten.mean.dim: "mean", aten.any.default: "any", aten.any.dim: "any",
-    aten.any.dims: "any",
+    aten.any.dims: "any", torch.ops.prims.sum.default: "sum",
 }  # fmt: skip
 
 
@@ -798,8 +909,9 @@ for op, helper in REDUCTIONS.items():
 @converter(aten.max.dim)
 @converter(aten.min.dim)
 @converter(aten.max.default)
+@converter(aten.min.default)
 def max_or_min(ctx, target, args, kwargs, name):
-    return (impl.reduce.min if target is aten.min.dim else impl.reduce.max)(
+    return (impl.reduce.min if target.overloadpacket is aten.min else impl.reduce.max)(
         ctx,
         target,
         ATEN,
@@ -807,7 +919,7 @@ def max_or_min(ctx, target, args, kwargs, name):
         args[0],
         dim=args_bounds_check(args, 1, replacement=None),
         keepdim=args_bounds_check(args, 2, replacement=False),
-        return_indices=target is not aten.max.default,
+        return_indices=target in (aten.max.dim, aten.min.dim),
     )
 
 
@@ -827,6 +939,11 @@ def arg(ctx, target, args, kwargs, name):
 
 def few(node: Node) -> bool:
     return node.args[1] <= 3840
+
+
+@converter(aten.sym_size.int)
+def size(ctx, target, args, kwargs, name):
+    return impl.shape.shape(ctx, target, ATEN, name, args[0], args[1])
 
 
 @converter(aten.topk.default, few)
@@ -873,6 +990,10 @@ def prelu(ctx, target, args, kwargs, name):
 
 @converter(torch.ops.every_family.fake_quantize.default)
 def quantize(ctx, target, args, kwargs, name):
+    if args[2] == 4:
+        return impl.dynamic_block_quantize.dynamic_block_quantize(
+            ctx, target, ATEN, name, args[0], 16, args[1], args[2], args[3], 8, 4
+        )
     return impl.quantize.quantize(ctx, target, ATEN, name, args[0], args[1], args[2], args[3])
 
 

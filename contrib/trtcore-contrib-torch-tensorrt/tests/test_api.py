@@ -82,7 +82,7 @@ def test_torch_compile_by_ir() -> None:
     torch._dynamo.reset()
     same(torch_tensorrt.compile(MODEL, ir="torch_compile", inputs=[X], **ONE))
     with pytest.raises(NotHereError):
-        torch_tensorrt.compile(MODEL, ir="torch_compile", use_complex_decomposition=True)
+        torch_tensorrt.compile(MODEL, ir="torch_compile", weight_streaming_budget=3)
 
 
 @pytest.mark.slow

@@ -14,17 +14,18 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from trtcore_contrib_torch_tensorrt.torch_private import BACKENDS_REGISTRY, enter_backend
+
 __all__ = ["NAMES", "register_backends"]
 
 NAMES = ("torch_tensorrt", "tensorrt")
-_REGISTRY = "torch._dynamo.backends.registry"
 
 
 def register_backends() -> None:
     """Enter the names now, or as soon as torch's registry is imported; not where Torch-TensorRT is installed."""
     if _other_is_installed():
         return
-    registry = sys.modules.get(_REGISTRY)
+    registry = sys.modules.get(BACKENDS_REGISTRY)
     if registry is not None and not getattr(registry.__spec__, "_initializing", False):
         _enter(registry)
     elif not any(isinstance(finder, _AfterRegistry) for finder in sys.meta_path):
@@ -42,8 +43,7 @@ def _other_is_installed() -> bool:
 def _enter(registry: ModuleType) -> None:
     """As torch enters what it finds in entry points. What registers a name later goes its own way."""
     for name in NAMES:
-        if name not in registry._BACKENDS:
-            registry._BACKENDS[name] = _EntryPoint()
+        enter_backend(registry, name, _EntryPoint())
 
 
 class _AfterRegistry(MetaPathFinder):
@@ -52,7 +52,7 @@ class _AfterRegistry(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != _REGISTRY:
+        if fullname != BACKENDS_REGISTRY:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import itertools
 import operator
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from trtcore.pack import ConversionError, node_arguments, parameters_of
+from trtcore_contrib_torch_tensorrt import torch_private
 
 if TYPE_CHECKING:
     import sympy
@@ -88,6 +88,7 @@ class _World:
     def __init__(self) -> None:
         self._ids = itertools.count(_FIRST_ID)
         self._wanted: int | None = None
+        self._count = 0
         self._values: dict[Any, torch.Tensor] = {}  # ITensor -> FakeTensor
         self._sizes: dict[Any, Any] = {}  # ITensor of one size -> SymInt
         self._symbols: dict[str, sympy.Symbol] = {}  # name in the model -> symbol here
@@ -98,21 +99,13 @@ class _World:
 
     @cached_property
     def shape_env(self) -> Any:
-        from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-        world = self
-
-        class Sizes(ShapeEnv):  # type: ignore[misc]
-            def _generate_unique_id(self, source_name: str) -> int:
-                return world._number()
-
-        return Sizes()
+        """Where the symbols are."""
+        return torch_private.shape_env(self._number)
 
     @cached_property
     def mode(self) -> Any:
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
-        return FakeTensorMode(shape_env=self.shape_env, allow_non_fake_inputs=True)
+        """Where the FakeTensors are."""
+        return torch_private.fake_mode(self.shape_env)
 
     def _number(self) -> int:
         return next(self._ids) if self._wanted is None else self._wanted
@@ -164,44 +157,25 @@ class _World:
         name = symbol.name
         if name in self._symbols:
             return self._symbols[name]
-        hints = getattr(theirs, "backed_var_to_val", None) or getattr(theirs, "var_to_val", {})
-        hint = hints.get(symbol)
+        hint = torch_private.model_hint(theirs, symbol)
         if hint is None or name[:1] != "s" or not name[1:].isdigit():
             return None
-        found = theirs.bound_sympy(symbol)
         self._wanted = int(name[1:])
         try:
-            made = self._new_symbol(int(hint))
+            made = self._new_symbol(hint)
         finally:
             self._wanted = None
         assert made.name == name, f"torch named a symbol {made.name}, not {name}"
-        self._bound(made, found)
+        torch_private.same_size(self.shape_env, made, theirs, symbol)
         self._symbols[name] = made
         return made
 
-    def _bound(self, symbol: sympy.Symbol, found: Any) -> None:
-        """The range that the model's symbol has."""
-        from torch.utils._sympy.value_ranges import ValueRanges
-
-        own = self.shape_env.var_to_range[symbol]
-        self.shape_env.var_to_range[symbol] = own & ValueRanges(found.lower, found.upper)
-
     def _new_symbol(self, hint: int) -> sympy.Symbol:
-        from torch._dynamo.source import ConstantSource
-        from torch.fx.experimental.symbolic_shapes import DimDynamic
-
-        source = ConstantSource(
-            f"size_{self._wanted if self._wanted is not None else len(self._sizes)}_{id(self)}"
-        )
-        return self.shape_env.create_symbol(
-            hint, source, dynamic_dim=DimDynamic.DYNAMIC, do_not_specialize_zero_one=True
-        )
+        self._count += 1
+        return torch_private.new_symbol(self.shape_env, hint, f"size {self._count}")
 
     def _symint(self, expression: Any) -> Any:
-        if getattr(expression, "is_Integer", False):
-            return int(expression)
-        hint = expression.xreplace(dict(self.shape_env.backed_var_to_val))
-        return self.shape_env.create_symintnode(expression, hint=int(hint))
+        return torch_private.symint(self.shape_env, expression)
 
     # ---- the network's tensors as FakeTensors -------------------------------------------------------------
 
@@ -216,7 +190,8 @@ class _World:
         found = self._sizes.get(value)
         if found is None:
             symbol = self._new_symbol(hint)
-            core.bind_symbol(symbol.name, lambda: self._dim(core, value))
+            network = weakref.ref(core)  # which keeps this function: no circle
+            core.bind_symbol(symbol.name, lambda: self._dim(network(), value))
             found = self._sizes[value] = self._symint(symbol)
         return found
 
@@ -228,7 +203,7 @@ class _World:
     def stand_in(self, core: Any, value: Any) -> torch.Tensor:
         """The FakeTensor of an ITensor or of a constant."""
         if isinstance(value, torch.Tensor):
-            return self.mode.from_tensor(value.detach(), static_shapes=True)  # type: ignore[no-any-return]
+            return torch_private.stand_in(self.mode, value)
         found = self._values.get(value)
         if found is None:
             shape = core.shape(value)
@@ -252,7 +227,7 @@ class _World:
                 (have == -1) == isinstance(size, torch.SymInt) and (have == -1 or have == size)
                 for have, size in zip(shape, known.shape)
             ):
-                return [_hint(size) for size in known.shape]
+                return [torch_private.hint_of(size) for size in known.shape]
         return [_HINT] * len(shape)
 
     # ---- tracing and converting ---------------------------------------------------------------------------
@@ -280,17 +255,10 @@ class _World:
         return self._converted(core, self._trace(call, stand_ins), values, 0)
 
     def _trace(self, function: Callable[..., Any], stand_ins: Sequence[Any]) -> GraphModule:
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         before = len(self.shape_env.guards)
-        with self._tracing():
+        with torch_private.tracing(self.mode):
             try:
-                given = _apart(stand_ins)
-                traced = make_fx(function, _allow_non_fake_inputs=True)(*given)
-                if any(_writes(node) for node in traced.graph.nodes):
-                    from torch._subclasses.functional_tensor import dispatch_functionalize
-
-                    traced = make_fx(dispatch_functionalize(function), _allow_non_fake_inputs=True)(*given)
+                traced = torch_private.traced(function, _apart(stand_ins))
             except ConversionError:
                 raise
             except Exception as error:
@@ -299,18 +267,7 @@ class _World:
                     f"torch does not take these arguments: {type(error).__name__}: {first}"
                 ) from error
         _refuse_decisions([guard.expr for guard in self.shape_env.guards[before:]])
-        traced.graph.eliminate_dead_code()
         return traced
-
-    @contextmanager
-    def _tracing(self) -> Iterator[None]:
-        from torch._dispatch.python import enable_python_dispatcher
-
-        with ExitStack() as stack:
-            stack.enter_context(self.mode)
-            stack.enter_context(enable_python_dispatcher())
-            stack.enter_context(torch.no_grad())
-            yield
 
     def _converted(self, core: Any, traced: GraphModule, inputs: Sequence[Any], depth: int) -> Any:
         env: dict[Node, Any] = {}
@@ -377,7 +334,7 @@ class _World:
     def _decomposed(self, core: Any, node: Node, env: Mapping[Node, Any], depth: int, reason: str) -> Any:
         target: Any = node.target
         function = core.compile_context.registry.decompositions.get(target)
-        if function is None and _is_composite(target):
+        if function is None and torch_private.is_composite(target):
             function = target.decompose
         if function is None or depth >= _DEPTH:
             raise ConversionError(f"{target}: {reason}")
@@ -414,21 +371,8 @@ def _is_traced(core: Any, leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) or core.is_tensor(leaf)
 
 
-def _hint(size: Any) -> int:
-    """What a size is taken to be."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))
-
-
-def _writes(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
-def _is_composite(target: Any) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and target._can_decompose()
 
 
 def _mutable(value: Any) -> Any:

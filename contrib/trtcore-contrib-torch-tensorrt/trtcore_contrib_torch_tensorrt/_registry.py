@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from trtcore.pack import Priority, Reject, converter, parameters_of
+from trtcore_contrib_torch_tensorrt import torch_private
 from trtcore_contrib_torch_tensorrt._bindings import bindings
 from trtcore_contrib_torch_tensorrt._by_torch import world_of
 
@@ -256,16 +257,12 @@ _SETTINGS = _LastSettings()
 @contextmanager
 def _tensor_meta(node: fx.Node) -> Iterator[None]:
     """``meta["tensor_meta"]``, which older validators read, while one runs: what ``meta["val"]`` has of it."""
-    from torch.fx.passes.shape_prop import TensorMetadata
-
     given = []
     for one in (node, *node.all_input_nodes):
         value = one.meta.get("val")
         if "tensor_meta" in one.meta or not isinstance(value, torch.Tensor):
             continue
-        one.meta["tensor_meta"] = TensorMetadata(
-            value.shape, value.dtype, value.requires_grad, (), None, value.is_quantized, {}
-        )
+        one.meta["tensor_meta"] = torch_private.tensor_meta(value)
         given.append(one)
     try:
         yield

@@ -127,11 +127,8 @@ CONVERTED: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "autocast_low_precision_type": _low_precision,
     "use_python_runtime": _nothing,  # engines run by trtcore's own runtime either way
     "attn_bias_is_causal": _nothing,  # masks are kept as they are, which is right for every mask
-    "use_complex_decomposition": _only(
-        "use_complex_decomposition",
-        (False,),
-        "leave it out: ops on complex tensors run in torch between engines",
-    ),
+    # False is that frontend's other way of doing the same
+    "use_complex_decomposition": lambda value: {"use_complex_decomposition": True} if value else {},
     "make_refitable": lambda value: {"immutable_weights": not value},
     "use_strong_types": lambda value: {"use_explicit_typing": value},
     "strict": _only("strict", (True, False, None), ""),

@@ -67,7 +67,9 @@ def convolution(
     more = _each(output_padding, dims)
 
     def convolve(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
-        return torch.ops.aten.convolution.default(x, w, b, *numbers, transposed, more, groups)
+        batch = x if x.dim() == dims + 2 else x.unsqueeze(0)
+        made = torch.ops.aten.convolution.default(batch, w, b, *numbers, transposed, more, groups)
+        return made if batch is x else made.squeeze(0)
 
     return by_torch(ctx, convolve, input, weight, bias)
 

@@ -134,8 +134,11 @@ bitwise_xor = _named("bitwise_xor", _binary(torch.bitwise_xor, "``lhs ^ rhs``.")
 def convert_binary_elementwise(
     ctx: Any, target: Any, source_ir: Any, name: str, op_type: Any, lhs_val: Any, rhs_val: Any
 ) -> Any:
-    """An elementwise layer; `op_type` is a ``trt.ElementWiseOperation``."""
-    return ctx.elementwise(_operand(lhs_val), _operand(rhs_val), op_type.name)
+    """An elementwise layer; `op_type` is a ``trt.ElementWiseOperation``. Two bools are computed with as int32."""
+    lhs, rhs = _operand(lhs_val), _operand(rhs_val)
+    if op_type.name not in ("AND", "OR", "XOR", "EQUAL") and ctx.result_type(lhs, rhs) == torch.bool:
+        return ctx.elementwise(lhs, rhs, op_type.name, to=torch.int32)
+    return ctx.elementwise(lhs, rhs, op_type.name)
 
 
 def get_python_op_from_trt_elementwise_op(trt_op: Any) -> Callable[[Any, Any], Any]:

@@ -28,6 +28,7 @@ def embedding_bag(
     mode: int,
     per_sample_weights: Any = None,
     include_last_offset: bool = False,
+    padding_idx: int | None = None,
 ) -> Any:
     """Sums (0), means (1) or maxima (2) of rows per bag; the op's other results are None."""
     kinds = ("sum", "mean", "max")
@@ -42,6 +43,7 @@ def embedding_bag(
             mode=kinds[mode],
             per_sample_weights=scales,
             include_last_offset=include_last_offset,
+            padding_idx=None if padding_idx is None or padding_idx < 0 else padding_idx,
         )
 
     return by_torch(ctx, bag, weight, indices, offsets, per_sample_weights), None, None, None
