@@ -30,6 +30,8 @@ ROOT = Path(__file__).parent.parent.parent
 CONTRIB = sorted(path.parent for path in (ROOT / "contrib").glob("*/pyproject.toml"))
 #: Those that contribute; the other is for converters that packs and programs declare.
 PACKS = [project for project in CONTRIB if project.name != "trtcore-contrib-torch-tensorrt"]
+#: Scripts that were written for Torch-TensorRT.
+SCRIPTS = sorted((ROOT / "contrib" / "trtcore-contrib-torch-tensorrt" / "examples").glob("*.py"))
 
 PYPROJECT = """
     [build-system]
@@ -309,6 +311,27 @@ def test_a_script_for_torch_tensorrt_runs_from_the_wheel(environment: Environmen
         "-c", textwrap.dedent(WHOSE_BACKENDS), "trtcore_contrib_torch_tensorrt", both
     ).stdout
     assert printed.split() == ["trtcore_contrib_torch_tensorrt.dynamo.backend.backends"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_migrated_script_runs_from_the_wheel(
+    environment: Environment, tmp_path: Path, script: Path
+) -> None:
+    """Whole scripts in that style; nothing but the import is this package's."""
+    text = script.read_text()
+    assert "\nimport trtcore_contrib_torch_tensorrt as torch_" in text
+    assert "import trtcore\n" not in text
+    environment.run(script, cwd=tmp_path)
+
+
+def test_the_page_has_the_names_that_are_tested(environment: Environment, tmp_path: Path) -> None:
+    page = ROOT / "docs" / "coming-from-torch-tensorrt.md"
+    copy = shutil.copy(page, tmp_path)
+    environment.run("-m", "trtcore_contrib_torch_tensorrt.names", copy)
+    assert Path(copy).read_text() == page.read_text(), (
+        "python -m trtcore_contrib_torch_tensorrt.names docs/coming-from-torch-tensorrt.md"
+    )
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ _HINT = 8
 """What a size of which nothing is known is taken to be while an expression is traced; see `_refuse_decisions`."""
 
 _DEPTH = 16
+_NOT_ASKED = "a helper asks trtcore's own"
 
 
 @dataclass(frozen=True)
@@ -306,12 +307,13 @@ class _World:
     def _node(self, core: Any, node: Node, env: Mapping[Node, Any], depth: int) -> Any:
         compile_context = core.compile_context
         registry = compile_context.registry
-        others = [one for one in registry.candidates(node.target) if one.scope.name != "BUILT_IN"]
-        selection = registry.select(
-            node, compile_context, {str(one): "a helper asks trtcore's own" for one in others}
-        )
+        others = {
+            str(one): _NOT_ASKED for one in registry.candidates(node.target) if one.scope.name != "BUILT_IN"
+        }
+        selection = registry.select(node, compile_context, others)
         if selection.chosen is None:
-            return self._decomposed(core, node, env, depth, selection.reason)
+            own = [one.reason for one in selection.candidates if one.reason != _NOT_ASKED]
+            return self._decomposed(core, node, env, depth, "; ".join(own) or selection.reason)
         arguments = {name: self._value(core, value, env) for name, value in node_arguments(node).items()}
         core.node = node
         result = _called(selection.chosen, core, arguments, node.target)

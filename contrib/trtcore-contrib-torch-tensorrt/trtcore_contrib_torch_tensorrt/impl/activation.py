@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from trtcore.pack import node_arguments
 from trtcore_contrib_torch_tensorrt._by_torch import by_torch
 from trtcore_contrib_torch_tensorrt.converter_utils import get_trt_tensor
 from trtcore_contrib_torch_tensorrt.impl.prelu import prelu
@@ -104,8 +105,10 @@ def softsign(ctx: Any, target: Any, source_ir: Any, name: str, input_val: Any) -
 
 
 def softplus(ctx: Any, target: Any, source_ir: Any, name: str, input_val: Any, beta: float = 1) -> Any:
-    """``log(1 + exp(beta * x)) / beta``."""
-    return by_torch(ctx, lambda x: F.softplus(x, beta), get_trt_tensor(ctx, input_val, name))
+    """``log(1 + exp(beta * x)) / beta``; `x` itself above the threshold of the node, where a softplus is converted."""
+    is_softplus = target is torch.ops.aten.softplus.default
+    threshold = node_arguments(ctx.node)["threshold"] if is_softplus else 20
+    return by_torch(ctx, lambda x: F.softplus(x, beta, threshold), get_trt_tensor(ctx, input_val, name))
 
 
 def clip(
