@@ -9,7 +9,7 @@ STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
 DEFAULT = not gpu and not models and not slow and not benchmark and not browser
 
-.PHONY: help browser examples setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
+.PHONY: help browser coverage examples release setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -37,6 +37,18 @@ unit: $(STAMP)  ## the default tests alone
 
 test-all: lint  ## everything that can run here apart from the benchmarks
 	$(PYTEST) -m "not benchmark" $(ARGS)
+
+coverage: $(STAMP)  ## the default tests, and which lines none of them runs: build/coverage (twice as long)
+	$(BIN)/python -m pip install --quiet --editable ".[coverage]"
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest -m "$(DEFAULT)" $(ARGS); status=$$?; \
+	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage html --quiet --directory build/coverage/html && \
+	$(BIN)/python -m coverage report && exit $$status
+
+release: $(STAMP)  ## sdist and wheel into dist/, tried in a clean environment; see docs/releasing.md
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m pytest tests/test_release.py -m "slow or not slow" $(ARGS)
 
 conformance: $(STAMP)  ## every sample input of PyTorch's for every op (hours; goes on where it stopped)
 	$(BIN)/python tests/conformance/run.py $(ARGS)
