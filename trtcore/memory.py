@@ -1,9 +1,14 @@
-"""How much memory a process takes, and what of it a build may take (``enable_resource_partitioning``)."""
+"""How much memory a process takes, what of it a build may take, and mapped files, whose pages can go again."""
 
 from __future__ import annotations
 
+import mmap
 import os
+import weakref
+from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 from trtcore.errors import SettingsError
 
@@ -64,3 +69,47 @@ def _unknown() -> SettingsError:
         f"enable_resource_partitioning=True: {os.name} systems do not say how much memory a process has in use",
         advice="set max_segment_size instead",
     )
+
+
+# ---- mapped files -------------------------------------------------------------------------------------------
+
+_PAGE_OUT = 21
+"""Linux's MADV_PAGEOUT, which Python has no name for before 3.13."""
+
+_mappings: weakref.WeakValueDictionary[int, mmap.mmap] = weakref.WeakValueDictionary()
+
+
+def map_file(path: str | os.PathLike[str]) -> torch.Tensor:
+    """A file's bytes, mapped privately: uint8, shape (bytes,). Nothing is read until it is used.
+
+    Raises:
+        OSError, ValueError: it cannot be opened, or is empty.
+    """
+    with open(path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    data = torch.frombuffer(mapping, dtype=torch.uint8)
+    _mappings[data.data_ptr()] = mapping
+    return data
+
+
+def let_go(data: torch.Tensor, start: int, size: int) -> None:
+    """Some bytes of what `map_file` gave, or a view of it, need not stay in memory; with others, nothing happens.
+
+    They are read from the file when they are used again; what has been written to them is kept.
+
+    Args:
+        data: uint8, contiguous.
+        start: the first byte's place in `data`.
+        size: bytes.
+    """
+    storage = data.untyped_storage()
+    mapping = _mappings.get(storage.data_ptr())
+    if mapping is not None and size:
+        page_out(mapping, data.data_ptr() - storage.data_ptr() + start, size)
+
+
+def page_out(mapping: mmap.mmap, start: int, size: int) -> None:
+    """Some bytes of a mapping need not stay in memory; what has been written to them is kept."""
+    first = start - start % mmap.PAGESIZE
+    with suppress(OSError, ValueError, AttributeError):  # not Linux, or one before 5.4
+        mapping.madvise(_PAGE_OUT, first, start + size - first)

@@ -464,3 +464,24 @@ def test_a_saved_module_names_the_packs_that_took_part(saved):
 def test_packs_takes_two_words(saved):
     with pytest.raises(SettingsError, match="packs='maybe' is neither 'check' nor 'ignore'"):
         trtcore.load(saved, packs="maybe")
+
+
+@pytest.mark.parametrize("limit", [100, 20_000, 60_000])
+def test_larger_than_the_small_records_of_a_zip(limit, tmp_path, monkeypatch):
+    """As from 2 GiB on: the file's offsets, the sizes of some members, or both are in records of their own."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU()).eval()
+    x = torch.randn(2, 64)
+    compiled = trtcore.compile(model, [x], min_block_size=1)
+    path = tmp_path / "large.pt2"
+    trtcore.save(compiled, path)
+    assert b"PK\x06\x07" in path.read_bytes()[-42:]
+    with torch.no_grad():
+        expected = model(x)
+    assert torch.allclose(trtcore.load(path)(x), expected, atol=1e-5)
+    assert torch.allclose(torch.export.load(path).module()(x), expected, atol=1e-5)
+    damaged = bytearray(path.read_bytes())
+    damaged[-42 - 56 + 40] ^= 1  # of the larger record: how many bytes the directory has
+    path.write_bytes(damaged)
+    with pytest.raises(ArtifactError, match="not where its end says"):
+        trtcore.load(path)

@@ -60,11 +60,11 @@ def compile_model(count: int) -> list[float]:
 
 
 def save_model(count: int, path: str) -> list[float]:
-    """[weights, size of the file, peak of `save` over the base, its pages of mapped files at the end] in bytes."""
+    """[weights, size of the file, peak of `save` over the base] in bytes."""
     with torch.no_grad():
         small = trtcore.compile(torch.nn.Linear(8, 8).eval(), [torch.ones(1, 8)], min_block_size=1)
         trtcore.save(small, path)
-        base, files = resident(), _status("RssFile")
+        base = resident()
         model = Layers(count).eval()
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         compiled = trtcore.compile(model, [torch.ones(1, 4096)], min_block_size=1)
@@ -72,8 +72,7 @@ def save_model(count: int, path: str) -> list[float]:
         gc.collect()
         _forget_peak()
         trtcore.save(compiled, path)
-        mapped = _status("RssFile") - files
-    return [weights, os.path.getsize(path), peak() - base, mapped]
+    return [weights, os.path.getsize(path), peak() - base]
 
 
 def load_model(_: int, path: str) -> list[float]:
@@ -125,11 +124,10 @@ def main() -> None:
     for count in (4, 16):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "model.pt2")
-            weights, size, saving, mapped = measured("save", count, path)
+            weights, size, saving = measured("save", count, path)
             loading, _, calling = measured("load", count, path)
         print(f"| {weights / MIB:.0f} MiB | {size / MIB:.0f} MiB | {saving / weights:.2f} "
-              f"| {(saving - mapped) / weights:.2f} | {loading / weights:.2f} "
-              f"| {calling / weights:.2f} |")  # fmt: skip
+              f"| {loading / weights:.2f} | {calling / weights:.2f} |")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +20,7 @@ from typing import IO, Any
 import torch
 
 from trtcore.errors import ArtifactError
+from trtcore.memory import let_go, page_out
 
 EXTRA = "extra/trtcore.json"
 FORMAT = 2
@@ -28,8 +28,6 @@ FORMAT = 2
 MAX_MEMBERS = 100_000
 MAX_JSON = 512 << 20
 _CHUNK = 16 << 20
-_PAGE_OUT = 21
-"""Linux's MADV_PAGEOUT, which Python has no name for before 3.13."""
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ALIGNMENT = 64
 _MAX_ENTRY = 1024  # bytes of a member's entry in the directory
@@ -89,14 +87,8 @@ class Archive:
         view = memoryview(self._map)
         for start in range(member.start, end, _CHUNK):
             crc = zlib.crc32(view[start : min(start + _CHUNK, end)], crc)
-            self._let_go(start, min(start + _CHUNK, end))
+            page_out(self._map, start, min(_CHUNK, end - start))
         return crc
-
-    def _let_go(self, start: int, end: int) -> None:
-        """The pages of a range need not stay in memory; what has been written to them is kept."""
-        first = start - start % mmap.PAGESIZE
-        with suppress(OSError, ValueError, AttributeError):  # not Linux, or one before 5.4
-            self._map.madvise(_PAGE_OUT, first, end - first)
 
     def json(self, name: str) -> dict[str, Any]:
         """A member that is a JSON object.
@@ -196,14 +188,17 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int]:
     signature, disk, first_disk, here, total, length, offset, comment = struct.unpack("<4s4H2LH", end)
     good = signature == b"PK\x05\x06" and disk == first_disk == comment == 0
     tail = size - 22
-    if 0xFFFF in (here, total) or 0xFFFFFFFF in (length, offset):
-        file.seek(max(0, size - 22 - 20))
-        locator = struct.unpack("<4sLQL", file.read(20))
-        tail = size - 22 - 20 - 56
-        good = good and tail >= 0 and locator == (b"PK\x06\x07", 0, tail, 1)
+    file.seek(max(0, tail - 20))
+    locator = file.read(20)
+    # zipfile writes the larger records from 2 GiB on, and puts into the small one what it can hold.
+    if locator.startswith(b"PK\x06\x07") or 0xFFFF in (here, total) or 0xFFFFFFFF in (length, offset):
+        tail -= 20 + 56
+        good = good and tail >= 0 and locator == struct.pack("<4sLQL", b"PK\x06\x07", 0, max(tail, 0), 1)
         file.seek(max(0, tail))
         record = struct.unpack("<4sQ2H2L4Q", file.read(56))
         good = good and record[:2] == (b"PK\x06\x06", 44) and record[4:6] == (0, 0)
+        limits = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+        good = good and (here, total, length, offset) == tuple(map(min, record[6:], limits))
         here, total, length, offset = record[6:]
     if not good or here != total or offset + length != tail:
         raise zipfile.BadZipFile("its directory of members is not where its end says")
@@ -229,7 +224,8 @@ class ArchiveWriter:
         """Add a member.
 
         Args:
-            data: bytes, or a uint8 tensor, which is written piece by piece.
+            data: bytes, or a uint8 tensor, which is written piece by piece; of a mapped one no more than a piece
+                stays in memory.
 
         Returns:
             its crc32.
@@ -238,14 +234,16 @@ class ArchiveWriter:
         view = data.numpy().data if isinstance(data, torch.Tensor) else memoryview(data)
         info.file_size = len(view)
         self._align(info)
-        with self._zip.open(info, "w", force_zip64=len(view) >= 1 << 31) as member:
+        with self._zip.open(info, "w", force_zip64=len(view) > zipfile.ZIP64_LIMIT) as member:
             for start in range(0, len(view), _CHUNK):
                 member.write(view[start : start + _CHUNK])
+                if isinstance(data, torch.Tensor):
+                    let_go(data, start, min(_CHUNK, len(view) - start))
         return self._zip.getinfo(info.filename).CRC
 
     def _align(self, info: zipfile.ZipInfo) -> None:
         """Padding, as an extra field that readers pass over."""
-        zip64 = 20 if info.file_size >= 1 << 31 else 0
+        zip64 = 20 if info.file_size > zipfile.ZIP64_LIMIT else 0
         start = self._file.tell() + _LOCAL.size + len(info.filename) + zip64
         padding = -start % _ALIGNMENT
         if padding:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
 import struct
 import tempfile
@@ -34,6 +33,7 @@ import torch
 
 from trtcore.artifact.manifest import EngineManifest, WeightRecord
 from trtcore.errors import ArtifactError
+from trtcore.memory import map_file
 from trtcore.paths import atomic_write
 
 if TYPE_CHECKING:
@@ -529,12 +529,6 @@ def stored(storages: Mapping[str, torch.UntypedStorage]) -> dict[str, torch.Unty
             whole.numpy(), dtype=torch.uint8, offset=start, count=distinct[key].nbytes()
         ).untyped_storage()
     return {name: copies[s.device, s.data_ptr()] for name, s in storages.items()}
-
-
-def map_file(path: Path) -> torch.Tensor:
-    """A file's bytes, mapped privately: uint8, shape (bytes,). Nothing is read until it is used."""
-    with open(path, "rb") as file:
-        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
 
 
 def map_and_unlink(path: Path) -> torch.Tensor:
