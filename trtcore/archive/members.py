@@ -198,7 +198,8 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int]:
         record = struct.unpack("<4sQ2H2L4Q", file.read(56))
         good = good and record[:2] == (b"PK\x06\x06", 44) and record[4:6] == (0, 0)
         limits = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
-        good = good and (here, total, length, offset) == tuple(map(min, record[6:], limits))
+        small = zip((here, total, length, offset), limits, record[6:])
+        good = good and all(value in (limit, large) for value, limit, large in small)
         here, total, length, offset = record[6:]
     if not good or here != total or offset + length != tail:
         raise zipfile.BadZipFile("its directory of members is not where its end says")
