@@ -207,6 +207,59 @@ def _growing(scaled: Function) -> Function:
     return compute
 
 
+# For x in (0, 2], with t = x^2 / 4: the power series of I0(x) and 2 I1(x) / x, and of what K0(x) and K1(x) add to those
+# times log(x / 2) (_PSI: the digamma function at 1, 2, ...). Beyond, exp(x) K(x) sqrt(x) as polynomials in 4 / x - 1. Largest relative error 2e-8.
+_PSI = tuple(math.fsum(1 / k for k in range(1, n + 1)) - 0.5772156649015329 for n in range(10))
+_I0_SERIES = tuple(1 / math.factorial(k) ** 2 for k in reversed(range(9)))
+_I1_SERIES = tuple(1 / (math.factorial(k) * math.factorial(k + 1)) for k in reversed(range(9)))
+_K0_SERIES = tuple(_PSI[k] / math.factorial(k) ** 2 for k in reversed(range(9)))
+_K1_SERIES = tuple(
+    (_PSI[k] + _PSI[k + 1]) / (math.factorial(k) * math.factorial(k + 1))
+    for k in reversed(range(9))
+)
+_K0_FAR = (
+    -2.874071324975858e-06, 8.842355973274659e-06, -2.4277190343836977e-05, 9.83348273107617e-05,
+    -4.798632586554993e-04, 3.0331432331310386e-03, -3.1071458865931847e-02, 1.2185953306198487,
+)  # fmt: skip
+_K1_FAR = (
+    3.545330654927412e-06, -1.1192864792850387e-05, 3.2297955585904885e-05, -1.3810637034173892e-04,
+    7.358363623517198e-04, -5.5670340355681355e-03, 1.0334973422975073e-01, 1.3631518999192211,
+)  # fmt: skip
+
+
+def _k0e(x: torch.Tensor) -> torch.Tensor:
+    """``exp(x) K0(x)``; infinite at 0, NaN below."""
+    near = torch.where(x > 2.0, torch.ones_like(x), x)
+    t = 0.25 * near * near
+    log = torch.log(near) - math.log(2.0)
+    found = torch.exp(near) * (_polynomial(t, _K0_SERIES) - log * _polynomial(t, _I0_SERIES))
+    return torch.where(x > 2.0, _falling_far(x, _K0_FAR), found)
+
+
+def _k1e(x: torch.Tensor) -> torch.Tensor:
+    """``exp(x) K1(x)``; infinite at 0, NaN below."""
+    near = torch.where(x > 2.0, torch.ones_like(x), x)
+    t = 0.25 * near * near
+    log = torch.log(near) - math.log(2.0)
+    grown = 0.5 * near * (log * _polynomial(t, _I1_SERIES) - 0.5 * _polynomial(t, _K1_SERIES))
+    found = torch.where(near == 0.0, math.inf, torch.exp(near) * (1.0 / near + grown))
+    return torch.where(x > 2.0, _falling_far(x, _K1_FAR), found)
+
+
+def _falling_far(x: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
+    x = torch.clamp(x, min=2.0)
+    return _polynomial(4.0 / x - 1.0, coefficients) / torch.sqrt(x)
+
+
+def _falling(scaled: Function) -> Function:
+    """Without the factor of ``exp(x)``, for x >= 0."""
+
+    def compute(x: torch.Tensor) -> torch.Tensor:
+        return scaled(x) * torch.exp(-x)
+
+    return compute
+
+
 # ---- the table ---------------------------------------------------------------------------------------------
 
 
@@ -233,6 +286,10 @@ SPECIAL: Mapping[Any, Function] = {
         aten.special_i1e.default: _i1e,
         aten.special_modified_bessel_i0.default: _growing(_i0e),
         aten.special_modified_bessel_i1.default: _growing(_i1e),
+        aten.special_modified_bessel_k0.default: _falling(_k0e),
+        aten.special_modified_bessel_k1.default: _falling(_k1e),
+        aten.special_scaled_modified_bessel_k0.default: _k0e,
+        aten.special_scaled_modified_bessel_k1.default: _k1e,
         aten.lgamma.default: _lgamma,
         aten.digamma.default: _digamma,
     }.items()

@@ -134,6 +134,19 @@ def _exp2(ctx: ConversionContext, x: Operand) -> ITensor:
     return ctx.elementwise(2.0, x, "POW")
 
 
+def _spherical_bessel_j0(ctx: ConversionContext, x: ITensor) -> ITensor:
+    """``sin(x) / x``; where x is small the first terms of its series, at the infinities 0."""
+    square = ctx.elementwise(x, x, "PROD")
+    series = ctx.elementwise(square, -1 / 5040, "PROD")
+    for coefficient in (1 / 120, -1 / 6):
+        series = ctx.elementwise(ctx.elementwise(series, coefficient, "SUM"), square, "PROD")
+    series = ctx.elementwise(series, 1.0, "SUM")
+    size = ctx.unary(x, "ABS")
+    ratio = ctx.elementwise(ctx.unary(x, "SIN"), x, "DIV")
+    far = ctx.select(ctx.elementwise(size, math.inf, "EQUAL"), 0.0, ratio)
+    return ctx.select(ctx.elementwise(size, 0.5, "LESS"), series, far)
+
+
 def _scaled(factor: float) -> Callable[[ConversionContext, Any], Any]:
     return lambda ctx, x: ctx.elementwise(x, factor, "PROD")
 
@@ -145,6 +158,7 @@ for _op, _formula in {
     aten.log2.default: _log(2.0),
     aten.log10.default: _log(10.0),
     aten.exp2.default: _exp2,
+    aten.special_spherical_bessel_j0.default: _spherical_bessel_j0,
     aten.deg2rad.default: _scaled(math.pi / 180.0),
     aten.rad2deg.default: _scaled(180.0 / math.pi),
 }.items():

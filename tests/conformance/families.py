@@ -20,7 +20,9 @@ FAMILIES: dict[str, str] = {
         reciprocal sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc erfinv sinc deg2rad rad2deg
         nan_to_num logit digamma lgamma mvlgamma special.entr special.erfcx special.ndtr
         special.log_ndtr special.ndtri i0 special.i0e special.i1 special.i1e
-        special.modified_bessel_i0 special.modified_bessel_i1 frexp angle conj conj_physical real resolve_conj resolve_neg""",
+        special.modified_bessel_i0 special.modified_bessel_i1 special.modified_bessel_k0 special.modified_bessel_k1
+        special.scaled_modified_bessel_k0 special.scaled_modified_bessel_k1 special.spherical_bessel_j0
+        frexp angle conj conj_physical real resolve_conj resolve_neg""",
     "activation": """sigmoid nn.functional.celu nn.functional.elu nn.functional.gelu nn.functional.glu
         nn.functional.hardshrink nn.functional.hardsigmoid nn.functional.hardswish nn.functional.hardtanh
         nn.functional.leaky_relu nn.functional.logsigmoid nn.functional.mish nn.functional.prelu nn.functional.relu
@@ -109,9 +111,8 @@ LEFT_OUT: dict[str, str] = {
         special.legendre_polynomial_p special.shifted_chebyshev_polynomial_t special.shifted_chebyshev_polynomial_u
         special.shifted_chebyshev_polynomial_v special.shifted_chebyshev_polynomial_w""",
     "special functions without a layer, which oscillate, or have two arguments: no polynomial of one variable does": """
-        special.airy_ai special.bessel_j0 special.bessel_j1 special.bessel_y0 special.bessel_y1 special.spherical_bessel_j0
-        special.modified_bessel_k0 special.modified_bessel_k1 special.scaled_modified_bessel_k0
-        special.scaled_modified_bessel_k1 special.polygamma polygamma special.zeta igamma igammac""",
+        special.airy_ai special.bessel_j0 special.bessel_j1 special.bessel_y0 special.bessel_y1
+        special.polygamma polygamma special.zeta igamma igammac""",
     "part of a backward pass, which engines have not": "_softmax_backward_data max_pool2d_with_indices_backward native_dropout_backward",
     "sparse and segmented tensors": "sparse.mm sparse.sampled_addmm to_sparse _segment_reduce",
     "kernels written for CUDA at run time": """jiterator_2inputs_2outputs jiterator_4inputs_with_extra_args jiterator_binary

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -40,6 +42,20 @@ def test_bessel_functions_keep_their_digits():
         return bessel.i0(x), bessel.i1(x), bessel.i0e(x * 100), bessel.modified_bessel_i1(x / 9)
 
     assert_converts(run, (x,), rtol=5e-6, atol=0.0)
+
+
+def test_bessel_functions_of_the_second_kind_keep_their_digits():
+    """Relative to functions that rise to infinity at 0 and fall to 1e-37; below 0 there are none."""
+    x = torch.cat([torch.logspace(-37, 1.9, 500), torch.tensor([0.0, 1.9999, 2.0, 2.0001, -1.0, math.nan])])
+    bessel = torch.special
+    scaled = bessel.scaled_modified_bessel_k0, bessel.scaled_modified_bessel_k1
+
+    def run(x):
+        return bessel.modified_bessel_k0(x), bessel.modified_bessel_k1(x), *(one(x * 9) for one in scaled)
+
+    assert_converts(run, (x,), rtol=3e-6, atol=0.0, dynamic={0: {0: (0, len(x), 1000)}})
+    assert_converts(run, (torch.tensor([[0, 1], [2, 30]]),))
+    assert_converts(run, (torch.tensor(math.inf),))
 
 
 def test_ndtri_of_small_numbers():

@@ -72,6 +72,19 @@ def test_wide_ranges():
     assert_converts(torch.log1p, (torch.tensor([-1, -0.999999, -0.5, 1, 1e6, 1e30, math.inf]),), rtol=1e-5)
 
 
+def test_spherical_bessel_j0():
+    x = torch.cat(
+        [
+            torch.linspace(-40.0, 40.0, 997),
+            torch.tensor([0.0, 1e-30, 0.4999, 0.5, math.inf, -math.inf, math.nan]),
+        ]
+    )
+    j0 = torch.special.spherical_bessel_j0
+    assert_converts(j0, (x,), rtol=2e-6, atol=1e-6, dynamic={0: {0: (0, len(x), 2000)}})
+    assert_converts(j0, (torch.tensor([[-3, 0], [1, 40]]),))
+    assert_converts(j0, (torch.tensor(True),))
+
+
 def test_halves_round_to_even():
     x = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 1e7 + 1])
     assert_converts(lambda x: (torch.round(x), torch.trunc(x), torch.floor(x)), (x,), rtol=0, atol=0)
