@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import families
 import page
@@ -17,6 +17,8 @@ import test_dynamic_overloads
 
 PATH = page.ROOT / "docs" / "dynamic.md"
 COUNTED = ("passed", "refused", "failed", "specialised", "foreign")
+
+_REACHED = "## Converters that no form reaches"
 
 HEAD = """\
 # Dynamic shapes
@@ -37,8 +39,9 @@ smallest is 1 wherever the operator and torch.export allow it.
 
 
 def publish(results: Sequence[dict[str, Any]]) -> None:
-    """Write the page."""
-    PATH.write_text(render(results, registered()))
+    """Write the page. Operators without results keep their rows; what no form reaches is that of the last whole run."""
+    whole = {row["op"] for row in results} >= families.family_of().keys()
+    PATH.write_text(render(results, registered(), "" if whole else PATH.read_text()))
 
 
 def registered() -> set[str]:
@@ -56,28 +59,53 @@ def registered() -> set[str]:
     }
 
 
-def render(results: Sequence[dict[str, Any]], converters: set[str]) -> str:
-    """The text of docs/dynamic.md."""
+class Row(NamedTuple):
+    """An operator's line, and its forms by outcome."""
+
+    counts: Counter[str]
+    line: str
+
+
+def render(results: Sequence[dict[str, Any]], converters: set[str], known: str = "") -> str:
+    """The text of docs/dynamic.md.
+
+    Args:
+        known: the page before, of which operators without results keep their rows; "" where there is none.
+    """
     by_op: dict[str, list[dict[str, Any]]] = {}
     for row in results:
         by_op.setdefault(row["op"], []).append(row)
-    rows = [(family, op, by_op[op]) for op, family in families.family_of().items() if op in by_op]
-    parts = [HEAD, _summary(rows)]
-    for family in dict.fromkeys(family for family, _, _ in rows):
-        parts.append(_family(family, [(op, own) for name, op, own in rows if name == family]))
-    parts.append(_reached(results, converters))
+    rows = rows_of(known) | {op: _row(op, own) for op, own in by_op.items()}
+    by_family: dict[str, list[Row]] = {}
+    for op, family in families.family_of().items():
+        if op in rows:
+            by_family.setdefault(family, []).append(rows[op])
+    parts = [HEAD, _summary(by_family), *(_family(family, own) for family, own in by_family.items())]
+    start = known.find(_REACHED)
+    parts.append(_reached(results, converters) if start < 0 else known[start:])
     return "\n".join(parts)
 
 
-def _summary(rows: Sequence[tuple[str, str, list[dict[str, Any]]]]) -> str:
+def rows_of(text: str) -> dict[str, Row]:
+    """The operators' rows of a page."""
+    found = re.finditer(r"^\| `(\S+)` \|((?: \d+ \|){5}) \d+ \|.*\|$", text, re.MULTILINE)
+    return {
+        one[1]: Row(Counter(dict(zip(COUNTED, map(int, one[2].strip(" |").split("|"))))), one[0])
+        for one in found
+    }
+
+
+def _row(op: str, results: Sequence[dict[str, Any]]) -> Row:
+    counts = Counter(row["outcome"] for row in results)
+    also = sum(row["outcome"] == "refused" and row["static"] == "refused" for row in results)
+    return Row(counts, f"| `{op}` | {_numbers(counts)} | {also} | {page.escaped(_why(results))} |")
+
+
+def _summary(by_family: Mapping[str, Sequence[Row]]) -> str:
     lines = ["| family | operators | " + " | ".join(COUNTED) + " |", "|---|--:|" + "--:|" * len(COUNTED)]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for family, _, own in rows:
-        groups.setdefault(family, []).extend(own)
-    for family, own in [*groups.items(), ("all", [row for _, _, some in rows for row in some])]:
-        counts = Counter(row["outcome"] for row in own)
-        operators = len({row["op"] for row in own})
-        lines.append(f"| {family} | {operators} | {_numbers(counts)} |")
+    for family, rows in {**by_family, "all": [row for own in by_family.values() for row in own]}.items():
+        counts = sum((row.counts for row in rows), Counter[str]())
+        lines.append(f"| {family} | {len(rows)} | {_numbers(counts)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -85,14 +113,10 @@ def _numbers(counts: Counter[str]) -> str:
     return " | ".join(str(counts[outcome]) for outcome in COUNTED)
 
 
-def _family(family: str, operators: Sequence[tuple[str, list[dict[str, Any]]]]) -> str:
+def _family(family: str, rows: Sequence[Row]) -> str:
     lines = [f"## {family.capitalize()}", "", "| operator | " + " | ".join(COUNTED) + " | static too | why |"]
     lines.append("|---|" + "--:|" * (len(COUNTED) + 1) + "---|")
-    for op, own in operators:
-        counts = Counter(row["outcome"] for row in own)
-        also = sum(row["outcome"] == "refused" and row["static"] == "refused" for row in own)
-        lines.append(f"| `{op}` | {_numbers(counts)} | {also} | {page.escaped(_why(own))} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(row.line for row in rows)]) + "\n"
 
 
 def _why(rows: Iterable[dict[str, Any]]) -> str:
@@ -112,8 +136,8 @@ def _reached(results: Iterable[dict[str, Any]], converters: set[str]) -> str:
     called = {str(op) for _, calls, _, _ in test_dynamic_overloads.GROUPS for op in calls}
     missing = {name.partition(" ")[0] for name in converters - reached}
     lines = [
-        "## Converters that no form reaches", "",
-        f"{len(converters & reached)} of the pack's {len(converters)} converters (one for each overload) took part in a form that "
+        _REACHED, "",
+        f"In the last run over all operators {len(converters & reached)} of the pack's {len(converters)} converters (one for each overload) took part in a form that "
         f"passed, or was refused for another op. The others are for overloads that torch.export makes of no sample (scalar "
         f"overloads, ops of quantised models, patterns). {len(missing & called)} of them are called on sizes that vary by "
         f"`tests/converters/test_dynamic_overloads.py`; these {len(missing - called)} have their tests elsewhere in "

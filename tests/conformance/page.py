@@ -38,14 +38,42 @@ but NaN where NaN meets MAX or MIN ([semantics](semantics.md)).
 
 
 def publish(results: Sequence[dict[str, Any]]) -> None:
-    """Write the tables of the families that there are results for, and the page of all tables."""
+    """Write the tables of the families that there are results for, and the page of all tables.
+
+    Rows of operators without results stay as they are where they were run with the same versions.
+    """
     by_family: dict[str, list[dict[str, Any]]] = {}
     for row in results:
         if row["op"] in families.family_of():
             by_family.setdefault(families.family_of()[row["op"]], []).append(row)
+    known = {table.family: table for table in load_tables()}
     for family, rows in by_family.items():
-        write_table(table_of(family, rows), FOLDER)
+        write_table(merged(table_of(family, rows), known.get(family)), FOLDER)
     PAGE.write_text(render(load_tables()))
+
+
+def merged(fresh: FamilyTable, known: FamilyTable | None) -> FamilyTable:
+    """A family's new table, with the rows of a known one for the operators that were not run again; its date is that of
+    the oldest row.
+
+    Raises:
+        ValueError: the known rows are of other versions; a table is of one run.
+    """
+    order = families.FAMILIES[fresh.family].split()
+    ran = {row.op for row in fresh.rows}
+    kept = [row for row in known.rows if row.op in order and row.op not in ran] if known is not None else []
+    if known is None or not kept:
+        return fresh
+    for version in ("torch", "backend"):
+        if fresh.about[version] != known.about[version]:
+            raise ValueError(
+                f"the table of {fresh.family} is of {version} {known.about[version]}, and the results are of "
+                f"{fresh.about[version]}: run the whole family (--family {fresh.family!r}) before --publish"
+            )
+    rows = sorted((*fresh.rows, *kept), key=lambda row: order.index(row.op))
+    oldest = min(fresh.about["date"], known.about["date"])
+    most = max(fresh.about["at_most"], known.about["at_most"])
+    return FamilyTable(fresh.family, tuple(rows), {**fresh.about, "date": oldest, "at_most": most})
 
 
 def table_of(family: str, results: Sequence[dict[str, Any]]) -> FamilyTable:

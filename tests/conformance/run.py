@@ -6,7 +6,7 @@
     python tests/conformance/run.py --shard 1/4                a quarter of the operators
     python tests/conformance/run.py --again failed,refused     forget such results, and make them anew
     python tests/conformance/run.py --summary                  what is known, run nothing; --show failed lists samples
-    python tests/conformance/run.py --publish                  docs/conformance/*.json and docs/ops.md from what is known
+    python tests/conformance/run.py --publish                  the pack's conformance/*.json and docs/ops.md from what is known
 
 Results go, one line of JSON each, to FOLDER/results-SHARD.jsonl (--results FOLDER, by default build/conformance);
 what is there already is not run again. Samples are compiled in a process of their own, in groups; when that crashes
@@ -100,7 +100,12 @@ def wanted_operators(options: argparse.Namespace) -> list[str]:
     if options.op:
         operators = options.op.split(",")
         if unknown := [op for op in operators if op not in families.family_of()]:
-            raise SystemExit(f"no family has the operators {', '.join(unknown)}")
+            left = families.left_out()
+            raise SystemExit("\n".join(
+                f"{op}: left out in families.py ({left[op]}); move it to its family there" if op in left
+                else f"{op}: no family in families.py has it; the names are op_db's (special.erfcx, nn.functional.gelu)"
+                for op in unknown
+            ))  # fmt: skip
     if options.family:
         asked = options.family.split(",")
         operators = [

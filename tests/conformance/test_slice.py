@@ -81,6 +81,29 @@ def test_a_table_is_what_was_written():
     assert FamilyTable.from_json(table.to_json()) == table
 
 
+def test_operators_that_were_not_run_again_keep_their_rows():
+    row = {
+        "op": "neg", "variant": "", "dtype": "float32", "index": 0, "outcome": "passed", "call": "float32[2]", "time": 1.0,
+    }  # fmt: skip
+    known = page.table_of("unary", [row, {**row, "op": "abs"}])
+    fresh = page.table_of("unary", [{**row, "index": 1}, {**row, "op": "exp", "outcome": "failed"}])
+    together = page.merged(fresh, known)
+    assert [(one.op, one.passed, one.failed) for one in together.rows] == [
+        ("abs", 1, 0), ("neg", 1, 0), ("exp", 0, 1),
+    ]  # fmt: skip
+    assert page.merged(fresh, None) == fresh
+    other = FamilyTable("unary", known.rows, {**known.about, "torch": "1.0"})
+    with pytest.raises(ValueError, match=r"torch 1\.0.*--family"):
+        page.merged(fresh, other)
+
+
+def test_an_operator_of_no_family_is_told_where_it_is():
+    with pytest.raises(
+        SystemExit, match=r"special.airy_ai: left out in families.py .*\n.*aten.gelu: no family"
+    ):
+        run.main(["--op", "special.airy_ai,aten.gelu"])
+
+
 # ---- the driver ----
 
 
