@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from trtcore.cli.app import main
+from trtcore.cli.settings import places
 from trtcore.settings import NOT_BUILT, CompilationSettings
 
 
@@ -39,6 +41,22 @@ def test_one_setting() -> None:
         assert part in result.stdout
     for name, what in list(NOT_BUILT.items())[:1]:
         assert f"built    no: {what}" in CliRunner().invoke(main, ["settings", name]).stdout
+
+
+def test_where_a_setting_is_read() -> None:
+    """In the core, in a pack, in a table of lambdas, in a table of names, in what other settings follow from."""
+    for name, where in {
+        "min_block_size": "trtcore/partition/__init__.py: _group",
+        "truncate_double": "trtcore_converters/passes/precision.py: truncate_double",
+        "optimization_level": "trtcore/engine/config.py: _APPLY",
+        "fallback_data_dependent_ops": "trtcore/packs/registry.py: ConverterRegistry._objection",
+        "dla_sram_size": "trtcore/engine/config.py: _DLA_POOLS",
+        "enable_autocast": "trtcore/settings/rules.py: autocast_dtype",
+    }.items():
+        assert where in [re.sub(r":\d+", ":", place) for place in places(name)]
+    text = CliRunner().invoke(main, ["settings", "min_block_size"]).stdout
+    assert f"read at  {places('min_block_size')[0]}" in text
+    assert places("use_python_runtime") == []  # True is the one value that it takes
 
 
 def test_one_setting_says_how_it_is_proved_and_which_backend_can(trt_backend: Any) -> None:

@@ -93,6 +93,25 @@ def test_an_op_without_converter() -> None:
     assert said("aten._fft_r2c").startswith("aten._fft_r2c.default: torch")
 
 
+def test_a_decomposition_says_where_it_is_and_promises_nothing() -> None:
+    (row,) = describe_op("aten.special_erfcx")
+    assert (row["by"], row["candidates"]) == ("decomposition", [])
+    assert "special.py:" in row["defined"]
+    text = said("aten.special_erfcx")
+    assert "where every piece is converted, else in torch" in text
+    assert row["defined"] in text
+    assert describe_op("aten.gelu")[0]["defined"] == ""
+
+
+def test_overloads_of_torchscript_alone_are_left_out() -> None:
+    """``aten::copysign.int`` is for numbers, and no operator that the dispatcher knows."""
+    assert {row["op"] for row in describe_op("aten.copysign")} == {
+        "aten.copysign.Tensor", "aten.copysign.Scalar",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="no op"):
+        describe_op("aten.copysign.int")
+
+
 def test_a_converter_that_waits_for_its_library() -> None:
     converter("nolibrary::nms")(lambda ctx, boxes: boxes)
     (row,) = describe_op("nolibrary::nms")

@@ -79,6 +79,10 @@ def _print_op(row: Mapping[str, Any]) -> None:
     click.echo(click.style(row["op"], bold=True) + f": {by}")
     if row["note"]:
         click.echo(f"  {row['note']}")
+    if row["by"] == "decomposition":
+        click.echo("  taken apart where every piece is converted, else in torch")
+        if row["defined"]:
+            click.echo(f"  {row['defined']}")
     for number, one in enumerate(row["candidates"], 1):
         version = f" {one['version']}" if one["version"] else ""
         whose = f"{one['converter']} of {one['source']}{version}"

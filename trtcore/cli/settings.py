@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,6 +83,65 @@ def _plain(row: SettingDoc) -> dict[str, Any]:
     }
 
 
+def places(name: str) -> list[str]:
+    """Where the core and the packs read a setting, as ``trtcore/context.py:69 CompileContext.weights_limit``.
+
+    Each function is named once. Where none reads it but the rules of settings: those; where none at all: the tables
+    that name it, and are walked through by name.
+    """
+    found: dict[str, dict[tuple[str, str], int]] = {"read": {}, "rule": {}, "text": {}}
+    for home in _homes():
+        for file in sorted(home.rglob("*.py")):
+            shown = file.relative_to(home.parent).as_posix()
+            text = file.read_text(encoding="utf-8")
+            rules = shown == "trtcore/settings/rules.py"
+            if name not in text or (shown.startswith(_ONLY_NAMES) and not rules):
+                continue
+            for kind, line, where in _mentions(ast.parse(text), name):
+                found["rule" if rules else kind].setdefault((shown, where), line)
+    best = found["read"] or found["rule"] or found["text"]
+    return [f"{file}:{line} {where}".rstrip() for (file, where), line in best.items()]
+
+
+# They have every setting's name, and no effect.
+_ONLY_NAMES = ("trtcore/settings/", "trtcore/engine/key.py", "trtcore/cli/")
+
+
+def _homes() -> list[Path]:
+    """The folders of the core's package and of the packages of loaded packs."""
+    from trtcore.packs.loading import build_registry
+    from trtcore.settings import CompilationSettings
+
+    packs = [one.module for one in build_registry(CompilationSettings()).packs if one.status == "loaded"]
+    specs = [
+        find_spec(name)
+        for name in dict.fromkeys(one.partition(".")[0] for one in ("trtcore", *packs))
+        if name
+    ]
+    return [
+        Path(folder) for one in specs if one is not None for folder in one.submodule_search_locations or ()
+    ]
+
+
+def _mentions(
+    tree: ast.AST, name: str, where: str = "", in_table: bool = False
+) -> Iterator[tuple[str, int, str]]:
+    """("read", line, enclosing function or table) of every ``settings.name``, ("text", ...) of every ``"name"``."""
+    for node in ast.iter_child_nodes(tree):
+        inner = where
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = f"{where}.{node.name}".lstrip(".")
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and not where:
+            inner = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+        elif isinstance(node, ast.Attribute) and node.attr == name:
+            base = ast.unparse(node.value).rpartition(".")[2]
+            if base in ("settings", "chosen") or (in_table and base == "s"):
+                yield "read", node.lineno, where
+        elif isinstance(node, ast.Constant) and node.value == name:
+            yield "text", node.lineno, where
+        yield from _mentions(node, name, inner, in_table or isinstance(node, ast.Lambda))
+
+
 def _support(name: str) -> dict[str, str]:
     """Of every backend that can be used here, whether it can do what a setting asks of it; {} where it is not asked."""
     from trtcore.engine.config import FEATURES, support
@@ -103,6 +166,8 @@ def _print_one(row: SettingDoc) -> None:
         click.echo(click.wrap_text(f"{title:<8} {text}", 110, "  ", " " * 11))
     proof = PROOFS[row.name]
     click.echo(click.wrap_text(f"proved   {EFFECTS[proof.effect]} (tests/{proof.test})", 110, "  ", " " * 11))
+    for number, place in enumerate(places(row.name)):
+        click.echo(f"  {'' if number else 'read at':<8} {place}")
     for backend, answer in _support(row.name).items():
         click.echo(click.wrap_text(f"{backend}: {answer}", 110, "  backend  ", " " * 11))
     state = "yes" if row.not_built is None else f"no: {row.not_built}; any other value is an error"

@@ -59,7 +59,7 @@ def describe_op(name: str) -> list[dict[str, Any]]:
 
     Returns:
         Per overload: ``op``, ``by``, ``pack`` as in `describe_ops`; ``note`` (why a pack refuses it, or why a converter
-        of it waits);
+        of it waits); ``defined``: file and line of the decomposition, where one is used, else "";
         ``candidates``, best first: ``converter``, ``source``, ``version``, ``scope``, ``priority``, ``dynamic``,
         ``validator``, ``requires`` (text), ``unmet`` (why the backend does not hold them; None where they hold, or
         cannot be asked), ``place`` (why it stands behind the one before) and ``defined`` (file and line).
@@ -75,6 +75,7 @@ def describe_op(name: str) -> list[dict[str, Any]]:
             "op": op_name(op),
             **dict(zip(("by", "pack"), _fate(op, registry, owners))),
             "note": refusal.reason if (refusal := registry.refusal(op)) is not None else "",
+            "defined": "" if registry.candidates(op) else _defined(registry.decompositions.get(op)),
             "candidates": [
                 _described(one, place, backend, target)
                 for one, place in zip(registry.candidates(op), registry.places(op))
@@ -85,7 +86,7 @@ def describe_op(name: str) -> list[dict[str, Any]]:
     wanted = name.replace("::", ".")
     for one, reason in registry.unknown:
         if op_name(one.target) in (wanted, wanted.rpartition(".")[0]):
-            row = {"op": op_name(one.target), "by": "torch", "pack": "", "note": reason}
+            row = {"op": op_name(one.target), "by": "torch", "pack": "", "note": reason, "defined": ""}
             described.append({**row, "candidates": [_described(one, "", backend, target)]})
     if not described:
         raise InputError(f"no op {name!r} is known to torch or to any pack", advice=_advice(name))
@@ -170,7 +171,12 @@ def _named(name: str, registry: ConverterRegistry) -> list[Any]:
     if not isinstance(packet_object, torch._ops.OpOverloadPacket):
         return []
     overloads = [getattr(packet_object, one) for one in packet_object.overloads()]  # type: ignore[no-untyped-call]
-    return [op for op in overloads if not op._schema.is_mutable and (len(packet) == 2 or str(op) == wanted)]
+    registered = set(names_of_ops())  # TorchScript has overloads of its own, for numbers
+    return [
+        op
+        for op in overloads
+        if op.name() in registered and not op._schema.is_mutable and (len(packet) == 2 or str(op) == wanted)
+    ]
 
 
 def _advice(name: str) -> str:
@@ -201,7 +207,7 @@ def _described(one: Converter, place: str, backend: Backend | None, target: Targ
         "requires": _requirements(one.requires),
         "unmet": unmet,
         "place": place,
-        "defined": _defined(one),
+        "defined": _defined(one.implementation),
     }
 
 
@@ -213,7 +219,7 @@ def _requirements(requires: Requires) -> str:
     return ", ".join([*parts, *requires.features])
 
 
-def _defined(one: Converter) -> str:
-    function = inspect.unwrap(one.implementation)
-    code = getattr(function, "__code__", None)
+def _defined(function: Any) -> str:
+    """File and line of a function; "" where there is none."""
+    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
