@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
 
+import trtcore
 from trtcore.cli.new_pack import create
 from trtcore.pack import scoped_registry
 
@@ -45,6 +48,39 @@ def test_the_guides_pyproject_is_what_new_pack_writes(tmp_path: Path) -> None:
     )
     for line in block.splitlines():
         assert line in text
+
+
+@pytest.mark.usefixtures("trt_backend")
+def test_the_way_of_one_tensor_is_that_of_the_architecture() -> None:
+    root = DOCS.parent
+    text = (
+        (DOCS / "architecture.md").read_text().partition("## The way of one tensor")[2].partition("\n## ")[0]
+    )
+    wanted: list[tuple[str, str]] = []
+    for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE):
+        file, _, first = row.split(", ")[0].strip("`").partition(":")
+        wanted += [(file, first), *((file, name.strip("`")) for name in row.split(", ")[1:])]
+    called: list[tuple[str, str]] = []
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(str(root)):
+            called.append((file.removeprefix(f"{root}/"), frame.f_code.co_name))
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.gelu(x)
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        trtcore.compile(Model().eval(), [torch.randn(2, 3)], min_block_size=1)
+    finally:
+        sys.setprofile(before)
+    assert len(wanted) > 20
+    calls = iter(called)
+    for one in wanted:
+        assert one in calls, f"{one} is not called behind those before it"
 
 
 def test_there_are_examples() -> None:

@@ -30,6 +30,9 @@ __all__ = ["ConversionContext", "Dim", "ITensor", "Operand"]
 class ConversionContext(NetworkShapes):
     """The network under construction, and helpers to add to it.
 
+    Layers are here; sizes and shape tensors in `NetworkShapes` (``shapes.py``), constants, casts and dtypes in its base
+    `NetworkTensors` (``tensors.py``).
+
     Attributes:
         net: the ``trt.INetworkDefinition``.
         trt: the bindings module in use; converters never import tensorrt themselves.

@@ -1,4 +1,9 @@
-"""All engines of one compile: built once each, with what failed as values."""
+"""All engines of one compile: built once each, with what failed as values.
+
+`EngineBuilds` makes a request of every segment (`trtcore.engine.request`) and hands it to the one builder that the
+settings ask for (`builder_of`): a thread or a process (`trtcore.engine.builders`), an executor, the cache. Every one of
+them comes to `trtcore.engine.build.build_engine`, which converts and builds a single request.
+"""
 
 from __future__ import annotations
 
