@@ -104,7 +104,7 @@ class SettingsUse:
 
     def _hint(self, setting: str, item: Any) -> str:
         wanted = re.sub(r"[\^$\\]", "", item) if isinstance(item, str) else item.__name__
-        near = _nearest(wanted, self._known[setting])
+        near = _nearest(wanted, self._known[setting], _bare if setting in _OPS else str)
         return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
@@ -120,8 +120,17 @@ def _wanted(setting: str, value: Iterable[Any]) -> list[Any]:
     return [op if len(names) > 1 else names[0] for (op, _), names in by_op.items()]
 
 
-def _nearest(wanted: str, known: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(wanted, sorted(known), n=3, cutoff=0.5)
+def _bare(op: str) -> str:
+    """An op's name without what most of them share, which would make any two alike."""
+    return op.removeprefix("aten.").removesuffix(".default")
+
+
+def _nearest(wanted: str, known: Iterable[str], key: Callable[[str], str]) -> list[str]:
+    by_key: dict[str, str] = {}
+    for name in sorted(known, reverse=True):  # of a packet and its overload the overload
+        by_key.setdefault(key(name), name)
+    near = difflib.get_close_matches(key(wanted), list(by_key), n=3, cutoff=0.5)
+    return [by_key[one] for one in near]
 
 
 def _shown(item: str | type) -> str:
