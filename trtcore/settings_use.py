@@ -127,7 +127,8 @@ def _bare(op: str) -> str:
 
 def _nearest(wanted: str, known: Iterable[str], key: Callable[[str], str]) -> list[str]:
     by_key: dict[str, str] = {}
-    for name in sorted(known, reverse=True):  # of a packet and its overload the overload
+    # An op is named as it was asked for, with its overload or without.
+    for name in sorted(known, key=lambda name: (name.count(".") != wanted.count("."), name)):
         by_key.setdefault(key(name), name)
     near = difflib.get_close_matches(key(wanted), list(by_key), n=3, cutoff=0.5)
     return [by_key[one] for one in near]

@@ -208,14 +208,14 @@ def _growing(scaled: Function) -> Function:
 
 
 # For x in (0, 2], with t = x^2 / 4: the power series of I0(x) and 2 I1(x) / x, and of what K0(x) and K1(x) add to those
-# times log(x / 2) (_PSI: the digamma function at 1, 2, ...). Beyond, exp(x) K(x) sqrt(x) as polynomials in 4 / x - 1. Largest relative error 2e-8.
+# times log(x / 2) (_PSI: the digamma function at 1, 2, ...). Beyond, exp(x) K(x) sqrt(x) as
+# polynomials in 4 / x - 1. Largest relative error 2e-8.
 _PSI = tuple(math.fsum(1 / k for k in range(1, n + 1)) - 0.5772156649015329 for n in range(10))
 _I0_SERIES = tuple(1 / math.factorial(k) ** 2 for k in reversed(range(9)))
 _I1_SERIES = tuple(1 / (math.factorial(k) * math.factorial(k + 1)) for k in reversed(range(9)))
 _K0_SERIES = tuple(_PSI[k] / math.factorial(k) ** 2 for k in reversed(range(9)))
 _K1_SERIES = tuple(
-    (_PSI[k] + _PSI[k + 1]) / (math.factorial(k) * math.factorial(k + 1))
-    for k in reversed(range(9))
+    (_PSI[k] + _PSI[k + 1]) / (math.factorial(k) * math.factorial(k + 1)) for k in reversed(range(9))
 )
 _K0_FAR = (
     -2.874071324975858e-06, 8.842355973274659e-06, -2.4277190343836977e-05, 9.83348273107617e-05,
