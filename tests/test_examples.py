@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import runpy
 import sys
@@ -65,6 +66,37 @@ def test_every_example_is_here_and_says_what_it_is() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text()))
         assert f"(examples/{path.name})" in listed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trt_backend")
+@pytest.mark.parametrize("notebook", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs_and_is_stored_without_outputs(
+    notebook: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Cell by cell; a value at a cell's end is shown as Jupyter shows it."""
+    stored = json.loads(notebook.read_text())
+    assert stored["nbformat"] == 4
+    assert f"(examples/{notebook.name})" in (EXAMPLES.parent / "examples.md").read_text()
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    shown = []
+    with scoped_registry():
+        for number, cell in enumerate(stored["cells"]):
+            if cell["cell_type"] != "code":
+                continue
+            assert cell["outputs"] == []
+            tree = ast.parse("".join(cell["source"]))
+            last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+            file = tmp_path / f"cell{number}.py"
+            file.write_text("".join(cell["source"]))
+            exec(compile(tree, str(file), "exec"), namespace)
+            if isinstance(last, ast.Expr):
+                value = eval(compile(ast.Expression(last.value), str(file), "eval"), namespace)
+                shown += [value._repr_html_()] if hasattr(value, "_repr_html_") else []
+    assert any(text.startswith("<iframe") for text in shown)
+    printed = capsys.readouterr().out
+    assert "no converter for aten.special_bessel_j0" in printed
+    assert "the outputs agree" in printed
 
 
 @pytest.mark.usefixtures("trt_backend")

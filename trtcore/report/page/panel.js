@@ -12,6 +12,8 @@ function tag(name, attributes = {}, ...children) {
   return one;
 }
 const code = (text) => tag("code", {}, text);
+// words between backticks are code
+const words = (text) => String(text).split(/`([^`]+)`/).map((part, i) => (i % 2 ? code(part) : part));
 const heading = (text) => tag("h2", {}, text);
 function facts(rows) {
   const list = tag("dl");
@@ -109,8 +111,8 @@ function inTorch() {
     parts.push(tag("div", { class: "card" },
       tag("div", { class: "head" }, tag("span", {}, `${one.nodes.length} × `, code(one.op)), tag("span", { class: "cost" }, total ? `${(100 * part).toFixed(part < 0.1 ? 1 : 0)} %, ${bytes(one.cost)}` : "")),
       tag("div", { class: "bar" }, tag("i", { class: "torch", style: `--h:32;width:${100 * part}%` })),
-      tag("p", {}, one.reason || "no reason given"),
-      one.advice ? tag("div", { class: "advice" }, one.advice) : "",
+      tag("p", {}, ...words(one.reason || "no reason given")),
+      one.advice ? tag("div", { class: "advice" }, ...words(one.advice)) : "",
       tag("p", { class: "dim" }, "at ", ...links(one.nodes.slice(0, 6)), one.nodes.length > 6 ? ` and ${one.nodes.length - 6} more` : "")));
   }
   return parts;
@@ -126,8 +128,8 @@ function selected() {
 function nodeDetails(node) {
   const parts = [tag("h3", {}, shortOp(node.op)), tag("p", { class: "dim mono" }, `${node.name} = ${node.op}`)];
   parts.push(tag("p", {}, segmentTag(node.segment), " ", node.lost ? tag("span", { class: "tag" }, "lost to " + node.lost) : ""));
-  if (node.reason) parts.push(tag("p", {}, node.reason));
-  if (node.advice) parts.push(tag("div", { class: "advice" }, node.advice));
+  if (node.reason) parts.push(tag("p", {}, ...words(node.reason)));
+  if (node.advice) parts.push(tag("div", { class: "advice" }, ...words(node.advice)));
   parts.push(facts([
     ["source", node.source && code(node.source)],
     ["module", node.path && tag("span", {}, code(node.path), data.modules[node.path] ? ` (${data.modules[node.path]})` : "")],
