@@ -66,3 +66,16 @@ def test_links_lead_somewhere(document: str) -> None:
     assert links
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def linked(document: Path) -> set[Path]:
+    """The files that a document links to."""
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)", document.read_text())
+    return {(document.parent / link).resolve() for link in links}
+
+
+def test_every_page_and_example_is_two_clicks_away() -> None:
+    first = linked(ROOT / "README.md")
+    second = set().union(*(linked(page) for page in first if page.suffix == ".md"))
+    wanted = {*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs" / "examples").glob("*.*")}
+    assert sorted(path.relative_to(ROOT).as_posix() for path in wanted - first - second) == []
