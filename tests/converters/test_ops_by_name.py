@@ -10,7 +10,7 @@ from ops_by_name import FOLDER, families, names_of_tests, ops_of
 #: Ops that only the sample inputs of tests/conformance try, or that graphs no longer have when converters are chosen.
 # fmt: off
 ELSEWHERE = frozenset({
-    "_conj", "_unsafe_index", "alias", "argwhere", "diagonal_copy", "empty_permuted",
+    "_unsafe_index", "alias", "argwhere", "diagonal_copy", "empty_permuted",
     "fill_diagonal_", "isclose", "lift_fresh", "new_empty_strided", "polygamma_", "resize_as", "resolve_conj", "resolve_neg",
     "special_modified_bessel_i0", "tril_indices", "triu_indices",
 })
