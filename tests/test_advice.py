@@ -203,11 +203,6 @@ CASES: dict[str, tuple[Callable[..., Any], str, Callable[..., Any]]] = {
         "did you mean min_block_size",
         lambda: explained(min_block_size=3),
     ),
-    "SettingsError: not built": (
-        lambda: explained(strict_numerics=True),
-        "leave strict_numerics out",
-        lambda: explained(),
-    ),
     "SettingsError: a precision, by converting the model": (
         lambda: explained(enabled_precisions={torch.float16}),
         "convert the model (model.half())",

@@ -11,11 +11,7 @@ NOT_BUILT: Mapping[str, Mapping[str, str]] = {
         "Device": 'the setting device="cuda:0", or device="sm_89"',
         "dtype": "torch's dtypes",
     },
-    "trtcore.dynamo": {
-        "cross_compile_for_windows": "compile on Windows",
-        "save_cross_compiled_exported_program": "compile on Windows, and trtcore.save",
-        "load_cross_compiled_exported_program": "trtcore.load, of what was compiled on Windows",
-    },
+    "trtcore.dynamo": {},
     "trtcore.runtime": {
         "set_cudagraphs_mode": "trtcore.runtime.enable_cudagraphs(module), which is about one module",
         "get_cudagraphs_mode": "trtcore.runtime.enable_cudagraphs(module), which is about one module",

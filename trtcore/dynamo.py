@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,18 @@ if TYPE_CHECKING:
     from trtcore.jit.backend import GraphReport
     from trtcore.report.data import Report
     from trtcore.runtime.module import CompiledModule
+    from trtcore.settings import CompilationSettings
     from trtcore.settings.kwargs import SettingsDict
 
 __all__ = [
     "compile",
     "convert_exported_program_to_serialized_trt_engine",
+    "cross_compile_for_windows",
     "explain",
+    "load_cross_compiled_exported_program",
     "refit_module_weights",
     "reports",
+    "save_cross_compiled_exported_program",
     "trace",
 ]
 
@@ -76,17 +81,29 @@ def compile(
         BackendUnavailableError, UnsupportedOperatorError, ConversionError, EngineBuildError: see
             `trtcore.compiler.compile_program`.
     """
+    from trtcore.settings import CompilationSettings
+
+    chosen = CompilationSettings.from_kwargs(**settings)
+    return _compile(
+        exported_program, _positional(inputs, arg_inputs, kwarg_inputs), chosen, observers, progress
+    )
+
+
+def _compile(
+    model: Any,
+    given: tuple[Any, Any],
+    chosen: CompilationSettings,
+    observers: Sequence[Observer],
+    progress: bool,
+) -> CompiledModule:
     from trtcore.compiler import compile_program
     from trtcore.frontend.program import program_from_exported, warn_of_exclusions
     from trtcore.ir.torch_private import forgetting_traces
     from trtcore.progress import with_progress
-    from trtcore.settings import CompilationSettings
 
-    chosen = CompilationSettings.from_kwargs(**settings)
     with forgetting_traces(), with_progress(observers, progress) as watching:
         began = time.perf_counter()
-        given = _positional(inputs, arg_inputs, kwarg_inputs)
-        program = program_from_exported(_exported(exported_program, *given), *given)
+        program = program_from_exported(_exported(model, *given), *given)
         warn_of_exclusions(program)
         return compile_program(
             program, chosen, observers=watching, timings={"capture": time.perf_counter() - began}
@@ -189,6 +206,61 @@ def refit_module_weights(
         use_weight_map_cache,
         in_place,
     )
+
+
+def cross_compile_for_windows(
+    exported_program: ExportedProgram | torch.nn.Module,
+    inputs: Any = None,
+    *,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    observers: Sequence[Observer] = (),
+    progress: bool = False,
+    **settings: Unpack[SettingsDict],
+) -> CompiledModule:
+    """Compile as `compile` does, on Linux, with engines that run on Windows.
+
+    Returns:
+        a module to be saved with `save_cross_compiled_exported_program`. Here the reference runtime alone runs it.
+
+    Raises:
+        SettingsError: the backend builds for no other platform (TensorRT for RTX does not: its own words are in the
+            message), or this is Windows already.
+    """
+    from trtcore.archive.windows import refuse_on_windows
+    from trtcore.settings import CompilationSettings
+
+    refuse_on_windows()
+    settings.pop("enable_cross_compile_for_windows", None)
+    chosen = CompilationSettings.from_kwargs(**settings).replace(enable_cross_compile_for_windows=True)
+    return _compile(
+        exported_program, _positional(inputs, arg_inputs, kwarg_inputs), chosen, observers, progress
+    )
+
+
+def save_cross_compiled_exported_program(
+    gm: CompiledModule, file_path: str | os.PathLike[str], inputs: Sequence[Any] | None = None
+) -> None:
+    """Save what `cross_compile_for_windows` returned to a file as `trtcore.save` writes it, for Windows.
+
+    Raises:
+        ArtifactError: an engine of the module is for another platform; or see `trtcore.save`.
+    """
+    from trtcore.archive.windows import save_for_windows
+
+    save_for_windows(gm, file_path, inputs)
+
+
+def load_cross_compiled_exported_program(file_path: str | os.PathLike[str]) -> CompiledModule:
+    """Load such a file, on Windows.
+
+    Raises:
+        BackendUnavailableError: this is not Windows.
+        ArtifactError: its engines are for another platform; or see `trtcore.load`.
+    """
+    from trtcore.archive.windows import load_on_windows
+
+    return load_on_windows(file_path)
 
 
 def reports() -> tuple[GraphReport, ...]:

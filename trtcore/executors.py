@@ -119,8 +119,10 @@ def _ray(rest: str, address: str) -> Iterator[Executor]:
     name = rest.removeprefix("//")
     where = {"local": None, "auto": "auto"}.get(name, address)
     ours = not ray.is_initialized()
+    # A cluster of this host alone: its parts need not find each other by the host's address.
+    alone = {"include_dashboard": False, "num_cpus": os.cpu_count(), "_node_ip_address": "127.0.0.1"}
     try:
-        ray.init(where, ignore_reinit_error=True, include_dashboard=False if where is None else None)
+        ray.init(where, ignore_reinit_error=True, **(alone if where is None else {}))
     except Exception as error:
         raise SettingsError(
             f"executor {address!r}: no cluster of Ray's answers there: {error}",

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         Reject,
         Requires,
         Runtime,
+        StrictDecomposition,
     )
     from trtcore.packs.patterns import Pattern, pattern_converter
     from trtcore.packs.rules import forced_to_torch
@@ -102,6 +103,7 @@ __all__ = [
     "RuleMatch",
     "Runtime",
     "SettingsError",
+    "StrictDecomposition",
     "Target",
     "TensorInfo",
     "TrtcoreError",
@@ -187,6 +189,7 @@ _HOMES = {
         "Reject",
         "Requires",
         "Runtime",
+        "StrictDecomposition",
     ),
     "trtcore.packs.rules": ("forced_to_torch",),
     "trtcore.runtime.outside": ("outside_of_calls",),

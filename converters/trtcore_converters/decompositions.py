@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from trtcore_converters import strict
 from trtcore_converters.cumulative import SCANS
 from trtcore_converters.decompositions_indexing import TABLE as INDEXING
 from trtcore_converters.decompositions_prims import table as prims
@@ -79,7 +80,7 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     for ours in (SPECIAL, SCANS, ORDER, INDEXING, RECURRENT, SPATIAL, VARYING):
         table.update(ours)
     table.update(CUSTOM)
-    return table
+    return strict.decompositions(table)
 
 
 def _wanted(op: Any) -> bool:

@@ -27,6 +27,8 @@ NO_FAMILIES = (
     "refusals",
     "remainders",
     "special",
+    "strict",
+    "strict_ops",
     "torch_private",
 )
 """Modules of this package that hold no converters. Every other one must declare some."""
@@ -35,7 +37,11 @@ NO_FAMILIES = (
 @hookimpl
 def converters() -> Iterable[Converter]:
     """Every converter of every family."""
-    return converters_in(*(importlib.import_module(f"{__package__}.{name}") for name in families()))
+    from trtcore_converters.strict import with_promises
+
+    return with_promises(
+        converters_in(*(importlib.import_module(f"{__package__}.{name}") for name in families()))
+    )
 
 
 @hookimpl

@@ -19,6 +19,7 @@ from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Rejec
 from trtcore_converters._checks import all_of, arguments, floating, only_first_output_used, shape_of
 from trtcore_converters._declare import converts
 from trtcore_converters._spatial import apply_along, in_two_dims, one_dim, pad_with_zeros, spread
+from trtcore_converters.reduction import nan_where, nans
 
 aten = torch.ops.aten
 
@@ -118,7 +119,15 @@ def max_pool(
 ) -> Any:
     """max_pool1d, max_pool2d, max_pool3d."""
     windows = Windows.of(dims_of_pool(ctx.node), kernel_size, stride, padding, ceil_mode)
-    return _pool(ctx, ctx.tensor(x), "MAX", windows)
+    x = ctx.tensor(x)
+    found = _pool(ctx, x, "MAX", windows)
+    if not ctx.settings.strict_numerics:
+        return found
+    # TensorRT's windows skip NaN, and give the lowest finite number for one of -inf alone.
+    finite = ctx.cast(ctx.elementwise(x, -math.inf, "GREATER"), torch.float32)
+    some = ctx.elementwise(_pool(ctx, finite, "MAX", windows), 0.5, "GREATER")
+    found = ctx.select(some, found, ctx.constant(-math.inf, ctx.dtype(found)))
+    return nan_where(ctx, _pool(ctx, nans(ctx, x), "MAX", windows), found)
 
 
 @converts(

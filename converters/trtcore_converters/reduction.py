@@ -21,6 +21,7 @@ from trtcore.pack import (
 from trtcore_converters._checks import all_of, not_bool, numeric
 from trtcore_converters._declare import converts
 from trtcore_converters._values import LOW_PRECISION, output_dtype, used_outputs
+from trtcore_converters.comparison import isnan
 
 aten = torch.ops.aten
 
@@ -137,7 +138,20 @@ def _extreme(ctx: ConversionContext, x: Operand, operation: str, dim: Any, keepd
     x = ctx.tensor(x)
     dtype, axes = ctx.dtype(x), axes_of(dim, ctx.rank(x))
     wide = dtype if dtype.is_floating_point else torch.int64
-    return ctx.cast(reduced(ctx, ctx.cast(x, wide), operation, axes, keepdim), dtype)
+    found = ctx.cast(reduced(ctx, ctx.cast(x, wide), operation, axes, keepdim), dtype)
+    if not (ctx.settings.strict_numerics and dtype.is_floating_point and axes):
+        return found
+    return nan_where(ctx, reduced(ctx, nans(ctx, x), "MAX", axes, keepdim), found)
+
+
+def nans(ctx: ConversionContext, x: ITensor) -> ITensor:
+    """1.0 where `x` is NaN, else 0.0: what survives TensorRT's extremes, which skip NaN."""
+    return ctx.cast(isnan(ctx, x), torch.float32)
+
+
+def nan_where(ctx: ConversionContext, marks: ITensor, x: ITensor) -> ITensor:
+    """`x`, and NaN where `marks` is not 0.0."""
+    return ctx.select(ctx.elementwise(marks, 0.5, "GREATER"), ctx.constant(math.nan, ctx.dtype(x)), x)
 
 
 def _values_only(operation: str) -> Callable[..., Any]:

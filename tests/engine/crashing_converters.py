@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 from typing import Any
 
 import torch
@@ -44,3 +45,13 @@ def crashes_the_builder(ctx: Any, x: Any) -> Any:
     q, k, v = (ctx.elementwise(x, float(i + 1), "PROD") for i in range(3))
     kind = ctx.trt.AttentionNormalizationOp.SOFTMAX
     return ctx.net.add_attention_v2(q, k, v, kind, ctx.trt.CausalMaskKind.NONE).get_output(0)
+
+
+def kills_its_process_once(ctx: Any, x: Any) -> Any:
+    """The first process that gets here is gone, as when a host loses its power; the others convert."""
+    mark = os.environ["TRTCORE_TEST_KILLED"]
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return ctx.activation(x, "RELU")
+    return os.kill(os.getpid(), signal.SIGKILL)

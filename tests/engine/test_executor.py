@@ -308,8 +308,40 @@ def test_dask_by_its_address() -> None:
 
 
 @pytest.mark.slow
-def test_ray() -> None:
+@pytest.mark.parametrize("allowed_failures", [0, 3])
+def test_a_worker_of_dask_that_is_killed_while_it_builds(
+    allowed_failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 0 Dask gives up at once, and the request is sent again; with 3 Dask itself runs it on another worker."""
+    distributed = pytest.importorskip("distributed", reason="pip install 'trtcore[services]'")
+    import dask
+
+    mark = tmp_path / "killed"
+    monkeypatch.setenv("TRTCORE_TEST_KILLED", str(mark))
+    converter(torch.ops.aten.relu.default)(bad.kills_its_process_once)
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": allowed_failures}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+        warnings.catch_warnings(record=True) as told,
+    ):
+        warnings.simplefilter("always")
+        module = compiled(client.get_executor(), Blocks(4))
+    assert mark.exists()
+    assert not module.report.quarantined
+    assert len(module.report.engines) == 4
+    lost = [str(one.message) for one in told if "was lost with" in str(one.message)]
+    assert bool(lost) == (allowed_failures == 0), lost
+
+
+@pytest.mark.slow
+def test_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="pip install 'trtcore[services]'")
+    # Ray's workers do not get this process's path, and the converters are in a module beside this one.
+    paths = [os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     with trtcore.executors.connect("ray://local") as executor:
         assert len(compiled(executor, Blocks(4)).report.engines) == 4
         converter(bessel)(bad.raises)

@@ -94,6 +94,9 @@ class Availability:
         return self.ok
 
 
+WINDOWS = "windows_x86_64"
+
+
 def host_platform() -> str:
     """This machine as a `Target.platform`: "linux_x86_64", "windows_x86_64", "linux_aarch64", ..."""
     system = {"linux": "linux", "win32": "windows", "darwin": "macos"}.get(sys.platform, sys.platform)
@@ -232,7 +235,8 @@ class Backend(ABC):
         """
         asked = settings.device
         supported = self.compute_capabilities()
-        target = Target(platform=host_platform())
+        elsewhere = settings.enable_cross_compile_for_windows
+        target = Target(platform=WINDOWS if elsewhere else host_platform())
         if isinstance(asked, tuple):
             if asked not in supported:
                 raise SettingsError(

@@ -41,12 +41,17 @@ _NEEDS: Mapping[str, Callable[[CompilationSettings], str | None]] = {
     "enable_weight_streaming": lambda s: "flag:WEIGHT_STREAMING" if s.enable_weight_streaming else None,
     **dict.fromkeys(_DLA_POOLS, lambda s: "dla"),
     "timing_cache_path": lambda s: "timing_cache" if s.timing_cache_path is not None else None,
+    "enable_cross_compile_for_windows": lambda s: (
+        "platform:WINDOWS" if s.enable_cross_compile_for_windows else None
+    ),
 }
 
 # What to do where one cannot be had, for those for which there is more to say than to leave it out.
 _ADVICE: Mapping[str, str] = {
     "immutable_weights": 'refit on the reference runtime, which needs no such plan: runtime="reference"; or build '
     "where TensorRT has a GPU and its driver",
+    "enable_cross_compile_for_windows": "compile on Windows: torch.export.save(exported_program, path) here, and "
+    "trtcore.dynamo.compile(torch.export.load(path)) there",
     "strip_engine_weights": "leave strip_engine_weights out, or build where TensorRT has a GPU and its driver",
 }
 
@@ -89,6 +94,7 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
     "enable_weight_streaming": ("flag:WEIGHT_STREAMING",),
     **dict.fromkeys(_DLA_POOLS, ("dla",)),
     "timing_cache_path": ("timing_cache",),
+    "enable_cross_compile_for_windows": ("platform:WINDOWS",),
 }
 
 
@@ -228,6 +234,10 @@ def _hardware_level(trt: Any, settings: CompilationSettings) -> Any:
     return trt.HardwareCompatibilityLevel.AMPERE_PLUS if settings.hardware_compatible else None
 
 
+def _windows(trt: Any, settings: CompilationSettings) -> Any:
+    return trt.RuntimePlatform.WINDOWS_AMD64 if settings.enable_cross_compile_for_windows else None
+
+
 def _tiling_level(trt: Any, settings: CompilationSettings) -> Any:
     if settings.tiling_optimization_level == "none":
         return None
@@ -258,6 +268,7 @@ _APPLY: Mapping[str, Callable[..., str | None]] = {
     "profiling_verbosity": _attribute(
         "profiling_verbosity", lambda trt, s: getattr(trt.ProfilingVerbosity, s.profiling_verbosity.upper())
     ),
+    "enable_cross_compile_for_windows": _attribute("runtime_platform", _windows),
     "workspace_size": _workspace,
     **{setting: _dla_pool(setting, pool) for setting, pool in _DLA_POOLS.items()},
 }

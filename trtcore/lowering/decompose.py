@@ -24,6 +24,8 @@ from trtcore.ir.facts import facts, set_facts
 from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, tracing
 from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
 from trtcore.ir.torch_private import core_decompositions, functionalised, is_written
+from trtcore.packs.model import StrictDecomposition
+from trtcore.packs.rules import survey
 from trtcore.packs.selection import SelectionMemo, Verdict
 
 
@@ -32,6 +34,7 @@ class _NoConverter(str):
 
 
 _ITSELF = "it decomposes into itself"
+_LOOSE = "settings.strict_numerics is set, and no one says that its decomposition keeps NaN, infinities, signed zeros"
 _DEPTH = 16  # a decomposition of a decomposition of ...; deeper than this is a cycle
 
 
@@ -109,6 +112,10 @@ class _Decomposer:
             return stated  # a pass has looked at it, and says why it runs in torch
         reason = selection.reason if selection.candidates else _NoConverter(selection.reason)
         function = self._decomposition(node)
+        if function is not None and not self._keeps_numerics(node, function):
+            reason = _LOOSE if not selection.candidates else selection.reason
+            set_facts(node, reason=reason)
+            return reason
         if function is None or depth >= _DEPTH or selection.verdict is Verdict.FORCED_TO_TORCH:
             return reason
         pieces = self._pieces(node, function, depth)
@@ -133,10 +140,19 @@ class _Decomposer:
 
     def _decompose_anyway(self, graph: Graph, node: Node, depth: int) -> None:
         function = self.preferred.get(node.target)
-        if function is not None and depth < _DEPTH:
+        if function is not None and depth < _DEPTH and self._keeps_numerics(node, function):
             pieces = self._pieces(node, function, depth)
             if isinstance(pieces, Graph):
                 self._paste(graph, node, pieces)
+
+    def _keeps_numerics(self, node: Node, function: Callable[..., Any]) -> bool:
+        """Whether NaN, infinities and signed zeros come out of a decomposition as from the op, where that is asked for.
+
+        The pieces of a composite op are what torch itself runs.
+        """
+        if not self.ctx.settings.strict_numerics or function is node.target or not survey(node).floats:
+            return True
+        return isinstance(function, StrictDecomposition)
 
     def _decomposition(self, node: Node) -> Callable[..., Any] | None:
         if not isinstance(node.target, torch._ops.OpOverload):

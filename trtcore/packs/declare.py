@@ -60,6 +60,7 @@ def converter(
     priority: int = Priority.STANDARD,
     capability_validator: Validator | None = None,
     supports_dynamic_shapes: bool = False,
+    supports_strict_numerics: bool = False,
     requires_output_allocator: bool = False,
     requires: Requires = NO_REQUIREMENTS,
     name: str | None = None,
@@ -78,6 +79,8 @@ def converter(
         capability_validator: ``(node, NodeContext) -> bool | Reject("reason")``. Must not change the
             graph, and must not branch on symbolic sizes.
         supports_dynamic_shapes: whether it may get nodes with symbolic dims.
+        supports_strict_numerics: whether NaN, infinities and signed zeros come out as from torch: asked for where the
+            user sets ``strict_numerics=True``.
         requires_output_allocator: whether its output's shape depends on data.
         requires: what it needs from the backend.
         name: the name for pins and reports; the function's own by default.
@@ -111,6 +114,7 @@ def converter(
                 requires_output_allocator,
                 requires,
                 name or "",
+                supports_strict_numerics=supports_strict_numerics,
             )
             for target in targets
         ]

@@ -282,6 +282,8 @@ class Converter:
         priority: higher goes first.
         capability_validator: ``(node, NodeContext) -> bool | Reject``; None accepts every node.
         supports_dynamic_shapes: whether it may get nodes with symbolic dims.
+        supports_strict_numerics: whether NaN, infinities and signed zeros come out as from torch; with
+            ``strict_numerics=True`` it gets no floats otherwise.
         requires_output_allocator: whether its output's shape depends on data.
         requires: what it needs from the backend.
         name: for pins and reports; the implementation's own by default.
@@ -313,6 +315,7 @@ class Converter:
     scope: Scope = Scope.PROCESS
     order: int = 0
     plugin: KernelPlugin | None = None
+    supports_strict_numerics: bool = attrs.field(default=False, validator=_a_bool, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if not self.name:
@@ -332,6 +335,22 @@ class Converter:
 
     def __str__(self) -> str:
         return f"{self.source}:{self.name}"
+
+
+@dataclass(frozen=True)
+class StrictDecomposition:
+    """A decomposition whose pieces, each computed as torch does, keep the op's NaN, infinities and signed zeros.
+
+    With ``strict_numerics=True`` no other is used for floats.
+
+    Attributes:
+        function: takes the op's arguments, and gives its results in smaller ops.
+    """
+
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
 
 
 @attrs.frozen

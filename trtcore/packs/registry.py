@@ -283,7 +283,7 @@ class ConverterRegistry:
             verdict, reason = (
                 (Verdict.FAILED, failed[str(one)])
                 if failed and str(one) in failed
-                else self._objection(one, node, ctx, seen.size)
+                else self._objection(one, node, ctx, seen.size, seen.floats)
             )
             if verdict is Verdict.CHOSEN:
                 return entry.chosen(position, tuple(rejected))
@@ -326,8 +326,11 @@ class ConverterRegistry:
         if packs:
             yield f"not asked: {', '.join(packs)}"
 
-    def _objection(self, one: Converter, node: fx.Node, ctx: Asking, size: Any) -> tuple[Verdict, str]:
-        """Why `one` does not take `node`; CHOSEN if it does. `size` is a symbolic size of the node, or None."""
+    def _objection(
+        self, one: Converter, node: fx.Node, ctx: Asking, size: Any, floats: bool
+    ) -> tuple[Verdict, str]:
+        """Why `one` does not take `node`; CHOSEN if it does. `size` is a symbolic size of the node, or None; `floats`:
+        whether it has tensors of floats."""
         settings = ctx.settings
         if size is not None and not one.supports_dynamic_shapes and not settings.assume_dynamic_shape_support:
             return Verdict.DYNAMIC_SHAPES, (
@@ -336,6 +339,11 @@ class ConverterRegistry:
         if one.requires_output_allocator and getattr(settings, "fallback_data_dependent_ops", False):
             return Verdict.OUTPUT_ALLOCATOR, (
                 "needs an output allocator, and settings.fallback_data_dependent_ops is set"
+            )
+        if settings.strict_numerics and not one.supports_strict_numerics and floats:
+            return Verdict.STRICT_NUMERICS, (
+                "settings.strict_numerics is set, and the converter does not say supports_strict_numerics=True: it may "
+                "treat NaN, infinities or signed zeros as TensorRT does"
             )
         unmet = self._unmet(one, ctx)
         if unmet:

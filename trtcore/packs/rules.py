@@ -102,6 +102,11 @@ class Survey:
     strange: str
     size: Any
 
+    @property
+    def floats(self) -> bool:
+        """Whether any may hold NaN, infinities or signed zeros."""
+        return any(dtype.is_floating_point or dtype.is_complex for dtype in self.dtypes)
+
 
 def survey(node: fx.Node) -> Survey:
     """Look at a node's value and at its inputs'."""

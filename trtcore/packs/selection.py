@@ -29,6 +29,7 @@ class Verdict(str, Enum):
     LAYOUT = "layout"  # a sparse tensor, say
     DTYPE = "dtype"
     DYNAMIC_SHAPES = "dynamic_shapes"
+    STRICT_NUMERICS = "strict_numerics"  # it promises nothing about NaN, infinities and zeros
     OUTPUT_ALLOCATOR = "output_allocator"
     REQUIREMENT = "requirement"
     FAILED = "failed"  # it raised, or TensorRT refused what it made

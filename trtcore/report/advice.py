@@ -75,6 +75,8 @@ def _take_out(case: _Case) -> str:
 def _write_converter(case: _Case) -> str:
     if is_random(case.node):
         return ""
+    if case.ctx.settings.strict_numerics and case.node.target in case.ctx.registry.decompositions:
+        return _strict(case)
     return f"write a converter for {case.selection.target}: `trtcore new-pack my-ops` makes the project"
 
 
@@ -84,6 +86,10 @@ def _no_backend(case: _Case) -> str:
 
 def _dynamic(case: _Case) -> str:
     return "an Input of one shape; or assume_dynamic_shape_support=True, if its converter can take every size"
+
+
+def _strict(case: _Case) -> str:
+    return "strict_numerics=False, if NaN, infinities and signs of zeros do not matter here"
 
 
 def _requirement(case: _Case) -> str:
@@ -99,5 +105,6 @@ _BY_VERDICT: Mapping[Verdict, Callable[[_Case], Any]] = {
     Verdict.NO_BACKEND: _no_backend,
     Verdict.NO_CONVERTER: _write_converter,
     Verdict.DYNAMIC_SHAPES: _dynamic,
+    Verdict.STRICT_NUMERICS: _strict,
     Verdict.REQUIREMENT: _requirement,
 }

@@ -142,8 +142,8 @@ class CompilationSettings:
         default=False,
         validator=values.flag,
         metadata=_precision(
-            "NaN, infinities and signed zeros as torch has them, at a price; refused where impossible.",
-            not_built="exact NaN, infinity and signed-zero behaviour",
+            "NaN, infinities, signed zeros as torch has them: an op goes into an engine if its converter is known "
+            "to keep them, written with more layers where that is needed; the others run in torch.",
         ),
     )
     truncate_double: bool = attrs.field(
@@ -464,8 +464,7 @@ class CompilationSettings:
         default=False,
         validator=values.flag,
         metadata=_running(
-            "Builds for Windows on Linux; only through cross_compile_for_windows.",
-            not_built="cross compiling for Windows",
+            "Builds for Windows on Linux; only through `trtcore.dynamo.cross_compile_for_windows`.",
         ),
     )
     lazy_engine_init: bool = attrs.field(
@@ -568,6 +567,7 @@ class CompilationSettings:
             SettingsError: an unknown name, an old and a new name for one thing, or a bad value.
         """
         kwargs = map_deprecated(kwargs, stacklevel=3)
+        rules.refuse_crossing(kwargs)
         return cls(**kwargs) if settings is None else settings.replace(**kwargs)
 
     def replace(self, **changes: Any) -> CompilationSettings:

@@ -29,13 +29,12 @@ EFFECTS: Mapping[str, str] = {
     "behaviour": "what the compile or the call does",
     "call": "the value read back from the real IBuilderConfig; the effect on a GPU has not been seen",
     "calls": "the calls, in their order, on a recorder of the API; not run",
-    "error": "the error that a user gets: it cannot be done here, or is not built",
+    "error": "the error that a user gets, with TensorRT's words: it cannot be done here",
 }
 
 _PRECISION = "converters/test_precision_passes.py::"
 _CONFIG = "engine/test_config.py::test_a_setting_reaches_the_builder_config"
 _REFUSED = "engine/test_config.py::test_what_the_backend_would_refuse_or_ignore_is_an_error"
-_NOT_BUILT = "test_settings.py::test_what_is_not_built_is_refused_and_says_so"
 
 PROOFS: Mapping[str, Proof] = {
     "enabled_precisions": Proof("graph", _PRECISION + "test_autocast_of_a_model_on_the_whole"),
@@ -49,7 +48,7 @@ PROOFS: Mapping[str, Proof] = {
     "autocast_calibration_dataloader": Proof("graph", _PRECISION + "test_calibration"),
     "use_fp32_acc": Proof("network", _PRECISION + "test_accumulation_in_the_network"),
     "disable_tf32": Proof("call", _CONFIG),
-    "strict_numerics": Proof("error", _NOT_BUILT),
+    "strict_numerics": Proof("network", "converters/test_strict.py::test_the_price_is_paid_only_when_asked"),
     "truncate_double": Proof("graph", _PRECISION + "test_float64_is_float32_inside"),
     "min_block_size": Proof("graph", "test_api.py::test_small_segments_go_to_torch_and_the_report_says_so"),
     "torch_executed_ops": Proof("graph", "test_api.py::test_what_is_forced_to_torch_stays_there"),
@@ -121,7 +120,9 @@ PROOFS: Mapping[str, Proof] = {
         "call", "test_refit.py::test_the_flags_on_the_real_builder_config"
     ),
     "enable_weight_streaming": Proof("call", _CONFIG),
-    "enable_cross_compile_for_windows": Proof("error", _NOT_BUILT),
+    "enable_cross_compile_for_windows": Proof(
+        "error", "archive/test_windows.py::test_enable_cross_compile_for_windows_is_tensorrts_own_error"
+    ),
     "use_distributed_mode_trace": Proof(
         "behaviour", "jit/test_distributed.py::test_a_plain_model_goes_the_same_way"
     ),

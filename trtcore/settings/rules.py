@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -53,6 +53,16 @@ def refuse_contradictions(settings: Chosen) -> None:
     """Raise SettingsError for the first rule that is broken."""
     for rule in _RULES:
         rule(settings)
+
+
+def refuse_crossing(kwargs: Mapping[str, Any]) -> None:
+    """Raise SettingsError where an entry point that returns a module for this machine is asked for one for Windows."""
+    if kwargs.get("enable_cross_compile_for_windows"):
+        raise SettingsError(
+            "enable_cross_compile_for_windows=True: engines for Windows are made by another entry point",
+            advice="call trtcore.dynamo.cross_compile_for_windows, which sets it, and "
+            "save_cross_compiled_exported_program",
+        )
 
 
 def autocast_dtype(settings: Chosen) -> torch.dtype | None:
