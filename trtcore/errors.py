@@ -29,6 +29,34 @@ def shown(value: object, how: Callable[[Any], str] = repr) -> str:
         return f"<{type(value).__name__}, whose text cannot be made>"
 
 
+_MOST_SHOWN = 4000  # characters of a line
+
+
+def printable(text: str, *, keep: str = "\n\t") -> str:
+    """Text for a terminal: what a terminal would obey and nobody would see, as escapes.
+
+    Control characters, marks of writing direction, halves of surrogate pairs and the like may be in what a file or a
+    model calls something. Lines that are too long for anybody to read are cut.
+
+    Args:
+        keep: characters that are left as they are.
+
+    Example:
+        >>> printable("\x1b[2J engine")
+        '\\x1b[2J engine'
+    """
+    if not text.isprintable():
+        text = "".join(
+            c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+        )
+    if len(text) <= _MOST_SHOWN:
+        return text
+    return "\n".join(
+        line if len(line) <= _MOST_SHOWN else f"{line[:_MOST_SHOWN]}... ({len(line)} characters)"
+        for line in text.split("\n")
+    )
+
+
 class TrtcoreError(Exception):
     """Base of all errors that trtcore raises.
 
@@ -77,7 +105,7 @@ class TrtcoreError(Exception):
         lines.extend(f"  TensorRT: {line}" for line in self.tensorrt)
         if self.advice:
             lines.append(f"  what to do: {self.advice}")
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def _rebuilt(kind: type[TrtcoreError], args: tuple[Any, ...], parts: dict[str, Any]) -> TrtcoreError:

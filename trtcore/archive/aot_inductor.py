@@ -10,20 +10,18 @@ import json
 import shutil
 import tempfile
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from trtcore.errors import ArtifactError, ExportError
-from trtcore.ir.signature import Binding, Parameter
 from trtcore.ir.torch_private import compile_and_package, lacks_compiler
 from trtcore.runtime.contract import check_to_json
 from trtcore.runtime.input_check import InputCheck, _Tensor
 from trtcore.runtime.op import fit
+from trtcore.runtime.requirement import of_tensors
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -54,27 +52,12 @@ def with_checks(portable: GraphModule, check: InputCheck | None) -> None:
     pairs = [(node, leaf) for node, leaf in zip(placeholders, leaves) if isinstance(leaf, _Tensor)]
     if check is None or not pairs:
         return
-    contract = json.dumps(check_to_json(_of_tensors(check, tuple(leaf for _, leaf in pairs))))
+    contract = json.dumps(check_to_json(of_tensors(check, tuple(leaf for _, leaf in pairs))))
     with portable.graph.inserting_after(placeholders[-1]):
         fits = portable.graph.call_function(fit, ([node for node, _ in pairs], contract))
     with portable.graph.inserting_after(fits):
         portable.graph.call_function(torch.ops.aten._assert_async.msg, (fits, "inputs do not fit"))
     portable.recompile()
-
-
-def _of_tensors(check: InputCheck, leaves: tuple[_Tensor, ...]) -> InputCheck:
-    """The part of a check that is about tensors, which come one by one."""
-    names = tuple(leaf.name for leaf in leaves)
-    parameters = tuple(Parameter(f"tensor_{index}") for index in range(len(names)))
-    leaf = pytree.tree_structure(0)
-    return replace(
-        check,
-        binding=Binding(parameters, names, len(names), check.binding.model),
-        specs=(leaf,) * len(names),
-        leaves=leaves,
-        _flat=True,
-        _memo={},
-    )
 
 
 def write(file: BinaryIO, exported: ExportedProgram) -> None:

@@ -32,6 +32,7 @@ from trtcore.runtime.input_check import InputCheck
 from trtcore.runtime.module import CompiledModule, module_of
 from trtcore.runtime.op import execute_engine
 from trtcore.runtime.recipe import Recipe
+from trtcore.runtime.requirement import read_requirement, require
 
 # What an archive of ours holds, below its one root folder. Anything else (custom objects, pickled tensors,
 # compiled code) is refused.
@@ -221,6 +222,8 @@ def _graph_of(
     for node in graph.nodes:
         if node.op == "call_function" and node.target is execute_engine:
             _restore_engine(graph_module, node, runtime)
+        elif node.op == "call_function" and node.target is require:
+            _ = read_requirement(node.args[1])
     return graph_module
 
 

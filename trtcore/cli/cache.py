@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trtcore.errors import printable
+
 if TYPE_CHECKING:
     from trtcore.engine.cache.stores import Store, Stored
 
@@ -139,7 +141,7 @@ def _print(store: Store, rows: Sequence[dict[str, Any]], entries: Sequence[Store
     ]
     columns = ("hash", "name", "layers", "size", "last used", "built by, for")
     for line in format_table(columns, table, {"layers", "size"}):
-        click.echo(line)
+        click.echo(printable(line))
     total = format_bytes(sum(one.size for one in entries))
     click.echo(f"{_counted(len(rows))}, {total} in {store.place}")
 

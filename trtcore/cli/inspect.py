@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trtcore.errors import printable
+
 if TYPE_CHECKING:
     from trtcore.artifact.engine_file import EngineArtifact
     from trtcore.artifact.manifest import EngineManifest
@@ -30,7 +32,7 @@ def inspect(file: Path, layers: bool, as_json: bool) -> None:
         click.echo(json.dumps({"schema": 1, **found}, indent=2))
         return
     for line in _lines(found, layers):
-        click.echo(line)
+        click.echo(printable(line, keep=""))
 
 
 def describe(path: Path) -> dict[str, Any]:

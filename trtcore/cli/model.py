@@ -13,7 +13,7 @@ import click
 
 from trtcore.cli.inputs import GRAMMAR, InputType, parse_settings, split_inputs
 from trtcore.cli.loading import import_modules, load_model
-from trtcore.errors import InputError
+from trtcore.errors import InputError, printable
 from trtcore.progress import show_progress
 
 if TYPE_CHECKING:
@@ -401,10 +401,10 @@ def _print_run(result: Mapping[str, Any]) -> None:
     from trtcore.report.text import format_seconds
 
     if result["note"]:
-        click.echo(result["note"])
+        click.echo(printable(result["note"]))
     for output in result["outputs"]:
         if "value" in output:
-            click.echo(f"{output['name']}: {output['value']}")
+            click.echo(printable(f"{output['name']}: {output['value']}", keep=""))
             continue
         shape = ", ".join(map(str, output["shape"]))
         line = f"{output['name']}: {output['dtype']}[{shape}]"
@@ -415,7 +415,7 @@ def _print_run(result: Mapping[str, Any]) -> None:
                 f"; against eager: largest difference {output['max_difference']:.3g}, "
                 f"relative error {output['relative_error']:.3g}"
             )
-        click.echo(line)
+        click.echo(printable(line, keep=""))
     best, count = min(result["seconds"]), len(result["seconds"])
     click.echo(f"{count} call{'' if count == 1 else 's'}, the fastest {format_seconds(best)}")
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trtcore.errors import printable
+
 if TYPE_CHECKING:
     from trtcore.debug.replay import Replay
 
@@ -41,7 +43,7 @@ def replay(
     result = build(file, seed=seed)
     if output is not None and result.artifact is not None:
         output.write_bytes(result.artifact.plan.numpy().tobytes())
-    click.echo(json.dumps(_plain(result), indent=2) if as_json else _text(result))
+    click.echo(json.dumps(_plain(result), indent=2) if as_json else printable(_text(result)))
     if result.artifact is None:
         ctx.exit(1)
 

@@ -22,8 +22,11 @@ from typing import Any
 import torch
 
 OURS = frozenset(
-    {"trtcore.execute_engine.default", "trtcore.functional_write.default", "trtcore.restride.default"}
-)
+    {
+        "trtcore.execute_engine.default", "trtcore.functional_write.default", "trtcore.require.default",
+        "trtcore.restride.default",
+    }
+)  # fmt: skip
 
 TORCH = frozenset({"aten", "prims", "quantized_decomposed"})
 """Torch's own namespaces that a saved graph may call by the rule."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trtcore.errors import ArtifactError
+from trtcore.errors import ArtifactError, printable
 from trtcore.report import text as texts
 from trtcore.report.records import (
     REFERENCE_NOTE,
@@ -82,7 +82,7 @@ class Report(ReportFields):
 
     def __repr__(self) -> str:
         name = f" of {self.model}" if self.model else ""
-        return f"<Report: {self.kind}{name}, {texts.counts(self)}>"
+        return printable(f"<Report: {self.kind}{name}, {texts.counts(self)}>")
 
     def _repr_html_(self) -> str:
         """The page in a frame, where a notebook shows a report."""

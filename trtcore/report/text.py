@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trtcore.errors import printable
 from trtcore.report.records import NodeReport, PluginReport, QuarantineReport, ReportFields, SegmentReport
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def summary(report: ReportFields) -> str:
         lines.append(f"in torch: {report.fallbacks()[0]}")
         if len(report.fallbacks()) > 1:
             lines.append(f"  and {len(report.fallbacks()) - 1} more reasons: print(report)")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def text(report: ReportFields, *, verbose: bool = False) -> str:
@@ -27,14 +28,17 @@ def text(report: ReportFields, *, verbose: bool = False) -> str:
     blocks = [_header(report)]
     for section in _sections(report, verbose=verbose):
         blocks.append("\n".join([section.title, *("  " + line for line in section.lines())]))
-    return "\n\n".join(blocks)
+    return printable("\n\n".join(blocks))
 
 
 def render(report: ReportFields, console: Console | None = None, *, verbose: bool = False) -> None:
     """Print the report to a rich console, with tables."""
     from rich.console import Console
-    from rich.markup import escape
+    from rich.markup import escape as markup
     from rich.table import Table
+
+    def escape(line: str) -> str:
+        return markup(printable(line))
 
     console = console or Console()
     first, *rest = _header(report).splitlines()

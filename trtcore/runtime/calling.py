@@ -106,8 +106,8 @@ class FlatCodeGen(_PyTreeCodeGen):
         header, line, body = definition.partition("\n")
         made = _HEADER.sub(lambda match: f"{match[1]}{signature}{match[2]}", header, count=1)
         lines = [made, *_refusals(self.parameters, names), *_variadic(self.parameters, names, binding)]
-        if self.check is not None and self.check.ordered:
-            lines += _in_order(names, self.pytree_info.in_spec)
+        if self.check is not None:
+            lines += _structures(names, self.pytree_info.in_spec, self.check.ordered)
         return "\n".join(lines) + line + body
 
     def _is_flat(self) -> bool:
@@ -192,29 +192,40 @@ def _variadic(parameters: Parameters, names: Sequence[str], binding: Binding | N
     return lines
 
 
-def _in_order(names: Sequence[str], in_spec: pytree.TreeSpec) -> list[str]:
-    """Lines that raise where a dict has its keys in another order than captured: the model goes through it."""
+def _structures(names: Sequence[str], in_spec: pytree.TreeSpec, ordered: bool) -> list[str]:
+    """Lines that raise where a nested argument is built in another way than captured, which `tree_flatten_spec` does
+    not see; `ordered`: or a dict has its keys in another order, which the model goes through."""
     specs = [child for part in in_spec.children() for child in part.children()]
-    found = [one for name, spec in zip(names, specs) for one in _dicts(name, spec)]
+    found = [one for name, spec in zip(names, specs) for one in _containers(name, spec)]
+    told = "an argument has another structure than the model was compiled for"
+    lines = [
+        f"    if not (isinstance({path}, torch.fx.Proxy) or {_same_structure(path, spec)}): "
+        f"raise ValueError({told!r})"
+        for path, spec in found
+    ]
     told = "a dict has its keys in another order than the model was compiled for"
-    return [f"    if list({path}) != {keys!r}: raise TypeError({told!r})" for path, keys in found]
+    return lines + [
+        f"    if list({path}) != {spec.context!r}: raise TypeError({told!r})"
+        for path, spec in found
+        if ordered and spec.type is dict and spec.num_children > 1
+    ]
 
 
-def _dicts(path: str, spec: pytree.TreeSpec) -> Iterator[tuple[str, list[Any]]]:
-    """Every dict of several keys in a structure: where it is, and its keys."""
-    if spec.is_leaf():
+def _same_structure(path: str, spec: pytree.TreeSpec) -> str:
+    same = f"type({path}) is {spec.type.__name__} and len({path}) == {spec.num_children}"
+    keys = spec.context if spec.type is dict else ()
+    return " and ".join([same, *(f"{key!r} in {path}" for key in keys)])
+
+
+def _containers(path: str, spec: pytree.TreeSpec) -> Iterator[tuple[str, pytree.TreeSpec]]:
+    """Every tuple, list and dict in a structure, and where it is."""
+    if spec.is_leaf() or spec.type not in (tuple, list, dict):
         return
-    if spec.type is dict:
-        if spec.num_children > 1 and _plain_keys(spec.context):
-            yield path, list(spec.context)
-        keys = list(spec.context)
-    elif spec.type in (tuple, list):
-        keys = list(range(spec.num_children))
-    else:
-        return
-    for key, child in zip(keys, spec.children()):
-        if _plain_keys([key]):
-            yield from _dicts(f"{path}[{key!r}]", child)
+    keys = list(spec.context) if spec.type is dict else list(range(spec.num_children))
+    if _plain_keys(keys):
+        yield path, spec
+        for key, child in zip(keys, spec.children()):
+            yield from _containers(f"{path}[{key!r}]", child)
 
 
 def _is_literal(value: Any) -> bool:

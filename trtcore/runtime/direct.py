@@ -19,6 +19,7 @@ from trtcore.ir.torch_private import compiled_forward, keep_source
 from trtcore.runtime.conditions import CONDITION
 from trtcore.runtime.engine import resolve
 from trtcore.runtime.op import are_plain, execute, execute_engine
+from trtcore.runtime.requirement import REQUIREMENT
 
 _PLAN = re.compile(r"^(\s*\w+ = )self\.(\w+)\.plan\b", re.MULTILINE)
 _OP_CALL = re.compile(r"^(\s*\w+(?: : [^=\n]+)? = )torch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()", re.MULTILINE)
@@ -62,7 +63,7 @@ class DirectForward:
             names[name] = op
             return start + name
 
-        source = _OP_CALL.sub(bind, CONDITION.sub("", self._source))
+        source = _OP_CALL.sub(bind, REQUIREMENT.sub("", CONDITION.sub("", self._source)))
         if not engines:
             return self._forward
         source = _PLAN.sub(r"\1self._modules['\2'].__dict__['plan']", source)

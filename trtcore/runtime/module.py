@@ -14,7 +14,6 @@ from torch.utils import _pytree as pytree
 from trtcore.ir.torch_private import (
     has_global_hooks,
     has_global_pre_hooks,
-    is_exporting,
     is_traced_by_jit,
     keep_sources,
     ops_are_watched,
@@ -26,6 +25,7 @@ from trtcore.runtime.input_check import InputCheck
 from trtcore.runtime.pickling import ModuleState, restored, state_of
 from trtcore.runtime.plans import keep_plans_plain, plans_of
 from trtcore.runtime.recipe import Recipe
+from trtcore.runtime.requirement import add_requirement
 from trtcore.runtime.sharing import Sharing
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ class CompiledModule(torch.fx.GraphModule):
     _direct: ClassVar[DirectForward]
     _input_check: InputCheck | None = None
     _sharing: Sharing | None = None
-    _outside: Callable[..., None] | None = None
     _usual: Callable[[Sequence[Any]], bool] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -62,8 +61,6 @@ class CompiledModule(torch.fx.GraphModule):
         check = self._input_check
         if torch.compiler.is_dynamo_compiling():
             list(kwargs)  # Dynamo guards the order of a dict that is looked at, and of no other
-            if self._outside is not None and not is_exporting():
-                self._outside(self, args, kwargs)
             return super().__call__(*args, **kwargs)
         if check is None:
             return super().__call__(*args, **kwargs)
@@ -148,21 +145,10 @@ class CompiledModule(torch.fx.GraphModule):
         self.report = report
         self._input_check = check
         self._sharing = Sharing.of_graph(self)
-        writes = self._sharing is not None and self._sharing.writes_inputs
-        self._outside = (
-            torch.compiler.disable(_check_sharing) if writes else None  # type: ignore[no-untyped-call]
-        )  # not at import: Dynamo is large
         self._usual = None
         for key in [key for key, hook in self._forward_pre_hooks.items() if isinstance(hook, InputCheck)]:
             del self._forward_pre_hooks[key]  # a copy's, of the check that it was copied with
             self._forward_pre_hooks_with_kwargs.pop(key, None)
-
-
-def _check_sharing(module: CompiledModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """The check for shared memory, which a trace cannot make: Dynamo breaks its graph here, in every call."""
-    check, sharing = module._input_check, module._sharing
-    if check is not None and sharing is not None:
-        sharing.check(module, *check.named_leaves(check.check(args, kwargs)))
 
 
 @contextmanager
@@ -236,6 +222,7 @@ def assemble(
     if program.in_spec is not None:
         info = _PyTreeInfo(list(program.arg_names), program.in_spec, program.out_spec)
         check = InputCheck.of_program(program)
+        add_requirement(module, check)
         module.graph.set_codegen(FlatCodeGen(info, program.parameters, check))
         module.recompile()
     module._finish(report or Report(), check)

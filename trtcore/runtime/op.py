@@ -38,6 +38,7 @@ from trtcore.ir.torch_private import (
 from trtcore.runtime.checks import check_structure, output_device
 from trtcore.runtime.engine import Engine, resolve
 from trtcore.runtime.functional_write import functional_write as functional_write  # registered with this one
+from trtcore.runtime.requirement import require as require
 
 if TYPE_CHECKING:
     from trtcore.runtime.input_check import InputCheck

@@ -139,11 +139,6 @@ class Sharing:
         changed += [len(inputs) + index for index, name in enumerate(names) if name in targets]
         return cls(tuple(places[node] for node in inputs), names, tuple(changed))
 
-    @property
-    def writes_inputs(self) -> bool:
-        """Whether an input is among what is written to."""
-        return any(place < len(self.inputs) for place in self.written)
-
     def check(self, module: GraphModule, leaves: Sequence[Any], names: Sequence[str]) -> None:
         """Refuse a call in which what is written is read by another name, too.
 
@@ -159,17 +154,25 @@ class Sharing:
         found = first_overlap(tensors, self.written)
         if found is None:
             return
-        told = [f"input {names[place]}" for place in self.inputs]
-        told += [f"{name} of the compiled module" for name in self.attributes]
-        (one, other), copied = (told[place] for place in found), self._copied(found)
-        raise InputError(
-            f"{one} and {other} share memory, and the model writes to {one}; it was compiled for tensors that do not",
-            advice=f"pass a copy of one of them: {names[copied]}.clone()",
-        )
+        raise shared_memory(found, [names[place] for place in self.inputs], self.attributes)
 
-    def _copied(self, found: tuple[int, int]) -> int:
-        """The input to copy: better the one that is only read."""
-        return self.inputs[found[1] if found[1] < len(self.inputs) else found[0]]
+
+def shared_memory(found: tuple[int, int], inputs: Sequence[str], attributes: Sequence[str]) -> InputError:
+    """The error for two tensors of a call that share memory.
+
+    Args:
+        found: places of the one that is written to and of the other, counted through inputs and attributes.
+        inputs: names of inputs, for people.
+        attributes: names of tensors that the module holds.
+    """
+    told = [*(f"input {name}" for name in inputs), *(f"{name} of the compiled module" for name in attributes)]
+    one, other = (told[place] for place in found)
+    copied = found[1] if found[1] < len(inputs) else found[0]  # better the one that is only read
+    advice = f"pass a copy of one of them: {inputs[copied]}.clone()" if copied < len(inputs) else None
+    return InputError(
+        f"{one} and {other} share memory, and the model writes to {one}; it was compiled for tensors that do not",
+        advice=advice,
+    )
 
 
 def _is_held(module: GraphModule, node: Node) -> bool:
