@@ -27,7 +27,7 @@ PLUMBING = {
         *("squeeze_", "squeeze", "unsqueeze_", "unsqueeze", "transpose_", "transpose", "t_", "t"),
     },
     "trtcore/archive/aot_inductor.py": {"_assert_async"},  # Inductor keeps it, and what it looks at
-    "trtcore/runtime/requirement.py": {"_assert_async"},  # Inductor keeps it, and what it looks at
+    "trtcore/runtime/requirement.py": {"_assert_async"},  # no trace leaves it out
     "trtcore/ir/symbols.py": {"sym_size"},
     "trtcore/lowering/decompose.py": {"clone"},  # a result in the layout of the op's own
     "trtcore/lowering/functionalize.py": {"copy_"},
