@@ -28,6 +28,7 @@ from trtcore.errors import SettingsError
 from trtcore.frontend.export import program_from_exported, trace
 from trtcore.ir.graph_data import NodeRef, OpRef
 from trtcore.ir.program import SymbolRange
+from trtcore.ir.tensor_bytes import bytes_of
 from trtcore.pack import converter
 from trtcore.packs.loading import build_registry
 from trtcore.packs.model import Converter, PackInfo, Scope
@@ -494,3 +495,37 @@ def test_what_fails_comes_back_as_a_value() -> None:
     assert isinstance(failure, Failure)
     assert failure.kind == "node"
     assert "no such table" in str(failure.error)
+
+
+def test_weights_that_cannot_be_written_are_told_once():
+    """On a full disk the error is that of the write; closing the file adds none."""
+    weights = WeightFile("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        weights.add(torch.ones(1 << 16).untyped_storage())
+    weights.close()
+
+
+def test_weights_can_be_resized_after_a_compile(tmp_path):
+    """Nobody has shown their storages to numpy: FSDP frees weights by ``resize_(0)``."""
+    model, x = (
+        torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4)),
+        torch.randn(2, 4),
+    )
+    want = model(x).detach()
+    compiled = trtcore.compile(model.eval(), inputs=[x], min_block_size=1, torch_executed_modules=["2"])
+    trtcore.save(compiled, tmp_path / "m.pt2")
+    for weight in model.parameters():
+        weight.untyped_storage().resize_(0)
+    assert torch.allclose(compiled(x), want, atol=1e-6)
+
+
+def test_bytes_of():
+    for tensor in (
+        torch.tensor([1, 2], dtype=torch.int16),
+        torch.tensor(3.0),
+        torch.zeros(0),
+        torch.randn(2, 2).bool(),
+    ):
+        assert bytes(bytes_of(tensor)) == tensor.numpy().tobytes()
+    turned = torch.tensor([1 + 2j]).conj()
+    assert bytes(bytes_of(turned)) == turned.resolve_conj().numpy().tobytes()

@@ -33,6 +33,7 @@ import torch
 
 from trtcore.artifact.manifest import EngineManifest, WeightRecord
 from trtcore.errors import ArtifactError
+from trtcore.ir.tensor_bytes import bytes_of
 from trtcore.memory import map_file
 from trtcore.paths import atomic_write
 
@@ -473,7 +474,7 @@ def _sha256(tensor: torch.Tensor) -> str:
 def _pieces(tensor: torch.Tensor) -> list[memoryview]:
     if not tensor.numel():
         return []
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    data = bytes_of(tensor.detach().cpu().contiguous())
     return [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
 
 
@@ -520,7 +521,7 @@ def stored(storages: Mapping[str, torch.UntypedStorage]) -> dict[str, torch.Unty
             _write_all(file, b"\0" * padding)
             places[key] = position + padding
             whole = torch.empty(0, dtype=torch.uint8).set_(storage)
-            _write_all(file, whole.numpy().data)
+            _write_all(file, bytes_of(whole))
             position += padding + storage.nbytes()
         if places:
             whole = map_and_unlink(path)

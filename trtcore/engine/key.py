@@ -23,6 +23,7 @@ import torch
 from trtcore._version import __version__
 from trtcore.ir.expressions import parse_condition
 from trtcore.ir.graph_data import NodeData, NodeRef, OpRef, SizeSpec, TensorSpec
+from trtcore.ir.tensor_bytes import bytes_of
 
 FORMAT = 2
 
@@ -251,8 +252,7 @@ def tensor_hash(tensor: torch.Tensor) -> str:
     """sha256 of a tensor's elements in order, as bytes."""
     if not tensor.numel():
         return ""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
+    return hashlib.sha256(bytes_of(tensor.detach().cpu().contiguous())).hexdigest()
 
 
 # ---- converters: who they are, and what their code is -------------------------------------------------------

@@ -13,6 +13,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -37,6 +38,7 @@ from trtcore.ir.graph_data import (
 from trtcore.ir.graphs import attribute, set_attribute
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.provenance import op_name
+from trtcore.ir.tensor_bytes import bytes_of
 from trtcore.packs.model import Converter, Scope
 from trtcore.packs.patterns import Pattern, patterns_of
 from trtcore.packs.registry import ConverterRegistry
@@ -133,13 +135,14 @@ class WeightFile:
         return start, storage.nbytes()
 
     def close(self) -> None:
-        """No more storages."""
-        self.file.close()
+        """No more storages. What could not be written, of which `add` has told, is dropped."""
+        with suppress(OSError):
+            self.file.close()
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> memoryview:
     data = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-    return data.cpu().numpy().data
+    return bytes_of(data.cpu())
 
 
 @dataclass(frozen=True)
