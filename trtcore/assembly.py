@@ -73,6 +73,7 @@ class _Assembler:
                 self._call_engine(unit)
             elif unit not in self.env:
                 self.env[unit] = self.graph.node_copy(unit, self.lookup)
+                self.sizes.learn(self.env[unit])
         output = next(node for node in reversed(self.lowered.graph.nodes) if node.op == "output")
         self.env[output] = self.graph.node_copy(output, self.lookup)
         self.graph.eliminate_dead_code()
@@ -99,7 +100,9 @@ class _Assembler:
                 return self.sizes.make(expression, like=value)
         elif isinstance(value, (int, float, bool)):
             return value
-        return self.graph.node_copy(node, self.lookup)  # data-dependent, or by way of a float
+        made = self.graph.node_copy(node, self.lookup)  # data-dependent, or by way of a float
+        self.sizes.learn(made)
+        return made
 
     def _call_engine(self, segment: Segment) -> None:
         artifact = self.engines[segment.name]
@@ -108,6 +111,8 @@ class _Assembler:
         plan = self.graph.get_attr(plan_target)
         plan.meta["val"] = artifact.container
         inputs = [self.lookup(source) for source in segment.inputs]
+        for source in segment.sizes:
+            self.lookup(source)
         sizes = [self.sizes.make(self.symbols[binding.symbol]) for binding in artifact.manifest.sizes]
         call = self.graph.create_node(
             "call_function",
@@ -120,6 +125,7 @@ class _Assembler:
             item = self.graph.create_node("call_function", operator.getitem, (call, index), name=node.name)
             item.meta = dict(node.meta)
             self.env[node] = self._laid_out(node, item) if self.strides_matter else item
+            self.sizes.learn(item)
 
     def _laid_out(self, node: Node, item: Node) -> Node:
         """An engine's output, which is contiguous, with the strides that it has in the model, where torch reads it."""

@@ -236,7 +236,7 @@ def _symbol_values(program: Program) -> dict[str, Any]:
     """name -> a SymInt of that symbol, for the shapes of the nodes that the hybrid graph adds."""
     values: dict[str, Any] = {}
     for node in program.graph_module.graph.nodes:
-        if node.op != "placeholder":
+        if node.op != "placeholder" and not program.data_sizes:
             break
         value = node.meta.get("val")
         for dim in value.shape if isinstance(value, torch.Tensor) else (value,):

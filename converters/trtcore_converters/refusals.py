@@ -37,7 +37,7 @@ REFUSED: dict[Any, str] = {
     **dict.fromkeys(
         (
             *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
-            *(aten.bincount.default,),
+            *(aten.bincount.default, aten.where.default, aten.nonzero_numpy.default),
         ),
         _DATA,
     ),

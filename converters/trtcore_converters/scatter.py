@@ -142,7 +142,9 @@ def _writes(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     values = val(given["values"])
     if len(given["indices"]) > 1 or masks[0].dtype == torch.uint8:
         return Reject("a mask among several indices: how many elements are written depends on data")
-    if not isinstance(values, torch.Tensor) or values.numel() != 1:
+    if not isinstance(values, torch.Tensor) or any(
+        isinstance(n, torch.SymInt) or n != 1 for n in values.shape
+    ):
         return Reject("writing several values through a mask: where each goes depends on data")
     return True
 

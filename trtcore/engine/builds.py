@@ -172,7 +172,7 @@ class EngineBuilds:
         """A request for each segment that has no engine yet."""
         requests = [
             (segment, request_of(
-                segment, parts.selections, lowered.symbols, self.ctx, conditions=lowered.conditions,
+                segment, parts.selections, lowered.ranges, self.ctx, conditions=lowered.conditions,
                 runtime=self.runtime, weight_names=lowered.weight_names,
             ))
             for segment in parts.segments

@@ -22,13 +22,13 @@ from trtcore.errors import ArtifactError, ExportError
 from trtcore.ir.aliases import find_unsaid
 from trtcore.ir.autocast import cast_as_captured
 from trtcore.ir.expressions import to_text
-from trtcore.ir.graphs import mutates, set_attribute
+from trtcore.ir.graphs import asserted_conditions, mutates, set_attribute
 from trtcore.ir.guards import Guard, SizeText, input_sources, parse_guards
 from trtcore.ir.inputs import input_name, leaf_paths
 from trtcore.ir.layouts import layouts_of, seen_in_memory
 from trtcore.ir.program import InputSpec, Program
 from trtcore.ir.provenance import describe
-from trtcore.ir.ranges import InputRange, symbol_ranges
+from trtcore.ir.ranges import InputRange, asserted_bounds, data_ranges, symbol_ranges
 from trtcore.ir.signature import dict_order_matters, parameters_of
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import (
@@ -146,7 +146,9 @@ def with_ranges(
     """
     placeholders = program.graph_module.graph.find_nodes(op="placeholder")
     wanted = [None] * len(program.inputs) if asked is None else asked
-    return replace(program, symbols=symbol_ranges(program.inputs, placeholders, ep.range_constraints, wanted))
+    symbols = symbol_ranges(program.inputs, placeholders, ep.range_constraints, wanted)
+    asserted = asserted_bounds(asserted_conditions(program.graph_module.graph))
+    return replace(program, symbols=symbols, data_sizes=data_ranges(ep.range_constraints, symbols, asserted))
 
 
 # --- the graph ----------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ class NodeFacts:
         sources: the ops of the captured graph that this node, a pattern, stands for.
         precision: why it computes in the model's dtype where lower precisions are allowed, in the words that the report
             shows; "" where nothing is to be said.
+        at_most: no size of its result that data decide is larger than this: an int, a size, or an expression of sizes.
+            None where nothing bounds them.
     """
 
     reason: str = ""
@@ -41,6 +43,7 @@ class NodeFacts:
     objections: tuple[Any, ...] = ()
     sources: tuple[Source, ...] = ()
     precision: str = ""
+    at_most: Any = None
 
 
 _NONE = NodeFacts()

@@ -59,6 +59,16 @@ def set_attribute(module: torch.nn.Module, target: str, value: Any) -> None:
     setattr(module, last, value)
 
 
+def asserted_conditions(graph: torch.fx.Graph) -> list[Any]:
+    """The conditions on sizes that a graph asserts, as ``torch._check`` leaves them: sympy expressions."""
+    found = []
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymBool) and any(user.meta.get("val") is None for user in node.users):
+            found.append(value.node.expr)
+    return found
+
+
 def is_getitem(node: Node) -> bool:
     """Whether a node takes one of the results of another."""
     return node.op == "call_function" and node.target is operator.getitem

@@ -90,6 +90,7 @@ class Program:
         parameters: of the model's forward, also those that no argument was given for.
         dict_order_matters: whether a dict among the arguments must have its keys in the order of the capture.
         symbols: range of every size symbol that occurs in `inputs`, by name.
+        data_sizes: range of every size that data decide (a ``nonzero``, an ``item``) and the program bounds, by name.
         guards: conditions on input sizes that the graph relies on, beyond `symbols` and `inputs`.
         model_name: class of the model where it is known, for names and messages.
         weight_names: the model's name of each weight, by the address of its storage: passes make new constants on it.
@@ -105,6 +106,7 @@ class Program:
     parameters: Parameters = ()
     dict_order_matters: bool = True
     symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
+    data_sizes: Mapping[str, SymbolRange] = field(default_factory=dict)
     guards: tuple[Guard, ...] = ()
     model_name: str = "model"
     weight_names: Mapping[int, str] = field(default_factory=dict)
@@ -119,6 +121,11 @@ class Program:
             if isinstance(value, torch.Tensor) and type(value) in (torch.Tensor, torch.nn.Parameter):
                 names.setdefault(value.untyped_storage().data_ptr(), str(node.target))
         return replace(self, weight_names=names)
+
+    @property
+    def ranges(self) -> Mapping[str, SymbolRange]:
+        """The range of every size symbol that has one."""
+        return {**self.symbols, **self.data_sizes}
 
     @property
     def conditions(self) -> tuple[str, ...]:

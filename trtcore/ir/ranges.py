@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,9 @@ import sympy
 import torch
 
 from trtcore.errors import InputError
-from trtcore.ir.program import InputSpec, SymbolRange
-from trtcore.ir.symbols import solve_linear
-from trtcore.ir.torch_private import expression, hint, interval_bounds
+from trtcore.ir.program import InputSpec, SymbolRange, profile_ranges
+from trtcore.ir.symbols import bounds, free_symbols, solve_linear
+from trtcore.ir.torch_private import expression, hint, interval_bounds, is_data_symbol
 
 Asked = tuple[int | None, int, int | None]
 
@@ -77,6 +77,83 @@ def symbol_ranges(
     if count == 0:
         return ranges(asked)
     return _span_of([ranges([one and one.in_profile(index) for one in asked]) for index in range(count)])
+
+
+LARGEST_SIZE = torch.iinfo(torch.int32).max
+"""A larger bound than this is none: torch has it for sizes of which nothing is known."""
+
+
+@dataclass(frozen=True)
+class SizeBound:
+    """``size <= limit`` (or ``>=``) of a size that data decide.
+
+    Attributes:
+        name: of its symbol.
+        limit: an int or an expression of other sizes.
+        upper: whether it is at most the limit, and not at least.
+    """
+
+    name: str
+    limit: sympy.Expr | int
+    upper: bool = True
+
+
+def asserted_bounds(conditions: Iterable[sympy.Expr]) -> list[SizeBound]:
+    """What conditions as ``u0 <= s77`` say of sizes that data decide; others say nothing."""
+    found = []
+    for condition in conditions:
+        if not isinstance(condition, (sympy.Le, sympy.Lt, sympy.Ge, sympy.Gt)):
+            continue
+        strict = 1 if isinstance(condition, (sympy.Lt, sympy.Gt)) else 0
+        below = condition.lts - condition.gts + strict  # at most 0
+        for symbol in below.free_symbols:
+            scale = below.coeff(symbol, 1)
+            rest = sympy.expand(below - scale * symbol)
+            if is_data_symbol(symbol.name) and scale in (1, -1) and symbol not in rest.free_symbols:
+                found.append(SizeBound(symbol.name, -scale * rest, upper=bool(scale == 1)))
+    return found
+
+
+def data_ranges(
+    constraints: Mapping[sympy.Expr, Any],
+    symbols: Mapping[str, SymbolRange],
+    size_bounds: Iterable[SizeBound] = (),
+) -> dict[str, SymbolRange]:
+    """The range of every size that data decide and something bounds from above: ``torch._check``, or what makes it.
+
+    Tuned for is the middle of a range, with other sizes as they are tuned for.
+
+    Args:
+        constraints: intervals of symbols, as an exported program's ``range_constraints``.
+        symbols: of the sizes of inputs, and others that are known; with several optimisation profiles, these have them.
+        size_bounds: by other sizes; those by unknown ones say nothing.
+    """
+    known = {name: span for name, span in exported_ranges(constraints).items() if is_data_symbol(name)}
+    limits = [one for one in size_bounds if all(name in symbols for name in free_symbols([one.limit]))]
+    names = [name for name in dict.fromkeys([*known, *(one.name for one in limits)]) if name not in symbols]
+    several = profile_ranges(symbols)
+    found: list[dict[str, SymbolRange]] = [{} for _ in several]
+    for name in names:
+        own = [one for one in limits if one.name == name]
+        spans = [_data_range(name, known.get(name, (0, None)), own, ranges) for ranges in several]
+        for index, span in enumerate(spans):
+            if span is not None and None not in spans:
+                found[index][name] = span
+    return found[0] if len(found) == 1 else _span_of(found)
+
+
+def _data_range(
+    name: str, span: tuple[int, int | None], limits: Sequence[SizeBound], ranges: Mapping[str, SymbolRange]
+) -> SymbolRange | None:
+    """The range in one profile; None where nothing bounds it from above."""
+    above = [bounds(one.limit, ranges) for one in limits if one.upper]
+    low = max(span[0], 0, *(bounds(one.limit, ranges)[0] for one in limits if not one.upper))
+    most = [high for high in (span[1], *(high for _, _, high in above)) if high is not None]
+    if not most or min(most) > LARGEST_SIZE:
+        return None
+    high = max(min(most), low)
+    opt = (low + min([high, *(opt for _, opt, _ in above)])) // 2
+    return SymbolRange(name, low, min(max(opt, low), high), high)
 
 
 def _span_of(profiles: Sequence[Mapping[str, SymbolRange]]) -> dict[str, SymbolRange]:

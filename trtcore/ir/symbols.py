@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -19,6 +19,7 @@ from trtcore.ir.torch_private import (
     evaluate_expression,
     expression,
     expression_bounds,
+    is_data_symbol,
     is_size_decision,
     undecided_sizes,
 )
@@ -32,6 +33,8 @@ __all__ = [
     "bounds",
     "expression_of",
     "free_symbols",
+    "is_data_symbol",
+    "is_decided_by_data",
     "is_integral",
     "is_size_decision",
     "is_symbolic",
@@ -108,6 +111,11 @@ def _at_corners(expression: sympy.Expr, ranges: Mapping[sympy.Symbol, SymbolRang
     return [int(value) for value in values if value.is_Integer]
 
 
+def is_decided_by_data(value: Any) -> bool:
+    """Whether a size is (computed from) a number that data decide, and not from the sizes of inputs alone."""
+    return isinstance(value, torch.SymInt) and any(map(is_data_symbol, free_symbols([value])))
+
+
 def is_integral(dim: Any) -> bool:
     """Whether a size is computed from whole numbers alone, and not as ``int(n * 0.6)``."""
     expression = expression_of(dim)
@@ -135,16 +143,23 @@ class SizeMaterialiser:
         self._sources: dict[str, tuple[torch.fx.Node, int | None, int, int]] = {}
         self._made: dict[Any, Any] = {}
         for node in placeholders:
-            value = node.meta.get("val")
-            if isinstance(value, torch.SymInt):
-                found = solve_linear(value)
-                if found:
-                    self._add_source(found, node, None)
-            elif isinstance(value, torch.Tensor):
-                for index, dim in enumerate(value.shape):
-                    found = solve_linear(dim)
-                    if found:
-                        self._add_source(found, node, index)
+            self._learn(node, lambda name: True)
+
+    def learn(self, node: torch.fx.Node) -> None:
+        """Another node of the graph, which shows sizes that data decide."""
+        self._learn(node, is_data_symbol)
+
+    def _learn(self, node: torch.fx.Node, wanted: Callable[[str], bool]) -> None:
+        value = node.meta.get("val")
+        if isinstance(value, torch.SymInt):
+            found = solve_linear(value)
+            if found and wanted(found[0]):
+                self._add_source(found, node, None)
+        elif isinstance(value, torch.Tensor):
+            for index, dim in enumerate(value.shape):
+                found = solve_linear(dim)
+                if found and wanted(found[0]):
+                    self._add_source(found, node, index)
 
     def _add_source(self, found: tuple[str, int, int], node: torch.fx.Node, index: int | None) -> None:
         name, scale, offset = found

@@ -246,6 +246,19 @@ def interval_bounds(interval: Any) -> tuple[int | None, int | None]:
     return low, high
 
 
+def is_data_symbol(name: str) -> bool:
+    """Whether a size symbol stands for a number that data decide, as what `nonzero` or `item` give."""
+    from torch.utils._sympy.symbol import SymT, prefix_str
+
+    prefix = prefix_str[SymT.UNBACKED_INT]
+    return name.startswith(prefix) and name[len(prefix) :].isdigit()
+
+
+def known_intervals(shape_env: Any) -> dict[sympy.Symbol, Any]:
+    """The interval of every symbol that a trace has met."""
+    return {} if shape_env is None else dict(shape_env.var_to_range)
+
+
 def expression_bounds(e: sympy.Expr, ranges: Mapping[sympy.Symbol, tuple[int, int]]) -> tuple[Any, Any]:
     """Interval bounds of an expression of sizes; knows torch's own functions, which sympy's intervals do not."""
     from torch.utils._sympy.value_ranges import bound_sympy
@@ -308,8 +321,9 @@ def _raising(shape_env: Any) -> Iterator[None]:
 
 
 def is_size_decision(error: BaseException) -> bool:
-    """Whether an exception comes from `undecided_sizes`; torch's own class has no public name."""
-    return isinstance(error, SizeDecisionError) or type(error).__name__ == "_ShapeEnvGuardError"
+    """Whether an exception comes from `undecided_sizes`, or from a question about a size that data decide."""
+    names = ("_ShapeEnvGuardError", "GuardOnDataDependentSymNode")
+    return isinstance(error, SizeDecisionError) or type(error).__name__ in names
 
 
 _SIZE_FACTS = (

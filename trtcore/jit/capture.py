@@ -16,8 +16,9 @@ from torch.fx import Graph, GraphModule, Node
 from trtcore.errors import ExportError
 from trtcore.ir.aliases import find_unsaid
 from trtcore.ir.exported import set_tensor
-from trtcore.ir.graphs import attribute, mutates
+from trtcore.ir.graphs import asserted_conditions, attribute, fake_mode_of, mutates
 from trtcore.ir.program import InputSpec, Program, SymbolRange
+from trtcore.ir.ranges import asserted_bounds, data_ranges
 from trtcore.ir.schema import normalise_arguments
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import (
@@ -29,6 +30,7 @@ from trtcore.ir.torch_private import (
     grad_mode_switch,
     is_static_input,
     is_transform_call,
+    known_intervals,
     python_dispatcher,
     source_text,
     specialise_floats,
@@ -285,6 +287,11 @@ def program_of(
         out_spec=None,
         arg_names=tuple(node.name for node in nodes),
         symbols=symbols,
+        data_sizes=data_ranges(
+            known_intervals(getattr(fake_mode_of(graph), "shape_env", None)),
+            symbols,
+            asserted_bounds(asserted_conditions(graph)),
+        ),
     )
     return program, inputs
 

@@ -21,6 +21,7 @@ from trtcore.ir.facts import rewrites_of
 from trtcore.ir.graphs import attribute, fake_mode_of
 from trtcore.ir.program import Program
 from trtcore.ir.torch_private import FakeTensor
+from trtcore.lowering.data_sizes import bounded_by_makers
 from trtcore.lowering.decompose import decompose
 from trtcore.lowering.functionalize import functionalize
 from trtcore.lowering.match import match_patterns, unfuse
@@ -52,7 +53,13 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
     _one_fake_mode(program.graph_module)
     ctx.emit("pass", "end", subject=program.graph_module, name="captured")
     graph_module = run_passes(program.graph_module, passes, ctx, watched=True)
-    return replace(program, graph_module=graph_module, rewrites=tuple(rewrites_of(graph_module)))
+    made = bounded_by_makers(graph_module.graph, program.ranges)
+    return replace(
+        program,
+        graph_module=graph_module,
+        rewrites=tuple(rewrites_of(graph_module)),
+        data_sizes={**program.data_sizes, **made},
+    )
 
 
 def restore_patterns(

@@ -27,9 +27,16 @@ from trtcore.ir.graphs import (
     mutates,
     viewed,
 )
-from trtcore.ir.program import Program
+from trtcore.ir.program import Program, SymbolRange
 from trtcore.ir.provenance import describe
-from trtcore.ir.symbols import bounds, expression_of, free_symbols, is_integral
+from trtcore.ir.symbols import (
+    bounds,
+    expression_of,
+    free_symbols,
+    is_data_symbol,
+    is_decided_by_data,
+    is_integral,
+)
 from trtcore.packs.patterns import is_pattern
 from trtcore.packs.selection import Selection, SelectionMemo
 from trtcore.partition.fewest import fewest, regrouped
@@ -99,6 +106,7 @@ def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None 
     selections: dict[str, Selection] = {}
     reasons: dict[str, str] = {}
     supported: dict[Node, bool] = {}
+    ranges = program.ranges
 
     def select(node: Node) -> Selection:
         failed = program.failed.get(node.name)
@@ -121,7 +129,7 @@ def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None 
             _quarantined(node, selection, program)
             or _unconverted(node, selection)
             or looked_at.get(node)
-            or _objection(node, program)
+            or _objection(node, ranges, graph)
         )
         supported[node] = not reason
         if reason:
@@ -203,7 +211,7 @@ def _is_constant_attr(module: GraphModule, node: Node) -> bool:
     )
 
 
-def _objection(node: Node, program: Program) -> str:
+def _objection(node: Node, ranges: Mapping[str, SymbolRange], graph: torch.fx.Graph) -> str:
     """Why a node with a converter cannot go into an engine after all; "" if it can."""
     values = [node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes)]
     if not any(isinstance(v, (torch.Tensor, list, tuple)) for v in values[:1]):
@@ -222,10 +230,33 @@ def _objection(node: Node, program: Program) -> str:
                 return f"takes a symbolic {'float' if isinstance(item, torch.SymFloat) else 'bool'}"
             else:
                 continue
-            unknown = [name for name in free_symbols(dims) if name not in program.symbols]
+            unknown = [name for name in free_symbols(dims) if name not in ranges]
             if unknown:
-                return f"the size {unknown[0]} depends on data, so no optimisation profile can be given"
-    return ""
+                return _without_bound(unknown[0], graph)
+    made = _made_sizes(node)
+    return f"the size {made[0]} of its result depends on data" if made else ""
+
+
+def _without_bound(name: str, graph: torch.fx.Graph) -> str:
+    """Why a size that data decide keeps a node in torch, and where the model could bound it."""
+    maker = next((node for node in graph.nodes if name in _sizes_in(node.meta.get("val"))), None)
+    where = f", which {describe(maker)} makes," if maker is not None else ""
+    return (
+        f"the size {name}{where} depends on data and has no upper bound, so no optimisation profile can be given: "
+        "say torch._check(n <= 100) of it there"
+    )
+
+
+def _made_sizes(node: Node) -> list[str]:
+    """The sizes of a node's result that data decide in it."""
+    given = {name for source in node.all_input_nodes for name in _sizes_in(source.meta.get("val"))}
+    return [name for name in _sizes_in(node.meta.get("val")) if is_data_symbol(name) and name not in given]
+
+
+def _sizes_in(value: Any) -> list[str]:
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    dims = [dim for item in items for dim in (item.shape if isinstance(item, torch.Tensor) else (item,))]
+    return free_symbols(dim for dim in dims if isinstance(dim, torch.SymInt))
 
 
 def _group(
@@ -293,7 +324,7 @@ class _Cutter:
     def __init__(
         self, owner: GraphModule, groups: list[list[Node]], constants: frozenset[Node], program: Program
     ) -> None:
-        self.owner, self.constants, self.program = owner, constants, program
+        self.owner, self.constants, self.ranges = owner, constants, program.ranges
         self.position = {node: index for index, node in enumerate(owner.graph.nodes)}
         self.group_of = {node: index for index, group in enumerate(groups) for node in group}
         self._cheap: dict[Node, bool] = {}
@@ -313,13 +344,13 @@ class _Cutter:
             return False
         elements = 1
         for dim in value.shape:
-            elements *= bounds(dim, self.program.symbols)[2] if self._bounded(dim) else _CHEAP_ELEMENTS + 1
+            elements *= bounds(dim, self.ranges)[2] if self._bounded(dim) else _CHEAP_ELEMENTS + 1
         return elements <= _CHEAP_ELEMENTS and all(
             is_size(source) or self._cheap.get(source, False) for source in node.all_input_nodes
         )
 
     def _bounded(self, dim: Any) -> bool:
-        return all(name in self.program.symbols for name in free_symbols([dim]))
+        return all(name in self.ranges for name in free_symbols([dim]))
 
     def cut(self, name: str, group: list[Node]) -> Segment:
         index = self.group_of[group[0]]
@@ -353,7 +384,7 @@ class _Cutter:
                 self.group_of.get(user) != index
                 and user not in inside
                 and not self.cheap(node)
-                and not is_size(user)
+                and (not is_size(user) or is_decided_by_data(user.meta["val"]))
             ):
                 return True
         return False
@@ -403,7 +434,7 @@ def _topological(
     users: dict[int, list[int]] = {}
     waits: dict[int, int] = {}
     for _, unit in units:
-        sources = unit.inputs if isinstance(unit, Segment) else unit.all_input_nodes
+        sources = (*unit.inputs, *unit.sizes) if isinstance(unit, Segment) else unit.all_input_nodes
         needed = {id(unit_of[source]) for source in _through_sizes(sources) if source in unit_of} - {id(unit)}
         if isinstance(unit, Node) and unit in after:
             needed.add(id(unit_of[after[unit]]))

@@ -15,6 +15,7 @@ from typing import Any
 from torch.fx import Node
 
 from trtcore.ir.graphs import is_getitem, is_random, is_size
+from trtcore.ir.symbols import is_decided_by_data
 
 
 def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[list[Node]]:
@@ -32,7 +33,12 @@ def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[lis
         if is_getitem(node):
             levels[node] = levels.get(node.args[0], 0)  # type: ignore[arg-type]
             continue
+<<<<<<< HEAD
         level = max((levels.get(source, 0) for source in tensor_sources(node)), default=0)
+=======
+        level = max((levels.get(source, 0) for source in _tensor_sources(node)), default=0)
+        level = max((level, *(_level_of_size(source, levels) for source in _decided_sizes(node))))
+>>>>>>> ea0fc77 (Sizes that data decide: what is behind them goes into engines where something bounds them)
         levels[node] = level if (level % 2 == 1) == taken else level + 1
         if not taken and is_random(node):
             drawn = levels[node] = max(levels[node], drawn)
@@ -57,7 +63,29 @@ def in_groups(levels: Mapping[Node, int], supported: Mapping[Node, bool]) -> lis
     return [groups[level] for level in sorted(groups)]
 
 
+<<<<<<< HEAD
 def tensor_sources(node: Node) -> list[Node]:
+=======
+def _decided_sizes(node: Node) -> list[Node]:
+    """Sizes that data decide: torch asks a tensor for them."""
+    return [source for source in node.all_input_nodes if is_decided_by_data(source.meta.get("val"))]
+
+
+def _level_of_size(size: Node, levels: Mapping[Node, int]) -> int:
+    """The level, one of torch, where such a size is known."""
+    found, queue, seen = 0, [size], {size}
+    while queue:
+        for source in queue.pop().all_input_nodes:
+            if source in levels:
+                found = max(found, levels[source])
+            elif is_size(source) and source not in seen:
+                seen.add(source)
+                queue.append(source)
+    return found + found % 2
+
+
+def _tensor_sources(node: Node) -> list[Node]:
+>>>>>>> ea0fc77 (Sizes that data decide: what is behind them goes into engines where something bounds them)
     """Tensor inputs. Sizes do not count: they are made from the shapes of the graph's inputs."""
     return [source for source in node.all_input_nodes if not is_size(source)]
 
@@ -73,9 +101,12 @@ def _latest(node: Node, levels: Mapping[Node, int], supported: Mapping[Node, boo
             if bound is None:
                 return None
         elif user not in supported:
-            if is_size(user):
+            if is_decided_by_data(user.meta.get("val")):
+                bound = levels[node]
+            elif is_size(user):
                 continue
-            return None
+            else:
+                return None
         else:
             bound = levels[user] if supported[user] else levels[user] - 1
         latest = bound if latest is None else min(latest, bound)

@@ -10,6 +10,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from trtcore.ir.graphs import attribute, is_size, set_attribute
+from trtcore.ir.symbols import is_decided_by_data
 from trtcore.ir.torch_private import LazyGraphModule
 
 
@@ -21,6 +22,7 @@ class Segment:
         name: "engine_0", ...
         nodes: the lowered graph's nodes that it computes, in order (copies of shared cheap nodes included).
         inputs: nodes of the lowered graph whose tensors it takes, in the order of its placeholders.
+        sizes: nodes of the lowered graph whose numbers it takes, and which data decide; others are made from shapes.
         outputs: nodes of the lowered graph that others need from it.
         graph_module: the segment alone: a placeholder per input, then one per SymInt that its nodes use;
             constants as get_attr; returns a tuple of the outputs.
@@ -31,6 +33,7 @@ class Segment:
     inputs: tuple[Node, ...]
     outputs: tuple[Node, ...]
     graph_module: GraphModule
+    sizes: tuple[Node, ...] = ()
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -81,4 +84,5 @@ def extract(
         set_attribute(root, target, value)
     # Nobody may ever run it: its Python code is made when it is first called.
     module = LazyGraphModule(root, graph, class_name=name)
-    return Segment(name, tuple(nodes), tuple(tensors), tuple(outputs), module)
+    decided = tuple(node for node in sizes if is_decided_by_data(node.meta.get("val")))
+    return Segment(name, tuple(nodes), tuple(tensors), tuple(outputs), module, decided)

@@ -52,7 +52,7 @@ def advice(node: Node, selection: Selection, lost_to: str, program: Program, ctx
 def _unknown_size(node: Node, program: Program) -> str:
     values = [node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes)]
     dims = [dim for value in values if isinstance(value, torch.Tensor) for dim in value.shape]
-    unknown = [name for name in free_symbols(dims) if name not in program.symbols]
+    unknown = [name for name in free_symbols(dims) if name not in program.ranges]
     if not unknown:
         return ""
     return "bound the size that data decide, in the model: torch._check(n <= 100), and torch._check(n >= 2)"

@@ -56,7 +56,7 @@ def make_report(
     graph = program.graph_module.graph
     backend = ctx.backend
     settings = ctx.settings
-    profiles = profile_ranges(program.symbols)
+    profiles = profile_ranges(program.ranges)
     return Report(
         kind=kind,
         model=program.model_name,
@@ -72,7 +72,7 @@ def make_report(
         target=ctx.target.name if ctx.target else "",
         runtime=runtime,
         runtime_reason=runtime_reason,
-        symbols=_ranges(program.symbols),
+        symbols=_ranges(program.ranges),
         profiles=tuple(map(_ranges, profiles)) if len(profiles) > 1 else (),
         settings={name: getattr(settings, name) for name in sorted(settings.explicit)},
         rewrites=tuple(map(str, program.rewrites)),
@@ -191,7 +191,7 @@ def _nodes(
 ) -> tuple[NodeReport, ...]:
     engines = {segment.name for segment in found.segments}
     small = set(found.small)
-    costs = Costs(program.symbols)
+    costs = Costs(program.ranges)
     reports = []
     for node in program.graph_module.graph.nodes:
         if node.op != "call_function" or is_getitem(node) or node.name not in where:

@@ -20,9 +20,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.errors import ArtifactError, BackendUnavailableError, InputError
-from trtcore.ir.expressions import parse_condition
+from trtcore.ir.expressions import parse_condition, symbols_of
 from trtcore.ir.graphs import attribute
-from trtcore.ir.torch_private import forgetting_traces
+from trtcore.ir.torch_private import forgetting_traces, is_data_symbol
 from trtcore.runtime.checks import check_structure, keep_promises, output_device
 from trtcore.runtime.choose import Runtime
 from trtcore.runtime.profiles import chosen, chosen_profile
@@ -162,6 +162,15 @@ def with_runtime(manifest: EngineManifest, runtime: Runtime) -> EngineManifest:
 
 
 _WIDER = "compile with a wider range (min_shape/max_shape of the Input, or Dim(min=, max=))"
+_WIDER_BOUND = (
+    "data decide this size: widen the model's torch._check(n >= ..., n <= ...) of it, and compile again"
+)
+
+
+def _wider(dim: Any) -> str:
+    """How a size outside of its range comes to be inside; `dim` is the size as the manifest has it."""
+    decided = isinstance(dim, str) and any(map(is_data_symbol, symbols_of(dim)))
+    return _WIDER_BOUND if decided else _WIDER
 
 
 # ---- one engine -----------------------------------------------------------------------------------------
@@ -289,7 +298,7 @@ class Engine:
                 raise InputError(
                     f"{manifest.name}: size {size.symbol!r} is {value}, the engine takes {size.min} to "
                     f"{size.max}",
-                    advice=_WIDER,
+                    advice=_wider(size.symbol),
                 )
         wanted = chosen_profile(manifest.id)
         if wanted is not None or len(self._profiles) > 1:
@@ -361,7 +370,9 @@ class Engine:
                 raise InputError(
                     f"{name} has shape {tuple(tensor.shape)}: dim {dim} is {size}, "
                     f"the engine takes {allowed}",
-                    advice=_WIDER if low != high else "compile for this shape, or make the dim dynamic",
+                    advice=_wider(check.binding.shape[dim])
+                    if low != high
+                    else "compile for this shape, or make the dim dynamic",
                 )
 
     def open(self) -> None:

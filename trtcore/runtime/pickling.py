@@ -100,6 +100,10 @@ def restored(state: ModuleState) -> GraphModule:
     return GraphModule(root, graph, class_name=state.class_name)
 
 
+_MOST = 1 << 62
+"""What is written for a size that has no upper bound: torch has several numbers for that."""
+
+
 def symbol_ranges_of(module: GraphModule) -> dict[str, SymbolRange]:
     """Of every symbol in the graph's FakeTensors, those of sizes that data decide, too: what the trace knew of it."""
     found: dict[str, SymbolRange] = {}
@@ -109,7 +113,7 @@ def symbol_ranges_of(module: GraphModule) -> dict[str, SymbolRange]:
             for symbol in dim.node.expr.free_symbols:
                 if symbol.name not in found:
                     known = env.var_to_range[symbol]
-                    low, high = _finite(known.lower, 0), _finite(known.upper, 1 << 62)
+                    low, high = _finite(known.lower, 0), min(_finite(known.upper, _MOST), _MOST)
                     hint = min(max(_known(env, symbol), low), high)
                     found[symbol.name] = SymbolRange(symbol.name, low, hint, high)
     return found

@@ -14,10 +14,11 @@ from trtcore_converters.passes.factors import attention_factors
 from trtcore_converters.passes.folding import constant_folding, scalar_constants
 from trtcore_converters.passes.kernels import attention_kernels
 from trtcore_converters.passes.linear import FUSE_LINEAR
+from trtcore_converters.passes.masks import masked_updates
 from trtcore_converters.passes.norms import recover_rms_norm
 from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
 from trtcore_converters.passes.rotary import recover_rotary
-from trtcore_converters.passes.sizes import symbolic_floats
+from trtcore_converters.passes.sizes import bounded_results, symbolic_floats
 from trtcore_converters.passes.statistics import running_statistics
 from trtcore_converters.passes.subexpressions import common_subexpressions
 from trtcore_converters.passes.tables import pad_tied_tables
@@ -32,6 +33,7 @@ _IN_ORDER = (
     ("remove_noops", remove_noops),
     ("attention_kernels", attention_kernels),
     ("common_subexpressions", common_subexpressions),
+    ("masked_updates", masked_updates),
     ("constant_folding", constant_folding),
     ("scalar_constants", scalar_constants),
     ("fold_padding", fold_padding),
@@ -72,6 +74,9 @@ PASSES = (
         symbolic_floats,
         after=("remove_decomposed_assertions",),
         before=("eliminate_dead_code",),
+    ),
+    LoweringPass(
+        "bounded_results", bounded_results, after=("symbolic_floats",), before=("eliminate_dead_code",)
     ),
 )
 """In this order, unless other packs' passes ask for another."""

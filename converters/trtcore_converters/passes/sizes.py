@@ -1,4 +1,5 @@
-"""Numbers that are computed from sizes, as ``x * n**0.5``: a symbolic float is no tensor, and engines take tensors."""
+"""Sizes: numbers that are computed from them, as ``x * n**0.5``, since a symbolic float is no tensor, and engines take
+tensors; and the bounds of those that data decide."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, insert_call, node_arguments
-from trtcore_converters.passes._graph import tensor_of
+from trtcore.pack import CompileContext, insert_call, node_arguments, set_facts
+from trtcore_converters.passes._graph import same_sizes, tensor_of
 from trtcore_converters.torch_private import sym_sqrt
 
 aten = torch.ops.aten
@@ -117,3 +118,50 @@ def _tensor(value: Any, before: fx.Node, device: torch.device) -> fx.Node | None
     return insert_call(
         before, aten.scalar_tensor.default, (value,), {"dtype": torch.float32, "device": device}
     )
+
+
+# ---- sizes that data decide ---------------------------------------------------------------------------------
+
+_TAKES_SOME = frozenset(
+    {
+        *(aten.nonzero.default, aten.nonzero_numpy.default, aten.argwhere.default, aten.where.default),
+        *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default),
+    }
+)
+"""Ops whose result has at most one row for each element of their argument."""
+
+
+def bounded_results(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
+    """Say of ops that take some elements of a tensor that they take no more than it has."""
+    for node in graph_module.graph.nodes:
+        dims = _looked_at(node) if node.op == "call_function" else None
+        if dims is not None:
+            elements: Any = 1
+            for dim in dims:
+                elements = elements * (dim.node.expr if isinstance(dim, torch.SymInt) else dim)
+            set_facts(node, at_most=elements)
+
+
+def _looked_at(node: fx.Node) -> tuple[Any, ...] | None:
+    """The shape of what an op takes some elements of; None for other ops."""
+    if node.target in _TAKES_SOME:
+        return _shape(node.args[0])
+    if str(node.target) == "torchvision.nms.default":
+        boxes = _shape(node.args[0])
+        return boxes and boxes[:1]
+    if node.target is aten.masked_select.default:
+        given = node_arguments(node)
+        x, mask = _shape(given["self"]), _shape(given["mask"])
+        return x if x is not None and mask is not None and same_sizes(x[len(x) - len(mask) :], mask) else None
+    if node.target is aten.index.Tensor:
+        indices: Any = node.args[1]
+        masks = [
+            index for index in indices if (one := tensor_of(index)) is not None and one.dtype == torch.bool
+        ]
+        return _shape(masks[0]) if masks else None
+    return None
+
+
+def _shape(value: Any) -> tuple[Any, ...] | None:
+    tensor = tensor_of(value)
+    return None if tensor is None else tuple(tensor.shape)
