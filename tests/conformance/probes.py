@@ -377,6 +377,13 @@ REFUSALS: tuple[Refusal, ...] = (
         for reason in ("the windows have more than {} elements", "adaptive max pooling from {} to {}")
     ),
     Refusal("there are no windows", (Unbuildable("no windows"),)),
+    # mixtures of experts
+    Refusal("the number of rows has no upper bound", _UNBUILDABLE),
+    Refusal("every expert on every row \\({} rows", (Bounded(), Lacks("INetworkDefinition", "grouped"))),
+    Refusal("a product by groups without offsets", (Lacks("INetworkDefinition", "grouped"),)),
+    Refusal("rows of several experts are", (Lacks("INetworkDefinition", "grouped"),)),
+    Refusal("a product by groups with a bias", (Lacks("INetworkDefinition", "grouped"),)),
+    Refusal("rows of {} and weights of {}", (Lacks("DataType", "DOUBLE"),)),
 )  # fmt: skip
 
 WORKED_AROUND: tuple[tuple[str, Says], ...] = (

@@ -34,6 +34,7 @@ class NodeFacts:
         sources: the ops of the captured graph that this node, a pattern, stands for.
         precision: why it computes in the model's dtype where lower precisions are allowed, in the words that the report
             shows; "" where nothing is to be said.
+        kept_in_torch: why a pass wants it in torch although it has a converter, in the words that the report shows.
         at_most: no size of its result that data decide is larger than this: an int, a size, or an expression of sizes.
             None where nothing bounds them.
     """
@@ -43,6 +44,7 @@ class NodeFacts:
     objections: tuple[Any, ...] = ()
     sources: tuple[Source, ...] = ()
     precision: str = ""
+    kept_in_torch: str = ""
     at_most: Any = None
 
 

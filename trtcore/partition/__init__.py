@@ -129,6 +129,7 @@ def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None 
             _quarantined(node, selection, program)
             or _unconverted(node, selection)
             or looked_at.get(node)
+            or facts(node).kept_in_torch
             or _objection(node, ranges, graph)
         )
         supported[node] = not reason

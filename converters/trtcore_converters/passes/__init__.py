@@ -10,6 +10,7 @@ from trtcore_converters.passes.cleanup import plain_casts, remove_assertions, re
 from trtcore_converters.passes.complex_pairs import complex_pairs
 from trtcore_converters.passes.convolution import fold_batch_norm, fold_padding
 from trtcore_converters.passes.decomposed import recover_decomposed_attention
+from trtcore_converters.passes.experts import whole_experts
 from trtcore_converters.passes.factors import attention_factors
 from trtcore_converters.passes.folding import constant_folding, scalar_constants
 from trtcore_converters.passes.kernels import attention_kernels
@@ -78,5 +79,6 @@ PASSES = (
     LoweringPass(
         "bounded_results", bounded_results, after=("symbolic_floats",), before=("eliminate_dead_code",)
     ),
+    LoweringPass("whole_experts", whole_experts, after=("bounded_results",), before=("eliminate_dead_code",)),
 )
 """In this order, unless other packs' passes ask for another."""
