@@ -113,7 +113,9 @@ def _at_corners(expression: sympy.Expr, ranges: Mapping[sympy.Symbol, SymbolRang
 
 def is_decided_by_data(value: Any) -> bool:
     """Whether a size is (computed from) a number that data decide, and not from the sizes of inputs alone."""
-    return isinstance(value, torch.SymInt) and any(map(is_data_symbol, free_symbols([value])))
+    return is_symbolic(value) and any(
+        is_data_symbol(one.name, of_floats=True) for one in expression(value).free_symbols
+    )
 
 
 def is_integral(dim: Any) -> bool:

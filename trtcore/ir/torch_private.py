@@ -246,12 +246,17 @@ def interval_bounds(interval: Any) -> tuple[int | None, int | None]:
     return low, high
 
 
-def is_data_symbol(name: str) -> bool:
-    """Whether a size symbol stands for a number that data decide, as what `nonzero` or `item` give."""
+def is_data_symbol(name: str, *, of_floats: bool = False) -> bool:
+    """Whether a symbol stands for a whole number that data decide, as what `nonzero` or `item` give.
+
+    Args:
+        of_floats: also for a number in floating point.
+    """
     from torch.utils._sympy.symbol import SymT, prefix_str
 
-    prefix = prefix_str[SymT.UNBACKED_INT]
-    return name.startswith(prefix) and name[len(prefix) :].isdigit()
+    kinds = (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT) if of_floats else (SymT.UNBACKED_INT,)
+    prefixes = [prefix_str[kind] for kind in kinds]
+    return any(name.startswith(one) and name[len(one) :].isdigit() for one in prefixes)
 
 
 def known_intervals(shape_env: Any) -> dict[sympy.Symbol, Any]:

@@ -56,7 +56,8 @@ MAX_RANK = 8
 _CHEAP_ELEMENTS = 1 << 16
 
 Supported = Mapping[Node, bool]
-"""For each tensor-computing node of the graph, in order: does TensorRT take it?"""
+"""For each tensor-computing node of the graph, in order: does TensorRT take it? Numbers that torch must ask a tensor
+for (an ``item``, the number of rows that a mask takes) are among the nodes that it does not."""
 
 Partitioner = Callable[[Supported, CompileContext], Sequence[Sequence[Node]]]
 """Groups the supported nodes into segments. Groups must be convex: no path may leave one and come back."""
@@ -115,6 +116,8 @@ def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None 
     looked_at = _memory_in_torch(graph, select)
     for node in graph.nodes:
         if node.op != "call_function" or is_size(node):
+            if node.op == "call_function" and is_decided_by_data(node.meta.get("val")):
+                supported[node] = False
             continue
         if is_getitem(node):
             source = node.args[0]

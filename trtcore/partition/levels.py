@@ -22,7 +22,8 @@ def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[lis
     """Group the supported nodes by level.
 
     Args:
-        supported: for each tensor-computing node, in graph order, whether TensorRT takes it.
+        supported: for each tensor-computing node, in graph order, whether TensorRT takes it; numbers that torch asks
+            tensors for are among those that it does not.
 
     Returns:
         The groups in level order, each in graph order.
@@ -33,12 +34,7 @@ def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[lis
         if is_getitem(node):
             levels[node] = levels.get(node.args[0], 0)  # type: ignore[arg-type]
             continue
-<<<<<<< HEAD
         level = max((levels.get(source, 0) for source in tensor_sources(node)), default=0)
-=======
-        level = max((levels.get(source, 0) for source in _tensor_sources(node)), default=0)
-        level = max((level, *(_level_of_size(source, levels) for source in _decided_sizes(node))))
->>>>>>> ea0fc77 (Sizes that data decide: what is behind them goes into engines where something bounds them)
         levels[node] = level if (level % 2 == 1) == taken else level + 1
         if not taken and is_random(node):
             drawn = levels[node] = max(levels[node], drawn)
@@ -63,31 +59,13 @@ def in_groups(levels: Mapping[Node, int], supported: Mapping[Node, bool]) -> lis
     return [groups[level] for level in sorted(groups)]
 
 
-<<<<<<< HEAD
 def tensor_sources(node: Node) -> list[Node]:
-=======
-def _decided_sizes(node: Node) -> list[Node]:
-    """Sizes that data decide: torch asks a tensor for them."""
-    return [source for source in node.all_input_nodes if is_decided_by_data(source.meta.get("val"))]
-
-
-def _level_of_size(size: Node, levels: Mapping[Node, int]) -> int:
-    """The level, one of torch, where such a size is known."""
-    found, queue, seen = 0, [size], {size}
-    while queue:
-        for source in queue.pop().all_input_nodes:
-            if source in levels:
-                found = max(found, levels[source])
-            elif is_size(source) and source not in seen:
-                seen.add(source)
-                queue.append(source)
-    return found + found % 2
-
-
-def _tensor_sources(node: Node) -> list[Node]:
->>>>>>> ea0fc77 (Sizes that data decide: what is behind them goes into engines where something bounds them)
-    """Tensor inputs. Sizes do not count: they are made from the shapes of the graph's inputs."""
-    return [source for source in node.all_input_nodes if not is_size(source)]
+    """Tensor inputs, and numbers that data decide. Other sizes do not count: they are made from the inputs' shapes."""
+    return [
+        source
+        for source in node.all_input_nodes
+        if not is_size(source) or is_decided_by_data(source.meta.get("val"))
+    ]
 
 
 def _latest(node: Node, levels: Mapping[Node, int], supported: Mapping[Node, bool]) -> int | None:
@@ -101,12 +79,9 @@ def _latest(node: Node, levels: Mapping[Node, int], supported: Mapping[Node, boo
             if bound is None:
                 return None
         elif user not in supported:
-            if is_decided_by_data(user.meta.get("val")):
-                bound = levels[node]
-            elif is_size(user):
+            if is_size(user):
                 continue
-            else:
-                return None
+            return None
         else:
             bound = levels[user] if supported[user] else levels[user] - 1
         latest = bound if latest is None else min(latest, bound)
