@@ -74,7 +74,8 @@ def work_of(rows: Any, weight: torch.Tensor) -> Work | None:
     bound = most(rows)
     if bound is None or any(isinstance(size, torch.SymInt) for size in weight.shape):
         return None
-    return Work(bound, *map(int, weight.shape), itemsize=weight.element_size())
+    experts, inner, columns = map(int, weight.shape)
+    return Work(bound, experts, inner, columns, weight.element_size())
 
 
 def _pays(node: fx.Node, ctx: NodeContext) -> bool | Reject:
@@ -112,7 +113,7 @@ def grouped_mm(
     ctx: ConversionContext,
     x: Operand,
     mat2: Operand,
-    offs: Operand = None,
+    offs: Any = None,
     bias: Any = None,
     out_dtype: Any = None,
 ) -> ITensor:

@@ -142,9 +142,7 @@ def _writes(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     values = val(given["values"])
     if len(given["indices"]) > 1 or masks[0].dtype == torch.uint8:
         return Reject("a mask among several indices: how many elements are written depends on data")
-    if not isinstance(values, torch.Tensor) or any(
-        isinstance(n, torch.SymInt) or n != 1 for n in values.shape
-    ):
+    if not isinstance(values, torch.Tensor) or any(not isinstance(n, int) or n != 1 for n in values.shape):
         return Reject("writing several values through a mask: where each goes depends on data")
     return True
 

@@ -37,7 +37,7 @@ def masked_updates(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
             whole = found.written(value)
             chosen = indices[0]
             if mask.dim() < x.dim():
-                sizes = [-1 if isinstance(dim, torch.SymInt) else dim for dim in mask.shape]
+                sizes = [-1 if isinstance(dim, torch.SymInt) else dim for dim in tuple[Any, ...](mask.shape)]
                 if sizes.count(-1) > 1:
                     continue
                 chosen = insert_call(
