@@ -63,7 +63,8 @@ class CompileContext:
 
     @cached_property
     def weights_limit(self) -> int | None:
-        """Bytes of weights that a segment may have, found when first asked for; None where nothing limits them."""
+        """Bytes of weights that a segment may have, found when first asked for; None where nothing limits them. The
+        partition cuts by it (``trtcore/partition/memory.py``)."""
         if not self.settings.enable_resource_partitioning:
             return None
         return self.known_limit or weights_limit(self.settings.cpu_memory_budget)

@@ -24,7 +24,6 @@ from trtcore.artifact.engine_file import (
     EngineArtifact,
     EngineFileWriter,
     map_and_unlink,
-    map_file,
     open_container,
     temporary_file,
 )
@@ -37,6 +36,7 @@ from trtcore.engine.timing import timing_cache
 from trtcore.errors import BackendUnavailableError, ConversionError, EngineBuildError, TrtcoreError
 from trtcore.ir.expressions import parse_condition
 from trtcore.ir.graphs import attribute, is_getitem
+from trtcore.memory import map_file
 from trtcore.packs.loading import build_registry, providers
 from trtcore.packs.model import Converter
 from trtcore.packs.registry import ConverterRegistry
