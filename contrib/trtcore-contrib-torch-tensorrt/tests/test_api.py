@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import pickle
 import warnings
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from trtcore_contrib_torch_tensorrt.dynamo.lowering.passes.pass_utils import (
 )
 
 import trtcore
+from trtcore.errors import InputError
 from trtcore.pack import scoped_registry
 
 
@@ -119,6 +122,61 @@ def test_one_engine() -> None:
         torch_tensorrt.convert_method_to_trt_engine(MODEL, "predict", inputs=[X])
     with pytest.raises(NotHereError, match="binding_names"):
         torch_tensorrt.convert_method_to_trt_engine(MODEL, inputs=[X], output_binding_names=["y"])
+
+
+class TwoOfEach(torch.nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x @ y, x.relu() - 1
+
+
+@pytest.fixture(scope="module")
+def serialized() -> Any:
+    """An engine of `TwoOfEach`."""
+    rows = torch_tensorrt.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(8, 4))
+    return torch_tensorrt.convert_method_to_trt_engine(
+        TwoOfEach(), ir="dynamo", inputs=[rows, torch.rand(4, 3)]
+    )
+
+
+@pytest.mark.parametrize("kind", ["PythonTorchTensorRTModule", "TorchTensorRTModule"])
+def test_a_module_of_a_serialized_engine(serialized: bytes, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "model.engine").write_bytes(serialized)
+    plan = (tmp_path / "model.engine").read_bytes()
+    assert type(plan) is bytes
+    wrapped = getattr(torch_tensorrt.runtime, kind)
+    assert wrapped is getattr(torch_tensorrt.dynamo.runtime, kind)
+    x, y = torch.randn(5, 4), torch.randn(4, 3)
+    module = wrapped(plan, name="mine", settings=torch_tensorrt.dynamo.CompilationSettings())
+    module.setup_engine()
+    torch.testing.assert_close(module(x, y), TwoOfEach()(x, y))
+    torch.testing.assert_close(copy.deepcopy(module).eval()(x, y), TwoOfEach()(x, y))
+    assert "mine: ['x', 'y'] -> [" in repr(module)
+    last = module.output_binding_names[1]
+    turned = wrapped(plan, input_binding_names=["y", "x"], output_binding_names=[last])
+    torch.testing.assert_close(turned(y, x), TwoOfEach()(x, y)[1])
+    torch.testing.assert_close(turned(y.tolist(), x), TwoOfEach()(x, y)[1])
+    with pytest.raises(InputError, match=r"8"):
+        module(torch.randn(9, 4), y)
+    with pytest.raises(InputError, match=r"2 inputs, .'x', 'y'.*called with 1"):
+        module(x)
+    with pytest.raises(InputError, match="inputs are called .'x', 'y'., not .'x'."):
+        wrapped(plan, ["x"])
+    with pytest.raises(InputError, match="outputs are called"):
+        wrapped(plan, None, ["nobody"])
+
+
+def test_bytes_that_this_process_does_not_know() -> None:
+    module = torch_tensorrt.runtime.PythonTorchTensorRTModule
+    given = torch_tensorrt.convert_method_to_trt_engine(torch.nn.ReLU(), inputs=[torch.ones(2, 3)])
+    plan = bytes(bytearray(given))
+    module(plan)(torch.ones(2, 3))
+    assert type(pickle.loads(pickle.dumps(given))) is bytes
+    del given
+    gc.collect()
+    for unknown in (plan, b"plan", None):
+        with pytest.raises(NotHereError, match="bytes alone do not say") as told:
+            module(unknown, ["x"], ["y"])
+        assert "torch_tensorrt.save(compiled, path)" in str(told.value)
 
 
 def test_save_and_load(compiled: Any, tmp_path: Path) -> None:

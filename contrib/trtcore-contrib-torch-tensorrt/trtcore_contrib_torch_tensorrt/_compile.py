@@ -14,6 +14,7 @@ import torch
 import trtcore
 from trtcore import errors
 from trtcore_contrib_torch_tensorrt._arguments import on_windows, one_of, refuse_binding_names
+from trtcore_contrib_torch_tensorrt._engine_module import remembering
 from trtcore_contrib_torch_tensorrt._Input import as_inputs
 from trtcore_contrib_torch_tensorrt._settings import as_settings
 from trtcore_contrib_torch_tensorrt._told import NotHereError
@@ -120,8 +121,11 @@ def convert_method_to_trt_engine(
     refuse_binding_names(given)
     positional = one_of(inputs, arg_inputs)
     keywords = as_inputs(dict(kwarg_inputs)) if kwarg_inputs else None
-    return trtcore.dynamo.convert_exported_program_to_serialized_trt_engine(
-        module, **positional, kwarg_inputs=keywords, **as_settings(given)
+    settings = as_settings(given)
+    return remembering(
+        lambda: trtcore.dynamo.convert_exported_program_to_serialized_trt_engine(
+            module, **positional, kwarg_inputs=keywords, **settings
+        )
     )
 
 

@@ -12,6 +12,7 @@ import torch
 import trtcore
 from trtcore import errors
 from trtcore_contrib_torch_tensorrt._arguments import on_windows, one_of, refuse_binding_names
+from trtcore_contrib_torch_tensorrt._engine_module import remembering
 from trtcore_contrib_torch_tensorrt._Input import as_inputs
 from trtcore_contrib_torch_tensorrt._settings import as_settings, split
 from trtcore_contrib_torch_tensorrt._told import NotHereError
@@ -83,8 +84,11 @@ def convert_exported_program_to_serialized_trt_engine(
     given = dict(kwargs)
     refuse_binding_names(given)
     keywords = as_inputs(dict(kwarg_inputs)) if kwarg_inputs else None
-    return trtcore.dynamo.convert_exported_program_to_serialized_trt_engine(
-        exported_program, **one_of(inputs, arg_inputs), kwarg_inputs=keywords, **as_settings(given)
+    settings = as_settings(given)
+    return remembering(
+        lambda: trtcore.dynamo.convert_exported_program_to_serialized_trt_engine(
+            exported_program, **one_of(inputs, arg_inputs), kwarg_inputs=keywords, **settings
+        )
     )
 
 

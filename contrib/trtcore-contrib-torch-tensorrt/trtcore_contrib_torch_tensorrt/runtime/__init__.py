@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 import trtcore
 from trtcore.runtime import optimization_profile, set_multi_device_safe_mode, weight_streaming
+from trtcore_contrib_torch_tensorrt._engine_module import EngineModule
 from trtcore_contrib_torch_tensorrt._told import NotHereError, told
 
 __all__ = [
+    "PythonTorchTensorRTModule",
     "RuntimeSettings",
+    "TorchTensorRTModule",
     "enable_cudagraphs",
     "enable_output_allocator",
     "enable_pre_allocated_outputs",
@@ -156,22 +157,12 @@ def runtime_config(target: Any = None, **overrides: Any) -> Iterator[Any]:
         yield target
 
 
-class _EngineModule(torch.nn.Module):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise NotHereError(
-            f"{type(self).__name__}: an engine's bytes alone do not say what trtcore's runtime asks of it (ranges, "
-            "conditions, which runtime)",
-            advice="torch_tensorrt.save(compiled, path) and torch_tensorrt.load(path); or TensorRT's own Runtime and "
-            "execute_async_v3 for the bytes",
-        )
+class TorchTensorRTModule(EngineModule):
+    """A serialised engine as a module; see there."""
 
 
-class TorchTensorRTModule(_EngineModule):
-    """Not here: making one raises `NotHereError`."""
-
-
-class PythonTorchTensorRTModule(_EngineModule):
-    """Not here: making one raises `NotHereError`."""
+class PythonTorchTensorRTModule(EngineModule):
+    """The same: there is one runtime."""
 
 
 def __getattr__(name: str) -> Any:
