@@ -26,6 +26,9 @@ from trtcore_contrib_torch_tensorrt.dynamo.conversion.converter_utils import (
     is_only_operator_on_placeholder,
 )
 from trtcore_contrib_torch_tensorrt.dynamo.conversion.impl.elementwise.base import convert_binary_elementwise
+from trtcore_contrib_torch_tensorrt.dynamo.lowering.passes.fuse_distributed_ops import (
+    tensorrt_fused_nccl_all_gather_op,
+)
 from trtcore_contrib_torch_tensorrt.dynamo.types import TRTTensor
 from trtcore_contrib_torch_tensorrt.dynamo.utils import DYNAMIC_DIM
 
@@ -995,6 +998,21 @@ def quantize(ctx, target, args, kwargs, name):
             ctx, target, ATEN, name, args[0], 16, args[1], args[2], args[3], 8, 4
         )
     return impl.quantize.quantize(ctx, target, ATEN, name, args[0], args[1], args[2], args[3])
+
+
+@converter(aten.linalg_cross.default)
+def cross(ctx, target, args, kwargs, name):
+    return impl.linalg.cross(ctx, target, ATEN, name, args[0], args[1], kwargs.get("dim", -1))
+
+
+@dynamo_tensorrt_converter(tensorrt_fused_nccl_all_gather_op, requires_native_multidevice=True)
+def fused_all_gather(ctx, target, args, kwargs, name):
+    return impl.nccl_ops.nccl_all_gather_native(ctx, target, ATEN, name, [args[0]], group_name=args[2])
+
+
+@dynamo_tensorrt_converter(torch.ops.every_family.gather_natively.default, requires_native_multidevice=True)
+def collective_of_several_devices(ctx, target, args, kwargs, name):
+    return impl.nccl_ops.nccl_all_gather_native(ctx, target, ATEN, name, [args[0]])
 
 
 @converter(torch.ops.every_family.gather_from_all.default)

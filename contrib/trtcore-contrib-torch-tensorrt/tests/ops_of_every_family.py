@@ -27,6 +27,7 @@ def _same(name: str) -> None:
 
 
 _same("gather_from_all")
+_same("gather_natively")
 _same("new_layer")
 
 

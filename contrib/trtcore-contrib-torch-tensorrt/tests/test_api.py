@@ -14,6 +14,7 @@ import pytest
 import torch
 import trtcore_contrib_torch_tensorrt as torch_tensorrt
 from trtcore_contrib_torch_tensorrt import NotHereError
+from trtcore_contrib_torch_tensorrt.dynamo._engine_cache import BaseEngineCache
 from trtcore_contrib_torch_tensorrt.dynamo.lowering.passes import _aten_lowering_pass, dump_lowering_passes
 from trtcore_contrib_torch_tensorrt.dynamo.lowering.passes.pass_utils import (
     clean_up_graph_after_modifications,
@@ -159,7 +160,7 @@ def test_a_module_of_a_serialized_engine(serialized: bytes, kind: str, tmp_path:
         module(torch.randn(9, 4), y)
     with pytest.raises(InputError, match=r"2 inputs, .'x', 'y'.*called with 1"):
         module(x)
-    with pytest.raises(InputError, match="inputs are called .'x', 'y'., not .'x'."):
+    with pytest.raises(InputError, match=r"inputs are called .'x', 'y'., not .'x'."):
         wrapped(plan, ["x"])
     with pytest.raises(InputError, match="outputs are called"):
         wrapped(plan, None, ["nobody"])
@@ -177,6 +178,34 @@ def test_bytes_that_this_process_does_not_know() -> None:
         with pytest.raises(NotHereError, match="bytes alone do not say") as told:
             module(unknown, ["x"], ["y"])
         assert "torch_tensorrt.save(compiled, path)" in str(told.value)
+
+
+class Kept(BaseEngineCache):
+    """A cache as scripts have them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, hash: str, blob: bytes) -> None:
+        (self.folder / hash).write_bytes(blob)
+
+    def load(self, hash: str) -> bytes | None:
+        path = self.folder / hash
+        return path.read_bytes() if path.exists() else None
+
+
+def test_an_engine_cache_of_ones_own(tmp_path: Path) -> None:
+    cached = {
+        "cache_built_engines": True,
+        "reuse_cached_engines": True,
+        "custom_engine_cache": Kept(tmp_path),
+    }
+    first = torch_tensorrt.dynamo.compile(torch.export.export(MODEL, (X,)), [X], **ONE, **cached)
+    again = torch_tensorrt.dynamo.compile(torch.export.export(MODEL, (X,)), [X], **ONE, **cached)
+    same(first)
+    same(again)
+    assert [[one.cached for one in made.report.engines] for made in (first, again)] == [[False], [True]]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_save_and_load(compiled: Any, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ CASES: dict[str, Case] = {
     "comparison": Case("aten.ge.Scalar", lambda a: a >= 0, (x(),)),
     "clamp": Case("aten.clamp.default", lambda a: a.clamp(-0.5, 0.5), (x(),)),
     "clamp by a tensor": Case("aten.clamp.Tensor", lambda a, b: torch.clamp(a, b), (x(), x(1, 6))),
+    "cross": Case("aten.linalg_cross.default", torch.linalg.cross, (x(4, 3), x(4, 3)), (0, 1)),
     "atan2": Case("aten.atan2.default", torch.atan2, (x(), x(1, 6))),
     # unary
     "unary": Case("aten.sin.default", torch.sin, (x(),)),
@@ -425,6 +426,9 @@ def test_quantize_in_blocks_builds(file: ModuleType) -> None:
 
 def test_collectives_are_refused_with_advice(file: ModuleType) -> None:
     assert_refuses(lambda a: ops.every_family.gather_from_all(a), (x(),), "an engine has no collectives here")
+    assert_refuses(
+        lambda a: ops.every_family.gather_natively(a), (x(),), "its layers would talk to other processes"
+    )
 
 
 def test_what_is_not_for_this_tensorrt_says_so(file: ModuleType) -> None:

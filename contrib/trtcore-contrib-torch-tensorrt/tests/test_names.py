@@ -13,10 +13,14 @@ import pytest
 import torch
 import trtcore_contrib_torch_tensorrt as torch_tensorrt
 from trtcore_contrib_torch_tensorrt import NotHereError
+from trtcore_contrib_torch_tensorrt._old_paths import OLD_PATHS
 from trtcore_contrib_torch_tensorrt._told import Told
 from trtcore_contrib_torch_tensorrt.names import BY_NAME, HELPERS, NAMES, TELLS, TOLD, WORKS
 
 import trtcore
+
+FUSED = "dynamo.lowering.passes.fuse_distributed_ops"
+X = torch.ones(1)
 
 
 def found(name: str) -> Any:
@@ -78,6 +82,14 @@ def test_a_name_that_is_not_here_can_be_imported_and_tells_when_it_is_used(name:
         ("runtime.set_cudagraphs_mode", lambda f: f(True)),
         ("runtime.set_runtime_backend", lambda f: f("cpp")),
         ("dynamo.conversion._ConverterRegistry.ConverterRegistry", lambda f: f([{}])),
+        *(
+            (f"dynamo._engine_cache.BaseEngineCache.{name}", lambda f: f(b""))
+            for name in ("get_hash", "pack", "unpack")
+        ),
+        *(
+            (f"{FUSED}.tensorrt_fused_nccl_{name}_op", lambda f: f(X, *range(f.__code__.co_argcount - 1)))
+            for name in ("all_gather", "all_reduce", "all_to_all", "gather", "reduce_scatter", "scatter")
+        ),
         ("_features.needs_cross_compile", lambda f: f(lambda: 1)()),
         ("_features.needs_torch_tensorrt_runtime", lambda f: f(lambda: 1)()),
         ("_features.needs_trtllm_for_nccl", lambda f: f(lambda: 1)()),
@@ -110,6 +122,17 @@ def test_a_helper_has_its_parameters(name: str) -> None:
         assert value.__doc__
 
 
+@pytest.mark.parametrize(
+    ("old", "home"),
+    [(f"{package}.{old}", home) for package, paths in OLD_PATHS.items() for old, home in paths.items()],
+)
+def test_an_old_module_is_its_home(old: str, home: str) -> None:
+    module = importlib.import_module(f"trtcore_contrib_torch_tensorrt.{old}")
+    assert module is importlib.import_module(f"trtcore_contrib_torch_tensorrt.{home}")
+    assert module.__name__ == f"trtcore_contrib_torch_tensorrt.{home}"
+    assert found(old) is module
+
+
 def test_every_helper_is_in_the_list() -> None:
     impl, utils = torch_tensorrt.impl, torch_tensorrt.converter_utils
     there = {f"impl.{home}.{name}" for home in impl.__all__ for name in getattr(impl, home).__all__}
@@ -118,9 +141,9 @@ def test_every_helper_is_in_the_list() -> None:
 
 FAMILIES = (
     "activation", "addmm", "arange", "attention", "cast", "cat", "condition", "conv", "deconv", "elementwise",
-    "embedding", "embedding_bag", "full", "grid", "linear", "matmul", "nccl_ops", "normalization", "pad", "permutation",
-    "pool", "prelu", "quantize", "reduce", "select", "shape", "shuffle", "slice", "split", "squeeze", "topk", "unary",
-    "unsqueeze", "upsample",
+    "embedding", "embedding_bag", "full", "grid", "linalg", "linear", "matmul", "nccl_ops", "normalization", "pad",
+    "permutation", "pool", "prelu", "quantize", "reduce", "select", "shape", "shuffle", "slice", "split", "squeeze",
+    "topk", "unary", "unsqueeze", "upsample",
 )  # fmt: skip
 
 

@@ -122,6 +122,7 @@ def dynamo_tensorrt_converter(
     priority: ConverterPriority = ConverterPriority.STANDARD,
     supports_dynamic_shapes: bool = False,
     requires_output_allocator: bool = False,
+    requires_native_multidevice: bool = False,
 ) -> Callable[[_F], _F]:
     """Declare a converter that is called as ``f(ctx, target, args, kwargs, name)``.
 
@@ -135,6 +136,8 @@ def dynamo_tensorrt_converter(
         priority: see `ConverterPriority`.
         supports_dynamic_shapes: whether it may get nodes with symbolic dims.
         requires_output_allocator: whether its output's shape depends on data.
+        requires_native_multidevice: whether its layers talk to other processes; then no node is its, and the report
+            says why.
 
     Raises:
         PackError: `key` is not an op.
@@ -142,7 +145,9 @@ def dynamo_tensorrt_converter(
     register = converter(
         key,
         priority=priority.value,
-        capability_validator=_validator(capability_validator),
+        capability_validator=_one_process
+        if requires_native_multidevice
+        else _validator(capability_validator),
         supports_dynamic_shapes=supports_dynamic_shapes,
         requires_output_allocator=requires_output_allocator,
         stacklevel=2,  # the module that uses this decorator declares the converter
@@ -210,6 +215,10 @@ def _as_the_op_gives(ctx: Any, result: Any, expected: Any) -> Any:
     if len(shape) != expected.dim() and all(size == 1 for size in (*shape, *expected.shape)):
         result = ctx.reshape(result, [1] * expected.dim())
     return result
+
+
+def _one_process(*args: Any, **kwargs: Any) -> Reject:
+    return Reject("its layers would talk to other processes: collectives run in torch between engines")
 
 
 def _validator(given: Callable[..., bool | Reject] | None) -> Callable[..., bool | Reject] | None:

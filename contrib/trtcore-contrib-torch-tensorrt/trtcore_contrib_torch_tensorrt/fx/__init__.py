@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trtcore_contrib_torch_tensorrt import _compile
+from trtcore_contrib_torch_tensorrt._old_paths import give_old_paths
 from trtcore_contrib_torch_tensorrt._told import told
 
 __all__ = ["LowerPrecision", "compile"]
@@ -61,3 +62,6 @@ def compile(
 
 def __getattr__(name: str) -> Any:
     return told("fx", name)
+
+
+give_old_paths("fx")

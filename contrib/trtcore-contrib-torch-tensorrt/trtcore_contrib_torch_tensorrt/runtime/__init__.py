@@ -12,6 +12,7 @@ from typing import Any
 import trtcore
 from trtcore.runtime import optimization_profile, set_multi_device_safe_mode, weight_streaming
 from trtcore_contrib_torch_tensorrt._engine_module import EngineModule
+from trtcore_contrib_torch_tensorrt._old_paths import give_old_paths
 from trtcore_contrib_torch_tensorrt._told import NotHereError, told
 
 __all__ = [
@@ -167,3 +168,6 @@ class PythonTorchTensorRTModule(EngineModule):
 
 def __getattr__(name: str) -> Any:
     return told("runtime", name)
+
+
+give_old_paths("runtime")

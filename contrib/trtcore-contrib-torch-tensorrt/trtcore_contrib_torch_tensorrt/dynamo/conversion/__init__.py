@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from trtcore_contrib_torch_tensorrt import converter_utils, impl
+from trtcore_contrib_torch_tensorrt._old_paths import give_old_paths
 from trtcore_contrib_torch_tensorrt._registry import (
     ConversionContext,
     ConverterPriority,
@@ -54,3 +55,6 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     return told("dynamo.conversion", name)
+
+
+give_old_paths("dynamo.conversion")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from trtcore_contrib_torch_tensorrt._old_paths import give_old_paths
 from trtcore_contrib_torch_tensorrt._told import told
 
 
@@ -12,3 +13,6 @@ def __getattr__(name: str) -> Any:
     if name == "passes":
         return importlib.import_module(f"{__name__}.passes")
     return told("dynamo.lowering", name)
+
+
+give_old_paths("dynamo.lowering")

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from trtcore.pack import register_kernel_plugin
+from trtcore_contrib_torch_tensorrt._old_paths import give_old_paths
 from trtcore_contrib_torch_tensorrt._registry import ConverterPriority, _validator
 from trtcore_contrib_torch_tensorrt._told import NotHereError, told
 
@@ -122,3 +123,6 @@ def _both(first: Any, second: Any) -> Any:
 
 def __getattr__(name: str) -> Any:
     return told("dynamo.conversion.plugins", name)
+
+
+give_old_paths("dynamo.conversion.plugins")
