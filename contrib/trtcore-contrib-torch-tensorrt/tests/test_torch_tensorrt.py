@@ -373,3 +373,39 @@ def test_a_helper_that_is_not_there(module: str, name: str) -> None:
     home = functools.reduce(getattr, module.split("."), compat)
     with pytest.raises(AttributeError, match=name):
         getattr(home, name)
+
+
+def test_a_function_is_its_op_with_all_arguments() -> None:
+    """As converter files for attention declare it."""
+    seen = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+    with scoped_registry():
+
+        @compat.dynamo_tensorrt_converter(attention, supports_dynamic_shapes=True)
+        def attend(ctx: Any, target: Any, args: Any, kwargs: Any, name: str) -> Any:
+            query, key, value, mask, dropout, causal = args
+            seen.append((target, mask, dropout, causal, kwargs["scale"]))
+            return compat.impl.attention.scaled_dot_product_attention(
+                ctx,
+                target,
+                utils.SourceIR.ATEN,
+                name,
+                query,
+                key,
+                value,
+                mask,
+                dropout,
+                causal,
+                kwargs["scale"],
+            )
+
+        proof = assert_converts(
+            lambda q, k: attention(q, k, k, is_causal=True, scale=0.5), (torch.randn(1, 2, 4, 8),) * 2
+        )
+    assert seen[0] == (attention, None, 0.0, True, 0.5)
+    assert [node.candidates[0].pack for node in proof.report.converted] == ["process"]
+
+
+def test_a_function_that_is_no_op_is_an_error() -> None:
+    with pytest.raises(PackError, match="captured graphs call ATen ops"):
+        compat.dynamo_tensorrt_converter(torch.nn.functional.multi_head_attention_forward)

@@ -26,7 +26,11 @@ OLD_PATHS: dict[str, dict[str, str]] = {
         ("_MutableTorchTensorRTModule", "_PythonTorchTensorRTModule", "_TorchTensorRTModule"),
         "dynamo.runtime",
     ),
-    "dynamo.conversion": dict.fromkeys(("_TRTInterpreter", "_conversion"), "dynamo.conversion"),
+    "dynamo.conversion": {
+        "_TRTInterpreter": "dynamo.conversion",
+        "_conversion": "dynamo.conversion",
+        "converter_registry": "dynamo.conversion._ConverterRegistry",
+    },
     "dynamo.conversion.plugins": dict.fromkeys(
         ("_custom_op", "_generate_plugin", "_generate_plugin_converter"), "dynamo.conversion.plugins"
     ),

@@ -130,7 +130,8 @@ def dynamo_tensorrt_converter(
     ITensors, weights as `torch.Tensor`, symbolic ints as int64 ITensors of shape (1,).
 
     Args:
-        key: the op: an overload, or a packet that has one.
+        key: the op: an overload, or a packet that has one; or a function of ``torch.nn.functional`` that is an op: its
+            converter gets all arguments, in the function's order.
         enabled: False leaves the function undeclared.
         capability_validator: ``(node, compilation settings) -> bool``; a `trtcore.pack.Reject` carries a reason.
         priority: see `ConverterPriority`.
@@ -142,8 +143,9 @@ def dynamo_tensorrt_converter(
     Raises:
         PackError: `key` is not an op.
     """
+    op = _op_of_function(key)
     register = converter(
-        key,
+        key if op is None else op,
         priority=priority.value,
         capability_validator=_one_process
         if requires_native_multidevice
@@ -155,7 +157,7 @@ def dynamo_tensorrt_converter(
 
     def declare(function: _F) -> _F:
         if enabled:
-            adapted = register(_adapted(function))
+            adapted = register(_adapted(function, None if op is None else key))
             # The function carries what was declared too, for `converters_in` and ``converters={op: function}``.
             vars(function).update({k: v for k, v in vars(adapted).items() if k != "__wrapped__"})
         return function
@@ -163,17 +165,27 @@ def dynamo_tensorrt_converter(
     return declare
 
 
-def _adapted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` behind trtcore's calling convention."""
+def _op_of_function(key: Any) -> Any:
+    """The op that a function of ``torch.nn.functional`` is in graphs; None for other keys."""
+    name = getattr(key, "__name__", "")
+    if not name or getattr(torch.nn.functional, name, None) is not key:
+        return None
+    return getattr(getattr(torch.ops.aten, name, None), "default", None)
+
+
+def _adapted(function: Callable[..., Any], key: Any = None) -> Callable[..., Any]:
+    """`function` behind trtcore's calling convention; `key` is the function that it was declared for, if not an op."""
 
     @functools.wraps(function)
     def convert(ctx: Any, *values: Any, **named: Any) -> Any:
         node = ctx.node
         by_name = _by_name(node, values, named)
         args, kwargs = tuple(values[: len(node.args)]), {name: by_name[name] for name in node.kwargs}
+        if key is not None:
+            args, kwargs = tuple(values), dict(named)
         world_of(ctx).begin(node, by_name)
         with bindings(ctx.trt):
-            result = function(ConversionContext(ctx), node.target, args, kwargs, node.name)
+            result = function(ConversionContext(ctx), key or node.target, args, kwargs, node.name)
             return _as_the_op_gives(ctx, result, node.meta.get("val"))
 
     return convert
@@ -332,6 +344,16 @@ def has_static_shapes(node: fx.Node, settings: Any = None) -> bool:
 def node_has_dynamic_shapes(node: fx.Node, settings: Any = None) -> bool:
     """A validator: the node or an argument has a symbolic size."""
     return any(_is_dynamic(one) for one in (node, *node.all_input_nodes))
+
+
+def dynamic_unsupported(node: fx.Node, settings: Any = None) -> bool:
+    """An older name of `has_static_shapes`."""
+    return has_static_shapes(node)
+
+
+def dynamic_unsupported_with_args(arg_positions_to_check: Sequence[int] | None = None) -> Callable[..., bool]:
+    """An older name of `has_static_shapes_in_args`."""
+    return has_static_shapes_in_args(arg_positions_to_check)
 
 
 def qualified_name_or_str(target: Any) -> str:

@@ -20,6 +20,8 @@ from trtcore_contrib_torch_tensorrt._enums import dtype as dtypes
 from trtcore_contrib_torch_tensorrt._registry import (
     ConversionContext,
     SourceIR,
+    dynamic_unsupported,
+    dynamic_unsupported_with_args,
     is_only_operator_on_placeholder,
 )
 
@@ -38,6 +40,8 @@ __all__ = [
     "cast_trt_tensor",
     "create_constant",
     "dims_in",
+    "dynamic_unsupported",
+    "dynamic_unsupported_with_args",
     "enforce_tensor_types",
     "extend_attr_to_tuple",
     "flatten_dims",
