@@ -1,4 +1,5 @@
-"""Recurrent networks, written out step by step.
+"""Recurrent networks, written out step by step: short ones, and where there are no loops
+(`trtcore_converters.recurrent`).
 
 torch's own decomposition of `lstm` calls a kernel for CPUs. The steps of a sequence become layers, which is why
 the length must be known and not too large: TensorRT's build time grows with the square of the number of layers.

@@ -1,4 +1,4 @@
-"""Recurrent networks."""
+"""Recurrent networks, written out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from trtcore.testing import assert_converts, assert_refuses
+from trtcore.testing import assert_converts
+from trtcore_converters.decompositions_recurrent import TABLE
 
 MODELS = {
     "two layers, both ways": nn.LSTM(6, 4, 2, batch_first=True, bidirectional=True),
@@ -20,6 +21,9 @@ def test_sequences(name):
     assert_converts(MODELS[name], (torch.randn(2, 3, 6),), dynamic={0: {0: (1, 2, 4)}})
 
 
-def test_long_sequences_stay_in_torch():
-    model = MODELS["two layers, both ways"]
-    assert_refuses(model, (torch.randn(1, 200, 6),), "too many layers")
+def test_long_sequences_are_not_written_out():
+    """Where there are no loops: 800 steps would be some 10,000 layers."""
+    with pytest.raises(ValueError, match="too many layers"):
+        TABLE[torch.ops.aten.lstm.input](
+            torch.randn(1, 200, 6), [torch.zeros(4, 1, 4)] * 2, [], True, 2, 0.0, False, True, True
+        )

@@ -285,10 +285,13 @@ class _Interpreter:
         for node in graph_module.graph.nodes:
             if node.op == "placeholder":
                 self.env[node] = next(given)
+                self._bind_carried(node)
+            elif is_size(node):
+                self.env[node] = self._size(node)
             elif node.op == "get_attr":
                 self.env[node] = attribute(graph_module, str(node.target))
             elif node.op == "output":
-                result = torch.fx.map_arg(node.args[0], self.env.__getitem__)
+                result = torch.fx.map_arg(node.args[0], self._value)
             elif node.target is operator.getitem:
                 self.env[node] = self.env[node.args[0]][node.args[1]]
             else:
@@ -304,11 +307,35 @@ class _Interpreter:
         result = _call(selection.chosen, self.ctx, self._arguments(node), node.target)
         return self._check_result(node, result)
 
+    def _bind_carried(self, placeholder: Node) -> None:
+        """An int that a loop carries is a symbol of its own in the loop's graphs."""
+        value = placeholder.meta.get("val")
+        if isinstance(value, torch.SymInt) and getattr(expression_of(value), "is_Symbol", False):
+            self.ctx.bind_symbol(str(expression_of(value)), lambda: self.env[placeholder])
+
+    def _size(self, node: Node) -> Any:
+        """A size or a condition on sizes that a subgraph computes."""
+        value = node.meta["val"]
+        if isinstance(value, torch.SymInt):
+            return _Symbolic(expression_of(value))
+        operation = _COMPARISONS.get(node.target)
+        if not isinstance(value, torch.SymBool) or operation is None:
+            if not isinstance(value, (int, float, bool)):
+                raise ConversionError(f"in its subgraph, {describe(node)}: it is computed on the host")
+            return value
+        compared, negated = operation
+        operands: list[Any] = [self._value(arg) if isinstance(arg, Node) else arg for arg in node.args]
+        result = self.ctx.elementwise(operands[0], operands[1], compared)
+        return self.ctx.unary(result, "NOT") if negated else result
+
+    def _value(self, node: Node) -> Any:
+        value = self.env[node]
+        return self.ctx.symbolic(value.expression) if isinstance(value, _Symbolic) else value
+
     def _arguments(self, node: Node) -> dict[str, Any]:
         def value_of(item: Any) -> Any:
             if isinstance(item, Node):
-                value = self.env[item]
-                return self.ctx.symbolic(value.expression) if isinstance(value, _Symbolic) else value
+                return self._value(item)
             if isinstance(item, (list, tuple)):
                 return type(item)(value_of(part) for part in item)
             return item
@@ -470,6 +497,17 @@ def _profile(dims: Sequence[Any], ranges: Mapping[str, SymbolRange]) -> Profile:
     rows = [bounds(dim, ranges) for dim in dims]
     low, opt, high = (tuple(row[index] for row in rows) for index in range(3))
     return low, opt, high
+
+
+_COMPARISONS: Mapping[Any, tuple[str, bool]] = {
+    operator.lt: ("LESS", False),
+    operator.gt: ("GREATER", False),
+    operator.le: ("GREATER", True),
+    operator.ge: ("LESS", True),
+    operator.eq: ("EQUAL", False),
+    operator.ne: ("EQUAL", True),
+}
+"""A comparison of sizes -> the operation, and whether its answer is negated."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ from trtcore.ir.inputs import (
     refuse_bare_shapes,
 )
 from trtcore.ir.signature import parameters_of_callable, remember
-from trtcore.ir.torch_private import transforms_undone
+from trtcore.ir.torch_private import results_of_shapes, transforms_undone
+from trtcore.packs.loading import build_registry
+from trtcore.settings import CompilationSettings
 
 __all__ = ["program_from_exported", "trace"]
 
@@ -123,12 +125,19 @@ def _trace(
     if script is not None and can_run(script) and differs(script, model, *tree.unflatten(examples)):
         raise ExportError(f"the graph of the ScriptModule {script.original_name} is not understood rightly")
     ties = find_ties(model, tree, examples)
+    known_shapes = build_registry(CompilationSettings()).shapes
 
     def exported(
         leaves: Sequence[Any], order: DictOrder | None = None, strict: bool = False
     ) -> ExportedProgram:
         args, kwargs = tree.unflatten(leaves)
-        with TRACING, quiet_torch(), transforms_undone(), _prepared(model, kwargs, ties, order):
+        with (
+            TRACING,
+            quiet_torch(),
+            transforms_undone(),
+            results_of_shapes(known_shapes),
+            _prepared(model, kwargs, ties, order),
+        ):
             shapes = _dynamic_shapes(model, tree, leaves)
             return export_differentiated(model, args, kwargs, shapes, strict)
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from trtcore.ir.torch_private import composite_kernel, python_dispatcher
 
@@ -66,6 +66,16 @@ def asserted_conditions(graph: torch.fx.Graph) -> list[Any]:
         value = node.meta.get("val")
         if isinstance(value, torch.SymBool) and any(user.meta.get("val") is None for user in node.users):
             found.append(value.node.expr)
+    return found
+
+
+def subgraphs(owner: torch.nn.Module, node: Node) -> dict[Node, GraphModule]:
+    """The graphs that a higher-order op is given, by the get_attr nodes that give them, in order."""
+    found: dict[Node, GraphModule] = {}
+    for source in node.all_input_nodes:
+        value = attribute(owner, str(source.target)) if source.op == "get_attr" else None
+        if isinstance(value, GraphModule):
+            found[source] = value
     return found
 
 

@@ -30,6 +30,7 @@ _TORCH = os.path.dirname(torch.__file__) + os.sep
 _TESTING = (
     os.path.join(os.path.dirname(os.path.dirname(__file__)), "testing") + os.sep
 )  # what it wraps functions in is not the user's
+_GENERATED = "<eval_with_key>"  # code of an fx graph, as of the branches of a torch.cond
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>\S+))?')
 
 
@@ -77,7 +78,7 @@ def plain_path(text: str) -> str:
 def source_line(node: Node) -> str:
     """``file:line`` of the innermost statement outside of torch that made the node; "" if unknown."""
     found = _FRAME.finditer(node.meta.get("stack_trace") or "")
-    frames = [frame for frame in found if not frame["file"].startswith(_TESTING)]
+    frames = [frame for frame in found if not frame["file"].startswith((_TESTING, _GENERATED))]
     own = [frame for frame in frames if not frame["file"].startswith(_TORCH)] or frames
     return f"{own[-1]['file']}:{own[-1]['line']}" if own else ""
 

@@ -97,6 +97,7 @@ __all__ = [
     "python_dispatcher",
     "range_constraints",
     "remember_sizes",
+    "results_of_shapes",
     "script_to_exported",
     "set_guards_code",
     "silent_export",
@@ -804,6 +805,48 @@ def kernel_below_autocast(kernels: Mapping[Any, Callable[..., Any]]) -> Iterator
             op.py_kernels.clear()
             op.py_kernels.update(known)
             op._dispatch_cache.clear()
+
+
+@contextmanager
+def results_of_shapes(shapes: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
+    """Give composite ops on FakeTensors results from functions that know their shapes alone.
+
+    Torch has kernels in Python for some that go through a whole sequence and fix its length. Where a trace records what
+    the op is made of, it is the op's own pieces still.
+    """
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    composite, autograd = torch._C.DispatchKey.CompositeImplicitAutograd, torch._C.DispatchKey.Autograd
+    before = {op: dict(op.py_kernels) for op in shapes}
+
+    def kernel(op: Any, shape: Callable[..., Any]) -> Callable[..., Any]:
+        own = before[op].get(composite, partial(op._op_dk, composite))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            leaves = torch.utils._pytree.tree_leaves((args, kwargs))
+            fake = any(isinstance(leaf, FakeTensor) for leaf in leaves)
+            if not fake or get_proxy_mode() is not None or any(map(_is_transformed, leaves)):
+                return own(*args, **kwargs)
+            return shape(*args, **kwargs)
+
+        return call
+
+    try:
+        for op, shape in shapes.items():
+            op.py_kernels[composite] = kernel(op, shape)
+            if autograd in op.py_kernels:
+                op.py_kernels[autograd] = op.py_kernels[composite]
+            op._dispatch_cache.clear()
+        yield
+    finally:
+        for op, known in before.items():
+            op.py_kernels.clear()
+            op.py_kernels.update(known)
+            op._dispatch_cache.clear()
+
+
+def _is_transformed(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and is_of_transform(leaf)
 
 
 def constant_of(structure: Any) -> Any:

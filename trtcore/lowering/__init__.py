@@ -1,9 +1,10 @@
 """Lowering: named, ordered passes over the captured graph, ending in what the partitioner reads.
 
-The core brings five passes, whose names packs can order theirs by: ``functionalize``, ``match_patterns``,
-``match_lowered_patterns``, ``decompose`` and ``eliminate_dead_code``. A pack's pass that names none of them runs
-between the two that match patterns: on the graph as it was captured, and as the passes leave it. Every pass can be
-turned off with ``settings.disabled_passes``. One that fails is undone, if the result is right without it.
+The core brings six passes, whose names packs can order theirs by: ``functionalize``, ``match_patterns``,
+``match_lowered_patterns``, ``lower_subgraphs``, ``decompose`` and ``eliminate_dead_code``. A pack's pass that names
+none of them runs between the two that match patterns: on the graph as it was captured, and as the passes leave it.
+Every pass can be turned off with ``settings.disabled_passes``. One that fails is undone, if the result is right without
+it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from trtcore.lowering.decompose import decompose
 from trtcore.lowering.functionalize import functionalize
 from trtcore.lowering.match import match_patterns, unfuse
 from trtcore.lowering.passes import run_passes
+from trtcore.lowering.subgraphs import lower_subgraphs
 from trtcore.packs.failures import pack_failure
 from trtcore.packs.model import LoweringPass
 from trtcore.packs.pass_order import order, told
@@ -110,11 +112,19 @@ def _match_lowered(graph_module: GraphModule, ctx: CompileContext) -> GraphModul
     return match_patterns(graph_module, ctx, lowered)
 
 
+def _lower_subgraphs(graph_module: GraphModule, ctx: CompileContext) -> None:
+    """The graphs of higher-order ops, by the same passes but for patterns: theirs would have no way back."""
+    passes = ordered_passes(ctx.registry.lowering_passes, ctx.settings.disabled_passes)
+    inner = [one for one in passes if one.run not in (_match, _match_lowered)]
+    lower_subgraphs(graph_module, ctx, lambda body: run_passes(body, inner, ctx))
+
+
 CORE_PASSES = (
     LoweringPass("functionalize", functionalize, required=True),
     LoweringPass("match_patterns", _match, after=("functionalize",)),
     LoweringPass("match_lowered_patterns", _match_lowered, after=("match_patterns",)),
-    LoweringPass("decompose", decompose, after=("match_lowered_patterns",), required=True),
+    LoweringPass("lower_subgraphs", _lower_subgraphs, after=("match_lowered_patterns",)),
+    LoweringPass("decompose", decompose, after=("lower_subgraphs",), required=True),
     LoweringPass("eliminate_dead_code", eliminate_dead_code, after=("decompose",), required=True),
 )
 

@@ -21,6 +21,7 @@ from trtcore.ir.torch_private import (
     any_autocast,
     first_auto_functionalized,
     is_of_transform,
+    results_of_shapes,
     storage_id,
     transforms_undone,
     without_linalg_checks,
@@ -72,7 +73,12 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
         return interpreter.run(*values[: len(placeholders)])
 
     below_autocast = kept if any(map(is_autocast, all_nodes(graph_module))) else {}
-    with _tracing(fake_mode_of(graph_module.graph)), whole_under_autocast(below_autocast):
+    shapes = ctx.registry.shapes
+    with (
+        _tracing(fake_mode_of(graph_module.graph)),
+        results_of_shapes(shapes),
+        whole_under_autocast(below_autocast),
+    ):
         traced = make_fx(writes_at_end(run))(*(node.meta["val"] for node in fed))
     traced.graph.eliminate_dead_code()
     originals = {one: op for op, one in kept.items()}

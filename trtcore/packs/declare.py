@@ -64,6 +64,7 @@ def converter(
     requires_output_allocator: bool = False,
     requires: Requires = NO_REQUIREMENTS,
     name: str | None = None,
+    shapes: Callable[..., Any] | None = None,
     stacklevel: int = 1,
 ) -> Callable[[_F], _F]:
     """Declare a function as the converter of one op or several.
@@ -84,6 +85,9 @@ def converter(
         requires_output_allocator: whether its output's shape depends on data.
         requires: what it needs from the backend.
         name: the name for pins and reports; the function's own by default.
+        shapes: for an op that torch takes apart when it captures a model, called like the op: results of the op's
+            shapes, strides and dtypes, with nothing in them (``x.new_empty(...)``). Captures then keep the op whole,
+            and ask this in place of torch's own pieces, which may fix a size (a loop over the length of a sequence).
         stacklevel: which caller's module declares it: 1 the one that calls this, 2 its caller, for a decorator of your
             own that calls this one (as in `warnings.warn`).
 
@@ -115,6 +119,7 @@ def converter(
                 requires,
                 name or "",
                 supports_strict_numerics=supports_strict_numerics,
+                shapes=shapes,
             )
             for target in targets
         ]

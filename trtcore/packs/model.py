@@ -291,6 +291,7 @@ class Converter:
         scope: where it comes from.
         order: position among its source's converters.
         plugin: the kernel plugin that it places; None for converters that make ordinary layers.
+        shapes: of a composite op that capture keeps whole: empty results from the op's own arguments; None for others.
 
     Raises:
         PackError: a field of the wrong type.
@@ -316,6 +317,9 @@ class Converter:
     order: int = 0
     plugin: KernelPlugin | None = None
     supports_strict_numerics: bool = attrs.field(default=False, validator=_a_bool, kw_only=True)
+    shapes: Callable[..., Any] | None = attrs.field(
+        default=None, validator=_is("callable", lambda value: value is None or callable(value))
+    )
 
     def __attrs_post_init__(self) -> None:
         if not self.name:

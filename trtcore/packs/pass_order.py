@@ -17,6 +17,7 @@ CORE = (
     "functionalize",
     "match_patterns",
     "match_lowered_patterns",
+    "lower_subgraphs",
     "decompose",
     "eliminate_dead_code",
 )

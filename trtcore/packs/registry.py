@@ -88,6 +88,7 @@ class ConverterRegistry:
         partitioners: name -> partitioner.
         observers: functions that take an `Event`.
         ties: what only names decide.
+        shapes: composite op -> empty results, for captures; the first converter's that has them.
         unknown: converters of named ops that nothing in this process has registered, with the reason.
     """
 
@@ -104,6 +105,7 @@ class ConverterRegistry:
         "packs",
         "partitioners",
         "runtimes",
+        "shapes",
         "ties",
         "unknown",
     )
@@ -117,6 +119,7 @@ class ConverterRegistry:
     partitioners: Mapping[str, Callable[..., Any]]
     observers: tuple[Observer, ...]
     ties: tuple[Tie, ...]
+    shapes: Mapping[Any, Callable[..., Any]]
     unknown: tuple[tuple[Converter, str], ...]
     _entries: dict[Any, _Entry]
     _overloads: dict[str, list[str]]
@@ -200,6 +203,7 @@ class ConverterRegistry:
             partitioners=MappingProxyType(partitioners),
             observers=tuple(pack.observer for pack in ordered if pack.observer is not None),
             ties=tuple(ties),
+            shapes=MappingProxyType(_shapes(entries)),
             unknown=unknown,
             _entries=entries,
             _overloads=overloads,
@@ -435,6 +439,14 @@ _SCOPES = {
     Scope.THIRD_PARTY: "third-party pack",
     Scope.BUILT_IN: "built-in pack",
 }
+
+
+def _shapes(entries: Mapping[Any, _Entry]) -> dict[Any, Callable[..., Any]]:
+    given = {
+        target: [one.shapes for one in entry.converters if one.shapes is not None]
+        for target, entry in entries.items()
+    }
+    return {target: shapes[0] for target, shapes in given.items() if shapes}
 
 
 def _by_target(

@@ -25,6 +25,7 @@ from trtcore.ir.graphs import (
     is_size,
     looks_into_memory,
     mutates,
+    subgraphs,
     viewed,
 )
 from trtcore.ir.program import Program, SymbolRange
@@ -39,6 +40,7 @@ from trtcore.ir.symbols import (
 )
 from trtcore.packs.patterns import is_pattern
 from trtcore.packs.selection import Selection, SelectionMemo
+from trtcore.packs.subgraphs import unconverted
 from trtcore.partition.fewest import fewest, regrouped
 from trtcore.partition.levels import group_by_levels
 from trtcore.partition.memory import split_by_weights, weight_bytes
@@ -134,6 +136,7 @@ def partition(program: Program, ctx: CompileContext, memo: SelectionMemo | None 
             or looked_at.get(node)
             or facts(node).kept_in_torch
             or _objection(node, ranges, graph)
+            or _in_subgraphs(node, program, ctx)
         )
         supported[node] = not reason
         if reason:
@@ -215,9 +218,25 @@ def _is_constant_attr(module: GraphModule, node: Node) -> bool:
     )
 
 
+def _taken(node: Node) -> Any:
+    """What a node gives; of several results those that somebody takes, and all tensors."""
+    value = node.meta.get("val")
+    if not isinstance(value, (list, tuple)) or not all(map(is_getitem, node.users)):
+        return value
+    taken = {user.args[1] for user in node.users}
+    return [item for place, item in enumerate(value) if place in taken or isinstance(item, torch.Tensor)]
+
+
+def _in_subgraphs(node: Node, program: Program, ctx: CompileContext) -> str:
+    """Why the graphs that a higher-order op runs cannot be in an engine; "" if they can, or there are none."""
+    bodies = subgraphs(program.graph_module, node)
+    known = frozenset(program.ranges)
+    return (facts(node).reason or unconverted(bodies.values(), ctx, known)) if bodies else ""
+
+
 def _objection(node: Node, ranges: Mapping[str, SymbolRange], graph: torch.fx.Graph) -> str:
     """Why a node with a converter cannot go into an engine after all; "" if it can."""
-    values = [node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes)]
+    values = [_taken(node), *(source.meta.get("val") for source in node.all_input_nodes)]
     if not any(isinstance(v, (torch.Tensor, list, tuple)) for v in values[:1]):
         return "computes no tensor"
     for value in values:
@@ -254,7 +273,7 @@ def _without_bound(name: str, graph: torch.fx.Graph) -> str:
 def _made_sizes(node: Node) -> list[str]:
     """The sizes of a node's result that data decide in it."""
     given = {name for source in node.all_input_nodes for name in _sizes_in(source.meta.get("val"))}
-    return [name for name in _sizes_in(node.meta.get("val")) if is_data_symbol(name) and name not in given]
+    return [name for name in _sizes_in(_taken(node)) if is_data_symbol(name) and name not in given]
 
 
 def _sizes_in(value: Any) -> list[str]:
