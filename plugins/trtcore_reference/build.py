@@ -9,11 +9,13 @@ import operator
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import fx
 
 from trtcore.pack import ConversionError, LayerSnapshot, NetworkSnapshot
 from trtcore_reference.control import run_loop
 from trtcore_reference.emit import Emitter, Evaluator
+from trtcore_reference.recurrent import cell_of, run_layer
 from trtcore_reference.region import Engine, Region
 from trtcore_reference.schedule import Loop, schedule
 from trtcore_reference.values import ADVICE, Const
@@ -96,7 +98,10 @@ def _write_loop(region: Region, loop: Loop, table: Table) -> None:
         _operand(region, x.inputs[1], host=True) if len(x.inputs) > 1 and x.inputs[1] is not None else None
         for x in collected
     ]
-    outputs = region.add(
+    layer = None
+    if test is None and not captured and len(iterators) == len(collected) == len(counts) == 1:
+        layer = _write_layer_of(region, loop, step, iterators[0], collected[0], lengths[0])
+    outputs = layer or region.add(
         run_loop,
         (
             region.submodule(step),
@@ -114,6 +119,38 @@ def _write_loop(region: Region, loop: Loop, table: Table) -> None:
         loop.boundary[0],
     )
     _define_outputs(region, loop, collected, outputs)
+
+
+def _write_layer_of(
+    region: Region,
+    loop: Loop,
+    step: fx.GraphModule,
+    iterator: tuple[fx.Node, int, bool],
+    collected: LayerSnapshot,
+    length: fx.Node | None,
+) -> fx.Node | None:
+    """A loop that is a recurrent layer, as one call; None where it is something else."""
+    product, axis, reverse = iterator
+    cell = cell_of(step, len(loop.recurrences)) if product.target is F.linear else None
+    if cell is None:
+        return None
+    x, of_x, *bias = product.args
+    of_h, of_bias, *projection = (slot if slot is None else region.staged_item(slot) for slot in cell.weights)
+    bias = [one for one in bias if one is not None]
+    if bool(bias) != (of_bias is not None):
+        return None
+    weights = (of_x, of_h, *((bias[0], of_bias) if bias else ()), *projection)
+    return region.add(
+        run_layer,
+        (
+            cell.kernel, x, weights, bool(bias), region.submodule(step), region.stage_node,
+            _operand(region, _input(loop.limits[0], 0), host=True),
+            tuple(_operand(region, _input(one, 0), host=False) for one in loop.recurrences),
+            axis, reverse, (collected.attributes["kind"], collected.attributes["axis"]), length,
+        ),
+        {},
+        loop.boundary[0],
+    )  # fmt: skip
 
 
 def _body(

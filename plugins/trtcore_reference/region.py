@@ -87,13 +87,14 @@ class Region:
         slot = const.slots.get(host)
         if slot is None:
             slot = const.slots[host] = self.engine.constants.add(const.tensor, host=host)
-        return self._staged_item(slot)
+        return self.staged_item(slot)
 
     def device(self) -> fx.Node:
         """The node that gives the device of this call."""
-        return self._staged_item(0)
+        return self.staged_item(0)
 
-    def _staged_item(self, slot: int) -> fx.Node:
+    def staged_item(self, slot: int) -> fx.Node:
+        """The node that gives what is staged at a position."""
         node = self._items.get(slot)
         if node is None:
             assert self._stage is not None
