@@ -9,7 +9,7 @@ STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
 DEFAULT = not gpu and not models and not slow and not benchmark and not browser
 
-.PHONY: help browser coverage examples release setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
+.PHONY: help browser types coverage examples release setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -37,6 +37,10 @@ unit: $(STAMP)  ## the default tests alone
 
 test-all: lint  ## everything that can run here apart from the benchmarks
 	$(PYTEST) -m "not benchmark" $(ARGS)
+
+types: $(STAMP)  ## what mypy and pyright say of users' code and of the examples
+	$(BIN)/python -m pip install --quiet --editable ".[types]"
+	$(BIN)/python -m pytest tests/test_typing.py $(ARGS)
 
 coverage: $(STAMP)  ## the default tests, and which lines none of them runs: build/coverage (twice as long)
 	$(BIN)/python -m pip install --quiet --editable ".[coverage]"
