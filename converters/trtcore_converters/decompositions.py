@@ -16,6 +16,7 @@ import torch
 from trtcore_converters import strict
 from trtcore_converters.cumulative import SCANS
 from trtcore_converters.decompositions_indexing import TABLE as INDEXING
+from trtcore_converters.decompositions_linalg import TABLE as LINALG
 from trtcore_converters.decompositions_prims import table as prims
 from trtcore_converters.decompositions_recurrent import TABLE as RECURRENT
 from trtcore_converters.decompositions_spatial import TABLE as SPATIAL
@@ -77,7 +78,7 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     table: dict[Any, Callable[..., Any]] = dict(prims())
     for source in decomposition_tables():
         table.update({op: function for op, function in source.items() if _wanted(op)})
-    for ours in (SPECIAL, SCANS, ORDER, INDEXING, RECURRENT, SPATIAL, VARYING):
+    for ours in (SPECIAL, SCANS, ORDER, INDEXING, RECURRENT, SPATIAL, VARYING, LINALG):
         table.update(ours)
     table.update(CUSTOM)
     return strict.decompositions(table)

@@ -17,6 +17,7 @@ from trtcore.pack import Converter, LoweringPass, converters_in, hookimpl
 NO_FAMILIES = (
     "decompositions",
     "decompositions_indexing",
+    "decompositions_linalg",
     "decompositions_prims",
     "decompositions_recurrent",
     "decompositions_spatial",

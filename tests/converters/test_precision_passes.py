@@ -395,6 +395,61 @@ def test_truncated_models_are_engines_between_casts():
     assert any("float64" in reason for reason in reasons)
 
 
+class Table(nn.Module):
+    """A rotary table in float64, used in float32."""
+
+    def __init__(self, positions):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.positions = nn.Linear(8, 8), positions
+        self.register_buffer("steps", 1.0 / (10000.0 ** (torch.arange(0, 8, dtype=torch.float64) / 8)))
+
+    def forward(self, x, given=None):
+        at = torch.arange(64 if self.positions == "fixed" else x.shape[1], dtype=torch.float64)
+        at = at if given is None else given.double()
+        angles = at[..., None] * self.steps
+        turned = (angles.cos() - angles.sin()).float()
+        return self.linear(x) * (turned[: x.shape[1]] if self.positions == "fixed" else turned)
+
+
+def rope(positions, *inputs, given, **settings):
+    model = Table(positions).eval().requires_grad_(False)
+    compiled = trtcore.compile(model, inputs=given, min_block_size=1, runtime="reference", **settings)
+    torch.testing.assert_close(compiled(*inputs), model(*inputs), rtol=1e-5, atol=1e-5)
+    return [node for node in compiled.report.nodes if not node.in_engine]
+
+
+LENGTHS = trtcore.Input(min_shape=(1, 2, 8), opt_shape=(2, 16, 8), max_shape=(2, 64, 8))
+
+
+def test_a_float64_table_that_is_constant_is_computed_once():
+    x = torch.randn(2, 16, 8)
+    assert not rope("fixed", x, given=[LENGTHS])
+    assert not rope("by length", x, given=[x])
+
+
+@pytest.mark.parametrize("positions", ["by length", "given"])
+def test_a_float64_table_that_varies_is_right_and_the_advice_names_truncate_double(positions):
+    x, at = torch.randn(2, 16, 8), torch.arange(16).expand(2, 16) + 900
+    inputs, given = (x,), [LENGTHS]
+    if positions == "given":
+        inputs, given = (
+            (x, at),
+            [
+                LENGTHS,
+                trtcore.Input(min_shape=(1, 2), opt_shape=(2, 16), max_shape=(2, 64), dtype=torch.int64),
+            ],
+        )
+    left = rope(positions, *inputs, given=given)
+    assert left
+    assert {node.advice for node in left} == {"truncate_double=True computes it in float32"}
+    assert all("float64" in node.reason for node in left)
+
+
+def test_a_float64_table_that_varies_in_float32():
+    assert not rope("by length", torch.randn(2, 16, 8), given=[LENGTHS], truncate_double=True)
+
+
 def test_weights_beyond_float32_are_refused():
     module = nn.Linear(16, 2).double()
     with torch.no_grad():
