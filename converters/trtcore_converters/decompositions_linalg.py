@@ -128,7 +128,7 @@ def _solve(a: torch.Tensor, b: torch.Tensor, *, left: bool = True) -> torch.Tens
         return _solve(a.mT, b.mT).mT
     vector = b.dim() == 1 or (a.dim() - 1 == b.dim() and b.shape == a.shape[:-1])
     columns = b.unsqueeze(-1) if vector else b
-    shape = torch.broadcast_shapes(a.shape[:-2], columns.shape[:-2])
+    shape = torch.broadcast_shapes(a.shape[:-2], columns.shape[:-2])  # type: ignore[no-untyped-call]
     found = _Eliminated(a.expand(*shape, *a.shape[-2:]), columns.expand(*shape, *columns.shape[-2:]))
     assert found.solution is not None
     return found.solution.squeeze(-1) if vector else found.solution
@@ -171,7 +171,7 @@ def _solve_triangular(
     if not left:
         return _solve_triangular(a.mT, b.mT, upper=not upper, unitriangular=unitriangular).mT
     rows = _rows(a)
-    shape = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shape = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
     a, rest = a.expand(*shape, rows, rows), b.expand(*shape, *b.shape[-2:])
     found: list[torch.Tensor] = []
     for step in range(rows):

@@ -15,7 +15,9 @@ FOLDER = Path(__file__).parent
 @functools.cache
 def families() -> dict[str, frozenset[str]]:
     """Module of the ATen pack -> the ops that it names."""
-    return {path.stem: _ops_in(path) for path in FAMILIES.glob("*.py") if path.stem != "strict_ops"}  # a table
+    return {
+        path.stem: _ops_in(path) for path in FAMILIES.glob("*.py") if path.stem != "strict_ops"
+    }  # a table
 
 
 def _ops_in(path: Path) -> frozenset[str]:
