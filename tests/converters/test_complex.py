@@ -310,6 +310,18 @@ def test_the_setting_leaves_them_complex():
     assert reasons == {"complex numbers, and use_complex_decomposition is False"}
 
 
+def test_strict_numerics_takes_what_only_moves_numbers():
+    z = torch.complex(torch.tensor([1.0, float("inf")]), torch.tensor([float("nan"), -0.0]))
+    run = module_of(lambda z: torch.view_as_real(z.conj().flip(0)))
+    compiled = trtcore.compile(run, inputs=[z], strict_numerics=True, **OPTIONS)
+    assert torch.equal(compiled(z).isnan(), run(z).isnan())
+    assert len(list(snapshots(compiled))) == 1
+    product = module_of(lambda z: z * (2 + 1j))
+    compiled = trtcore.compile(product, inputs=[z], strict_numerics=True, **OPTIONS)
+    torch.testing.assert_close(compiled(z), product(z), equal_nan=True)
+    assert any("with strict_numerics" in node.reason for node in compiled.report.nodes)
+
+
 def test_an_op_that_the_user_keeps_in_torch_stays_complex():
     module = module_of(lambda z, w: (z * w).abs())
     compiled = trtcore.compile(module, inputs=[Z, W], torch_executed_ops={"aten.mul"}, **OPTIONS)

@@ -533,6 +533,28 @@ def _scatter(e: Emitter, z: Any, *args: Any, **kwargs: Any) -> Pair:
     return made
 
 
+EXACT = frozenset(
+    {
+        *(
+            _view_as_complex,
+            _view_as_real,
+            _view_dtype,
+            _complex,
+            _real,
+            _imag,
+            _conj,
+            _neg,
+            _itself,
+            _to,
+            _full,
+            _zeros,
+        ),
+        *(_ones, _parts, _adjoint, _where, _where_number, _masked_fill, _pad_constant, _pad, _scatter),
+    }
+)
+"""Rules that only move, negate or take numbers: infinities and NaN stay where torch has them."""
+
+
 def _source(e: Emitter) -> int:
     """Where an op's source is among its arguments behind the first."""
     names = [argument.name for argument in e.node.target._schema.arguments]  # type: ignore[union-attr]

@@ -27,7 +27,7 @@ from trtcore.pack import (
     set_facts,
 )
 from trtcore_converters.passes import _fourier
-from trtcore_converters.passes._complex_rules import RULES
+from trtcore_converters.passes._complex_rules import EXACT, RULES
 from trtcore_converters.passes._complex_values import REAL, Declined, Emitter, Pair, is_complex
 from trtcore_converters.passes._graph import constants, fixed, keeps, same_sizes, tensor_of
 from trtcore_converters.passes.folding import constant_folding
@@ -161,6 +161,10 @@ class _Part:
         written = RULES.get(node.target)
         if written is None:
             raise Declined(f"{node.target} has no form as real numbers here")
+        if self.ctx.settings.strict_numerics and written not in EXACT:
+            raise Declined(
+                f"with strict_numerics {node.target} stays whole: an infinity in one part may reach the other"
+            )
         e = Emitter(node, self.known, self.made)
         args, kwargs = self._arguments(node)
         try:
