@@ -15,6 +15,7 @@ import torch
 import trtcore_contrib_torch_tensorrt as torch_tensorrt
 from trtcore_contrib_torch_tensorrt import NotHereError
 from trtcore_contrib_torch_tensorrt.dynamo._engine_cache import BaseEngineCache
+from trtcore_contrib_torch_tensorrt.dynamo.lowering._decompositions import register_torch_trt_decomposition
 from trtcore_contrib_torch_tensorrt.dynamo.lowering.passes import _aten_lowering_pass, dump_lowering_passes
 from trtcore_contrib_torch_tensorrt.dynamo.lowering.passes.pass_utils import (
     clean_up_graph_after_modifications,
@@ -364,6 +365,70 @@ def test_a_lowering_pass(older: bool) -> None:
     expected = torch.nn.Sequential(MODEL[0], torch.nn.GELU(), MODEL[2])
     same(made, expected)
     assert (2, 8) in seen[0] if older else seen[0] == 1
+
+
+def test_a_pass_that_puts_a_function_in() -> None:
+    """With a setting beside its arguments, as passes for converters of attention do."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(x @ x.mT / 2, -1) @ x
+
+    attention = torch.nn.functional.scaled_dot_product_attention
+    with scoped_registry():
+
+        @_aten_lowering_pass
+        def fuse(gm: torch.fx.GraphModule, settings: Any) -> torch.fx.GraphModule:
+            (x,) = gm.graph.find_nodes(op="placeholder")
+            (output,) = gm.graph.find_nodes(op="output")
+            with gm.graph.inserting_before(output):
+                options = {"scale": 0.5, "use_fp32_acc": settings.use_fp32_acc}
+                node = gm.graph.call_function(attention, (x, x, x, None, 0.0, False), options)
+            node.meta = dict(output.args[0][0].meta)
+            output.args[0][0].replace_all_uses_with(node)
+            return clean_up_graph_after_modifications(gm)
+
+        made = torch_tensorrt.compile(Attention(), inputs=[torch.ones(1, 3, 4)], **ONE)
+    x = torch.randn(1, 3, 4)
+    torch.testing.assert_close(made(x), Attention()(x), rtol=1e-4, atol=1e-4)
+    assert [node.op for node in made.report.converted] == ["aten.scaled_dot_product_attention.default"]
+
+
+@torch.library.custom_op("old_decompositions::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+@twice.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+class Twice(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return twice(x)
+
+
+def test_a_decomposition() -> None:
+    table = torch_tensorrt.dynamo.lowering.TORCH_TRT_DECOMPOSITIONS
+    op = torch.ops.old_decompositions.twice.default
+    mine: dict[Any, Any] = {}
+    with scoped_registry():
+
+        @register_torch_trt_decomposition(torch.ops.old_decompositions.twice)
+        @register_torch_trt_decomposition([op], registry=mine)
+        def sum_of_two(x: torch.Tensor) -> torch.Tensor:
+            return x + x
+
+        assert dict(table) == mine == {op: sum_of_two}
+        made = torch_tensorrt.compile(Twice(), inputs=[X], **ONE)
+        assert [node.op for node in made.report.converted] == ["aten.add.Tensor"]
+        torch.testing.assert_close(made(X), X * 2)
+        assert table.pop(op) is sum_of_two
+        assert table.pop(torch.ops.aten.scaled_dot_product_attention.default, None) is None
+        assert not table
+        made = torch_tensorrt.compile(Twice(), inputs=[X], **ONE)
+        assert not made.report.converted
 
 
 @torch.library.custom_op("old_plugins::double", mutates_args=())

@@ -409,3 +409,54 @@ def test_a_function_is_its_op_with_all_arguments() -> None:
 def test_a_function_that_is_no_op_is_an_error() -> None:
     with pytest.raises(PackError, match="captured graphs call ATen ops"):
         compat.dynamo_tensorrt_converter(torch.nn.functional.multi_head_attention_forward)
+
+
+@pytest.mark.parametrize("varies", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_attention_of_many_helpers(varies: bool) -> None:
+    """Sizes go through ranges, comparisons and masks; constants through arrays in the query's dtype."""
+    attention = torch.nn.functional.scaled_dot_product_attention
+    trt, impl = compat.trt, compat.impl
+    with scoped_registry():
+
+        @compat.dynamo_tensorrt_converter(attention, supports_dynamic_shapes=True)
+        def attend(ctx: Any, target: Any, args: Any, kwargs: Any, name: str) -> Any:
+            place = (ctx, target, utils.SourceIR.ATEN)
+            query, key, value, mask, _, causal = args
+            assert mask is None
+            assert causal
+            scale = kwargs["scale"] or query.shape[-1] ** -0.5
+            key = impl.elementwise.mul(*place, f"{name}_scale", key, scale)
+            scores = impl.matmul.matrix_multiply(
+                *place, f"{name}_scores", query, key, other_matrix_op=trt.MatrixOperation.TRANSPOSE
+            )
+            rows, columns = query.shape[-2], key.shape[-2]
+            if rows >= 0:
+                bias = np.zeros((rows, columns), dtype=compat.dtype._from(query.dtype).to(np.dtype))
+                bias[~np.tril(np.ones((rows, columns), dtype=np.bool_))] = -np.inf
+                bias = utils.get_trt_tensor(ctx, bias, f"{name}_bias")
+            else:
+                rows = impl.shape.shape(*place, f"{name}_rows", query, 2)
+                columns = impl.shape.shape(*place, f"{name}_columns", key, 2)
+                row = impl.arange.arange(*place, f"{name}_row", start=0, end=rows, step=1)
+                column = impl.arange.arange(*place, f"{name}_column", start=0, end=columns, step=1)
+                row = impl.unsqueeze.unsqueeze(*place, f"{name}_row_up", row, -1)
+                column = impl.unsqueeze.unsqueeze(*place, f"{name}_column_up", column, 0)
+                below = impl.elementwise.sub(*place, f"{name}_below", row, column)
+                seen = impl.elementwise.ge(*place, f"{name}_seen", below, 0.0)
+                square = impl.elementwise.eq(*place, f"{name}_square", rows, columns)
+                hidden = impl.unary.logical_not(*place, f"{name}_hidden", seen)
+                hidden = impl.elementwise.logical_and(*place, f"{name}_where", square, hidden)
+                hidden = utils.cast_trt_tensor(ctx, hidden, query.dtype, f"{name}_cast", *place[1:])
+                bias = impl.elementwise.sub(*place, f"{name}_left", 1.0, hidden)
+                bias = impl.unary.log(*place, f"{name}_log", bias)
+            scores = impl.elementwise.add(*place, f"{name}_biased", scores, bias)
+            weights = impl.normalization.softmax(*place, f"{name}_softmax", scores, -1, False)
+            return impl.matmul.matrix_multiply(*place, name, weights, value)
+
+        lengths = {0: {2: (2, 4, 8)}, 1: {2: (2, 4, 8)}}
+        proof = assert_converts(
+            lambda q, k: attention(q, k, k, is_causal=True),
+            (torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8)),
+            dynamic=lengths if varies else None,
+        )
+    assert [node.candidates[0].pack for node in proof.report.converted] == ["process"]

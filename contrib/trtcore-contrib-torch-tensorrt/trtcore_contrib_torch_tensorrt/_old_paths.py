@@ -34,7 +34,7 @@ OLD_PATHS: dict[str, dict[str, str]] = {
     "dynamo.conversion.plugins": dict.fromkeys(
         ("_custom_op", "_generate_plugin", "_generate_plugin_converter"), "dynamo.conversion.plugins"
     ),
-    "dynamo.lowering": dict.fromkeys(("_decomposition_groups", "_decompositions"), "dynamo.lowering"),
+    "dynamo.lowering": {"_decomposition_groups": "dynamo.lowering"},
     "fx": {
         "types": "dynamo.types",
         "converters": "dynamo.conversion",

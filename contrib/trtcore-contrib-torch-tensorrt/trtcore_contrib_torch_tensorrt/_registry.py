@@ -143,7 +143,7 @@ def dynamo_tensorrt_converter(
     Raises:
         PackError: `key` is not an op.
     """
-    op = _op_of_function(key)
+    op = op_of_function(key)
     register = converter(
         key if op is None else op,
         priority=priority.value,
@@ -165,7 +165,7 @@ def dynamo_tensorrt_converter(
     return declare
 
 
-def _op_of_function(key: Any) -> Any:
+def op_of_function(key: Any) -> Any:
     """The op that a function of ``torch.nn.functional`` is in graphs; None for other keys."""
     name = getattr(key, "__name__", "")
     if not name or getattr(torch.nn.functional, name, None) is not key:

@@ -7,6 +7,12 @@ from typing import Any
 
 from trtcore_contrib_torch_tensorrt._old_paths import give_old_paths
 from trtcore_contrib_torch_tensorrt._told import told
+from trtcore_contrib_torch_tensorrt.dynamo.lowering._decompositions import (
+    TORCH_TRT_DECOMPOSITIONS,
+    register_torch_trt_decomposition,
+)
+
+__all__ = ["TORCH_TRT_DECOMPOSITIONS", "passes", "register_torch_trt_decomposition"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from trtcore.pack import LoweringPass, fake_result, hookimpl, register_pack
+from trtcore_contrib_torch_tensorrt._defaults import DEFAULTS
+from trtcore_contrib_torch_tensorrt._registry import op_of_function
 from trtcore_contrib_torch_tensorrt._told import told
 
 __all__ = ["_aten_lowering_pass", "_remove_lowering_pass", "dump_lowering_passes"]
@@ -66,10 +68,21 @@ def _adapted(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
         else:
             changed = function(graph_module, CompilationSettings.of(ctx.settings))
         changed = graph_module if changed is None else changed
+        _give_ops(changed.graph)
         _give_values(changed.graph)
         return changed
 
     return run
+
+
+def _give_ops(graph: torch.fx.Graph) -> None:
+    """New calls of functions of ``torch.nn.functional`` become calls of their ops, as captured graphs have them."""
+    for node in graph.nodes:
+        op = op_of_function(node.target) if node.op == "call_function" else None
+        if op is not None:
+            node.target = op
+            # Settings that passes hand to their own converters; here a converter reads them of its context.
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name not in DEFAULTS}
 
 
 def _give_values(graph: torch.fx.Graph) -> None:
