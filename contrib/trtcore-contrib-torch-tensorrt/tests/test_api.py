@@ -22,7 +22,7 @@ from trtcore_contrib_torch_tensorrt.dynamo.lowering.passes.pass_utils import (
 )
 
 import trtcore
-from trtcore.errors import InputError
+from trtcore.errors import ArtifactError, BackendUnavailableError, InputError, SettingsError
 from trtcore.pack import scoped_registry
 
 
@@ -223,6 +223,33 @@ def test_save_and_load(compiled: Any, tmp_path: Path) -> None:
     for kind in ("torchscript", "aot_inductor", "executorch"):
         with pytest.raises(NotHereError, match="leave output_format out"):
             torch_tensorrt.save(compiled, tmp_path / "other", output_format=kind)
+
+
+def test_engines_for_windows(compiled: Any, tmp_path: Path) -> None:
+    """TensorRT for RTX says itself that it builds none here."""
+    rtx = torch_tensorrt.ENABLED_FEATURES.tensorrt_rtx
+    assert torch_tensorrt.ENABLED_FEATURES.windows_cross_compile is not rtx
+    path, program = str(tmp_path / "a.ep"), torch.export.export(MODEL, (X,))
+    if rtx:
+        for compile in (
+            lambda: torch_tensorrt.cross_compile_for_windows(MODEL, path, inputs=[X], **ONE),
+            lambda: torch_tensorrt.dynamo.cross_compile_for_windows(
+                program, [X], enabled_precisions={torch.half}, **ONE
+            ),
+        ):
+            with pytest.raises(SettingsError, match="enable_cross_compile_for_windows=True cannot be done"):
+                compile()
+    else:
+        torch_tensorrt.cross_compile_for_windows(MODEL, path, inputs=[X], **ONE)
+        assert Path(path).stat().st_size
+    with pytest.raises(ArtifactError, match="which is built for linux"):
+        torch_tensorrt.dynamo.save_cross_compiled_exported_program(compiled, path)
+    for load in (
+        torch_tensorrt.load_cross_compiled_exported_program,
+        torch_tensorrt.dynamo.load_cross_compiled_exported_program,
+    ):
+        with pytest.raises(BackendUnavailableError, match="Windows"):
+            load(path)
 
 
 @pytest.mark.slow

@@ -74,11 +74,6 @@ def test_a_name_that_is_not_here_can_be_imported_and_tells_when_it_is_used(name:
 @pytest.mark.parametrize(
     ("name", "use"),
     [
-        ("cross_compile_for_windows", lambda f: f(torch.nn.ReLU(), "a.ep", inputs=[torch.ones(1)])),
-        ("load_cross_compiled_exported_program", lambda f: f("a.ep")),
-        ("dynamo.cross_compile_for_windows", lambda f: f(None, [torch.ones(1)])),
-        ("dynamo.save_cross_compiled_exported_program", lambda f: f(None, "a.ep")),
-        ("dynamo.load_cross_compiled_exported_program", lambda f: f("a.ep")),
         ("runtime.set_cudagraphs_mode", lambda f: f(True)),
         ("runtime.set_runtime_backend", lambda f: f("cpp")),
         ("dynamo.conversion._ConverterRegistry.ConverterRegistry", lambda f: f([{}])),

@@ -8,7 +8,7 @@ from trtcore import errors
 from trtcore_contrib_torch_tensorrt._Input import as_inputs
 from trtcore_contrib_torch_tensorrt._told import NotHereError
 
-__all__ = ["on_windows", "one_of", "refuse_binding_names"]
+__all__ = ["one_of", "refuse_binding_names"]
 
 
 def one_of(inputs: Any, arg_inputs: Any) -> dict[str, Any]:
@@ -29,11 +29,3 @@ def refuse_binding_names(given: dict[str, Any]) -> None:
                 f"{name}: an engine's inputs and outputs are called like those of the exported program's graph",
                 advice="read them from the engine, or from trtcore.dynamo.trace(model, inputs).graph_signature",
             )
-
-
-def on_windows(name: str) -> NotHereError:
-    """The error of everything about engines for Windows."""
-    return NotHereError(
-        f"{name}: engines for Windows cannot be built on Linux by this version of trtcore",
-        advice="compile on Windows: torch_tensorrt.compile and torch_tensorrt.save there",
-    )

@@ -13,7 +13,7 @@ import torch
 
 import trtcore
 from trtcore import errors
-from trtcore_contrib_torch_tensorrt._arguments import on_windows, one_of, refuse_binding_names
+from trtcore_contrib_torch_tensorrt._arguments import one_of, refuse_binding_names
 from trtcore_contrib_torch_tensorrt._engine_module import remembering
 from trtcore_contrib_torch_tensorrt._Input import as_inputs
 from trtcore_contrib_torch_tensorrt._settings import as_settings
@@ -228,11 +228,34 @@ def _other(path: Path, error: errors.ArtifactError) -> Any:
         ) from other
 
 
-def cross_compile_for_windows(module: Any, file_path: str = "", *args: Any, **kwargs: Any) -> None:
-    """Not here: raises `NotHereError`."""
-    raise on_windows("cross_compile_for_windows")
+def cross_compile_for_windows(
+    module: torch.nn.Module,
+    file_path: str,
+    inputs: Sequence[Any] | None = None,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    enabled_precisions: Any = None,
+    **kwargs: Any,
+) -> None:
+    """Compile a module on Linux for Windows, into a file.
+
+    Raises:
+        SettingsError: the backend builds for no other platform, as TensorRT for RTX.
+    """
+    given = (
+        dict(kwargs) if enabled_precisions is None else {**kwargs, "enabled_precisions": enabled_precisions}
+    )
+    keywords = as_inputs(dict(kwarg_inputs)) if kwarg_inputs else None
+    compiled = trtcore.dynamo.cross_compile_for_windows(
+        module, **one_of(inputs, arg_inputs), kwarg_inputs=keywords, **as_settings(given)
+    )
+    trtcore.dynamo.save_cross_compiled_exported_program(compiled, file_path)
 
 
 def load_cross_compiled_exported_program(file_path: str = "") -> Any:
-    """Not here: raises `NotHereError`."""
-    raise on_windows("load_cross_compiled_exported_program")
+    """Load such a file, on Windows.
+
+    Raises:
+        BackendUnavailableError: this is not Windows.
+    """
+    return trtcore.dynamo.load_cross_compiled_exported_program(file_path)

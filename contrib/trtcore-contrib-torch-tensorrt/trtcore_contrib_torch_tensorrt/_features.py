@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -58,7 +59,7 @@ class _Features:
             fx_frontend=True,
             refit=True,
             qdp_plugin=bool(backend.has_plugins),
-            windows_cross_compile=False,
+            windows_cross_compile=sys.platform == "linux" and "rtx" not in backend.name,
             tensorrt_rtx="rtx" in backend.name,
             trtllm_for_nccl=False,
             native_trt_collectives=False,
@@ -105,7 +106,9 @@ needs_tensorrt_rtx = _needs("tensorrt_rtx", True, _BACKEND)
 needs_not_tensorrt_rtx = _needs("tensorrt_rtx", False, _BACKEND)
 needs_qdp_plugin = _needs("qdp_plugin", True, _PLUGINS)
 needs_refit = _needs("refit", True, "")
-needs_cross_compile = _needs("windows_cross_compile", True, "compile on Windows")
+needs_cross_compile = _needs(
+    "windows_cross_compile", True, 'compile on Windows, or with backend="tensorrt" on Linux'
+)
 needs_torch_tensorrt_runtime = _needs(
     "torch_tensorrt_runtime", True, "there is no C++ runtime here: write the bytes of "
     "convert_method_to_trt_engine to a file, and load them with TensorRT's own C++ API"

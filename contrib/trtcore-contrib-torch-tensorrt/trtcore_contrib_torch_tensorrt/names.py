@@ -137,8 +137,7 @@ def _settings_table() -> str:
         "attn_bias_is_causal": "no difference: a mask is kept as it is, which is right for every mask",
         "timing_cache_path": "TensorRT for RTX has no timing cache, and refuses the setting: `runtime.runtime_cache`",
         "immutable_weights": "False without a GPU warns: the reference runtime gives weights to any engine",
-        "enable_cross_compile_for_windows": "True is an error: compile on Windows",
-        "use_fast_partitioner": "False is an error in this version",
+        "enable_cross_compile_for_windows": "given by `cross_compile_for_windows`, which TensorRT for RTX refuses",
         "dryrun": "the report is `trtcore.explain`'s",
     }
     temporary = tempfile.gettempdir()

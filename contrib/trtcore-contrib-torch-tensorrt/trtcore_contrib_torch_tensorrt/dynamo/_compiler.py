@@ -11,7 +11,7 @@ import torch
 
 import trtcore
 from trtcore import errors
-from trtcore_contrib_torch_tensorrt._arguments import on_windows, one_of, refuse_binding_names
+from trtcore_contrib_torch_tensorrt._arguments import one_of, refuse_binding_names
 from trtcore_contrib_torch_tensorrt._engine_module import remembering
 from trtcore_contrib_torch_tensorrt._Input import as_inputs
 from trtcore_contrib_torch_tensorrt._settings import as_settings, split
@@ -122,23 +122,48 @@ def export(gm: Any, cross_compile_module: bool = False, **kwargs: Any) -> torch.
         ArtifactError: `gm` is no compiled module.
     """
     if cross_compile_module:
-        raise on_windows("export(cross_compile_module=True)")
+        raise NotHereError(
+            "export(cross_compile_module=True): a program with engines for Windows is a file's",
+            advice="torch_tensorrt.dynamo.save_cross_compiled_exported_program(module, path)",
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "module.pt2")
         trtcore.save(gm, path)
         return torch.export.load(path)
 
 
-def cross_compile_for_windows(exported_program: Any, *args: Any, **kwargs: Any) -> Any:
-    """Not here: raises `NotHereError`."""
-    raise on_windows("dynamo.cross_compile_for_windows")
+def cross_compile_for_windows(
+    exported_program: Any,
+    inputs: Sequence[Any] | None = None,
+    *,
+    arg_inputs: Sequence[Any] | None = None,
+    kwarg_inputs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """As `compile`, on Linux, with engines that run on Windows: see `trtcore.dynamo.cross_compile_for_windows`.
+
+    Raises:
+        SettingsError: the backend builds for no other platform, as TensorRT for RTX.
+    """
+    keywords = as_inputs(dict(kwarg_inputs)) if kwarg_inputs else None
+    return trtcore.dynamo.cross_compile_for_windows(
+        exported_program, **one_of(inputs, arg_inputs), kwarg_inputs=keywords, **as_settings(kwargs)
+    )
 
 
 def save_cross_compiled_exported_program(gm: Any, file_path: str) -> None:
-    """Not here: raises `NotHereError`."""
-    raise on_windows("dynamo.save_cross_compiled_exported_program")
+    """Save what `cross_compile_for_windows` gave.
+
+    Raises:
+        ArtifactError: an engine of the module is for another platform.
+    """
+    trtcore.dynamo.save_cross_compiled_exported_program(gm, file_path)
 
 
 def load_cross_compiled_exported_program(file_path: str = "") -> Any:
-    """Not here: raises `NotHereError`."""
-    raise on_windows("dynamo.load_cross_compiled_exported_program")
+    """Load such a file, on Windows.
+
+    Raises:
+        BackendUnavailableError: this is not Windows.
+    """
+    return trtcore.dynamo.load_cross_compiled_exported_program(file_path)
