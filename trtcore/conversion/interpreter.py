@@ -134,6 +134,8 @@ class _Interpreter:
         self.sizes: list[SizeBinding] = []
         self.symbols: dict[str, SymbolSource] = {}
         self.node_of_layer: dict[str, str] = {}
+        self.declared: dict[Node, tuple[int, ...]] = {}
+        self.tensors: set[Any] = set()
         self._names: set[str] = set()
         self.failures: list[NodeConversionError] = []
 
@@ -178,6 +180,7 @@ class _Interpreter:
                 tensorrt=self.logger.since(0),
             )
         self.env[node] = tensor
+        self.declared[node] = static
         profiles = [_profile(dims, ranges) for ranges in self.profiles] if -1 in static else []
         index = len(self.inputs)
         shape = tuple(dim if isinstance(dim, int) else to_text(dim) for dim in dims)
@@ -233,7 +236,7 @@ class _Interpreter:
         try:
             arguments = self._arguments(node)
             result = _call(converter, self.ctx, arguments, node.target)
-            self._check_bindings(bound)
+            self._check_bindings(bound, node)
             self._bind_weights(first)
             self._check_layers(first)
             result = self._check_result(node, result)
@@ -359,9 +362,20 @@ class _Interpreter:
                 tensor = layer.get_output(output)
                 if tensor is not None:
                     _ = tensor.shape, tensor.dtype
+                    self.tensors.add(tensor)
 
-    def _check_bindings(self, before: tuple[int, int]) -> None:
-        """A network's inputs and outputs are the segment's. What a converter adds is taken back where it can be."""
+    def _is_of_network(self, tensor: Any) -> bool:
+        """Whether a tensor is one of this network; TensorRT ends the process where another's is used."""
+        if tensor not in self.tensors:
+            net = self.network
+            self.tensors.update(net.get_input(i) for i in range(net.num_inputs))
+            layers = (net.get_layer(i) for i in range(net.num_layers))
+            self.tensors.update(layer.get_output(i) for layer in layers for i in range(layer.num_outputs))
+        return tensor in self.tensors
+
+    def _check_bindings(self, before: tuple[int, int], node: Node) -> None:
+        """A network's inputs and outputs are the segment's. What a converter adds or changes is taken back where it can
+        be."""
         inputs, outputs = before
         added = [self.network.get_output(i) for i in range(outputs, self.network.num_outputs)]
         for tensor in added:
@@ -370,6 +384,16 @@ class _Interpreter:
             raise ConversionError("the converter marked an output of the network; it returns its results")
         if self.network.num_inputs != inputs:
             raise ConversionError("the converter added an input to the network; its inputs are its arguments")
+        for source in node.all_input_nodes:
+            static = self.declared.get(source)
+            if static is None:
+                continue
+            tensor = self.env[source]
+            if tensor.name != source.name or tuple(tensor.shape) != static:
+                tensor.name, tensor.shape = source.name, static
+                raise ConversionError(
+                    f"the converter changed the name or the shape of the network's input {source.name}"
+                )
 
     def _check_result(self, node: Node, result: Any) -> Any:
         expected = node.meta.get("val")
@@ -390,6 +414,11 @@ class _Interpreter:
             got = self.ctx.constant(got)
         if not self.ctx.is_tensor(got):
             raise ConversionError(f"the converter returned {_what(got)} for {which}, not a trt.ITensor")
+        if not self._is_of_network(got):
+            raise ConversionError(
+                f"the converter returned a tensor of another network for {which}",
+                advice="make tensors in each call: one that a converter keeps belongs to a network that is gone",
+            )
         if not isinstance(expected, torch.Tensor):
             return got
         dtype, shape = self.ctx.dtype(got), self.ctx.shape(got)
