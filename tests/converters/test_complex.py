@@ -264,6 +264,20 @@ def test_short_time_transforms_are_convolutions():
     assert types(snapshot.layers)["DECONVOLUTION"] == 1
 
 
+def test_short_time_transforms_of_lengths_that_vary():
+    window = torch.hann_window(16)
+
+    def vocoder(x):
+        z = torch.stft(x, 16, 4, 16, window, return_complex=True)
+        return torch.istft(torch.polar(z.abs() * 2, z.angle()), 16, 4, 16, window)
+
+    model = module_of(vocoder)
+    given = trtcore.Input(min_shape=(1, 32), opt_shape=(2, 64), max_shape=(2, 128))
+    compiled = checked(vocoder, numbers(2, 64, dtype=torch.float32), given=[given], rtol=1e-3, atol=1e-4)
+    for shape in ((1, 32), (2, 101)):
+        same(compiled, model, numbers(*shape, dtype=torch.float32), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("run", "x", "reason"),
     [

@@ -286,18 +286,10 @@ def _istft(
     if return_complex or onesided is False or shape[-2] != bins:
         raise Declined("an inverse short-time transform to complex numbers")
     frames, hop = shape[-1], hop_length or n_fft // 4
-    if not isinstance(frames, int):
-        raise Declined("the number of frames of an inverse short-time transform varies from call to call")
+    if not isinstance(frames, int) and length is not None:
+        raise Declined("the number of frames of an inverse short-time transform to a given length varies")
     _small(bins, n_fft)
     frame = _window(e, window, win_length, n_fft)
-    start = n_fft // 2 if center else 0
-    total = n_fft + hop * (frames - 1)
-    end = total if length is None and not center else total - n_fft // 2 if length is None else start + length
-    weight = torch.nn.functional.conv_transpose1d(
-        torch.ones(1, 1, frames, dtype=torch.float64), (frame * frame)[None, None], stride=hop
-    )[0, 0, start : min(end, total)]
-    if not weight.numel() or bool(weight.abs().min() < 1e-11):
-        raise Declined("the window of an inverse short-time transform leaves gaps")
     cos, sin = waves(bins, n_fft, n_fft)
     times = torch.full((bins, 1), 2.0 / n_fft, dtype=torch.float64)
     times[0] = 1.0 / n_fft
@@ -308,8 +300,54 @@ def _istft(
     both = e(aten.cat.default, [z.re, z.im], -2)
     both = e(aten.unsqueeze.default, both, 0) if single else both
     added = e(aten.conv_transpose1d.default, both, e.constant(kernels[:, None].to(e.dtype)), None, [hop])
-    added = e(aten.slice.Tensor, e(aten.squeeze.dim, added, 1), -1, start, min(end, total))
-    made = e.mul(added, e.constant((1 / weight).to(e.dtype)))
-    if end > total:
-        made = e(aten.constant_pad_nd.default, made, [0, end - total])
+    added = e(aten.squeeze.dim, added, 1)
+    border = n_fft // 2 if center else 0
+    if isinstance(frames, int):
+        made = _overlap_divided(e, added, frame, frames, hop, border, length)
+    else:
+        made = _overlap_divided_at_run_time(e, added, frame, both, hop, border)
     return e(aten.squeeze.dim, made, 0) if single else made
+
+
+def _overlap(frame: torch.Tensor, frames: int, hop: int) -> torch.Tensor:
+    """What the squares of the windows add up to; float64."""
+    ones = torch.ones(1, 1, frames, dtype=torch.float64)
+    return torch.nn.functional.conv_transpose1d(ones, (frame * frame)[None, None], stride=hop)[0, 0]
+
+
+def _refuse_gaps(weight: torch.Tensor) -> None:
+    if not weight.numel() or bool(weight.abs().min() < 1e-11):  # where torch raises
+        raise Declined("the window of an inverse short-time transform leaves gaps")
+
+
+def _overlap_divided(
+    e: Emitter, added: fx.Node, frame: torch.Tensor, frames: int, hop: int, border: int, length: int | None
+) -> fx.Node:
+    """The signal, without its borders and of the length that is asked for."""
+    weight = _overlap(frame, frames, hop)
+    total = len(weight)
+    end = total - border if length is None else border + length
+    weight = weight[border : min(end, total)]
+    _refuse_gaps(weight)
+    signal = e(aten.slice.Tensor, added, -1, border, min(end, total))
+    made = e(aten.mul.Tensor, signal, e.constant((1 / weight).to(e.dtype)))
+    return made if end <= total else e(aten.constant_pad_nd.default, made, [0, end - total])
+
+
+def _overlap_divided_at_run_time(
+    e: Emitter, added: fx.Node, frame: torch.Tensor, both: fx.Node, hop: int, border: int
+) -> fx.Node:
+    """The same for a number of frames that varies: the windows are added up as the frames are."""
+    for frames in (2, 3, 64):
+        weight = _overlap(frame, frames, hop)
+        _refuse_gaps(weight[border : len(weight) - border])
+    ones = e(aten.ones_like.default, e(aten.slice.Tensor, e(aten.slice.Tensor, both, 0, 0, 1), 1, 0, 1))
+    kernel = e.constant((frame * frame)[None, None].to(e.dtype))
+    weights = e(aten.squeeze.dim, e(aten.conv_transpose1d.default, ones, kernel, None, [hop]), 1)
+    parts = (added, weights)
+    if border:
+        parts = (
+            e(aten.slice.Tensor, added, -1, border, -border),
+            e(aten.slice.Tensor, weights, -1, border, -border),
+        )
+    return e(aten.div.Tensor, *parts)
