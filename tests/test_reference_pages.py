@@ -84,5 +84,7 @@ def test_the_site_asks_for_nothing_from_elsewhere() -> None:
     text = (ROOT / ".mkdocs.yml").read_text()
     assert "font: false" in text
     assert not re.search(r"extra_(css|javascript):.*https?:", text)
-    assert 'data-md-component="source"' not in (ROOT / ".ci/theme/partials/source.html").read_text()  # GitHub's stars
+    assert (
+        'data-md-component="source"' not in (ROOT / ".ci/theme/partials/source.html").read_text()
+    )  # GitHub's stars
     assert "polyfills: [vendor/" in text  # of the offline plugin, which takes it from the network otherwise
