@@ -485,3 +485,12 @@ def test_larger_than_the_small_records_of_a_zip(limit, tmp_path, monkeypatch):
     path.write_bytes(damaged)
     with pytest.raises(ArtifactError, match="not where its end says"):
         trtcore.load(path)
+
+
+def test_examples_are_given_as_to_compile(small, tmp_path):
+    x = torch.ones(3, 4)
+    for named in ({"inputs": [x, 3.0]}, {"arg_inputs": [x, 3.0]}, {}):
+        trtcore.save(small, tmp_path / "m.pt2", **named)
+        assert trtcore.load(tmp_path / "m.pt2")(x, 3.0).shape == (3, 4)
+    with pytest.raises(InputError, match="both inputs and arg_inputs"):
+        trtcore.save(small, tmp_path / "m.pt2", [x, 3.0], arg_inputs=[x, 3.0])

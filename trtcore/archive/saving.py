@@ -20,7 +20,7 @@ from trtcore._version import __version__
 from trtcore.archive import aot_inductor
 from trtcore.archive.members import EXTRA, FORMAT, ArchiveWriter
 from trtcore.artifact.manifest import EngineManifest
-from trtcore.errors import ArtifactError, ExportError, SettingsError, TrtcoreError
+from trtcore.errors import ArtifactError, ExportError, InputError, SettingsError, TrtcoreError
 from trtcore.ir.graph_data import node_data
 from trtcore.ir.graph_json import node_to_json
 from trtcore.ir.graphs import attribute, set_attribute
@@ -53,6 +53,7 @@ def save(
     path: str | os.PathLike[str],
     inputs: Sequence[Any] | None = None,
     *,
+    arg_inputs: Sequence[Any] | None = None,
     kwarg_inputs: Mapping[str, Any] | None = None,
     output_format: str = "exported_program",
     reference: bool = True,
@@ -64,6 +65,7 @@ def save(
         path: the file, usually ``*.pt2``. Written in one step: an old file stays whole until the new one is.
         inputs, kwarg_inputs: example arguments for torch.export; not needed, made from the compiled shapes.
             Their values are not stored.
+        arg_inputs: the same as `inputs`.
         output_format: "exported_program", or "aot_inductor": a package of machine code that
             ``torch._inductor.aoti_load_package`` runs in a process that has imported trtcore, and `load` does not open.
         reference: False leaves the networks out: a smaller file, which only TensorRT on a GPU can run.
@@ -73,12 +75,14 @@ def save(
     Raises:
         SettingsError: another output_format; the message says what to use.
         ArtifactError: `module` is not a compiled module, or the file cannot be written.
-        InputError: `inputs` do not fit the module.
+        InputError: `inputs` do not fit the module, or are given twice.
         ExportError: torch.export cannot capture the compiled module, or AOTInductor not compile it.
     """
     _check_format(output_format)
     compiled = _compiled(module)
-    example = (inputs, kwarg_inputs)
+    if inputs is not None and arg_inputs is not None:
+        raise InputError("both inputs and arg_inputs are given", advice="they are the same: give one of them")
+    example = (arg_inputs if inputs is None else inputs, kwarg_inputs)
     if packaged := output_format == aot_inductor.NAME:
         aot_inductor.check_name(Path(path))
     try:
