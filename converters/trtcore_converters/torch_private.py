@@ -32,13 +32,12 @@ def register_quantized_ops() -> None:
 
 def decomposition_tables() -> Iterator[Mapping[Any, Callable[..., Any]]]:
     """torch's tables of decompositions, op to function: all of them, then those to core ATen ops."""
-    from torch._decomp import core_aten_decompositions, decomposition_table
+    from torch._decomp import _core_aten_decompositions_post_autograd, decomposition_table
 
     yield decomposition_table
-    # What torch's core table holds for ATen. To ask it for its items makes it look through every other namespace: a
-    # third of the time, for composite ops, which lowering takes apart anyway.
-    core = core_aten_decompositions()
-    yield getattr(core, "decomp_table", core)
+    # The public function also looks through every namespace for composite ops, a third of the time of a first compile:
+    # these lowering takes apart anyway, by torch's own kernels.
+    yield _core_aten_decompositions_post_autograd()
 
 
 def prims() -> Mapping[str, torch._ops.OpOverload]:

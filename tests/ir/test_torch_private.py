@@ -718,3 +718,14 @@ def test_packages_of_aotinductor(tmp_path, monkeypatch):
         private.compile_and_package(exported, tmp_path / "a.pt2")
     assert private.lacks_compiler(caught.value)
     assert not private.lacks_compiler(RuntimeError())
+
+
+def test_fake_like():
+    mode = private.FakeTensorMode()
+    value = torch.empty(3, 4, dtype=torch.float16).t()
+    fake, other = private.fake_like(value, mode), private.fake_like(value, mode)
+    assert (fake.shape, fake.stride(), fake.dtype, fake.device) == ((4, 3), (1, 4), value.dtype, value.device)
+    assert fake.fake_mode is mode
+    assert private.storage_id(fake) != private.storage_id(other)
+    with mode:
+        assert (fake + other).shape == (4, 3)

@@ -9,6 +9,7 @@ import torch
 from torch.fx import Graph, Node
 
 from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, viewed
+from trtcore.ir.op_rules import COMPUTING
 from trtcore.ir.symbols import expression_of, undecided_sizes
 from trtcore.ir.torch_private import is_of_transform, storage_id
 
@@ -86,6 +87,7 @@ def _may_hand_on(node: Node) -> bool:
     return (
         isinstance(op, torch._ops.OpOverload)
         and is_composite(op)
+        and op._schema.name.partition("::")[2] not in COMPUTING
         and not op._schema.is_mutable
         and all(value.alias_info is None for value in op._schema.returns)
         and isinstance(node.meta.get("val"), torch.Tensor)

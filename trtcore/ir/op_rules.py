@@ -91,6 +91,16 @@ REFUSED = frozenset(
 )  # fmt: skip
 """Of public ops: by what they reach for."""
 
+COMPUTING = frozenset(
+    {
+        "batch_norm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+        "cosine_similarity", "cross_entropy_loss", "embedding", "group_norm", "gru", "instance_norm", "layer_norm",
+        "linear", "lstm", "matmul", "max_pool1d", "max_pool2d", "max_pool3d", "rms_norm", "rnn_relu", "rnn_tanh",
+        "scaled_dot_product_attention", "silu", "softmax", "log_softmax", "logsumexp",
+    }
+)  # fmt: skip
+"""Composite ops whose result is memory of its own, whatever they are given: to run them again would cost the most."""
+
 FACTORIES = frozenset(
     {
         "_assert_scalar", "_functional_assert_scalar", "_efficientzerotensor", "arange", "bartlett_window",

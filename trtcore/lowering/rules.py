@@ -8,7 +8,7 @@ that look alike. A pass is a table of rules (`rules_pass`), and every rewrite is
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,14 +61,24 @@ class RewriteRule:
         searches: ways to write what is looked for.
         replacement: function of the same arguments, or of those that `check` returns.
         check: False where a place is to stay as it is; True, or other arguments for `replacement`, where not.
+        ops: the ops that may give its result; () where that shows when it is traced.
     """
 
     name: str
     searches: tuple[Pattern, ...]
     replacement: Callable[..., Any]
     check: Check | None = None
+    ops: frozenset[Any] = frozenset()
     _shapes: list[Shape] = field(default_factory=list, compare=False, repr=False)
     _lock: Any = field(default_factory=threading.Lock, compare=False, repr=False)
+
+    def may_match(self, present: Collection[Any]) -> bool:
+        """Whether a graph that calls these ops can hold what is looked for. Traces nothing."""
+        single = [one.function for one in self.searches]
+        known = self.ops or (
+            single if all(isinstance(one, torch._ops.OpOverload) for one in single) else None
+        )
+        return known is None or not set(present).isdisjoint(known)
 
     def shapes(self) -> list[Shape]:
         """What is looked for, traced once.
@@ -94,6 +104,7 @@ def rewrite(
     check: Check | None = None,
     *,
     name: str = "",
+    ops: Collection[Any] = (),
 ) -> RewriteRule:
     """Declare a rule: where a graph holds `search`, it is to hold `replacement`.
 
@@ -104,6 +115,8 @@ def rewrite(
         examples: one for each argument, as `trtcore.pack.pattern_converter` takes them.
         check: of a `RuleMatch`; False leaves the place alone. It may return other arguments for `replacement`.
         name: the search's own by default.
+        ops: the overloads that may give the result of `search`: for a graph that has none of them it is not even
+            traced. Not needed where `search` is an overload.
 
     Nothing is rewritten where somebody else reads a result in the middle, or the user wants one of the ops in torch.
 
@@ -120,7 +133,7 @@ def rewrite(
     """
     functions = tuple(search) if isinstance(search, (list, tuple)) else (search,)
     patterns = tuple(Pattern(function, examples) for function in functions)
-    return RewriteRule(name or patterns[0].__name__, patterns, replacement, check)
+    return RewriteRule(name or patterns[0].__name__, patterns, replacement, check, frozenset(ops))
 
 
 def rules_pass(name: str, rules: Sequence[RewriteRule], **wishes: Any) -> LoweringPass:
@@ -152,8 +165,9 @@ class _Application:
         self.fake_mode = fake_mode_of(graph_module.graph)
         self.constants = _constants(graph_module)
         self.by_anchor: dict[Any, list[tuple[RewriteRule, Shape]]] = {}
+        present = {node.target for node in graph_module.graph.nodes if node.op == "call_function"}
         for rule in rules:
-            for shape in rule.shapes():
+            for shape in rule.shapes() if rule.may_match(present) else ():
                 self.by_anchor.setdefault(shape.anchor.target, []).append((rule, shape))
         self._traces: dict[Any, Graph] = {}
 

@@ -92,7 +92,7 @@ def _scaled(weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """``(weight.double() * factor).to(weight.dtype)``, a few rows at a time: float64 copies of whole weights took most
     of the time that a residual network is lowered in."""
     result = torch.empty_like(weight)
-    rows = max(1, _BLOCK // max(1, weight[:1].numel()))
+    rows = _rows(weight)
     # In the memory format of the weight and the result: copies between two formats are slow.
     wide = torch.empty_like(weight[:rows], dtype=torch.float64)
     for part, scale, made in zip(*(torch.split(whole, rows) for whole in (weight, factor, result))):
@@ -102,8 +102,20 @@ def _scaled(weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def _is_finite(values: torch.Tensor) -> bool:
-    """Whether every value is. A sum that is finite says so in one go; one that is not may be too large itself."""
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    """Whether every value is. A sum that is finite says so in one go; one that is not may be too large itself.
+
+    A few rows at a time: threads that wait for each other took more time than the sums.
+    """
+    parts = torch.split(values, _rows(values))
+    total = values.new_zeros((), dtype=torch.float64)
+    for part in parts:
+        total += part.sum()
+    return bool(total.isfinite()) or all(bool(part.isfinite().all()) for part in parts)
+
+
+def _rows(values: torch.Tensor) -> int:
+    """How many rows are a block."""
+    return max(1, _BLOCK // max(1, values[:1].numel()))
 
 
 def _per_channel(

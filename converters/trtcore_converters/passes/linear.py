@@ -74,6 +74,7 @@ FUSE_LINEAR = (
         (_X, torch.empty(4, 3), _B),
         _constant_bias,
         name="linear_and_bias",
+        ops=(torch.ops.aten.add.Tensor,),
     ),
 )
 """``x @ weight.T``, ``addmm(bias, x, weight.T)`` and ``linear(x, weight) + bias`` as one ``linear``."""
