@@ -7,6 +7,7 @@ The ops of branches and bodies are converted by the converters that they have an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -33,7 +34,34 @@ def _scalar(ctx: ConversionContext, condition: Any) -> ITensor:
 def cond(
     ctx: ConversionContext, pred: Any, true_graph: Any, false_graph: Any, operands: Sequence[Any]
 ) -> list[ITensor]:
-    """Only the layers of one branch run. What both branches take comes in through layers of the conditional."""
+    """Only the layers of one branch run. What both branches take comes in through layers of the conditional.
+
+    TensorRT for RTX 1.7 builds no conditional inside another where sizes vary: both branches are computed there.
+    """
+    values = [value for value in operands if ctx.is_tensor(value)]
+    varies = any(-1 in ctx.shape(value) for value in values)
+    if _inside.get() and varies and not any(map(_may_not_end, (true_graph, false_graph))):
+        pairs = zip(ctx.inline(true_graph, *operands), ctx.inline(false_graph, *operands))
+        return [ctx.select(_scalar(ctx, pred), ctx.tensor(one), ctx.tensor(other)) for one, other in pairs]
+    token = _inside.set(True)
+    try:
+        return _conditional(ctx, pred, true_graph, false_graph, operands)
+    finally:
+        _inside.reset(token)
+
+
+_inside: ContextVar[bool] = ContextVar("inside a conditional", default=False)
+
+
+def _may_not_end(graph_module: torch.fx.GraphModule) -> bool:
+    """Whether a branch has a loop that may go on for ever on values that are not its own."""
+    graphs = [part.graph for part in graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    return any(node.target is ops.while_loop for graph in graphs for node in graph.nodes)
+
+
+def _conditional(
+    ctx: ConversionContext, pred: Any, true_graph: Any, false_graph: Any, operands: Sequence[Any]
+) -> list[ITensor]:
     conditional = ctx.net.add_if_conditional()
     conditional.set_condition(_scalar(ctx, pred))
     taken = [

@@ -11,6 +11,7 @@ from torch._higher_order_ops.while_loop import while_loop
 
 import trtcore
 from trtcore import Input
+from trtcore.errors import ArtifactError
 from trtcore.testing import assert_converts
 
 ROWS = {0: {0: (1, 3, 6)}}
@@ -153,6 +154,7 @@ CASES = {
     "cond in while_loop": (CondInWhile(), (torch.randn(3, 4),), ROWS),
     "while_loop in cond": (WhileInCond(), (torch.rand(3, 4),), ROWS),
     "cond in cond": (CondInCond(), (torch.rand(3, 4) * 3,), {}),
+    "cond in cond, sizes vary": (CondInCond(), (torch.rand(3, 4) * 3,), ROWS),
     "decomposed, yes": (Decomposed(), (torch.rand(3, 4),), ROWS),
     "decomposed, no": (Decomposed(), (-torch.rand(3, 4),), ROWS),
     "scan": (
@@ -206,3 +208,22 @@ def test_an_int_of_the_loop_that_is_used_behind_it():
     assert "torch.tensor(0)" in node.reason
     assert compiled(x)[0] == 3
     torch.testing.assert_close(compiled(x)[1], x * 8)
+
+
+@pytest.mark.usefixtures("trt_backend")
+def test_an_int_that_a_loop_carries_goes_to_another_process():
+    """The request has a symbol of no range."""
+    rows = Input(min_shape=(1, 4), opt_shape=(3, 4), max_shape=(6, 4))
+    compiled = trtcore.compile(CountedByInt(), [rows], min_block_size=1, build_isolation="process")
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(compiled(x), CountedByInt()(x))
+    assert len(compiled.report.engines) == 1
+
+
+@pytest.mark.usefixtures("trt_backend")
+def test_a_loop_in_torch_that_no_file_holds(tmp_path):
+    compiled = trtcore.compile(
+        CountedByInt(), [torch.randn(3, 4)], min_block_size=1, torch_executed_ops={"while_loop"}
+    )
+    with pytest.raises(ArtifactError, match="while_loop"):
+        trtcore.save(compiled, tmp_path / "loop.pt2")

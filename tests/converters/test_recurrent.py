@@ -118,3 +118,15 @@ def test_torch_compile_where_dynamo_takes_recurrent_layers():
     assert len(made.report.engines) == 1
     assert "aten.lstm.input" in {node.op for node in made.report.nodes}
     torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("trt_backend")
+def test_a_layer_in_torch_is_saved_with_its_length_open(tmp_path):
+    model = Tagger(LAYERS["lstm"]).eval()
+    rows = Input(min_shape=(1, 2, 6), opt_shape=(2, 20, 6), max_shape=(4, 40, 6))
+    compiled = trtcore.compile(model, [rows], min_block_size=1, torch_executed_ops={"aten.lstm.input"})
+    trtcore.save(compiled, tmp_path / "tagger.pt2")
+    loaded = trtcore.load(tmp_path / "tagger.pt2")
+    x = torch.randn(3, 33, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), model(x))

@@ -29,9 +29,11 @@ from trtcore.ir.torch_private import (
     codegen_of,
     export,
     forgetting_traces,
+    results_of_shapes,
     size_interval,
     with_tensors,
 )
+from trtcore.packs.loading import build_registry
 from trtcore.paths import atomic_write
 from trtcore.runtime.contract import check_to_json, ranges_to_json, spec_to_json
 from trtcore.runtime.engine import resolve
@@ -40,6 +42,7 @@ from trtcore.runtime.module import CompiledModule
 from trtcore.runtime.op import execute_engine
 from trtcore.runtime.pickling import symbol_ranges_of
 from trtcore.runtime.plans import keep_plans_plain
+from trtcore.settings import CompilationSettings
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -141,7 +144,14 @@ def _small_members(exported: ExportedProgram) -> dict[str, bytes]:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(light, buffer)
+        try:
+            torch.export.save(light, buffer)
+        except Exception as error:
+            first = str(error).partition("\n")[0]
+            raise ArtifactError(
+                f"torch.export cannot write what of the model runs in torch: {first}",
+                advice="the report says why the op that it names is in no engine",
+            ) from error
     with zipfile.ZipFile(buffer) as archive:
         found = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     return {name: data for name, data in found.items() if not _PAYLOAD.fullmatch(name)}
@@ -264,8 +274,11 @@ def _export(
 ) -> ExportedProgram:
     """The module as an ExportedProgram whose plans are engine files."""
     args, kwargs, dynamic_shapes = _example_call(module, inputs, kwarg_inputs)
+    shapes = build_registry(
+        CompilationSettings()
+    ).shapes  # of ops in torch that fix sizes when they are captured
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), results_of_shapes(shapes):
             warnings.simplefilter("ignore")
             exported = export(plain, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except (KeyboardInterrupt, TrtcoreError):

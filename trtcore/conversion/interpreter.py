@@ -289,7 +289,7 @@ class _Interpreter:
             if node.op == "placeholder":
                 self.env[node] = next(given)
                 self._bind_carried(node)
-            elif is_size(node):
+            elif is_size(node) or node.target in _COMPARISONS:
                 self.env[node] = self._size(node)
             elif node.op == "get_attr":
                 self.env[node] = attribute(graph_module, str(node.target))
@@ -318,15 +318,14 @@ class _Interpreter:
 
     def _size(self, node: Node) -> Any:
         """A size or a condition on sizes that a subgraph computes."""
-        value = node.meta["val"]
+        value = node.meta.get("val")
         if isinstance(value, torch.SymInt):
             return _Symbolic(expression_of(value))
-        operation = _COMPARISONS.get(node.target)
-        if not isinstance(value, torch.SymBool) or operation is None:
-            if not isinstance(value, (int, float, bool)):
-                raise ConversionError(f"in its subgraph, {describe(node)}: it is computed on the host")
+        if isinstance(value, (int, float, bool)):
             return value
-        compared, negated = operation
+        if node.target not in _COMPARISONS:
+            raise ConversionError(f"in its subgraph, {describe(node)}: it is computed on the host")
+        compared, negated = _COMPARISONS[node.target]
         operands: list[Any] = [self._value(arg) if isinstance(arg, Node) else arg for arg in node.args]
         result = self.ctx.elementwise(operands[0], operands[1], compared)
         return self.ctx.unary(result, "NOT") if negated else result

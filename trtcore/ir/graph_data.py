@@ -196,12 +196,15 @@ def _restored(value: Any, made: Mapping[str, Node]) -> Any:
 _UNBACKED = "u"
 """How torch's names of sizes that data decide begin: they have no hint."""
 
+_ANY = 2**31 - 1
+"""Bound of an int that a loop carries."""
+
 
 class FakeValues:
     """Makes FakeTensors and SymInts of specs, over symbols of its own.
 
     Args:
-        ranges: of every symbol that occurs; a symbol's hint is its opt.
+        ranges: of every symbol that occurs but ints that loops carry; a symbol's hint is its opt.
     """
 
     def __init__(self, ranges: Mapping[str, SymbolRange]) -> None:
@@ -230,7 +233,7 @@ class FakeValues:
         if isinstance(expression, str):
             parsed = parse(expression)
             # In numbers first: one beyond 64 bits is an error before sympy works out a power of powers.
-            parsed.evaluate({name: self.ranges[name].opt for name in parsed.symbols})
+            parsed.evaluate({name: self._range(name).opt for name in parsed.symbols})
             return parsed.evaluate(
                 {name: self.size(sympy.Symbol(name, integer=True)) for name in parsed.symbols}
             )
@@ -239,7 +242,7 @@ class FakeValues:
         hints: Any = getattr(self.env, "backed_var_to_val", None)
         hints = hints if hints is not None else self.env.var_to_val  # before torch 2.10
         for symbol in expression.free_symbols:
-            known = self.ranges[symbol.name]
+            known = self._range(symbol.name)
             values[symbol] = known.opt
             if symbol.name.startswith(_UNBACKED):
                 self.env.var_to_range[symbol] = size_interval(known.min, known.max)
@@ -249,3 +252,8 @@ class FakeValues:
         unknown = any(symbol.name.startswith(_UNBACKED) for symbol in values)
         hint = None if unknown else int(expression.xreplace(values))
         return self.env.create_symintnode(expression, hint=hint)
+
+    def _range(self, name: str) -> SymbolRange:
+        if name not in self.ranges and name.startswith(_UNBACKED):
+            return SymbolRange(name, -_ANY, 0, _ANY)
+        return self.ranges[name]
