@@ -233,3 +233,32 @@ def test_a_condition_with_a_float_in_it():
         example = torch.randn(2, 3, length)
         (found,) = program.graph_module(example)
         torch.testing.assert_close(found, Resize()(example))
+
+
+def test_packed_sequences():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LSTM(6, 8, batch_first=True)
+
+        def forward(self, x, lengths):
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            y, (h, _) = self.layer(packed)
+            return nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0], h[0]
+
+    class Padded(Packed):
+        def forward(self, x, lengths):
+            y, _ = self.layer(x)
+            last = y.gather(1, (lengths - 1).view(-1, 1, 1).expand(-1, 1, y.shape[2])).squeeze(1)
+            inside = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)
+            return y * inside.unsqueeze(2), last
+
+    model, x, lengths = Packed().eval(), torch.randn(3, 20, 6), torch.tensor([7, 20, 1])
+    with pytest.raises(ExportError, match="padded batch, and set what it puts out") as caught:
+        trace(model, [x, lengths])
+    assert "output at length - 1" in caught.value.advice
+    padded = Padded().eval()
+    padded.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for own, wanted in zip(trace(padded, [x, lengths]).module()(x, lengths), model(x, lengths)):
+            torch.testing.assert_close(own, wanted)

@@ -31,7 +31,7 @@ def capture_error(
     return ExportError(
         "\n    ".join([f"{name}: {type(error).__name__}", *_shown(error)]),
         where=_user_line(error),
-        advice=_advice(tree, str(error), strict),
+        advice=_of_packed(error) or _advice(tree, str(error), strict),
     )
 
 
@@ -93,6 +93,20 @@ def _write(text: str) -> str | None:
     except OSError:  # a full disk must not hide the error
         return None
     return file.name
+
+
+def _of_packed(error: BaseException) -> str:
+    """Advice where the model packs sequences, whose lengths torch.export takes for no numbers; "" elsewhere."""
+    files = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
+    packing, layer = (os.path.join("torch", "nn", part, "rnn.py") for part in ("utils", "modules"))
+    packs = any(file.endswith(packing) for file in files)
+    if not packs and not ("got FakeTensor" in str(error) and any(file.endswith(layer) for file in files)):
+        return ""
+    return (
+        "torch.export captures no packed sequences. Give the layer the padded batch, and set what it puts out behind "
+        "each length to zero; the last state of one direction is the output at length - 1. Two directions need a layer "
+        "each, the second one on sequences that are turned around within their lengths"
+    )
 
 
 def _advice(tree: InputTree, text: str, strict: bool) -> str:
