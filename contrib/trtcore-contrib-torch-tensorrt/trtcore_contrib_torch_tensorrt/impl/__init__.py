@@ -6,6 +6,9 @@ operands, and returns an ITensor.
 
 from __future__ import annotations
 
+from typing import Any
+
+from trtcore_contrib_torch_tensorrt._told import told
 from trtcore_contrib_torch_tensorrt.impl import (
     activation,
     addmm,
@@ -91,7 +94,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
+_TOLD = frozenset({"moe"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _TOLD:
+        return told("dynamo.conversion.impl", name)
     raise AttributeError(
         f"module {__name__!r} has no {name!r}: the helpers that are there, and what to write in new code, are in "
         "docs/coming-from-torch-tensorrt.md; any layer can be added with ctx.net.add_...",

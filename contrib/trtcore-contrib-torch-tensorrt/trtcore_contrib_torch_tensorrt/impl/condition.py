@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from trtcore_contrib_torch_tensorrt._told import told
 from trtcore_contrib_torch_tensorrt.converter_utils import get_trt_tensor
 from trtcore_contrib_torch_tensorrt.impl.elementwise import _operand
 
@@ -21,3 +22,7 @@ def where(ctx: Any, target: Any, source_ir: Any, name: str, input: Any, other: A
 def select(ctx: Any, target: Any, source_ir: Any, name: str, input: Any, other: Any, condition: Any) -> Any:
     """The same as `where`."""
     return where(ctx, target, source_ir, name, input, other, condition)
+
+
+def __getattr__(name: str) -> Any:
+    return told("dynamo.conversion.impl.condition", name)
