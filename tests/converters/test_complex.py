@@ -233,6 +233,7 @@ FOURIER = {
     "several dims": (lambda x: torch.fft.irfft2(torch.fft.rfft2(x, norm="ortho") * 2j, norm="ortho"),
                      numbers(2, 12, 14, dtype=torch.float32)),
     "fnet": (lambda x: torch.fft.fft(torch.fft.fft(x, dim=-1), dim=-2).real, numbers(2, 16, 24, dtype=torch.float32)),
+    "real to real": (lambda x: (torch.fft.irfft(x), torch.fft.irfft2(x, s=(3, 5)), torch.fft.hfft(x)), R),
     "hermitian": (lambda z: (torch.fft.hfft(z), torch.fft.fftshift(torch.fft.ifft(z))), Z),
 }  # fmt: skip
 
@@ -241,6 +242,29 @@ FOURIER = {
 def test_fourier_transforms_as_products(name):
     run, x = FOURIER[name]
     checked(run, x, rtol=1e-4, atol=1e-4)
+
+
+class Spectral(nn.Module):
+    """A layer of a Fourier neural operator."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(2, 2, 3, 3, dtype=torch.complex64))
+
+    def forward(self, x):
+        z = torch.fft.rfft2(x)
+        made = torch.zeros(x.shape[0], 2, x.shape[-2], x.shape[-1] // 2 + 1, dtype=z.dtype)
+        made[:, :, :3, :3] = torch.einsum("bixy,ioxy->boxy", z[:, :, :3, :3], self.weight)
+        made[:, :, -3:, :3] = torch.einsum("bixy,ioxy->boxy", z[:, :, -3:, :3], self.weight)
+        return torch.fft.irfft2(made, s=x.shape[-2:])
+
+
+def test_a_fourier_neural_operator_of_a_batch_that_varies():
+    batches = trtcore.Input(min_shape=(1, 2, 8, 8), opt_shape=(2, 2, 8, 8), max_shape=(4, 2, 8, 8))
+    model = Spectral().eval().requires_grad_(False)
+    compiled = checked(model, numbers(2, 2, 8, 8, dtype=torch.float32), given=[batches], rtol=1e-3, atol=1e-4)
+    same(compiled, model, numbers(4, 2, 8, 8, dtype=torch.float32), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("length", [400, 1024, 4096])

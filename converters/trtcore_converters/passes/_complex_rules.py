@@ -58,6 +58,11 @@ def _view_dtype(e: Emitter, z: Any, dtype: torch.dtype) -> Any:
     raise Declined("its bits are read as another dtype")
 
 
+@rule(aten.sym_size.int, aten.sym_numel.default)
+def _size(e: Emitter, z: Any, *dim: Any) -> Any:
+    return e(e.node.target, z.re, *dim)
+
+
 @rule(aten.complex.default)
 def _complex(e: Emitter, real: Any, imag: Any) -> Pair:
     return e.like(Pair(real, imag))
@@ -539,6 +544,7 @@ EXACT = frozenset(
             _view_as_complex,
             _view_as_real,
             _view_dtype,
+            _size,
             _complex,
             _real,
             _imag,

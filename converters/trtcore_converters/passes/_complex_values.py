@@ -57,9 +57,11 @@ class Emitter:
         self.node, self._known, self._made = node, known, made
         self.value: Any = node.meta.get("val")
         tensors = [self.value, *(source.meta.get("val") for source in node.all_input_nodes)]
-        self.dtype = next(
-            (REAL[t.dtype] for item in tensors for t in _tensors(item) if t.dtype in REAL), torch.float32
-        )
+        floats = [
+            t.dtype for item in tensors for t in _tensors(item) if t.is_floating_point() or t.dtype in REAL
+        ]
+        complexes = [REAL[dtype] for dtype in floats if dtype in REAL]
+        self.dtype = (*complexes, *floats, torch.float32)[0]
 
     def __call__(self, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """A call of an op on nodes and plain values."""

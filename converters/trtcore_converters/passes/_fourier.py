@@ -216,6 +216,65 @@ def _c2r(e: Emitter, z: Pair, dim: Sequence[int], normalization: int, last_dim_s
     return _swapped(e, transform.to_real(last, n, scale), dim[-1])
 
 
+_DOMAINS = {
+    f"{before}fft{after}": (before == "r", before == "ir", "i" in before)
+    for before in ("", "i", "r", "ir")
+    for after in ("", "2", "n")
+}
+"""Name of a transform in torch.fft -> whether it takes, whether it gives real numbers, and whether it is an inverse."""
+
+
+@rule(*(getattr(aten, f"fft_{name}").default for name in _DOMAINS))
+def _whole_transform(e: Emitter, x: Any, sizes: Any = None, dim: Any = None, norm: str | None = None) -> Any:
+    """What torch.fft offers, without tracing it: on sizes that vary torch's own decomposition decides."""
+    name = str(e.node.target).removeprefix("aten.fft_").removesuffix(".default")
+    _, gives_real, inverse = _DOMAINS[name]
+    part = tensor_of(x.re if isinstance(x, Pair) else x)
+    assert part is not None
+    dims = _dims(name, part.dim(), sizes, dim)
+    given: list[Any] = [None] * len(dims)
+    if sizes is not None:
+        given = list(sizes) if isinstance(sizes, (list, tuple)) else [sizes]
+    have = [part.shape[one] for one in dims]
+    wanted = [one if size is None or size == -1 else size for one, size in zip(have, given)]
+    last = wanted[-1]
+    if gives_real:
+        last = given[-1] if given[-1] is not None and given[-1] != -1 else 2 * (have[-1] - 1)
+        wanted[-1] = _refuse(last) // 2 + 1
+    for one, size, own in zip(dims, wanted, have):
+        x = _resized(e, x, one, size, own)
+    direction = norm or "backward"
+    normalization = 1 if direction == "ortho" else 2 if (direction == "backward") == inverse else 0
+    if gives_real:
+        return _c2r(e, e.pair(x), dims, normalization, last)
+    if isinstance(x, Pair) or inverse:
+        return _c2c(e, x, dims, normalization, not inverse)
+    return _r2c(e, x, dims, normalization, name.startswith("r"))
+
+
+def _dims(name: str, rank: int, sizes: Any, dim: Any) -> list[int]:
+    if name[-1] not in "2n":
+        return [(-1 if dim is None else dim) % rank]
+    if dim is None:
+        count = 2 if name[-1] == "2" else rank if sizes is None else len(sizes)
+        return list(range(rank - count, rank))
+    return [one % rank for one in dim]
+
+
+def _resized(e: Emitter, x: Any, dim: int, size: Any, own: Any) -> Any:
+    """Cut, or filled up with zeros, along a dim."""
+    if not isinstance(size, int) or not isinstance(own, int):
+        raise Declined("the length of a Fourier transform varies from call to call")
+    if size == own:
+        return x
+    if isinstance(x, Pair):
+        return Pair(_resized(e, x.re, dim, size, own), _resized(e, x.im, dim, size, own))
+    if size < own:
+        return e(aten.slice.Tensor, x, dim, 0, size)
+    rank = tensor_of(x).dim()  # type: ignore[union-attr]
+    return e(aten.constant_pad_nd.default, x, [0, 0] * (rank - 1 - dim) + [0, size - own])
+
+
 # ---- short-time transforms ----
 
 

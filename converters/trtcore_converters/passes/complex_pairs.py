@@ -79,6 +79,7 @@ def _touches(node: fx.Node) -> bool:
 
 
 def _is_op(node: fx.Node) -> bool:
+    """Whether a node is a call that has to do with complex values, and no border between them and real ones."""
     return (
         node.op == "call_function" and not keeps(node) and _touches(node) and not facts(node).boundary
     )  # fmt: skip
@@ -291,6 +292,8 @@ class _Part:
 
     def _laid_out(self, node: fx.Node, result: fx.Node, user: fx.Node) -> fx.Node:
         """A real result; with the strides that it has in the model where it leaves the graph."""
+        if not isinstance(node.meta["val"], torch.Tensor):
+            return result
         if not keeps(user) or _strides(node.meta["val"]) == _strides(result.meta["val"]):
             if user.target is aten.view.default:
                 user.target = aten.reshape.default
@@ -307,8 +310,10 @@ class _Part:
 
 def _double(node: fx.Node) -> bool:
     tensors = [tensor_of(one) for one in (node, *node.all_input_nodes)]
-    complexes = [one for one in tensors if one is not None and one.is_complex()]
-    return all(one.dtype == torch.complex128 for one in complexes)
+    complexes = [one.dtype for one in tensors if one is not None and one.is_complex()]
+    if not complexes:  # a transform of real numbers to real ones
+        return any(one is not None and one.dtype == torch.float64 for one in tensors)
+    return all(dtype == torch.complex128 for dtype in complexes)
 
 
 def _behind(node: fx.Node) -> fx.Node:
