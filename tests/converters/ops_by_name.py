@@ -100,6 +100,8 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "grid_sampler_2d": ("gridsample",),
     "grid_sampler_3d": ("gridsample",),
     "max_pool2d_with_indices": ("maxpool",),
+    "rnn_relu": ("rnn",),
+    "rnn_tanh": ("rnn",),
 }
 
 #: Node of Python's syntax -> the ops that tensors make of it.
