@@ -494,3 +494,14 @@ def test_examples_are_given_as_to_compile(small, tmp_path):
         assert trtcore.load(tmp_path / "m.pt2")(x, 3.0).shape == (3, 4)
     with pytest.raises(InputError, match="both inputs and arg_inputs"):
         trtcore.save(small, tmp_path / "m.pt2", [x, 3.0], arg_inputs=[x, 3.0])
+
+
+def test_a_layer_of_a_sequential_that_runs_in_torch(tmp_path):
+    """Its weights are named by a number first."""
+    model, x = (
+        torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4)).eval(),
+        torch.ones(2, 4),
+    )
+    compiled = trtcore.compile(model, inputs=[x], min_block_size=1, torch_executed_modules=["2"])
+    trtcore.save(compiled, tmp_path / "m.pt2")
+    assert torch.equal(trtcore.load(tmp_path / "m.pt2")(x), compiled(x))

@@ -23,7 +23,7 @@ from trtcore.ir.op_rules import refuse_op
 from trtcore.ir.torch_private import higher_order_name
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}\Z")
-_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}(\.[A-Za-z0-9_]{1,256}){0,64}\Z")
+_PATH = re.compile(r"[A-Za-z0-9_]{1,256}(\.[A-Za-z0-9_]{1,256}){0,64}\Z")
 _DEVICE = re.compile(r"(cpu|cuda(:\d{1,3})?|meta)\Z")
 _MAX_DEPTH = 32
 # The size of an input goes to sympy, which takes a second for 30 divisions in one another.
