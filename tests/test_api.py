@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pathlib
+import pkgutil
+import types
 from typing import Any
 
 import pytest
@@ -228,3 +231,14 @@ def test_compiles_in_several_threads(model: Model) -> None:
 def _line(text: str) -> int:
     with open(__file__) as file:
         return next(number for number, line in enumerate(file, 1) if text in line)
+
+
+@pytest.mark.parametrize(
+    "package", ["trtcore", "trtcore.runtime", "trtcore.testing", "trtcore.debug", "trtcore.mutable"]
+)
+def test_no_public_name_is_that_of_a_module_beside_it(package):
+    """The first import of such a module would put it in the name's place."""
+    module = importlib.import_module(package)
+    beside = {found.name for found in pkgutil.iter_modules(module.__path__)}
+    for name in beside & set(module.__all__):
+        assert isinstance(getattr(module, name), types.ModuleType), f"{package}.{name}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trtcore.runtime.choose import choose_runtime
     from trtcore.runtime.cudagraphs import GraphedModule, enable_cudagraphs
     from trtcore.runtime.engine import Engine, get_engine, register_engine
-    from trtcore.runtime.engine_info import engine_info
+    from trtcore.runtime.inspection import engine_info
     from trtcore.runtime.op import execute_engine
     from trtcore.runtime.profiles import optimization_profile
     from trtcore.runtime.profiling import profile
@@ -38,7 +38,7 @@ _HOMES = {
     "enable_cudagraphs": "trtcore.runtime.cudagraphs",
     "enable_output_allocator": "trtcore.runtime.switches",
     "enable_pre_allocated_outputs": "trtcore.runtime.switches",
-    "engine_info": "trtcore.runtime.engine_info",
+    "engine_info": "trtcore.runtime.inspection",
     "execute_engine": "trtcore.runtime.op",
     "get_engine": "trtcore.runtime.engine",
     "optimization_profile": "trtcore.runtime.profiles",

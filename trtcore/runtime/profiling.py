@@ -16,7 +16,7 @@ from torch.fx import Interpreter, Node
 
 from trtcore.errors import InputError
 from trtcore.runtime.engine import Engine, resolve
-from trtcore.runtime.engine_info import text_table
+from trtcore.runtime.inspection import text_table
 from trtcore.runtime.module import CompiledModule
 from trtcore.runtime.op import execute_engine
 
