@@ -88,7 +88,8 @@ def _loops(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     for index, value in enumerate(values if isinstance(values, (list, tuple)) else ()):
         if not isinstance(value, torch.Tensor) and (used is None or index in used):
             return Reject(
-                "an int that the loop carries is used behind it; carry a tensor, torch.tensor(0), instead"
+                "an int that the loop carries is used behind it, and depends on data there; carry a tensor, "
+                "torch.tensor(0), instead"
             )
     return True
 

@@ -38,7 +38,7 @@ def _loops(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         return Reject("dropout between the layers is random; call model.eval() before compiling")
     hidden = given["params"][1].shape[1]
     if node.target is aten.gru.input and hidden < 3:
-        return Reject("TensorRT for RTX 1.7 does not end building the loop of a GRU of hidden size 1 or 2")
+        return Reject(f"TensorRT for RTX 1.7 does not end building the loop of a GRU of hidden size {hidden}")
     steps = x.shape[1 if given["batch_first"] else 0]
     if isinstance(steps, int):
         steps *= given["num_layers"] * (2 if given["bidirectional"] else 1)

@@ -377,6 +377,12 @@ REFUSALS: tuple[Refusal, ...] = (
         for reason in ("the windows have more than {} elements", "adaptive max pooling from {} to {}")
     ),
     Refusal("there are no windows", (Unbuildable("no windows"),)),
+    # recurrence and loops
+    Refusal("dropout between the layers is random", (Training(),)),
+    Refusal("the loop of a GRU of hidden size {}", (Bounded(),)),
+    Refusal("{} steps of all layers and directions are written out", (Bounded(),)),
+    Refusal("the loop writes to its arguments", (Lacks("ILoop", "write"),)),
+    Refusal("an int that the loop carries is used behind it", _UNBUILDABLE),
     # mixtures of experts
     Refusal("the number of rows has no upper bound", _UNBUILDABLE),
     Refusal("every expert on every row \\({} rows", (Bounded(), Lacks("INetworkDefinition", "grouped"))),
