@@ -113,14 +113,14 @@ def decode(step: Any, batch: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def assert_one_engine(compiled: Any) -> None:
-    """One engine computes everything; beside it there are only the writes into the buffers."""
+    """One engine computes everything; beside it there are only the writes into the buffers, and a look at the memory."""
     report = compiled.report
     assert len(report.engines) == 1, str(report)
     assert not report.quarantined, str(report)
     assert report.fully_converted, str(report)
     targets = [str(node.target) for node in compiled.graph.nodes if node.op == "call_function"]
     left = {t for t in targets if t.startswith("aten.") and "sym_size" not in t}
-    assert left == {"aten.copy_.default"}, left
+    assert left - {"aten._assert_async.msg"} == {"aten.copy_.default"}, left
 
 
 @pytest.mark.parametrize("write", WRITES)

@@ -159,7 +159,8 @@ def _named(name: str, registry: ConverterRegistry) -> list[Any]:
     """The ops that a name means: those with converters, else the functional overloads."""
     wanted = name.removeprefix("torch.ops.").replace("::", ".")
     known = {**dict.fromkeys(registry.targets), **_refused(registry)}
-    found = [op for op in known if wanted in (op_name(op), op_name(op).rpartition(".")[0])]
+    # Higher-order ops have names without a dot, and so no family that "" could be.
+    found = [op for op in known if wanted and wanted in (op_name(op), op_name(op).rpartition(".")[0])]
     if found:
         return sorted(found, key=op_name)
     try:

@@ -399,7 +399,7 @@ def op_name(value: Op) -> str:
         )
     text = value.strip().removeprefix("torch.ops.").replace("::", ".")
     higher = text.removeprefix("higher_order.")
-    if isinstance(getattr(torch.ops.higher_order, higher, None), torch._ops.HigherOrderOperator):
+    if higher and isinstance(getattr(torch.ops.higher_order, higher, None), torch._ops.HigherOrderOperator):
         return higher
     packet = _packet(text)
     if packet is None:
