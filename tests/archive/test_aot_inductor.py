@@ -145,12 +145,13 @@ def test_only_a_pt2(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_aotinductor_refuses_leaves_the_old_file(tmp_path, monkeypatch):
+def test_what_aotinductor_refuses_leaves_the_old_file(tmp_path):
+    from torch._inductor import config
+
     _, module = compiled(Whole, [trtcore.Input(x8)], {})
     path = tmp_path / "model.pt2"
     path.write_bytes(b"old")
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/c++",))
-    with pytest.raises(ExportError) as caught:
+    with config.patch({"cpp.cxx": ("/nowhere/c++",)}), pytest.raises(ExportError) as caught:
         trtcore.save(module, path, output_format="aot_inductor")
     assert "install one (g++)" in str(caught.value)
     assert path.read_bytes() == b"old"

@@ -711,10 +711,12 @@ def test_ops_that_autocast_casts():
     assert not private.has_autocast_kernel(aten.linear.default, "meta")
 
 
-def test_packages_of_aotinductor(tmp_path, monkeypatch):
+def test_packages_of_aotinductor(tmp_path):
+    from torch._inductor import config
+
     exported = torch.export.export(torch.nn.ReLU(), (torch.zeros(2),))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/c++",))
-    with pytest.raises(Exception) as caught:  # which one is torch's affair
+    # which error it is is torch's affair
+    with config.patch({"cpp.cxx": ("/nowhere/c++",)}), pytest.raises(Exception) as caught:
         private.compile_and_package(exported, tmp_path / "a.pt2")
     assert private.lacks_compiler(caught.value)
     assert not private.lacks_compiler(RuntimeError())
