@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -35,28 +34,17 @@ def decomposition_tables() -> Iterator[Mapping[Any, Callable[..., Any]]]:
     """torch's tables of decompositions, op to function: all of them, then those to core ATen ops."""
     from torch._decomp import _core_aten_decompositions_post_autograd, decomposition_table
 
-    # torch._refs adds itself once anything has imported it, and one of its functions may take fewer arguments by place
-    # than its op has (std_mean.dim): lowering takes that op apart by itself.
-    yield {op: one for op, one in decomposition_table.items() if not _of_refs(one) or _takes(one, op)}
+    # A composite op is what its own kernel says. torch._refs adds functions for some once anything has imported it, and
+    # they may take other arguments than the op (std_mean.dim).
+    yield {op: op if _is_composite(op) else one for op, one in decomposition_table.items()}
     # The public function also looks through every namespace for composite ops, a third of the time of a first compile:
     # these lowering takes apart anyway, by torch's own kernels.
     yield _core_aten_decompositions_post_autograd()
 
 
-def _of_refs(function: Callable[..., Any]) -> bool:
-    return getattr(function, "__module__", "").partition("._refs")[0] == "torch"
-
-
-def _takes(function: Callable[..., Any], op: Any) -> bool:
-    """Whether a function can be called with all of an op's arguments that have a place."""
-    if not isinstance(op, torch._ops.OpOverload):
-        return True
-    places = [argument for argument in op._schema.arguments if not argument.kwarg_only]
-    try:
-        inspect.signature(function).bind(*places)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _is_composite(op: Any) -> bool:
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return isinstance(op, torch._ops.OpOverload) and op.has_kernel_for_dispatch_key(key)
 
 
 def prims() -> Mapping[str, torch._ops.OpOverload]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 from torch.export import Dim
 from torch.fx import symbolic_trace
@@ -27,6 +29,10 @@ def test_decomposition_tables():
     for table in (every, core):
         assert callable(table[torch.ops.aten.addcmul.default]), f"{CHANGED} its tables of decompositions"
     assert torch.ops.aten.native_layer_norm.default in every
+    importlib.import_module("torch._refs")  # which adds std_mean.dim
+    every, _ = private.decomposition_tables()
+    composite = torch.ops.aten.std_mean.dim
+    assert every[composite] is composite, f"{CHANGED} where composite ops are decomposed"
 
 
 def test_prims():
