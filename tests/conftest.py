@@ -20,6 +20,7 @@ os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 30))
 import hypothesis
 import pytest
 import torch
+from browsers import browser as browser  # a fixture
 from packaging.version import Version
 
 # A deadline is a timed assertion: on a busy machine it fails by itself.

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import BROWSER, DESKTOP, PHONE
 
 SITE = Path(__file__).parent.parent / "build" / "site"
 PAGES = sorted(page.relative_to(SITE).as_posix() for page in SITE.rglob("*.html") if page.name != "404.html")
-BROWSER = os.environ.get("TRTCORE_BROWSER") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 pytestmark = [
     pytest.mark.browser,
@@ -31,15 +25,6 @@ CUT_OFF = """() => [...document.querySelectorAll(".md-content *")].filter(one =>
         if (["auto", "scroll"].includes(getComputedStyle(at).overflowX)) return false;
     return true;
 }).map(one => `${one.tagName}.${one.className}: ${(one.textContent || "").slice(0, 60)}`)"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def opened(browser: Any, page: str, window: dict[str, int], wrong: list[str]) -> Any:

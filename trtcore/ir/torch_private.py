@@ -777,10 +777,9 @@ def kernel_below_autocast(kernels: Mapping[Any, Callable[..., Any]]) -> Iterator
     What ``ExportedProgram.run_decompositions`` does to keep ops whole. Within a kernel the op has its own one again.
     """
     key = torch._C.DispatchKey.CompositeImplicitAutograd
-    before = {op: dict(op.py_kernels) for op in kernels}
 
     def once(op: Any, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        own, busy = before[op].get(key), False
+        own, busy = op.py_kernels.get(key), False
 
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal busy
@@ -796,16 +795,8 @@ def kernel_below_autocast(kernels: Mapping[Any, Callable[..., Any]]) -> Iterator
 
         return call
 
-    try:
-        for op, kernel in kernels.items():
-            op.py_kernels[key] = once(op, kernel)
-            op._dispatch_cache.clear()
+    with _other_kernels({op: {key: once(op, kernel)} for op, kernel in kernels.items()}):
         yield
-    finally:
-        for op, known in before.items():
-            op.py_kernels.clear()
-            op.py_kernels.update(known)
-            op._dispatch_cache.clear()
 
 
 @contextmanager
@@ -818,10 +809,9 @@ def results_of_shapes(shapes: Mapping[Any, Callable[..., Any]]) -> Iterator[None
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
     composite, autograd = torch._C.DispatchKey.CompositeImplicitAutograd, torch._C.DispatchKey.Autograd
-    before = {op: dict(op.py_kernels) for op in shapes}
 
     def kernel(op: Any, shape: Callable[..., Any]) -> Callable[..., Any]:
-        own = before[op].get(composite, partial(op._op_dk, composite))
+        own = op.py_kernels.get(composite, partial(op._op_dk, composite))
 
         def call(*args: Any, **kwargs: Any) -> Any:
             leaves = torch.utils._pytree.tree_leaves((args, kwargs))
@@ -832,11 +822,21 @@ def results_of_shapes(shapes: Mapping[Any, Callable[..., Any]]) -> Iterator[None
 
         return call
 
+    others = {
+        op: dict.fromkeys((composite, *({autograd} & op.py_kernels.keys())), kernel(op, shape))
+        for op, shape in shapes.items()
+    }
+    with _other_kernels(others):
+        yield
+
+
+@contextmanager
+def _other_kernels(kernels: Mapping[Any, Mapping[Any, Callable[..., Any]]]) -> Iterator[None]:
+    """Give ops other Python kernels: op -> dispatch key -> kernel."""
+    before = {op: dict(op.py_kernels) for op in kernels}
     try:
-        for op, shape in shapes.items():
-            op.py_kernels[composite] = kernel(op, shape)
-            if autograd in op.py_kernels:
-                op.py_kernels[autograd] = op.py_kernels[composite]
+        for op, own in kernels.items():
+            op.py_kernels.update(own)
             op._dispatch_cache.clear()
         yield
     finally:

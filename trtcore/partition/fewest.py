@@ -16,7 +16,7 @@ from functools import partial
 from torch.fx import Node
 
 from trtcore.ir.graphs import is_getitem, is_random
-from trtcore.partition.levels import group_by_levels, in_groups, tensor_sources
+from trtcore.partition.levels import Place, earliest, group_by_levels, in_groups, tensor_sources
 
 Count = Callable[[Sequence[Node]], int]
 """How many ops nodes count for."""
@@ -91,27 +91,27 @@ def _border(groups: Groups) -> int:
 
 
 def _early(least: int, count: Count, supported: Mapping[Node, bool]) -> Groups:
-    return in_groups(_earliest(supported), supported)
+    return in_groups(earliest(supported), supported)
 
 
 def _late(least: int, count: Count, supported: Mapping[Node, bool]) -> Groups:
-    return in_groups(_latest(supported, _earliest(supported)), supported)
+    return in_groups(_latest(supported, earliest(supported)), supported)
 
 
 def _to_full_ones_forward(least: int, count: Count, supported: Mapping[Node, bool]) -> Groups:
     """As early as possible, but in a segment that has enough ops without what is free to choose."""
-    early = _earliest(supported)
+    early = earliest(supported)
     late = _latest(supported, early)
     following = _next_full(_full(early, late, supported, least, count), max(early.values(), default=0))
     return in_groups(
-        _earliest(supported, lambda node, level: _within(following[level], level, late[node], early[node])),
+        earliest(supported, lambda node, level: _within(following[level], level, late[node], early[node])),
         supported,
     )
 
 
 def _to_full_ones_backward(least: int, count: Count, supported: Mapping[Node, bool]) -> Groups:
     """As late as possible, but in a segment that has enough ops without what is free to choose."""
-    early = _earliest(supported)
+    early = earliest(supported)
     late = _latest(supported, early)
     before = _last_full(_full(early, late, supported, least, count), max(early.values(), default=0))
     return in_groups(
@@ -122,33 +122,11 @@ def _to_full_ones_backward(least: int, count: Count, supported: Mapping[Node, bo
 
 WAYS = (_early, _late, _to_full_ones_forward, _to_full_ones_backward)
 
-_Place = Callable[[Node, int], int]
-"""(node, the level that its neighbours allow) -> the level that it takes."""
-
-
-def _earliest(supported: Mapping[Node, bool], place: _Place = lambda node, level: level) -> dict[Node, int]:
-    """Each node's level, from the graph's inputs on."""
-    levels: dict[Node, int] = {}
-    drawn = 0  # level of the last random op in torch: they stay in order
-    for node, taken in supported.items():
-        if is_getitem(node):
-            levels[node] = levels.get(node.args[0], 0)  # type: ignore[arg-type]
-            continue
-        level = max((levels.get(source, 0) for source in tensor_sources(node)), default=0)
-        if (level % 2 == 1) != taken:
-            level += 1
-        if taken:
-            level = place(node, level)
-        elif is_random(node):
-            drawn = level = max(level, drawn)
-        levels[node] = level
-    return levels
-
 
 def _latest(
     supported: Mapping[Node, bool],
     early: Mapping[Node, int],
-    place: _Place = lambda node, level: level,
+    place: Place = lambda node, level: level,
 ) -> dict[Node, int]:
     """Each node's level, from the graph's outputs back; no more levels than `early` has."""
     top = max((level for node, level in early.items() if supported[node]), default=0)

@@ -9,7 +9,7 @@ allow, so that what only a later segment needs is computed there): linear in nod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.fx import Node
@@ -28,16 +28,7 @@ def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[lis
     Returns:
         The groups in level order, each in graph order.
     """
-    levels: dict[Node, int] = {}
-    drawn = 0  # level of the last random op in torch: they stay in order
-    for node, taken in supported.items():
-        if is_getitem(node):
-            levels[node] = levels.get(node.args[0], 0)  # type: ignore[arg-type]
-            continue
-        level = max((levels.get(source, 0) for source in tensor_sources(node)), default=0)
-        levels[node] = level if (level % 2 == 1) == taken else level + 1
-        if not taken and is_random(node):
-            drawn = levels[node] = max(levels[node], drawn)
+    levels = earliest(supported)
     for node in reversed(list(supported)):
         if not supported[node] or is_getitem(node):
             continue
@@ -48,6 +39,31 @@ def group_by_levels(supported: Mapping[Node, bool], ctx: Any = None) -> list[lis
                 if is_getitem(user):
                     levels[user] = latest
     return in_groups(levels, supported)
+
+
+Place = Callable[[Node, int], int]
+"""(node, the level that its neighbours allow) -> the level that it takes."""
+
+
+def earliest(supported: Mapping[Node, bool], place: Place | None = None) -> dict[Node, int]:
+    """Each node's level, from the graph's inputs on.
+
+    Args:
+        place: where a supported node goes, at its level or above; by default as early as possible.
+    """
+    levels: dict[Node, int] = {}
+    drawn = 0  # level of the last random op in torch: they stay in order
+    for node, taken in supported.items():
+        if is_getitem(node):
+            levels[node] = levels.get(node.args[0], 0)  # type: ignore[arg-type]
+            continue
+        level = max((levels.get(source, 0) for source in tensor_sources(node)), default=0)
+        if (level % 2 == 1) != taken:
+            level += 1
+        if not taken and is_random(node):
+            drawn = level = max(level, drawn)
+        levels[node] = place(node, level) if taken and place is not None else level
+    return levels
 
 
 def in_groups(levels: Mapping[Node, int], supported: Mapping[Node, bool]) -> list[list[Node]]:
