@@ -38,6 +38,7 @@ from trtcore.ir.torch_private import (
 from trtcore.runtime.checks import check_structure, output_device
 from trtcore.runtime.engine import Engine, resolve
 from trtcore.runtime.functional_write import functional_write as functional_write  # registered with this one
+from trtcore.runtime.requirement import check_op
 from trtcore.runtime.requirement import require as require
 
 if TYPE_CHECKING:
@@ -141,11 +142,6 @@ def _fake(
 
 # ---- inputs of code that torch has compiled ----------------------------------------------------------------
 
-_library.define(
-    "fit(Tensor[] inputs, str contract) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-
 
 @lru_cache(maxsize=256)
 def _contract(text: str) -> InputCheck:
@@ -178,15 +174,7 @@ def _fit(inputs: list[torch.Tensor], contract: str) -> torch.Tensor:
     return torch.ones((), dtype=torch.bool)
 
 
-def _fake_fit(inputs: Sequence[torch.Tensor], contract: str) -> torch.Tensor:
-    return torch.empty((), dtype=torch.bool)
-
-
-_library.impl("fit", _fit, "CompositeExplicitAutograd")
-_library.impl("fit", torch.library.fallthrough_kernel, "Autograd")
-torch.library.register_fake("trtcore::fit", _fake_fit, lib=_library)
-
-fit = torch.ops.trtcore.fit.default
+fit = check_op("fit", _fit)
 """``fit(Tensor[] inputs, str contract) -> Tensor``: raises where inputs do not fit a contract."""
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -30,7 +30,6 @@ from trtcore.runtime.input_check import InputCheck, _Tensor
 from trtcore.runtime.sharing import Sharing, first_overlap, shared_memory
 
 _library: Any = torch.library.Library("trtcore", "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define("require(Tensor[] inputs, str contract) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 
 _NAME, _ASSERTION = "require_inputs", "assert_inputs"
 
@@ -91,15 +90,18 @@ def _require(inputs: Sequence[torch.Tensor] | None, contract: str) -> torch.Tens
     return torch.ones((), dtype=torch.bool)
 
 
-def _fake_require(inputs: Sequence[torch.Tensor], contract: str) -> torch.Tensor:
-    return torch.empty((), dtype=torch.bool)
+def check_op(name: str, check: Callable[[Any, str], torch.Tensor]) -> Any:
+    """Register ``trtcore::name(Tensor[] inputs, str contract) -> Tensor``, which gives a bool of rank 0, or raises."""
+    _library.define(f"{name}(Tensor[] inputs, str contract) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(name, check, "CompositeExplicitAutograd")
+    _library.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(
+        f"trtcore::{name}", lambda inputs, contract: torch.empty((), dtype=torch.bool), lib=_library
+    )
+    return getattr(torch.ops.trtcore, name).default
 
 
-_library.impl("require", _require, "CompositeExplicitAutograd")
-_library.impl("require", torch.library.fallthrough_kernel, "Autograd")
-torch.library.register_fake("trtcore::require", _fake_require, lib=_library)
-
-require = torch.ops.trtcore.require.default
+require = check_op("require", _require)
 """``require(Tensor[] inputs, str contract) -> Tensor``: raises where tensors are not what a graph relies on."""
 
 torch.fx.node.has_side_effect(require)
