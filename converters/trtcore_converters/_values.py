@@ -12,7 +12,19 @@ from torch import fx
 from trtcore.pack import ConversionContext, Dim, Operand, node_arguments
 from trtcore_converters.torch_private import interval
 
+aten = torch.ops.aten
+
 LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
+
+CASTS = (
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten.to.device,
+    aten.to.other,
+    aten._to_copy.default,
+    aten.type_as.default,
+)
+"""Ops that give the same numbers in another dtype, layout or place."""
 
 
 def output(ctx: ConversionContext, index: int | None = None) -> torch.Tensor | None:

@@ -9,7 +9,7 @@ from torch import fx
 
 from trtcore.pack import ConversionContext, ITensor, NodeContext, Operand, Reject
 from trtcore_converters._declare import converts
-from trtcore_converters._values import output_dtype
+from trtcore_converters._values import CASTS, output_dtype
 
 aten = torch.ops.aten
 
@@ -36,14 +36,7 @@ def _castable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
 
 
 @converts(
-    [
-        aten.to.dtype,
-        aten.to.dtype_layout,
-        aten.to.device,
-        aten.to.other,
-        aten._to_copy.default,
-        aten.type_as.default,
-    ],
+    list(CASTS),
     capability_validator=_castable,
 )
 def to(ctx: ConversionContext, x: Operand, *_: Any, **__: Any) -> ITensor:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import fx
 
+from trtcore_converters._values import CASTS
 from trtcore_converters.passes._complex_values import REAL, Declined, Emitter, Pair
 from trtcore_converters.passes._graph import tensor_of
 
@@ -108,14 +109,7 @@ def _itself(e: Emitter, z: Pair) -> Pair:
     return z
 
 
-@rule(
-    aten.to.dtype,
-    aten.to.dtype_layout,
-    aten.to.device,
-    aten.to.other,
-    aten._to_copy.default,
-    aten.type_as.default,
-)
+@rule(*CASTS)
 def _to(e: Emitter, z: Any, *_: Any, **__: Any) -> Any:
     dtype, device = e.value.dtype, e.value.device
     found = tensor_of(z.re if isinstance(z, Pair) else z)

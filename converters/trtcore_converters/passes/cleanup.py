@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from trtcore.pack import CompileContext, insert_call, node_arguments
+from trtcore_converters._values import CASTS
 from trtcore_converters.passes._graph import calls, in_torch, keeps, replace, unchanged, written
 
 aten = torch.ops.aten
@@ -50,12 +51,7 @@ _NOOPS = frozenset(
         aten.clone.default,
         aten.contiguous.default,
         aten.lift_fresh_copy.default,
-        aten.to.dtype,
-        aten.to.dtype_layout,
-        aten.to.device,
-        aten.to.other,
-        aten._to_copy.default,
-        aten.type_as.default,
+        *CASTS,
         aten.view.default,
         aten.reshape.default,
         aten.expand.default,
