@@ -141,6 +141,8 @@ class _Missing(Exception):
 
 
 def _member(owner: Any, name: str) -> Any:
+    """A name of the bindings. Properties are asked of their class: TensorRT for RTX 1.7 may crash when it is asked for
+    the value of one that it does not support (hardware_compatibility_level)."""
     if not hasattr(owner, name):
         raise _Missing(f"{getattr(owner, '__name__', type(owner).__name__)}.{name}")
     return getattr(owner, name)
@@ -535,7 +537,7 @@ def _refit_individual(p: Net) -> None:
 
 def _attribute(attribute: str, enum: str, member: str) -> Probe:
     def run(p: Net) -> None:
-        _member(p.config, attribute)
+        _member(type(p.config), attribute)
         setattr(p.config, attribute, _member(_member(p.trt, enum), member))
         _linear(p)
 
@@ -558,7 +560,7 @@ def _dla(p: Net) -> None:
 
 def _aux_streams(p: Net) -> None:
     """Two branches, which could run on two streams."""
-    _member(p.config, "max_aux_streams")
+    _member(type(p.config), "max_aux_streams")
     p.config.max_aux_streams = 2
     x = p.input(64, 64)
     none = p.trt.MatrixOperation.NONE
@@ -569,7 +571,7 @@ def _aux_streams(p: Net) -> None:
 
 def _tiling(p: Net) -> None:
     levels = _member(p.trt, "TilingOptimizationLevel")
-    _member(p.config, "tiling_optimization_level")
+    _member(type(p.config), "tiling_optimization_level")
     p.config.tiling_optimization_level = levels.FAST
     p.config.l2_limit_for_tiling = 1 << 20
     _linear(p)
