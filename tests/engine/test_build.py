@@ -89,6 +89,15 @@ def test_an_exception_in_progress_reaches_the_caller(made):
         build(made, progress=progress)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler: a run in the background inherits that the signal is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_cancels_and_is_raised_again(backend, tmp_path):
     made = Made(backend, build=chain(1500))
     steps = []
