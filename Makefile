@@ -9,7 +9,7 @@ STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
 DEFAULT = not gpu and not models and not slow and not benchmark and not browser
 
-.PHONY: help browser types coverage examples release setup demo test lint unit test-all conformance dynamic models contrib quantized fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
+.PHONY: help browser types coverage examples release setup demo test lint unit test-all conformance dynamic models contrib quantized matrix fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -70,6 +70,9 @@ examples: $(STAMP)  ## every script of docs/examples, with what they need beside
 quantized: $(STAMP)  ## models quantised with torchao, which is no part of the default environment
 	$(BIN)/python -m pip install --quiet --editable ".[quantize]"
 	$(BIN)/python -m pytest tests/converters/test_quantize.py $(ARGS)
+
+matrix: $(STAMP)  ## the default tests under every Python and torch that can be had here (hours; see tests/matrix.py)
+	$(BIN)/python tests/matrix.py $(ARGS)
 
 fuzz: $(STAMP)  ## 10,000 random graphs against eager
 	$(BIN)/python tests/fuzz/run.py $(ARGS)
