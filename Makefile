@@ -87,6 +87,7 @@ fuzz-kernels: $(STAMP)  ## 500 random subgraphs as generated kernels, in Triton'
 	$(BIN)/python -m pytest -m slow tests/plugins/codegen/test_codegen_fuzz.py $(ARGS)
 
 contrib: $(STAMP)  ## the packs in contrib/, installed in a fresh environment, with their longer tests
+	$(BIN)/python -m pip install --quiet --editable ".[contrib]"
 	$(PYTEST) tests/contrib $(ARGS)
 
 browser: $(STAMP) docs  ## the report's page and the documentation in headless Chromium (Debian: apt-get install chromium)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "trtcore"
 PACKS = (ROOT / "converters", ROOT / "plugins", ROOT / "contrib")
 OPEN_TO_PACKS = {"trtcore", "trtcore.pack", "trtcore.testing"}
-# What a pack that puts another interface before trtcore's stands on: the modules for users, and the kernels' pack.
+# What projects that put another interface before trtcore's stand on: the modules for users, and the kernels' pack.
 OPEN_TO_INTERFACES = {
     "trtcore.errors",
     "trtcore.runtime",
@@ -24,7 +24,7 @@ OPEN_TO_INTERFACES = {
     "trtcore.events",
     "trtcore_plugins",
 }
-INTERFACES = ("trtcore-contrib-torch-tensorrt",)
+INTERFACES = ("trtcore-contrib-diffusers", "trtcore-contrib-torch-tensorrt")
 # How exported graphs spell "the size of that dim" and "write this back": plumbing, not operators to convert.
 PLUMBING = {
     # What flex_attention means, which torch has no other words for.

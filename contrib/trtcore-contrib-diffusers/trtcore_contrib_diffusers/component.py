@@ -1,0 +1,91 @@
+"""A component of a pipeline: of the model's class for all that a pipeline asks, and computing in engines."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from trtcore.errors import InputError
+from trtcore_contrib_diffusers.engines import Engines
+
+
+class InEngines(nn.Module):
+    """What components have beside their model's class. Made by `component`; never called itself."""
+
+    __slots__ = ("_engines",)
+    _engines: Engines
+
+
+def component(engines: Engines) -> Any:
+    """`engines.model` under a class of the same name, derived from its own: attributes and methods are the model's,
+    and the methods for which there are engines run in these."""
+    model = engines.model
+    made = object.__new__(_class_of(type(model), tuple(engines.methods)))
+    object.__setattr__(made, "__dict__", model.__dict__)
+    object.__setattr__(made, "_engines", engines)
+    return made
+
+
+def with_tensors_of(model: nn.Module) -> Any:
+    """A copy of the modules, with the very same parameters and buffers."""
+    memo = {id(one): one for one in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
+
+
+_classes: dict[Any, Any] = {}
+_lock = threading.Lock()
+
+
+def _class_of(model: type[nn.Module], methods: tuple[str, ...]) -> Any:
+    with _lock:
+        if (model, methods) not in _classes:
+            members: dict[str, Any] = {
+                "__slots__": (),
+                "__module__": model.__module__,
+                "__doc__": model.__doc__,
+                "device": property(lambda self: self._engines.device),
+                "_apply": _apply,
+                "__reduce_ex__": _reduce,
+                **{method: _in_engine(model, method) for method in methods},
+            }
+            # diffusers looks up what it knows of a model by the name of its class.
+            _classes[model, methods] = types.new_class(
+                model.__name__, (model, InEngines), exec_body=lambda names: names.update(members)
+            )
+        return _classes[model, methods]
+
+
+def _in_engine(model: type[nn.Module], method: str) -> Callable[..., Any]:
+    def run(self: InEngines, *args: Any, **kwargs: Any) -> Any:
+        return self._engines.run(method, args, kwargs)
+
+    run.__name__, run.__doc__ = method, getattr(model, method).__doc__
+    return run
+
+
+def _apply(self: InEngines, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+    """What `to`, `cuda`, `half` and the like come to. The weights in torch stay where they are."""
+    engines = self._engines
+    now = torch.empty(0, dtype=self.dtype, device=engines.device)
+    then = fn(now)
+    if then.dtype != now.dtype:
+        raise InputError(
+            f"{engines.name} is compiled in {now.dtype}, and cannot become {then.dtype}",
+            advice=f"compile_pipeline(pipe.to({then.dtype}), ...) of the pipeline that was compiled",
+        )
+    if then.device != now.device:
+        engines.move(then.device)
+    return self
+
+
+def _reduce(self: InEngines, protocol: Any) -> Any:
+    raise InputError(
+        f"{self._engines.name} of a compiled pipeline cannot be copied or pickled",
+        advice="copy the pipeline that was compiled, and compile the copy",
+    )

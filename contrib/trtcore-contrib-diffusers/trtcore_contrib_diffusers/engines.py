@@ -1,0 +1,261 @@
+"""The engines of one component: captures for each kind of call, compiled, and found again by calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+import trtcore
+from trtcore.errors import ExportError, InputError
+from trtcore_contrib_diffusers.recording import Call, Calling, Recorded, Shape
+
+_LARGEST_FACTOR = 64
+
+
+class Called(nn.Module):
+    """A method of a model as a module that can be captured.
+
+    Args:
+        model, method: the model, and the name of its method.
+        folded: dims of leaves that come as two: (n, factor), so that their sizes are multiples of the factor.
+    """
+
+    def __init__(self, model: nn.Module, method: str, folded: Mapping[int, Sequence[int]]) -> None:
+        super().__init__()
+        self.model = model
+        self.method = method
+        self.folded = dict(folded)
+
+    def forward(self, **arguments: Any) -> Any:
+        leaves, spec = pytree.tree_flatten(arguments)
+        for place, dims in self.folded.items():
+            for dim in dims:  # each is at its own place when those before it are whole
+                leaves[place] = leaves[place].flatten(dim, dim + 1)
+        return getattr(self.model, self.method)(**pytree.tree_unflatten(leaves, spec))
+
+
+@dataclass
+class Built:
+    """What was compiled for one kind of call.
+
+    Attributes:
+        folded, factor: dims that the module takes as (n, factor).
+        program: the capture, whose weights a refit exchanges.
+    """
+
+    module: Any
+    program: ExportedProgram | None
+    folded: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    factor: int = 1
+
+    def __call__(self, call: Call) -> Any:
+        leaves = list(call.leaves)
+        for place, dims in self.folded.items():
+            leaves[place] = fold(leaves[place], dims, self.factor)
+        return self.module(**pytree.tree_unflatten(leaves, call.spec))
+
+
+def fold(tensor: torch.Tensor, dims: Sequence[int], factor: int) -> torch.Tensor:
+    """With each dim as (n, factor).
+
+    Raises:
+        InputError: a size is no multiple of the factor.
+    """
+    for dim in dims:
+        if tensor.shape[dim] % factor:
+            raise InputError(f"size {tensor.shape[dim]} at dimension {dim} is no multiple of {factor}")
+    shape = [
+        part
+        for dim, size in enumerate(tensor.shape)
+        for part in ((size // factor, factor) if dim in dims else (size,))
+    ]
+    return tensor.reshape(shape)
+
+
+def build(
+    model: nn.Module, method: str, recorded: Recorded, progress: bool, settings: Mapping[str, Any]
+) -> Built:
+    """Capture and compile a method for the calls that were recorded.
+
+    Sizes of images that vary are multiples of a factor, of the smallest with which the model can be captured: a UNet
+    asks whether they can be halved often enough.
+
+    Raises:
+        ExportError and the errors of `trtcore.compile`.
+    """
+    profiles = _profiles(recorded)
+    images = _varying_images(recorded, profiles)
+    factor = _first_factor(model)
+    if _common_divisor(images, profiles) % factor:
+        factor = 1
+    while True:
+        folded = images if factor > 1 else {}
+        arguments = _inputs(recorded.call, profiles, folded, factor)
+        called = Called(model, method, folded)
+        try:
+            program = trtcore.dynamo.trace(called, kwarg_inputs=arguments)
+            break
+        except ExportError:
+            factor *= 2
+            if factor > _LARGEST_FACTOR or _common_divisor(images, profiles) % factor:
+                raise
+    module = trtcore.dynamo.compile(program, kwarg_inputs=arguments, progress=progress, **settings)
+    return Built(module, program, folded, factor)
+
+
+_Row = tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]
+"""The smallest, usual and largest shapes of all leaves."""
+
+
+def _profiles(recorded: Recorded) -> list[_Row]:
+    """Different ones; of the calls within a profile the span."""
+    rows: list[_Row] = []
+    for calls in recorded.profiles.values():
+        low, high = (
+            tuple(
+                None if shapes[0] is None else tuple(map(pick, *shapes)) if len(shapes) > 1 else shapes[0]
+                for shapes in zip(*calls)
+            )
+            for pick in (min, max)
+        )
+        row = low, calls[0], high
+        if row not in rows:
+            rows.append(row)
+    return rows
+
+
+def _varying_images(recorded: Recorded, profiles: Sequence[_Row]) -> dict[int, list[int]]:
+    """By leaf, the dims of images (behind batch and channels) that have several sizes."""
+    found: dict[int, list[int]] = {}
+    for place, leaf in enumerate(recorded.call.leaves):
+        if isinstance(leaf, torch.Tensor) and leaf.dim() >= 4:
+            shapes = [shapes[place] for row in profiles for shapes in row]
+            dims = [dim for dim in range(2, leaf.dim()) if len({shape[dim] for shape in shapes}) > 1]
+            if dims:
+                found[place] = dims
+    return found
+
+
+def _common_divisor(images: Mapping[int, Sequence[int]], profiles: Sequence[_Row]) -> int:
+    """Of all sizes of images that vary; 1 where none does."""
+    rows = [shapes for row in profiles for shapes in row]
+    sizes = [shapes[place][dim] for shapes in rows for place, dims in images.items() for dim in dims]
+    return math.gcd(*sizes) if sizes else 1
+
+
+def _first_factor(model: nn.Module) -> int:
+    """What the model says that sizes of its images must be multiples of."""
+    if isinstance(halvings := getattr(model, "num_upsamplers", None), int):
+        return int(2**halvings)
+    patch = getattr(getattr(model, "config", None), "patch_size", None)
+    return patch if isinstance(patch, int) and patch & (patch - 1) == 0 else 1
+
+
+def _inputs(call: Call, profiles: Sequence[_Row], folded: Mapping[int, Sequence[int]], factor: int) -> Any:
+    """The arguments with `Input`s where sizes vary."""
+
+    def shape_of(place: int, shape: Shape) -> Shape:
+        dims = folded.get(place, ())
+        return tuple(
+            part
+            for dim, size in enumerate(shape)
+            for part in ((size // factor, factor) if dim in dims else (size,))
+        )
+
+    leaves: list[Any] = []
+    for place, leaf in enumerate(call.leaves):
+        if isinstance(leaf, torch.Tensor):
+            rows = [tuple(shape_of(place, shapes[place]) for shapes in row) for row in profiles]
+            if len({shape for row in rows for shape in row}) > 1:
+                example = fold(leaf, folded.get(place, ()), factor)
+                leaf = trtcore.Input(profiles=rows, dtype=leaf.dtype, device=leaf.device, example=example)
+        leaves.append(leaf)
+    return pytree.tree_unflatten(leaves, call.spec)
+
+
+class Engines:
+    """A component's engines, and what they are for.
+
+    Attributes:
+        name: of the component.
+        model: the component, computing in torch.
+        device: where it computes.
+        methods: what was built for each kind of call, by method.
+    """
+
+    def __init__(self, name: str, pipeline: str, serves: str, model: nn.Module, device: torch.device) -> None:
+        self.name, self.pipeline, self.serves = name, pipeline, serves
+        self.model, self.device = model, device
+        self.methods: dict[str, dict[Any, Built]] = {}
+        self._calling: dict[str, Calling] = {}
+
+    def add(self, calling: Calling, kinds: Mapping[Any, Built]) -> None:
+        """Engines for a method."""
+        self.methods[calling.method] = dict(kinds)
+        self._calling[calling.method] = calling
+
+    def run(self, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A call of a method, in its engine.
+
+        Raises:
+            InputError: no engine takes such a call; says what the pipeline serves.
+        """
+        call = self._calling[method].call(args, kwargs)
+        built = self.methods[method].get(call.kind)
+        if built is None:
+            raise self._refusal(call, _difference(call, self.methods[method]))
+        try:
+            return built(call)
+        except InputError as error:
+            # The sizes of folded dims are none that a user knows.
+            raise self._refusal(call, "" if built.folded else error.message.partition("\n")[0]) from error
+
+    def move(self, device: torch.device) -> None:
+        """Compute on another device."""
+        for kinds in self.methods.values():
+            for built in kinds.values():
+                built.module.to(device)
+        self.device = device
+
+    def _refusal(self, call: Call, why: str) -> InputError:
+        shapes = ", ".join(
+            f"{name} {tuple(leaf.shape)}"
+            for name, leaf in zip(call.names, call.leaves)
+            if isinstance(leaf, torch.Tensor)
+        )
+        return InputError(
+            f"the compiled {self.pipeline} serves {self.serves}; its {self.name} was called with {shapes}"
+            + (f": {why}" if why else ""),
+            advice="call the pipeline for sizes that it serves, or compile it for these: "
+            "compile_pipeline(pipe, height=, width=, batch=), and arguments= for what else the calls give",
+        )
+
+
+def _difference(call: Call, kinds: Iterable[Any]) -> str:
+    """What is in the call and not in the compiled kind that is nearest, and the other way round."""
+    ours = _described(call.kind)
+    compiled = [_described(kind) for kind in kinds]
+    nearest = min(compiled, key=lambda theirs: len(set(ours) ^ set(theirs)))
+    more = [told for told in ours if told not in nearest]
+    less = [told for told in nearest if told not in ours]
+    parts = [f"compiled {how} {', '.join(told)}" for how, told in (("without", more), ("with", less)) if told]
+    return " and ".join(parts) or "compiled for arguments in another order"
+
+
+def _described(kind: Any) -> list[str]:
+    """The arguments of a kind of calls."""
+    spec, leaves = kind
+    names = Call(tuple(range(len(leaves))), spec, kind).names
+    return [
+        f"{name} of {str(rest[0]).removeprefix('torch.')} with {rest[1]} dims"
+        if first is torch.Tensor
+        else f"{name}={rest[0]}"
+        for name, (first, *rest) in zip(names, leaves)
+    ]
