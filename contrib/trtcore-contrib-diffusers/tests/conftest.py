@@ -84,3 +84,73 @@ def _stable_diffusion(tokenizer: Any) -> Any:
     return StableDiffusionPipeline(
         _vae(), _clip(), tokenizer, _unet(), _scheduler(), None, None, requires_safety_checker=False
     )
+
+
+def _stable_diffusion_xl(tokenizer: Any) -> Any:
+    from diffusers import StableDiffusionXLPipeline
+
+    unet = _unet(
+        cross_attention_dim=64, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=80, use_linear_projection=True, transformer_layers_per_block=(1, 2),
+        attention_head_dim=(2, 4),
+    )  # fmt: skip
+    second = _clip("CLIPTextModelWithProjection", hidden_act="gelu")
+    return StableDiffusionXLPipeline(_vae(), _clip(), second, tokenizer, tokenizer, unet, _scheduler())
+
+
+def _t5() -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=54, d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+    return T5EncoderModel(config)
+
+
+def _stable_diffusion_3(tokenizer: Any) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    transformer = SD3Transformer2DModel(
+        sample_size=32, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
+        joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=64, out_channels=4,
+        pos_embed_max_size=32, dual_attention_layers=(0,), qk_norm="rms_norm",
+    )  # fmt: skip
+    clips = [_clip("CLIPTextModelWithProjection") for _ in range(2)]
+    vae = _vae(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1)
+    return StableDiffusion3Pipeline(
+        transformer, FlowMatchEulerDiscreteScheduler(), vae, clips[0], tokenizer, clips[1], tokenizer, _t5(), tokenizer
+    )  # fmt: skip
+
+
+def _flux(tokenizer: Any) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+        guidance_embeds=True,
+    )  # fmt: skip
+    vae = _vae(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1)
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    return FluxPipeline(scheduler, vae, _clip(), tokenizer, _t5(), tokenizer, transformer)
+
+
+def _ltx(tokenizer: Any) -> Any:
+    from diffusers import (
+        AutoencoderKLLTXVideo,
+        FlowMatchEulerDiscreteScheduler,
+        LTXPipeline,
+        LTXVideoTransformer3DModel,
+    )
+
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, patch_size=1, patch_size_t=1, num_attention_heads=4, attention_head_dim=8,
+        cross_attention_dim=32, num_layers=1, caption_channels=32,
+    )  # fmt: skip
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
+        layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5,
+        spatio_temporal_scaling=(True, True, False, False), patch_size=1,
+        decoder_spatio_temporal_scaling=(True, True, False, False),
+    )  # fmt: skip
+    return LTXPipeline(FlowMatchEulerDiscreteScheduler(), vae, _t5(), tokenizer, transformer)

@@ -50,7 +50,8 @@ def compile_pipeline(
         components: names of those to compile; by default all that the pipeline calls and that can be: ``unet``,
             ``transformer``, ``vae``, ``text_encoder`` and the like.
         progress: show bars while it works.
-        **settings: of `trtcore.compile`.
+        **settings: of `trtcore.compile`; ``truncate_double`` is True by default: rotary tables that some models
+            compute in float64 are then computed in float32, as diffusers does where a device has no float64.
 
     Returns:
         a pipeline of the same class, called as `pipe` is. A call that it does not serve is an `InputError`.
@@ -64,6 +65,7 @@ def compile_pipeline(
         >>> fast("a photo of a cat", height=768, width=768).images[0]  # doctest: +SKIP
     """
     check_pipeline(pipe)
+    settings.setdefault("truncate_double", True)
     if width is None:
         width = height
     sizes = Sizes.of(height=height, width=width, num_frames=num_frames, batch=batch)

@@ -1,0 +1,55 @@
+"""Pipelines of other families, each against eager."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from trtcore_contrib_diffusers import compile_pipeline, reports
+
+from trtcore.errors import InputError
+
+pytest.importorskip("diffusers")
+pytestmark = pytest.mark.slow
+
+
+def result(pipe, **arguments):
+    """The images or the video of two steps, from the same noise."""
+    further = {"num_inference_steps": 2, "output_type": "np", "return_dict": False, **arguments}
+    return pipe(generator=torch.Generator().manual_seed(0), **further)[0]
+
+
+def difference(one, other):
+    assert one.shape == other.shape
+    return abs(one - other).max()
+
+
+CASES = {
+    "stable_diffusion_xl": {"height": 32, "width": 32},
+    "stable_diffusion_3": {"height": 32, "width": 32},
+    "flux": {"height": 32, "width": 32, "max_sequence_length": 16},
+    "ltx": {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 16},
+}
+COMPONENTS = {
+    "stable_diffusion_xl": {"unet.forward", "vae.decode", "text_encoder.forward", "text_encoder_2.forward"},
+    "stable_diffusion_3": {
+        "transformer.forward", "vae.decode", "text_encoder.forward", "text_encoder_2.forward",
+        "text_encoder_3.forward",
+    },
+    "flux": {"transformer.forward", "vae.decode", "text_encoder.forward", "text_encoder_2.forward"},
+    "ltx": {"transformer.forward", "vae.decode", "text_encoder.forward"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_are_eagers(pipeline_of, name):
+    pipe, sizes = pipeline_of(name), dict(CASES[name])
+    further = {key: sizes.pop(key) for key in ("max_sequence_length",) if key in sizes}
+    compiled = compile_pipeline(pipe, **sizes, arguments=further)
+    assert set(reports(compiled)) == COMPONENTS[name]
+    for place, report in reports(compiled).items():
+        assert len(report.engines) == 1, (place, report.summary())
+        assert report.fully_converted, (place, report.text())
+    call = {"prompt": "a cat", **sizes, **further}
+    assert difference(result(compiled, **call), result(pipe, **call)) < 1e-3
+    with pytest.raises(InputError, match="serves height 32, width 32"):
+        result(compiled, **{**call, "height": 64})
