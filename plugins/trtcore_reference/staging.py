@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import weakref
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -16,14 +21,16 @@ class Constants:
 
     A plain attribute of the compiled module: neither parameter nor buffer, so `module.to()`, `state_dict()`
     and `deepcopy` leave it alone (constants are immutable and shared). On the CPU nothing is copied.
-    Elsewhere each storage is copied once per device, so views of one weight stay views; the copies live
-    until `release`.
+    Elsewhere each stretch of memory that constants have is copied once per device, for all networks of the process that
+    have constants there: views of one weight stay views, and networks that share weights share the copies. These live
+    until `release` of the last.
     """
 
     def __init__(self) -> None:
         self._tensors: list[torch.Tensor] = []
         self._on_host: list[bool] = []
         self._staged: dict[torch.device, tuple[Any, ...]] = {}
+        self._sources: dict[torch.device, list[_Copy]] = {}
         self._lock = threading.Lock()
 
     def add(self, tensor: torch.Tensor, *, host: bool) -> int:
@@ -51,32 +58,19 @@ class Constants:
         with self._lock:
             if device is None:
                 self._staged.clear()
+                self._sources.clear()
             else:
                 self._staged.pop(device, None)
+                self._sources.pop(device, None)
 
     def _copy(self, device: torch.device) -> list[torch.Tensor]:
         if device.type == "cpu":
             return list(self._tensors)
-        spans: dict[tuple[int, torch.dtype], list[int]] = {}
-        for tensor, host in zip(self._tensors, self._on_host):
-            if not host:
-                low, high = _span(tensor)
-                span = spans.setdefault((tensor.untyped_storage().data_ptr(), tensor.dtype), [low, high])
-                span[0], span[1] = min(span[0], low), max(span[1], high)
-        moved: dict[tuple[int, torch.dtype], torch.Tensor] = {}
-        found = []
-        for tensor, host in zip(self._tensors, self._on_host):
-            if host:
-                found.append(tensor)
-                continue
-            where = (tensor.untyped_storage().data_ptr(), tensor.dtype)
-            low, high = spans[where]
-            if where not in moved:
-                moved[where] = tensor.as_strided((high - low,), (1,), low).to(device)
-            found.append(
-                moved[where].as_strided(tensor.shape, tensor.stride(), int(tensor.storage_offset()) - low)
-            )
-        return found
+        moving = [tensor for tensor, host in zip(self._tensors, self._on_host) if not host]
+        stretches = _stretches(moving)
+        copies = iter([stretches[_memory(tensor)].copy_of(tensor, device) for tensor in moving])
+        self._sources[device] = [one for stretch in stretches.values() for one in stretch.used]
+        return [tensor if host else next(copies) for tensor, host in zip(self._tensors, self._on_host)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Constants:
         return self
@@ -119,6 +113,63 @@ def finish(
 
 
 _CPU = torch.device("cpu")
+
+
+Memory: TypeAlias = tuple[int, torch.dtype]
+
+
+@dataclass(eq=False)
+class _Copy:
+    """A stretch of a storage on another device. It keeps the storage: another one could come to its address."""
+
+    source: torch.Tensor
+    copy: torch.Tensor
+
+
+#: (address of the storage, dtype, first and last element, device) -> the copy, as long as a network has it.
+_copies: weakref.WeakValueDictionary[tuple[int, torch.dtype, int, int, torch.device], _Copy] = (
+    weakref.WeakValueDictionary()
+)
+_copying = threading.Lock()
+
+
+class _Stretches:
+    """The stretches of one storage that constants have: what overlaps is one."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self._spans: list[tuple[int, int]] = []
+        self.used: list[_Copy] = []
+        for low, high in sorted(map(_span, tensors)):
+            if self._spans and low < self._spans[-1][1]:
+                low, before = self._spans.pop()
+                high = max(high, before)
+            self._spans.append((low, high))
+
+    def copy_of(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """A view of the copy of the stretch that a constant is in."""
+        start, end = _span(tensor)
+        low, high = self._spans[bisect_right(self._spans, (start, math.inf)) - 1]
+        if not start <= end <= high:
+            raise AssertionError("a constant is in no stretch of its storage")
+        key = (*_memory(tensor), low, high, device)
+        with _copying:
+            found = _copies.get(key)
+            if found is None:
+                moved = tensor.as_strided((high - low,), (1,), low).to(device)
+                found = _copies[key] = _Copy(tensor, moved)
+        self.used.append(found)
+        return found.copy.as_strided(tensor.shape, tensor.stride(), start - low)
+
+
+def _stretches(tensors: Sequence[torch.Tensor]) -> dict[Memory, _Stretches]:
+    found: dict[Memory, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(_memory(tensor), []).append(tensor)
+    return {memory: _Stretches(group) for memory, group in found.items()}
+
+
+def _memory(tensor: torch.Tensor) -> Memory:
+    return tensor.untyped_storage().data_ptr(), tensor.dtype
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:

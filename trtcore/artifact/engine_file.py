@@ -145,6 +145,32 @@ class EngineArtifact:
         """The same engine under another name or for another runtime; the container keeps its own manifest."""
         return EngineArtifact(self.plan, manifest, self._snapshot, self._container)
 
+    def with_constants_of(self, known: dict[str, torch.Tensor]) -> tuple[EngineArtifact, int]:
+        """The same engine, whose network has its constants in tensors of other engines where the bytes are equal.
+
+        Args:
+            known: flat tensors by the sha256 of their bytes and their dtype; the other constants are put into it.
+
+        Returns:
+            (the engine, bytes of its constants that it has in others' tensors).
+        """
+        metadata, tensors = _parse(self.container)
+        if "snapshot" not in metadata:
+            return self, 0
+        hashes = _json(metadata.get("sha256", "{}"), "sha256")
+        shared = 0
+        for name, tensor in tensors.items():
+            if name == "plan" or name not in hashes:
+                continue
+            held = known.setdefault(f"{hashes[name]} {tensor.dtype}", tensor)
+            if held is not tensor and held.shape == tensor.shape:
+                tensors[name] = held
+                shared += tensor.nbytes
+        tensors.pop("plan", None)
+        return EngineArtifact(
+            self.plan, self.manifest, lambda: _snapshot(metadata, tensors), self._container
+        ), shared
+
     def detached(self) -> EngineArtifact:
         """The same engine on tensor objects of its own: those of this one can be freed."""
         container = None if self._container is None else self._container.detach()

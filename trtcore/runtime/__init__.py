@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trtcore.runtime.profiles import optimization_profile
     from trtcore.runtime.profiling import profile
     from trtcore.runtime.runtime_cache import RuntimeCache
+    from trtcore.runtime.shared_weights import share_weights
     from trtcore.runtime.streaming import weight_streaming
     from trtcore.runtime.switches import (
         enable_output_allocator,
@@ -45,6 +46,7 @@ _HOMES = {
     "profile": "trtcore.runtime.profiling",
     "register_engine": "trtcore.runtime.engine",
     "set_multi_device_safe_mode": "trtcore.runtime.switches",
+    "share_weights": "trtcore.runtime.shared_weights",
     "weight_streaming": "trtcore.runtime.streaming",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "profile",
     "register_engine",
     "set_multi_device_safe_mode",
+    "share_weights",
     "weight_streaming",
 ]
 

@@ -274,6 +274,24 @@ class Engine:
         outputs: list[torch.Tensor] = self._opened.run_profiled(list(inputs), list(sizes), values, told)
         return outputs
 
+    def share_constants(self, known: dict[str, torch.Tensor]) -> int:
+        """Hold constants of the network by tensors with the same bytes, if the engine has not run yet.
+
+        Args:
+            known: tensors by the sha256 of their bytes and their dtype; the engine's own others are put into it.
+
+        Returns:
+            bytes of the constants that others hold now.
+        """
+        if self.manifest.runtime == "native":
+            return 0
+        with self._lock:
+            artifact, shared = self.artifact.with_constants_of(known)
+            if self._runner is not None:
+                return 0
+            self.artifact = artifact
+        return shared
+
     def described(self) -> tuple[int, str, str]:
         """(bytes of activation memory, TensorRT's description as JSON, "") of a native engine on the current device.
 

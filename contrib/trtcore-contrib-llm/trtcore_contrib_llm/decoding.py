@@ -1,0 +1,113 @@
+"""Steps of a token, on memory that stays where it is; on a GPU each number of texts is one CUDA graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trtcore import Input
+from trtcore_contrib_llm.held_cache import HeldCache
+from trtcore_contrib_llm.stepping import LayerShape
+
+if TYPE_CHECKING:
+    from trtcore_contrib_llm.generator import Sizes
+
+
+def examples(
+    sizes: Sizes,
+    shapes: tuple[LayerShape, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    length: int | None,
+) -> list[Any]:
+    """What a `Step` is compiled for: any number of texts; prompts of any length, or `length` tokens."""
+    batch = (1, sizes.opt_batch, sizes.max_batch)
+    tokens = (2, sizes.opt_prompt, sizes.max_prompt) if length is None else (length,) * 3
+
+    def ranged(dtype: torch.dtype, *dims: int | tuple[int, ...]) -> Input:
+        least, usual, most = zip(*(dim if isinstance(dim, tuple) else (dim,) * 3 for dim in dims))
+        return Input(min_shape=least, opt_shape=usual, max_shape=most, dtype=dtype, device=device)
+
+    return [
+        ranged(torch.int64, batch, tokens),
+        ranged(torch.int64, batch, tokens),
+        ranged(torch.int64, batch, sizes.max_length),
+        Input((1,), dtype=torch.int64, device=device),
+        [ranged(dtype, batch, one.heads, sizes.max_length, one.keys) for one in shapes],
+        [ranged(dtype, batch, one.heads, sizes.max_length, one.values) for one in shapes],
+    ]
+
+
+class Decoder:
+    """Calls the engine of steps.
+
+    Args:
+        module: the compiled step of one token.
+        held: the cache.
+
+    Attributes:
+        graphs: whether steps on a GPU are recorded, once for each number of texts, and replayed.
+    """
+
+    def __init__(self, module: torch.fx.GraphModule, held: HeldCache) -> None:
+        self._module, self._held = module, held
+        rows, device = held.mask.shape[0], held.mask.device
+        self.graphs = device.type == "cuda"
+        self._tokens = torch.zeros(rows, 1, dtype=torch.int64, device=device)
+        self._positions = torch.zeros_like(self._tokens)
+        self._start = torch.zeros(1, dtype=torch.int64, device=device)
+        self._arguments: dict[int, list[Any]] = {}
+        self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def __call__(self, tokens: Tensor, positions: Tensor, start: int) -> Tensor:
+        """A step.
+
+        Args:
+            tokens, positions: (batch, 1) int64.
+            start: where in the cache the tokens go.
+
+        Returns:
+            logits (batch, vocabulary).
+        """
+        rows = len(tokens)
+        self._tokens[:rows].copy_(tokens)
+        self._positions[:rows].copy_(positions)
+        self._start.fill_(start)
+        if not self.graphs:
+            logits: Tensor = self._module(*self._of(rows))
+            return logits
+        graph, result = self._recorded.get(rows) or self._record(rows)
+        graph.replay()
+        return result.clone()
+
+    def _of(self, rows: int) -> list[Any]:
+        """The arguments for so many texts: views of what stays where it is."""
+        known = self._arguments.get(rows)
+        if known is None:
+            held = self._held
+            known = self._arguments[rows] = [
+                self._tokens[:rows],
+                self._positions[:rows],
+                held.mask[:rows],
+                self._start,
+                [one[:rows] for one in held.keys],
+                [one[:rows] for one in held.values],
+            ]
+        return known
+
+    def _record(self, rows: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Record a step. The step before it, and every replay, writes to the same places of the cache the same."""
+        arguments = self._of(rows)
+        beside = torch.cuda.Stream(self._start.device)
+        beside.wait_stream(torch.cuda.current_stream(self._start.device))
+        with torch.cuda.stream(beside):
+            for _ in range(2):
+                self._module(*arguments)
+        torch.cuda.current_stream(self._start.device).wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = self._module(*arguments)
+        self._recorded[rows] = graph, result
+        return graph, result
