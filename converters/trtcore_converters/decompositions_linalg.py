@@ -197,7 +197,7 @@ TABLE: Mapping[Any, Callable[..., Any]] = {
     aten.linalg_slogdet.default: _slogdet,
     aten.linalg_solve.default: _solve,
     aten.linalg_cholesky.default: _cholesky_keyword,
-    aten.cholesky.default: _cholesky,
+    **({aten.cholesky.default: _cholesky} if hasattr(aten, "cholesky") else {}),  # gone with torch 2.14
     aten.linalg_cholesky_ex.default: _cholesky_ex,
     aten.linalg_solve_triangular.default: _solve_triangular,
 }
