@@ -104,8 +104,28 @@ def _windows_fit(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     return True
 
 
+def _shape_of_max_pool1d(
+    self: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> torch.Tensor:
+    """What max_pool1d gives, by way of max_pool2d: torch's own kernel asks for the length as an int, which fixes it."""
+    rest = ((start, *spread(one, 1)) for start, one in ((1, kernel_size), (0, padding), (1, dilation)))
+    kernel, pad, step = map(list, rest)
+    stride = [1, *spread(stride, 1)] if stride not in ((), []) else kernel
+    return aten.max_pool2d.default(self.unsqueeze(-2), kernel, stride, pad, step, ceil_mode).squeeze(-2)
+
+
 @converts(
-    [aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default],
+    aten.max_pool1d.default,
+    capability_validator=all_of(floating(), _windows_fit),
+    shapes=_shape_of_max_pool1d,
+)
+@converts(
+    [aten.max_pool2d.default, aten.max_pool3d.default],
     capability_validator=all_of(floating(), _windows_fit),
 )
 def max_pool(

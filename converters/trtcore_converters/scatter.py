@@ -139,12 +139,21 @@ def _writes(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     masks = [t for t in map(val, given["indices"]) if _is_mask(t)]
     if not masks:
         return True
-    values = val(given["values"])
-    if len(given["indices"]) > 1 or masks[0].dtype == torch.uint8:
+    values, x = val(given["values"]), val(given["self"])
+    indexed = [index for index in given["indices"] if index is not None]
+    if len(indexed) > 1 or masks[0].dtype == torch.uint8:
         return Reject("a mask among several indices: how many elements are written depends on data")
-    if not isinstance(values, torch.Tensor) or any(not isinstance(n, int) or n != 1 for n in values.shape):
+    behind = x.dim() - len(given["indices"]) + 1 - masks[0].dim()
+    if not isinstance(values, torch.Tensor) or not _is_one_value(values, behind):
         return Reject("writing several values through a mask: where each goes depends on data")
     return True
+
+
+def _is_one_value(values: torch.Tensor, behind: int) -> bool:
+    """Whether all that a mask takes gets the same: `values` have one along its dim, with so many dims behind it."""
+    place = values.dim() - 1 - behind
+    size = values.shape[place] if place >= 0 else 1
+    return isinstance(size, int) and size == 1
 
 
 def _is_mask(index: Any) -> bool:
@@ -163,23 +172,31 @@ def index_put(
     accumulate: bool = False,
     unsafe: bool = False,
 ) -> ITensor:
-    """``x[indices] = values`` with integer tensors, or with one mask and one value."""
+    """``x[indices] = values`` with integer tensors, or with one mask and what each element that it takes gets."""
     x, values = ctx.tensor(x), ctx.tensor(values)
     indexed = [dim for dim, item in enumerate(indices) if item is not None]
     if not indexed:
         return ctx.expand(values, sizes(ctx, x))
     first = indices[indexed[0]]
     if ctx.dtype(first) == torch.bool:
-        return _put_masked(ctx, x, ctx.tensor(first), values)
+        return _put_masked(ctx, x, indexed[0], ctx.tensor(first), values)
     if len(indexed) == 1:
         return _put_along(ctx, x, indexed[0], ctx.tensor(first), values)
     return _put_tuples(ctx, x, indexed, [ctx.tensor(indices[dim], torch.int64) for dim in indexed], values)
 
 
-def _put_masked(ctx: ConversionContext, x: ITensor, mask: Any, value: ITensor) -> ITensor:
-    rank = ctx.rank(x)
-    mask = ctx.reshape(mask, [*ctx.dims_of(mask), *[1] * (rank - ctx.rank(mask))])
-    return ctx.select(mask, ctx.reshape(value, [1] * rank), x)
+def _put_masked(ctx: ConversionContext, x: ITensor, before: int, mask: Any, values: ITensor) -> ITensor:
+    """A mask over dims of `x` behind `before` others."""
+    rank, masked = ctx.rank(x), ctx.rank(mask)
+    behind = rank - before - masked
+    mask = ctx.reshape(mask, [*[1] * before, *ctx.dims_of(mask), *[1] * behind])
+    dims = ctx.dims_of(values)
+    tail = dims[max(len(dims) - behind, 0) :]
+    head = dims[: max(len(dims) - behind - 1, 0)]
+    values = ctx.reshape(
+        values, [*[1] * (before - len(head)), *head, *[1] * masked, *[1] * (behind - len(tail)), *tail]
+    )
+    return ctx.select(mask, values, x)
 
 
 def _put_along(ctx: ConversionContext, x: ITensor, dim: int, index: ITensor, values: Any) -> ITensor:

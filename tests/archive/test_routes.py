@@ -130,3 +130,64 @@ def test_a_plan_alone_is_refused_with_the_condition(name):
     exported = torch.export.export(model, example, dynamic_shapes=dims)
     with pytest.raises(TrtcoreError, match="condition"):
         trtcore.dynamo.convert_exported_program_to_serialized_trt_engine(exported)
+
+
+class Rows(torch.nn.Module):
+    """Calls a compiled module."""
+
+    def __init__(self, compiled):
+        super().__init__()
+        self.compiled = compiled
+
+    def forward(self, *args):
+        return self.compiled(*args) + 1
+
+
+class Twice(torch.nn.Module):
+    """One size is twice another."""
+
+    def forward(self, x, y):
+        return x.reshape(2, -1).sum(0) + y
+
+
+AUTO = torch.export.Dim.AUTO
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_ranges_are_those_of_what_is_exported_again(inside, strict):
+    rows = trtcore.Input(min_shape=(2, 4), opt_shape=(4, 4), max_shape=(8, 4))
+    compiled = trtcore.compile(torch.nn.Linear(4, 4).eval(), inputs=[rows], min_block_size=1)
+    module, x = Rows(compiled) if inside else compiled, torch.randn(4, 4)
+
+    def shapes(dims):
+        return ((dims,),) if inside else (dims,)
+
+    ep = torch.export.export(module, (x,), dynamic_shapes=shapes({0: AUTO, 1: AUTO}), strict=strict)
+    assert {(int(one.lower), int(one.upper)) for one in ep.range_constraints.values()} == {(2, 8)}
+    assert torch.equal(ep.module()(x), module(x))
+    for size in (1, 9):
+        with pytest.raises((TrtcoreError, AssertionError, RuntimeError)):
+            ep.module()(torch.randn(size, 4))
+    wide = torch.export.Dim("rows", min=2, max=80)
+    with pytest.raises(torch._dynamo.exc.UserError, match="<= 8"):
+        torch.export.export(module, (x,), dynamic_shapes=shapes({0: wide}), strict=False)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_sizes_that_belong_together_still_do_in_what_is_exported_again(inside):
+    example = (torch.randn(8), torch.randn(4))
+    dims = ({0: DYNAMIC(min=4, max=16)}, {0: DYNAMIC(min=2, max=8)})
+    compiled = trtcore.dynamo.compile(
+        torch.export.export(Twice(), example, dynamic_shapes=dims), min_block_size=1
+    )
+    module = Rows(compiled) if inside else compiled
+    if inside:
+        dims = (dims,)
+    again = torch.export.export(module, example, dynamic_shapes=dims).module()
+    for size in (2, 8):
+        x, y = torch.randn(2 * size), torch.randn(size)
+        assert torch.allclose(again(x, y), module(x, y))
+    for x, y in ((torch.randn(7), torch.randn(3)), (torch.randn(8), torch.randn(3))):
+        with pytest.raises((TrtcoreError, AssertionError, RuntimeError)):
+            again(x, y)

@@ -505,3 +505,26 @@ def test_a_layer_of_a_sequential_that_runs_in_torch(tmp_path):
     compiled = trtcore.compile(model, inputs=[x], min_block_size=1, torch_executed_modules=["2"])
     trtcore.save(compiled, tmp_path / "m.pt2")
     assert torch.equal(trtcore.load(tmp_path / "m.pt2")(x), compiled(x))
+
+
+class Variadic(torch.nn.Module):
+    def forward(self, x, *rest, y, **named):
+        return x + sum(rest) * 2 + y * 3 + named["z"] * 4
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_dynamic_sizes_of_what_is_in_args_and_kwargs(by_name, tmp_path):
+    rows, path = trtcore.Input(min_shape=(2, 4), opt_shape=(4, 4), max_shape=(8, 4)), tmp_path / "m.pt2"
+    kwargs = {"y": rows, "z": rows} if by_name else {}
+    model = Variadic() if by_name else Stacked()
+    trtcore.save(trtcore.compile(model, inputs=[rows] * 3, kwarg_inputs=kwargs, min_block_size=1), path)
+    for again in (trtcore.load(path), torch.export.load(path).module()):
+        for size in (2, 5, 8):
+            args = [torch.randn(size, 4) for _ in range(3)]
+            named = {name: torch.randn(size, 4) for name in kwargs}
+            torch.testing.assert_close(again(*args, **named), model(*args, **named))
+
+
+class Stacked(torch.nn.Module):
+    def forward(self, *inputs):
+        return torch.cat(inputs, 1) + inputs[1].sum()

@@ -64,6 +64,7 @@ def test_one_and_three_dims_and_no_batch():
     assert_converts(line, (torch.randn(2, 4, 9),))
     assert_converts(line, (torch.randn(4, 9),))
     assert_converts(line.layers[1], (torch.randn(2, 4, 9),), dynamic={0: {0: (1, 2, 3), 2: (4, 9, 12)}})
+    assert_converts(line.layers[0], (torch.randn(2, 4, 9),), dynamic={0: {0: (1, 2, 3), 2: (1, 9, 12)}})
     volume = Branches(
         nn.MaxPool3d(3, 2, 1), nn.AvgPool3d((1, 2, 3), ceil_mode=True), nn.AdaptiveAvgPool3d((1, 2, 3))
     )

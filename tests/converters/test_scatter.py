@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from trtcore.testing import assert_converts
@@ -79,6 +80,23 @@ def test_index_put_mask_and_dtypes():
         )  # fmt: skip
 
     assert_converts(run, (torch.randn(3, 4), torch.rand(3, 4) > 0.5, torch.tensor(0.0)))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x, m, row: aten.index_put(x, [None, m], x[:, :1]),
+        lambda x, m, row: aten.index_put(x, [m.expand(x.shape[0], 4)], row),
+        lambda x, m, row: aten.index_put(x, [None, m], row[0]),
+        lambda x, m, row: aten.index_put(x, [None, None, row > 0], x.sum(2, keepdim=True)),
+        lambda x, m, row: aten.index_put(x, [None, x[0] > 0], x[:, 0, :1]),
+    ],
+    ids=["behind a dim", "a row", "a number of a row", "the last dim", "two dims"],
+)
+def test_a_mask_where_each_element_gets_the_same(write):
+    """Whatever stands in the other dims: what is written is as long as they are, or one."""
+    x, mask, row = torch.randn(3, 4, 2), torch.tensor([True, False, True, True]), torch.tensor([0.5, -2.0])
+    assert_converts(write, (x, mask, row), dynamic={0: {0: (1, 3, 5)}})
 
 
 def test_scatter():

@@ -212,12 +212,13 @@ def test_graphs_have_names_for_switches():
 
     def function(x):
         with torch.no_grad(), torch.autocast("cpu"):
-            return x.sin()
+            return x.data.sin()
 
     torch.compile(function, backend=backend)(torch.ones(2, requires_grad=True))
     torch._dynamo.reset()
     assert private.grad_mode_switch() in ops, f"{CHANGED} how graphs switch gradients: {ops}"
     assert private.autocast_entry() in ops, f"{CHANGED} how graphs enter autocast: {ops}"
+    assert private.data_getter() in ops, f"{CHANGED} how graphs take x.data: {ops}"
 
 
 def test_placeholders_of_dynamo():

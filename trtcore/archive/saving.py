@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from trtcore.errors import ArtifactError, ExportError, InputError, SettingsError
 from trtcore.ir.graph_data import node_data
 from trtcore.ir.graph_json import node_to_json
 from trtcore.ir.graphs import attribute, set_attribute
+from trtcore.ir.signature import keywords_named
 from trtcore.ir.torch_private import (
     FakeTensorMode,
     codegen_of,
@@ -273,13 +275,14 @@ def _export(
     kwarg_inputs: Mapping[str, Any] | None,
 ) -> ExportedProgram:
     """The module as an ExportedProgram whose plans are engine files."""
-    args, kwargs, dynamic_shapes = _example_call(module, inputs, kwarg_inputs)
+    args, kwargs, dims = _example_call(module, inputs, kwarg_inputs)
     shapes = build_registry(
         CompilationSettings()
     ).shapes  # of ops in torch that fix sizes when they are captured
     try:
-        with warnings.catch_warnings(), results_of_shapes(shapes):
+        with warnings.catch_warnings(), results_of_shapes(shapes), keywords_named(plain, kwargs):
             warnings.simplefilter("ignore")
+            dynamic_shapes = None if dims is None else _by_parameter(plain, *dims)
             exported = export(plain, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
     except (KeyboardInterrupt, TrtcoreError):
         raise
@@ -294,6 +297,11 @@ def _export(
     # place in the file, nor have megabytes of zeros.
     exported.example_inputs = pytree.tree_map_only(torch.Tensor, _one_zero, (tuple(args), dict(kwargs)))
     return exported
+
+
+def _by_parameter(plain: GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The dynamic dims of a call's arguments as torch.export wants them: those of ``*args`` under its name."""
+    return dict(inspect.signature(plain.forward).bind(*args, **kwargs).arguments)
 
 
 def _one_zero(example: torch.Tensor) -> torch.Tensor:
@@ -353,7 +361,7 @@ def example_inputs(module: CompiledModule) -> tuple[tuple[Any, ...], dict[str, A
 def _example_call(
     module: CompiledModule, inputs: Sequence[Any] | None, kwarg_inputs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """(args, kwargs, dynamic_shapes) for torch.export."""
+    """(args, kwargs, the dynamic dims of both or None) for torch.export."""
     check = module._input_check
     if check is None:
         if inputs is None:
@@ -373,9 +381,9 @@ def _example_call(
     values = [pytree.tree_map(lambda i: made[i], place) for place in places]
     dims = [pytree.tree_map(lambda i: shapes[i], place) for place in places]
     split = check.binding.positional
-    kwargs = dict(zip(check.binding.names[split:], values[split:]))
-    dynamic = dict(zip(check.binding.names, dims)) if any(shape is not None for shape in shapes) else None
-    return tuple(values[:split]), kwargs, dynamic
+    args, kwargs = tuple(values[:split]), dict(zip(check.binding.names[split:], values[split:]))
+    dynamic = dims[:split], dict(zip(check.binding.names[split:], dims[split:]))
+    return args, kwargs, dynamic if any(shape is not None for shape in shapes) else None
 
 
 def _examples(check: InputCheck, placeholders: Sequence[Node], given: Sequence[Any]) -> list[Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from trtcore.errors import TrtcoreError
 from trtcore.ir.exported import derivatives_in
 from trtcore.ir.torch_private import export, export_below_dispatch, is_transform_file
 
@@ -25,7 +26,7 @@ def export_differentiated(
     try:
         ep = export(model, tuple(args), dict(kwargs), dynamic_shapes=shapes, strict=strict)
     except Exception as error:
-        if not _in_transform(error):
+        if isinstance(error, TrtcoreError) or not _in_transform(error):
             raise
         with suppress(Exception):
             return export_below_dispatch(model, tuple(args), dict(kwargs), shapes)

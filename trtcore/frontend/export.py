@@ -8,11 +8,10 @@ or related. What torch assumes without saying is checked here: it traces with si
 
 from __future__ import annotations
 
-import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from trtcore.errors import ExportError, InputError, TrtcoreError
+from trtcore.frontend.cumulative_averages import averages_of_tensors
 from trtcore.frontend.derivatives import export_differentiated
 from trtcore.frontend.dict_order import DictOrder, holds_dicts
 from trtcore.frontend.equal_dims import find_ties, tie_hook
@@ -30,6 +30,7 @@ from trtcore.frontend.program import program_from_exported
 from trtcore.frontend.quiet import can_run, quiet_torch
 from trtcore.frontend.range_check import capture_for_all_sizes
 from trtcore.frontend.script_graph import differs, script_as_module, scripts_replaced
+from trtcore.frontend.tensor_data import TensorData
 from trtcore.frontend.torchscript import trace_script
 from trtcore.ir.graphs import TRACING
 from trtcore.ir.inputs import (
@@ -41,7 +42,7 @@ from trtcore.ir.inputs import (
     profile_count,
     refuse_bare_shapes,
 )
-from trtcore.ir.signature import parameters_of_callable, remember
+from trtcore.ir.signature import keywords_named, parameters_of_callable, remember
 from trtcore.ir.torch_private import results_of_shapes, transforms_undone
 from trtcore.packs.loading import build_registry
 from trtcore.settings import CompilationSettings
@@ -137,6 +138,7 @@ def _trace(
             transforms_undone(),
             results_of_shapes(known_shapes),
             _prepared(model, kwargs, ties, order),
+            nullcontext() if strict else TensorData(),
         ):
             shapes = _dynamic_shapes(model, tree, leaves)
             return export_differentiated(model, args, kwargs, shapes, strict)
@@ -188,38 +190,15 @@ def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[
 def _prepared(
     model: torch.nn.Module, kwargs: Mapping[str, Any], ties: Sequence[Any], order: DictOrder | None = None
 ) -> Iterator[None]:
-    """The model while it is traced: tied sizes are compared, and ``**kwargs`` has the names that are given.
-
-    torch.export refuses dynamic shapes together with names that only ``**kwargs`` takes (it looks for them
-    among the named arguments), so forward gets a signature that names them.
-    """
+    """The model while it is traced: tied sizes are compared, ``**kwargs`` has the names that are given, and averages
+    are counted in tensors."""
     hooks = [model.register_forward_pre_hook(tie_hook(ties), with_kwargs=True)] if ties else []
     if order is not None:
         hooks.append(model.register_forward_pre_hook(order.hook, with_kwargs=True))
-    replaced = False
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    if (
-        parameters
-        and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
-        and "forward" not in model.__dict__
-    ):
-        known = {parameter.name for parameter in parameters}
-        extra = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in kwargs if n not in known]
-        if extra:
-            original = model.forward
-
-            @functools.wraps(original)
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                return original(*args, **kwargs)
-
-            forward.__signature__ = inspect.Signature([*parameters[:-1], *extra])  # type: ignore[attr-defined]
-            model.forward = forward
-            replaced = True
     try:
-        yield
+        with keywords_named(model, kwargs), averages_of_tensors(model):
+            yield
     finally:
-        if replaced:
-            del model.forward
         for hook in hooks:
             hook.remove()
 

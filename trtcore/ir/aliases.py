@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
-from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, viewed
+from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, viewed, written_by
 from trtcore.ir.op_rules import COMPUTING
 from trtcore.ir.symbols import expression_of, undecided_sizes
 from trtcore.ir.torch_private import is_of_transform, storage_id
@@ -43,17 +44,13 @@ def find_unsaid(graph: Graph) -> None:
     for node in list(graph.nodes):
         if _is_inside_transform(node):
             continue
-        if not moved.isdisjoint(node.all_input_nodes) and (viewed(node) or mutates(node) or is_getitem(node)):
-            value = _recomputed(node, fake_mode)
-            if value is not None:
-                node.meta["val"] = value
-                moved.add(node)
+        _follow(node, moved, fake_mode)
         if _is_copy(node) and storage(node) in map(storage, node.all_input_nodes):
             node.meta["val"] = torch.empty_like(node.meta["val"])
             moved.add(node)
         if not _may_hand_on(node):
             continue
-        value = _recomputed(node, fake_mode)
+        value = recomputed(node, fake_mode)
         for source in node.all_input_nodes:
             if isinstance(value, torch.Tensor) and storage_id(value) == storage(source):
                 node.meta["val"] = value
@@ -63,6 +60,23 @@ def find_unsaid(graph: Graph) -> None:
                     node.replace_all_uses_with(source)
                     graph.erase_node(node)
                 break
+
+
+def recompute_views(graph: Graph, moved: Iterable[Node]) -> None:
+    """Give all views of tensors whose FakeTensors are new ones FakeTensors in their memory."""
+    known, fake_mode = set(moved), fake_mode_of(graph)
+    for node in graph.nodes:
+        if node not in known:
+            _follow(node, known, fake_mode)
+
+
+def _follow(node: Node, moved: set[Node], fake_mode: Any) -> None:
+    """A new FakeTensor for a node that hands on the memory of one that has moved."""
+    if not moved.isdisjoint(node.all_input_nodes) and (viewed(node) or mutates(node) or is_getitem(node)):
+        value = recomputed(node, fake_mode)
+        if value is not None:
+            node.meta["val"] = value
+            moved.add(node)
 
 
 def _is_inside_transform(node: Node) -> bool:
@@ -95,7 +109,7 @@ def _may_hand_on(node: Node) -> bool:
     )
 
 
-def _recomputed(node: Node, fake_mode: Any) -> Any:
+def recomputed(node: Node, fake_mode: Any) -> Any:
     """What an op makes of the FakeTensors of its arguments; None where that would decide on a size."""
     args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda source: source.meta.get("val"))
     shape_env = getattr(fake_mode, "shape_env", None)
@@ -108,3 +122,52 @@ def _recomputed(node: Node, fake_mode: Any) -> Any:
             return node.target(*args, **kwargs)  # type: ignore[operator]
     except Exception:  # a shape that is decided elsewhere; then the op computes something
         return None
+
+
+def made_others(mutating: Iterable[Node]) -> dict[Node, Node]:
+    """The inputs and attributes that have another shape or other memory when a graph is done, and not only other
+    elements: ``x.t_()``, ``x.resize_(...)``, ``x.set_(y)``. One that gets its shape back may have had another in
+    between.
+
+    Args:
+        mutating: the nodes of a graph that write, in order.
+
+    Returns:
+        input or attribute -> the last node that changes it.
+    """
+    last: dict[Node, Node] = {}
+    for node in mutating:
+        if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
+            for target in map(_itself, written_by(node)):
+                if target.op in ("placeholder", "get_attr"):
+                    last[target] = node
+    return {
+        target: node
+        for target, node in last.items()
+        if not _is_view_in_place(node) or _extent(node) != _extent(target)
+    }
+
+
+def _itself(node: Node) -> Node:
+    """The tensor that in-place ops have handed on."""
+    while node.op == "call_function" and mutates(node) and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return node
+
+
+def _is_view_in_place(node: Node) -> bool:
+    """``squeeze_``, ``t_`` and the like, of which there is a view; ``resize_`` and ``set_`` are none."""
+    schema: Any = node.target._schema  # type: ignore[union-attr]
+    namespace, name = schema.name.split("::")
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    overloads = [] if packet is None else [getattr(packet, name)._schema for name in packet.overloads()]
+    arguments = [argument.name for argument in schema.arguments]
+    return any(
+        [argument.name for argument in twin.arguments] == arguments and twin.returns[0].alias_info is not None
+        for twin in overloads
+    )
+
+
+def _extent(node: Node) -> Any:
+    """What of its memory a tensor is."""
+    return layout(node), expression_of(node.meta["val"].storage_offset())

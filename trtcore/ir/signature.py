@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch.export import ExportedProgram
 
 from trtcore.errors import InputError
@@ -67,6 +70,38 @@ def parameters_of_callable(function: Callable[..., Any]) -> Parameters | None:
         Parameter(p.name, _KINDS[p.kind], p.default is not empty, None if p.default is empty else p.default)
         for p in signature.parameters.values()
     )
+
+
+@contextmanager
+def keywords_named(model: torch.nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Within this, forward's signature names what is given to its ``**kwargs``.
+
+    torch.export refuses dynamic shapes together with names that only ``**kwargs`` takes: it looks for them among the
+    named arguments.
+
+    Args:
+        model: what is exported.
+        names: of the keyword arguments.
+    """
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    variadic = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+    known = {parameter.name for parameter in parameters}
+    extra = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names if name not in known]
+    if not (variadic and extra) or "forward" in model.__dict__:
+        yield
+        return
+    original = model.forward
+
+    @functools.wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    forward.__signature__ = inspect.Signature([*parameters[:-1], *extra])  # type: ignore[attr-defined]
+    model.forward = forward
+    try:
+        yield
+    finally:
+        del model.forward
 
 
 def remember(ep: ExportedProgram, parameters: Parameters | None, *, dict_order_matters: bool = True) -> None:

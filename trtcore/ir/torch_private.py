@@ -722,8 +722,8 @@ def is_derivative_call(target: Any) -> bool:
 
 
 def is_transform_file(path: str) -> bool:
-    """Whether a file is part of torch's transforms."""
-    return f"{os.sep}_functorch{os.sep}" in path
+    """Whether a file is part of torch's transforms. The traces of torch.export go through a neighbour of theirs."""
+    return f"{os.sep}_functorch{os.sep}" in path and "aot_autograd" not in path
 
 
 def is_of_transform(tensor: torch.Tensor) -> bool:
@@ -879,6 +879,11 @@ def export_below_dispatch(
 def grad_mode_switch() -> Any:
     """What ``with torch.no_grad():`` becomes in a traced graph."""
     return torch._C._set_grad_enabled
+
+
+def data_getter() -> Any:
+    """What ``x.data`` becomes in a graph of Dynamo's."""
+    return torch._C._autograd._get_data_attr  # type: ignore[attr-defined]
 
 
 def autocast_entry() -> Any:

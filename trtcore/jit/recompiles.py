@@ -20,12 +20,15 @@ from torch.fx import GraphModule, Node
 
 from trtcore.compiler import compile_program
 from trtcore.engine.refit import Donors
+from trtcore.ir.aliases import made_others
+from trtcore.ir.graphs import mutates
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import bounds_of_symbol, expression, forgetting_traces, hint
 from trtcore.jit.aliases import Outputs, mutated_placeholders
 from trtcore.jit.capture import program_of, weight_places
 from trtcore.jit.weights import WeightWatch
+from trtcore.lowering.overlaps import overlap_refused
 from trtcore.lowering.passes import FixedSizeError
 from trtcore.refit import engines_of
 from trtcore.runtime.module import captured_dtypes
@@ -145,6 +148,10 @@ class CompiledGraph:
         self._told = False
         self._builds: tuple[_Build, ...] = ()
         self._folded = next((place for place in self._written if _is_folded(placeholders[place])), None)
+        writing = list(filter(mutates, graph_module.graph.nodes))
+        made = made_others(writing)
+        self._made = next((place for place, node in enumerate(placeholders) if node in made), None)
+        self._overlap = next(filter(None, map(overlap_refused, writing)), None)
         if self._unfit(example_inputs) is None:
             self._first_build(example_inputs)
 
@@ -194,6 +201,10 @@ class CompiledGraph:
             return f"{self._name(place)} is {args[place]}, which no size can be"
         if self._folded is not None:
             return f"the graph writes to {self._name(self._folded)}, elements of which share memory"
+        if self._overlap is not None:
+            return f"torch refuses a write of the graph ({self._overlap})"
+        if self._made is not None:
+            return f"the graph changes the shape or the memory of {self._name(self._made)}"
         return None
 
     def _name(self, place: int) -> str:

@@ -17,12 +17,14 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.errors import ExportError
-from trtcore.ir.aliases import find_unsaid, layout, storage
-from trtcore.ir.graphs import attribute, is_copy_into, mutates, written_by
+from trtcore.ir.aliases import find_unsaid, layout, made_others, recompute_views, recomputed, storage
+from trtcore.ir.graphs import attribute, fake_mode_of, is_copy_into, mutates, set_attribute, written_by
 from trtcore.ir.provenance import describe
+from trtcore.lowering.overlaps import refuse_overlaps
 from trtcore.lowering.regions import is_written_out
 from trtcore.lowering.retrace import functionalize_with_torch
 
+_PART = torch.ops.aten.as_strided.default
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
 
 
@@ -38,6 +40,7 @@ def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule
         return graph_module
     if not written_out:  # else the trace finds out
         find_unsaid(graph_module.graph)
+    refuse_overlaps(mutating)
     _separate_attributes(graph_module, mutating)
     if not written_out and _are_final_writes(mutating):
         return graph_module
@@ -50,25 +53,15 @@ def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule
 
 
 def _refuse_new_shapes(mutating: list[Node]) -> None:
-    """Raise where an input or a buffer itself, and not what is in it, changes: ``x.resize_(...)``, ``x.t_()``."""
-    reshaping = [node for node in mutating if torch.Tag.inplace_view in getattr(node.target, "tags", ())]
-    for node in reshaping:
-        for target in map(_itself, written_by(node)):
-            if target.op in ("placeholder", "get_attr"):
-                kind = "input" if target.op == "placeholder" else "buffer"
-                raise ExportError(
-                    f"{node.target} changes the shape of the {kind} {target.target!r} in place, which a compiled model "
-                    "cannot do to the tensor that its caller has",
-                    where=describe(node),
-                    advice="make a new tensor of it in forward: x.reshape(...) or x.transpose(...), or x.clone() first",
-                )
-
-
-def _itself(node: Node) -> Node:
-    """The tensor that in-place ops have handed on."""
-    while node.op == "call_function" and mutates(node) and isinstance(node.args[0], Node):
-        node = node.args[0]
-    return node
+    """Raise where an input or a buffer itself, and not what is in it, is another at the end."""
+    for target, node in made_others(mutating).items():
+        kind = "input" if target.op == "placeholder" else "buffer"
+        raise ExportError(
+            f"{node.target} changes the shape or the memory of the {kind} {target.target!r} in place, which a compiled "
+            "model cannot do to the tensor that its caller has",
+            where=describe(node),
+            advice="make a new tensor of it in forward: x.reshape(...) or x.transpose(...), or x.clone() first",
+        )
 
 
 def _check_left(graph: Graph) -> None:
@@ -83,10 +76,11 @@ def _check_left(graph: Graph) -> None:
 
 
 def _separate_attributes(graph_module: GraphModule, mutating: list[Node]) -> None:
-    """One node per attribute tensor, and none that shares memory with another that is written to.
+    """One node per attribute tensor, and none that shares memory with another that is written to: those become views of
+    one attribute that has all of the memory.
 
     Raises:
-        ExportError: the model writes to a buffer of which another one is a part.
+        ExportError: the model writes to a buffer that shares its memory with one of another dtype.
     """
     first: dict[tuple[object, ...], Node] = {}
     sharing: dict[tuple[object, ...], list[Node]] = {}
@@ -108,11 +102,36 @@ def _separate_attributes(graph_module: GraphModule, mutating: list[Node]) -> Non
     written = {roots[target] for node in mutating for target in written_by(node)}
     for nodes in groups:
         if any(node in written for node in nodes):
-            names = ", ".join(str(node.target) for node in nodes)
-            raise ExportError(
-                f"the model writes to a buffer that shares its memory with another: {names}",
-                advice="make one buffer of them and take views of it in forward, or clone() them apart",
+            _share(graph_module, nodes)
+
+
+def _share(graph_module: GraphModule, nodes: list[Node]) -> None:
+    """Make views of one attribute of attributes in the same memory."""
+    tensors = [attribute(graph_module, str(node.target)) for node in nodes]
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        raise ExportError(
+            "the model writes to a buffer that shares its memory with another, of another dtype: "
+            + ", ".join(str(node.target) for node in nodes),
+            advice="make one buffer of them and take views of it in forward, or clone() them apart",
+        )
+    memory, graph = tensors[0].untyped_storage(), graph_module.graph
+    whole = torch.empty(0, dtype=tensors[0].dtype, device=tensors[0].device)
+    whole.set_(memory, 0, (memory.nbytes() // whole.itemsize,), (1,))
+    name = "memory_of_" + "_and_".join(str(node.target).replace(".", "_") for node in nodes)
+    set_attribute(graph_module, name, whole)
+    fake_mode = fake_mode_of(graph)
+    with graph.inserting_before(nodes[0]):
+        base = graph.create_node("get_attr", name)
+        base.meta["val"] = fake_mode.from_tensor(whole, static_shapes=True)
+        for node, tensor in zip(nodes, tensors):
+            view = graph.call_function(
+                _PART, (base, list(tensor.shape), list(tensor.stride()), tensor.storage_offset())
             )
+            view.meta = {**node.meta, "val": recomputed(view, fake_mode)}
+            node.replace_all_uses_with(view)
+    for node in nodes:
+        graph.erase_node(node)
+    recompute_views(graph, base.users)
 
 
 def _are_final_writes(mutating: list[Node]) -> bool:

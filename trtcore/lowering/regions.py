@@ -17,7 +17,13 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from trtcore.ir.torch_private import constant_of, is_of_transform, is_transform_call, kernel_below_autocast
+from trtcore.ir.torch_private import (
+    constant_of,
+    data_getter,
+    is_of_transform,
+    is_transform_call,
+    kernel_below_autocast,
+)
 from trtcore.lowering.flex import flex_attention, needs_scores
 
 
@@ -146,6 +152,8 @@ class RegionInterpreter(torch.fx.Interpreter):
         return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is data_getter():
+            target = torch.Tensor.detach  # the same memory; a trace has no node for x.data
         written_out = region(target)
         if written_out is None or target is torch.ops.higher_order.wrap_with_autocast:
             return super().call_function(target, args, kwargs)

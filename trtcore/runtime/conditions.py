@@ -12,16 +12,17 @@ import ast
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from trtcore.errors import InputError
-from trtcore.runtime.input_check import InputCheck, _Constant, _Number, _Tensor, check_constant
+from trtcore.runtime.input_check import InputCheck, _Constant, _LinearDim, _Number, _Tensor, check_constant
 
 CONDITION = re.compile(
     r"^ +(if not \(.*\): raise ValueError\((['\"]).*\2\)|if not torch\.compiler\._is_exporting_flag:"
-    r"|if isinstance\(\w+, torch\.fx\.Proxy\):|else:|torch\._assert\(.*\))\n",
+    r"|if isinstance\(\w+, torch\.fx\.Proxy\):|else:|torch\._(assert|check)\(.*\))\n",
     re.MULTILINE,
 )
 """A line of `condition_lines` in generated code: calls that have been checked do without."""
@@ -52,6 +53,7 @@ def condition_lines(check: InputCheck, names: Sequence[str]) -> list[str]:
     if traced:
         # The function is_exporting() of torch 2.11 says True wherever Dynamo traces it.
         always += ["if not torch.compiler._is_exporting_flag:", *(f"    {line}" for line in traced)]
+        always += ["else:", *(f"    {_narrowed(line)}" for line in traced)]
     if not always:
         return []
     proxies = [_asserted(line.strip()) for line in always if line.lstrip().startswith("if not (")]
@@ -78,19 +80,56 @@ def require(check: InputCheck, leaves: Sequence[Any]) -> None:
         elif isinstance(leaf, _Number) and leaf.symbol:
             sizes.setdefault(leaf.symbol, value)
         elif isinstance(leaf, _Tensor) and isinstance(value, torch.Tensor):
+            for index, fixed in leaf.fixed:
+                if isinstance(value.shape[index], torch.SymInt):
+                    torch._check(
+                        value.shape[index] == fixed, partial(_size_told, leaf.name, index, str(fixed))
+                    )
             for dim in leaf.linear:
-                sizes.setdefault(dim.symbol, (value.shape[dim.index] - dim.offset) // dim.scale)
+                _require_size(leaf, dim, value.shape[dim.index], sizes)
     for guard in check.guards:
         if set(guard.symbols) <= sizes.keys() and not guard.holds(sizes):
             raise InputError(_told(guard.text))
+
+
+def _require_size(leaf: _Tensor, dim: _LinearDim, found: Any, sizes: dict[str, Any]) -> None:
+    """See that one size fits, and learn a symbol's value of it."""
+    known = sizes.setdefault(dim.symbol, (found - dim.offset) // dim.scale)
+    if isinstance(found, torch.SymInt):  # else the check of the arguments has looked at it
+        told = partial(_size_told, leaf.name, dim.index, f"{dim.min}..{dim.max}")
+        torch._check(found >= dim.min, told)
+        torch._check(found <= dim.max, told)
+        torch._check(found == dim.scale * known + dim.offset, partial(_disagrees, leaf.name, dim.index))
 
 
 def _told(condition: str) -> str:
     return f"the model was captured under the condition {condition}, which does not hold for these inputs"
 
 
+def _size_told(name: str, dim: int, size: str) -> str:
+    return f"input {name} must have size {size} at dimension {dim}"
+
+
+def _disagrees(name: str, dim: int) -> str:
+    return f"input {name} has a size at dimension {dim} that does not agree with the other inputs"
+
+
 def _raise_unless(condition: str, message: str) -> str:
     return f"if not ({condition}): raise ValueError({message!r})"
+
+
+def _narrowed(line: str) -> str:
+    """The line for torch.export: what it checks of a size becomes the range that the exported program has.
+
+    Without a text: a function in a graph is more than torch.export(strict=True) of torch 2.13 can take.
+    """
+    found = _LINE.fullmatch(line)
+    assert found is not None, line
+    ranged = _RANGE.fullmatch(found["condition"])
+    if ranged is None:
+        return f"torch._check({found['condition']})"
+    low, size, high = ranged.groups()
+    return f"torch._check({size} >= {low}); torch._check({size} <= {high})"
 
 
 def _asserted(line: str) -> str:
@@ -153,20 +192,18 @@ def _symbols(check: InputCheck, names: Sequence[str]) -> dict[str, str]:
 
 
 def _sizes(name: str, leaf: Any, values: Mapping[str, str]) -> list[str]:
-    """A tensor's sizes: what Dynamo would take as they come. An export narrows its own ranges by the engines'."""
+    """A tensor's sizes: what Dynamo would take as they come."""
     if not isinstance(leaf, _Tensor):
         return []
     lines = []
     for index, fixed in leaf.fixed:
-        told = f"input {leaf.name} must have size {fixed} at dimension {index}"
+        told = _size_told(leaf.name, index, str(fixed))
         lines.append(_raise_unless(f"{name}.shape[{index}] == {fixed}", told))
     for dim in leaf.linear:
         found = f"{name}.shape[{dim.index}]"
-        told = f"input {leaf.name} must have size {dim.min}..{dim.max} at dimension {dim.index}"
+        told = _size_told(leaf.name, dim.index, f"{dim.min}..{dim.max}")
         lines.append(_raise_unless(f"{dim.min} <= {found} <= {dim.max}", told))
-        told = (
-            f"input {leaf.name} has a size at dimension {dim.index} that does not agree with the other inputs"
-        )
+        told = _disagrees(leaf.name, dim.index)
         if dim.scale != 1 or not values[dim.symbol].startswith(f"(({found} "):
             lines.append(_raise_unless(f"{found} == {dim.scale} * {values[dim.symbol]} + {dim.offset}", told))
     return lines
