@@ -116,7 +116,8 @@ def _shape_of_max_pool1d(
     rest = ((start, *spread(one, 1)) for start, one in ((1, kernel_size), (0, padding), (1, dilation)))
     kernel, pad, step = map(list, rest)
     stride = [1, *spread(stride, 1)] if stride not in ((), []) else kernel
-    return aten.max_pool2d.default(self.unsqueeze(-2), kernel, stride, pad, step, ceil_mode).squeeze(-2)
+    flat: torch.Tensor = aten.max_pool2d.default(self.unsqueeze(-2), kernel, stride, pad, step, ceil_mode)
+    return flat.squeeze(-2)
 
 
 @converts(

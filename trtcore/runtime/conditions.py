@@ -82,9 +82,7 @@ def require(check: InputCheck, leaves: Sequence[Any]) -> None:
         elif isinstance(leaf, _Tensor) and isinstance(value, torch.Tensor):
             for index, fixed in leaf.fixed:
                 if isinstance(value.shape[index], torch.SymInt):
-                    torch._check(
-                        value.shape[index] == fixed, partial(_size_told, leaf.name, index, str(fixed))
-                    )
+                    _expect(value.shape[index] == fixed, partial(_size_told, leaf.name, index, str(fixed)))
             for dim in leaf.linear:
                 _require_size(leaf, dim, value.shape[dim.index], sizes)
     for guard in check.guards:
@@ -92,14 +90,17 @@ def require(check: InputCheck, leaves: Sequence[Any]) -> None:
             raise InputError(_told(guard.text))
 
 
+_expect: Callable[[Any, Callable[[], str]], None] = torch._check
+
+
 def _require_size(leaf: _Tensor, dim: _LinearDim, found: Any, sizes: dict[str, Any]) -> None:
     """See that one size fits, and learn a symbol's value of it."""
     known = sizes.setdefault(dim.symbol, (found - dim.offset) // dim.scale)
     if isinstance(found, torch.SymInt):  # else the check of the arguments has looked at it
         told = partial(_size_told, leaf.name, dim.index, f"{dim.min}..{dim.max}")
-        torch._check(found >= dim.min, told)
-        torch._check(found <= dim.max, told)
-        torch._check(found == dim.scale * known + dim.offset, partial(_disagrees, leaf.name, dim.index))
+        _expect(found >= dim.min, told)
+        _expect(found <= dim.max, told)
+        _expect(found == dim.scale * known + dim.offset, partial(_disagrees, leaf.name, dim.index))
 
 
 def _told(condition: str) -> str:
