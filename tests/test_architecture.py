@@ -39,7 +39,7 @@ PLUMBING = {
     "trtcore/runtime/requirement.py": {"_assert_async"},  # no trace leaves it out
     "trtcore/ir/symbols.py": {"sym_size"},
     "trtcore/lowering/decompose.py": {"clone"},  # a result in the layout of the op's own
-    "trtcore/lowering/functionalize.py": {"copy_", "as_strided"},  # what a graph leaves, and parts of one memory
+    "trtcore/lowering/functionalize.py": {"copy_", "as_strided"},  # what it leaves; parts of a memory
     "trtcore/lowering/match.py": {"add", "mul"},  # whose operands change places
     "trtcore/lowering/rewrite.py": {"view", "reshape"},  # a view of another layout is a copy
     "trtcore/ir/exported.py": {"copy_"},
