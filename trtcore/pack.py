@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from trtcore.lowering.rules import RewriteRule, RuleMatch, rewrite, rules_pass
     from trtcore.packs.declare import converter, converters_in, register_kernel_plugin, scoped_registry
     from trtcore.packs.hookspecs import hookimpl
-    from trtcore.packs.loading import register_pack
+    from trtcore.packs.loading import load_packs, register_pack
     from trtcore.packs.model import (
         Converter,
         Core,
@@ -120,6 +120,7 @@ __all__ = [
     "host_platform",
     "insert_call",
     "insert_constant",
+    "load_packs",
     "log_rewrite",
     "module_path",
     "no_gpu_reason",
@@ -164,7 +165,7 @@ _HOMES = {
         "TrtcoreError",
     ),
     "trtcore.packs.hookspecs": ("hookimpl",),
-    "trtcore.packs.loading": ("register_pack",),
+    "trtcore.packs.loading": ("load_packs", "register_pack"),
     "trtcore.ir.facts": ("BOUNDARY", "REASON", "NodeFacts", "facts", "set_facts"),
     "trtcore.lowering.decompose": ("expand_call",),
     "trtcore.lowering.rules": ("RewriteRule", "RuleMatch", "rewrite", "rules_pass"),

@@ -24,6 +24,7 @@ NO_FAMILIES = (
     "decompositions_varying",
     "order",
     "pack",
+    "quantize_ops",
     "quantizer",
     "refusals",
     "remainders",

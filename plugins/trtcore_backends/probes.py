@@ -261,6 +261,50 @@ def _quantize_to(name: str, scale_shape: tuple[int, ...] = ()) -> Probe:
     return run
 
 
+def _int4_weights(p: Net) -> None:
+    """Blocks of 32 along a row, and a product that reads them."""
+    p.out(_times_weights(p, "INT4", 2, p.constant(np.ones((16, 2)))))
+
+
+def _fp4_weights(p: Net) -> None:
+    """nvfp4: blocks of 16, scales in fp8 that have a scale themselves."""
+    scales = _raw_constant(p, "FP8", (16, 4), 1)
+    p.out(
+        _times_weights(
+            p, "FP4", 2, p.net.add_dequantize(scales, p.constant(0.5), p.type("float32")).get_output(0)
+        )
+    )
+
+
+def _mxfp8_weights(p: Net) -> None:
+    p.out(_times_weights(p, "FP8", 1, _raw_constant(p, "E8M0", (16, 2), 1), (1, 32)))
+
+
+def _fp8_block_weights(p: Net) -> None:
+    """Blocks of two dims."""
+    p.out(_times_weights(p, "FP8", 1, p.constant(np.ones((1, 2))), (16, 32)))
+
+
+def _raw_constant(p: Net, name: str, shape: tuple[int, int], to_a_byte: int) -> Any:
+    values = np.ones(shape[0] * shape[1] // to_a_byte, np.uint8)
+    p.alive.append(values)
+    dtype = _member(p.trt.DataType, name)
+    weights = p.trt.Weights(dtype, values.ctypes.data, shape[0] * shape[1])
+    return p.net.add_constant(shape, weights).get_output(0)
+
+
+def _times_weights(
+    p: Net, name: str, to_a_byte: int, scale: Any, block: tuple[int, int] | None = None
+) -> Any:
+    weights = _raw_constant(p, name, (16, 64), to_a_byte)
+    dequantize = p.net.add_dequantize(weights, scale, p.type("float32"))
+    if block is not None:
+        dequantize.block_shape = p.trt.Dims(block)
+    none, transposed = p.trt.MatrixOperation.NONE, p.trt.MatrixOperation.TRANSPOSE
+    product = p.net.add_matrix_multiply(p.input(4, 64), none, dequantize.get_output(0), transposed)
+    return product.get_output(0)
+
+
 def _zero_point(p: Net) -> None:
     scale = p.constant(0.5)
     quantize = p.net.add_quantize(p.input(4, 8), scale, p.type("INT8"))
@@ -651,6 +695,10 @@ _PLAIN_DTYPE: Mapping[str, str] = {"add_attention": "float16", "add_attention_v2
 # Variants of a layer that TensorRT may take or refuse on their own.
 _VARIANTS: Mapping[str, Probe] = {
     "add_attention_v2:decomposable": _attention_v2_decomposable,
+    "add_dequantize:fp4": _fp4_weights,
+    "add_dequantize:fp8_blocks": _fp8_block_weights,
+    "add_dequantize:int4": _int4_weights,
+    "add_dequantize:mxfp8": _mxfp8_weights,
     "add_deconvolution_nd:strided": _deconvolution_strided,
     "add_deconvolution_nd:dilated": _deconvolution_dilated,
     "add_deconvolution_nd:strided_dilated": _deconvolution_strided_dilated,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
 
@@ -152,6 +153,28 @@ class NetworkTensors:
         layer = self.net.add_constant(tuple(tensor.shape), self.weights(tensor))
         made = self._constants[key] = self.output(layer)
         self._store.record(self.net.num_layers - 1, "weights", tensor)
+        return made
+
+    def packed_constant(self, packed: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> ITensor:
+        """A constant of 4-bit numbers, which torch has no tensors of: for dequantise layers.
+
+        Args:
+            packed: uint8, flat: two numbers a byte, the first one in the low half.
+            shape: of the constant; the last dim's numbers lie together.
+            dtype: ``torch.int4``, or ``torch.float4_e2m1fn_x2``.
+
+        Raises:
+            ConversionError: `packed` has not half a byte for each number.
+        """
+        count = math.prod(shape)
+        if packed.dtype != torch.uint8 or packed.dim() != 1 or 2 * packed.numel() != count:
+            raise ConversionError(
+                f"{count} numbers of {dtype} are {count / 2:g} bytes in a flat uint8 tensor, not {packed.dtype} of "
+                f"shape {tuple(packed.shape)}"
+            )
+        layer = self.net.add_constant(tuple(shape), self._store.packed(packed, dtype, count))
+        made = self.output(layer)
+        self._store.record(self.net.num_layers - 1, "weights", packed)
         return made
 
     def tensor(self, value: Operand | float | Sequence[Any], dtype: torch.dtype | None = None) -> ITensor:

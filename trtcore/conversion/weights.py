@@ -69,12 +69,16 @@ class WeightStore:
 
     def weights(self, tensor: torch.Tensor) -> Any:
         """Return ``trt.Weights`` that point into a storage held here."""
+        return self.packed(tensor, tensor.dtype, tensor.numel())
+
+    def packed(self, tensor: torch.Tensor, dtype: torch.dtype, count: int) -> Any:
+        """``trt.Weights`` of `count` numbers of `dtype`, which lie in the bytes of `tensor`, two to each if of 4 bits."""
         held = self.hold(tensor)
         self._pending.append(held)
-        dtype = self._backend.trt_dtype(held.dtype)
+        trt_dtype = self._backend.trt_dtype(dtype)
         if held.numel() == 0:
-            return self._backend.trt.Weights(dtype)
-        return self._backend.trt.Weights(dtype, held.data_ptr(), held.numel())
+            return self._backend.trt.Weights(trt_dtype)
+        return self._backend.trt.Weights(trt_dtype, held.data_ptr(), count)
 
     def record(self, layer_index: int, role: str, tensor: torch.Tensor) -> None:
         """Remember the tensor behind the last `weights` call, where the caller knows the layer that got it."""

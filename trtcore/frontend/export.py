@@ -26,6 +26,7 @@ from trtcore.frontend.equal_dims import find_ties, tie_hook
 from trtcore.frontend.examples import example_leaves
 from trtcore.frontend.export_errors import capture_error, refuse_foreign_dtypes
 from trtcore.frontend.layout_questions import settled, with_layouts_of_another
+from trtcore.frontend.pack_captures import as_packs_capture
 from trtcore.frontend.program import program_from_exported
 from trtcore.frontend.quiet import can_run, quiet_torch
 from trtcore.frontend.range_check import capture_for_all_sizes
@@ -85,7 +86,7 @@ def trace(
         )
     if isinstance(model, torch.jit.ScriptModule):
         return _trace_script(model, inputs, arg_inputs, kwarg_inputs)
-    with scripts_replaced(model):
+    with scripts_replaced(model), as_packs_capture(model, build_registry(CompilationSettings())):
         return _trace(model, inputs, arg_inputs, kwarg_inputs, strict)
 
 

@@ -59,6 +59,7 @@ def contributions(info: PackInfo, pack: Any) -> LoadedPack:
         backends=hooks.items("backends", _backend_class),
         runtimes=hooks.items("runtimes", Runtime),
         partitioners=hooks.mapping("partitioners", lambda key: isinstance(key, str), "a name"),
+        captures=hooks.items("captures", Callable),
         observer=_Observer(info, hooks.manager.hook.observe) if hooks.has("observe") else None,
     )
 

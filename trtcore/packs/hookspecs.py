@@ -105,6 +105,16 @@ def partitioners(core: Core) -> Mapping[str, Callable[..., Any]]:  # type: ignor
 
 
 @hookspec
+def captures(core: Core) -> Iterable[Callable[[torch.nn.Module], Any]]:  # type: ignore[empty-body]
+    """Return what models of some library need around them while they are captured.
+
+    Each is a function of the model that returns a context manager, or None for a model that is not the library's; it
+    raises `InputError` for one that cannot be compiled, with what to do. The context holds while torch.export traces
+    the model and while the capture is compared with it. torch.compile traces without it.
+    """
+
+
+@hookspec
 def observe(event: Event) -> None:
     """See what a compile does (progress, timing, logging).
 

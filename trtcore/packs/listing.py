@@ -66,6 +66,7 @@ def names_given(pack: LoadedPack) -> dict[str, list[str]]:
         "backends": [one.name for one in pack.backends],
         "runtimes": [one.name for one in pack.runtimes],
         "partitioners": list(pack.partitioners),
+        "captures": [getattr(one, "__name__", type(one).__name__) for one in pack.captures],
         "observe": ["observe"] if pack.observer is not None else [],
     }
 

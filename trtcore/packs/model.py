@@ -511,5 +511,6 @@ class LoadedPack:
     backends: tuple[Backend, ...] = ()
     runtimes: tuple[Runtime, ...] = ()
     partitioners: Mapping[str, Callable[..., Any]] = field(default_factory=lambda: EMPTY)
+    captures: tuple[Callable[[torch.nn.Module], Any], ...] = ()
     observer: Observer | None = None
     exception: PackError | None = None

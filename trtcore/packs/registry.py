@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+import torch
 from torch import fx
 
 from trtcore.errors import PackError, SettingsError, shown
@@ -87,6 +88,7 @@ class ConverterRegistry:
         runtimes: what executes engines in place of TensorRT.
         partitioners: name -> partitioner.
         observers: functions that take an `Event`.
+        captures: (pack, function) of what models need around them while they are captured, in the packs' order.
         ties: what only names decide.
         shapes: composite op -> empty results, for captures; the first converter's that has them.
         unknown: converters of named ops that nothing in this process has registered, with the reason.
@@ -98,6 +100,7 @@ class ConverterRegistry:
         "_overloads",
         "_refusals",
         "backends",
+        "captures",
         "decompositions",
         "kernel_plugins",
         "lowering_passes",
@@ -118,6 +121,7 @@ class ConverterRegistry:
     runtimes: tuple[Runtime, ...]
     partitioners: Mapping[str, Callable[..., Any]]
     observers: tuple[Observer, ...]
+    captures: tuple[tuple[PackInfo, Callable[[torch.nn.Module], Any]], ...]
     ties: tuple[Tie, ...]
     shapes: Mapping[Any, Callable[..., Any]]
     unknown: tuple[tuple[Converter, str], ...]
@@ -202,6 +206,7 @@ class ConverterRegistry:
             runtimes=tuple(runtimes.values()),
             partitioners=MappingProxyType(partitioners),
             observers=tuple(pack.observer for pack in ordered if pack.observer is not None),
+            captures=tuple((pack.info, one) for pack in ordered for one in pack.captures),
             ties=tuple(ties),
             shapes=MappingProxyType(_shapes(entries)),
             unknown=unknown,
