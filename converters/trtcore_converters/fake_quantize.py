@@ -8,7 +8,7 @@ whose blocks do not divide them, 4-bit activations, scales that are computed whe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,12 +50,21 @@ def _is_constant(value: Any) -> bool:
     return isinstance(constant_of(value), torch.Tensor)
 
 
+def _is_activation(value: Any) -> bool:
+    return not _is_constant(value) and isinstance(val(value), torch.Tensor)
+
+
+def _is_in_whole_blocks(x: torch.Tensor, block: int) -> bool:
+    return isinstance(x.shape[-1], int) and x.shape[-1] % block == 0
+
+
 def _has_layers(node: fx.Node, ctx: NodeContext, to: str, x: Any) -> bool | Reject:
     """Weights can be dequantised on the host; activations of the format cannot be made without its layers."""
     if _is_constant(x) or _can(ctx, _OF_ACTIVATIONS.get(to)):
         return True
+    target = ctx.target.name if ctx.target else "this target"
     return Reject(
-        f"{_NAMES[to]} activations, and {ctx.backend.name} has none for {ctx.target}: compile for a GPU with them "
+        f"{_NAMES[to]} activations, and {ctx.backend.name} has none for {target}: compile for a GPU that has them "
         "(device=...), or quantise to int8"
     )
 
@@ -96,19 +105,26 @@ def _accepts(node: fx.Node, ctx: NodeContext) -> bool | Reject:
 
 @converts(ops.fake_quantize.default, capability_validator=_accepts, requires=_QDQ)
 def fake_quantize(
-    ctx: ConversionContext, x: Operand, amax: Operand, to: str, narrow: bool, blocks: Sequence[int]
+    ctx: ConversionContext,
+    x: Operand,
+    amax: Operand,
+    to: str,
+    narrow: bool,
+    blocks: Sequence[int],
+    gain: float = 1.0,
 ) -> ITensor:
     """Quantised and dequantised by scales from calibration."""
     if not isinstance(amax, torch.Tensor):
-        return _by_scales_of_the_call(ctx, ctx.tensor(x), amax, to, narrow)
+        return _by_scales_of_the_call(ctx, ctx.tensor(x), amax, to, narrow, gain)
     scale = formulas.scales(amax, to)
     layout = _Layout.of(scale, blocks, ctx.rank(x))
     if isinstance(x, torch.Tensor):
-        return _weight(ctx, x, scale, layout, to, narrow, blocks)
+        return _weight(ctx, x, scale, layout, to, narrow, blocks, gain)
     if to == "int4" or layout is None or layout.is_of_blocks:
+        ctx.note(f"{to} activations, computed in floating point: TensorRT has no layer for such ones")
         step = ctx.constant(formulas.spread(scale, ctx.shape(x), blocks))
-        return _in_floats(ctx, x, step, to, narrow)
-    return _quantise_dequantise(ctx, x, layout, to, narrow)
+        return _in_floats(ctx, x, step, to, narrow, gain)
+    return _quantise_dequantise(ctx, x, layout, to, narrow, gain)
 
 
 @dataclass
@@ -151,7 +167,7 @@ class _Layout:
 
 
 def _quantise_dequantise(
-    ctx: ConversionContext, x: ITensor, layout: _Layout, to: str, narrow: bool
+    ctx: ConversionContext, x: ITensor, layout: _Layout, to: str, narrow: bool, gain: float = 1.0
 ) -> ITensor:
     dtype = ctx.dtype(x)
     scale = ctx.constant(layout.values)
@@ -162,7 +178,8 @@ def _quantise_dequantise(
         lowest = (layout.values * -formulas.LARGEST[to]).reshape(shape).to(dtype)
         x = ctx.elementwise(x, ctx.constant(lowest), "MAX")
     quantised = layout.put_on(ctx, ctx.net.add_quantize(x, scale, ctx.backend.trt_dtype(_DTYPES[to])))
-    return layout.put_on(ctx, ctx.net.add_dequantize(quantised, scale, ctx.backend.trt_dtype(dtype)))
+    back = scale if gain == 1.0 else ctx.constant(layout.values * gain)
+    return layout.put_on(ctx, ctx.net.add_dequantize(quantised, back, ctx.backend.trt_dtype(dtype)))
 
 
 def _weight(
@@ -173,6 +190,7 @@ def _weight(
     to: str,
     narrow: bool,
     blocks: Sequence[int],
+    gain: float,
 ) -> ITensor:
     """A constant of the format and its dequantise layer; in floating point where there is no such layer."""
     everywhere = formulas.spread(scale, x.shape, blocks)
@@ -180,41 +198,57 @@ def _weight(
     feature = _OF_WEIGHTS.get(to)
     if to == "fp8" and layout is not None and layout.block_shape is not None:
         feature = "layer:add_dequantize:fp8_blocks"
-    if layout is None or not _divides(x, blocks, to) or not _can(ctx, feature):
-        return ctx.constant((values * everywhere).to(x.dtype))
+    problem = _problem(x, layout, blocks, to) or (
+        "" if _can(ctx, feature) else "the target has no such weights"
+    )
+    if problem or layout is None:
+        ctx.note(f"{to} weights, dequantised when the engine was built: {problem}")
+        return ctx.constant((values * (everywhere * gain)).to(x.dtype))
     if to == "int4":
         constant = ctx.packed_constant(formulas.packed_int4(values.cpu()), x.shape, _INT4)
     else:
         constant = ctx.constant(values.to(_DTYPES[to]))
-    return _dequantised(ctx, constant, layout, x.dtype)
+    return _dequantised(ctx, constant, replace(layout, values=layout.values * gain), x.dtype)
 
 
 def _dequantised(ctx: ConversionContext, constant: ITensor, layout: _Layout, dtype: torch.dtype) -> ITensor:
-    scale = ctx.constant(layout.values)
+    # TensorRT wants the scales of 4-bit weights in the type that comes out; those of others stay exact.
+    of_4_bits = constant.dtype == ctx.backend.trt_dtype(_INT4)
+    scale = ctx.constant(layout.values.to(dtype) if of_4_bits else layout.values)
     return layout.put_on(ctx, ctx.net.add_dequantize(constant, scale, ctx.backend.trt_dtype(dtype)))
 
 
-def _divides(x: torch.Tensor, blocks: Sequence[int], to: str) -> bool:
+def _problem(x: torch.Tensor, layout: _Layout | None, blocks: Sequence[int], to: str) -> str:
+    """Why no dequantise layer gives such a weight."""
+    if any(size % block for size, block in zip(x.shape, blocks)):
+        return f"its blocks {tuple(blocks)} do not divide {tuple(x.shape)}"
+    if layout is None:
+        return f"TensorRT has no such scales for a weight of shape {tuple(x.shape)}"
     if to == "int4" and (x.dim() == 0 or x.shape[-1] % 2):
-        return False
-    return all(size % block == 0 for size, block in zip(x.shape, blocks))
+        return f"rows of {x.shape[-1] if x.dim() else 1} numbers do not fill bytes"
+    return ""
 
 
 def _by_scales_of_the_call(
-    ctx: ConversionContext, x: ITensor, amax: ITensor, to: str, narrow: bool
+    ctx: ConversionContext, x: ITensor, amax: ITensor, to: str, narrow: bool, gain: float
 ) -> ITensor:
     """Scales that the model computes: the division and the product by them are layers of their own."""
+    ctx.note(
+        f"{to} with scales that are computed when the model runs: TensorRT does not fuse it into products"
+    )
     dtype = ctx.dtype(x)
     amax = ctx.elementwise(ctx.cast(amax, torch.float32), 2.0**-24, "MAX")
     step = ctx.elementwise(amax, formulas.LARGEST[to], "DIV")
     if to == "int4":
-        return _in_floats(ctx, x, step, to, narrow)
+        return _in_floats(ctx, x, step, to, narrow, gain)
     y = ctx.elementwise(*ctx.broadcast(ctx.cast(x, torch.float32), step), "DIV")
-    y = _quantise_dequantise(ctx, y, _Layout(torch.ones(())), to, narrow)
+    y = _quantise_dequantise(ctx, y, _Layout(torch.ones(())), to, narrow, gain)
     return ctx.cast(ctx.elementwise(*ctx.broadcast(y, step), "PROD"), dtype)
 
 
-def _in_floats(ctx: ConversionContext, x: ITensor, step: ITensor, to: str, narrow: bool) -> ITensor:
+def _in_floats(
+    ctx: ConversionContext, x: ITensor, step: ITensor, to: str, narrow: bool, gain: float
+) -> ITensor:
     """The formula, layer by layer."""
     dtype = ctx.dtype(x)
     x, step = ctx.broadcast(ctx.cast(x, torch.float32), step)
@@ -225,7 +259,8 @@ def _in_floats(ctx: ConversionContext, x: ITensor, step: ITensor, to: str, narro
         largest = formulas.LARGEST[to]
         y = ctx.unary(y, "ROUND")
         y = ctx.elementwise(ctx.elementwise(y, narrow - largest - 1, "MAX"), largest, "MIN")
-    return ctx.cast(ctx.elementwise(y, step, "PROD"), dtype)
+    y = ctx.elementwise(y, step, "PROD")
+    return ctx.cast(y if gain == 1.0 else ctx.elementwise(y, gain, "PROD"), dtype)
 
 
 # ---- blocks with scales of their own ------------------------------------------------------------------------------
@@ -237,10 +272,12 @@ def _accepts_blocks(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     if to not in formulas.BLOCKS:
         return Reject(f"quantises to blocks of {to}, and TensorRT has {', '.join(formulas.BLOCKS)}")
     block = formulas.BLOCKS[to]
-    if isinstance(x, torch.Tensor) and (not isinstance(x.shape[-1], int) or x.shape[-1] % block):
+    if _is_activation(given["x"]) and not _is_in_whole_blocks(x, block):
         return Reject(
             f"{_NAMES[to]} is in blocks of {block}, and the last dim of {tuple(x.shape)} is no multiple of it"
         )
+    if _is_activation(given["x"]) and x.dim() not in (2, 3):
+        return Reject(f"{_NAMES[to]} activations of {x.dim()} dims, and TensorRT takes 2 or 3 of them")
     if to == "nvfp4" and not _is_constant(given["amax"]):
         return Reject("NVFP4 with an amax that is computed when the model runs: calibrate the model first")
     for verdict in (_floats(node, "x"), _known_amax(given["amax"]), _has_layers(node, ctx, to, given["x"])):
@@ -253,7 +290,10 @@ def _accepts_blocks(node: fx.Node, ctx: NodeContext) -> bool | Reject:
 def fake_quantize_blocks(ctx: ConversionContext, x: Operand, amax: Operand | None, to: str) -> ITensor:
     """NVFP4 and MXFP8: dynamic quantise layers; weights as constants with the scales of their blocks."""
     if isinstance(x, torch.Tensor):
-        if x.dim() != 2 or not _can(ctx, _OF_WEIGHTS[to]):
+        whole = x.dim() == 2 and x.shape[1] % formulas.BLOCKS[to] == 0
+        if not whole or not _can(ctx, _OF_WEIGHTS[to]):
+            why = "the target has no such weights" if whole else f"of shape {tuple(x.shape)}"
+            ctx.note(f"{_NAMES[to]} weights, dequantised when the engine was built: {why}")
             return ctx.constant(ops.fake_quantize_blocks(x, amax, to))
         return _nvfp4_weight(ctx, x, amax) if to == "nvfp4" else _mxfp8_weight(ctx, x)
     dtype = ctx.backend.trt_dtype(ctx.dtype(x))
@@ -346,10 +386,12 @@ def _accepts_modelopt_blocks(node: fx.Node, ctx: NodeContext) -> bool | Reject:
             "and MXFP8 in blocks of 32"
         )
     x = val(given["input"])
-    if x.shape[-1] % key[0]:
+    if _is_activation(given["input"]) and not _is_in_whole_blocks(x, key[0]):
         return Reject(
             f"{_NAMES[to]} is in blocks of {key[0]}, and the last dim of {tuple(x.shape)} is no multiple of it"
         )
+    if _is_activation(given["input"]) and x.dim() not in (2, 3):
+        return Reject(f"{_NAMES[to]} activations of {x.dim()} dims, and TensorRT takes 2 or 3 of them")
     return _has_layers(node, ctx, to, given["input"])
 
 

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}
@@ -31,8 +32,10 @@ BLOCKS = {"nvfp4": 16, "mxfp8": 32}
 
 
 @torch.library.custom_op("trtcore_quantize::fake_quantize", mutates_args=())
-def fake_quantize(x: Tensor, amax: Tensor, to: str, narrow: bool, blocks: Sequence[int]) -> Tensor:
-    """``dequantise(quantise(x))`` with scales that calibration found.
+def fake_quantize(
+    x: Tensor, amax: Tensor, to: str, narrow: bool, blocks: Sequence[int], gain: float = 1.0
+) -> Tensor:
+    """``dequantise(quantise(x)) * gain`` with scales that calibration found.
 
     Args:
         x: floating point, any shape.
@@ -41,16 +44,17 @@ def fake_quantize(x: Tensor, amax: Tensor, to: str, narrow: bool, blocks: Sequen
         to: int8, int4 or fp8.
         narrow: leave the lowest integer out.
         blocks: how many elements of each dim of x share a scale; empty: none does, beside dims of size 1 of `amax`.
+        gain: a factor of the result, which costs nothing: it becomes part of the dequantise layer's scale.
 
     Returns:
         x's shape and dtype.
     """
     scale = spread(scales(amax, to), x.shape, blocks)
-    return (quantised(x, scale, to, narrow) * scale).to(x.dtype)
+    return (quantised(x, scale, to, narrow) * (scale * gain)).to(x.dtype)
 
 
 @fake_quantize.register_fake
-def _(x: Tensor, amax: Tensor, to: str, narrow: bool, blocks: Sequence[int]) -> Tensor:
+def _(x: Tensor, amax: Tensor, to: str, narrow: bool, blocks: Sequence[int], gain: float = 1.0) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -59,7 +63,7 @@ def fake_quantize_blocks(x: Tensor, amax: Tensor | None, to: str) -> Tensor:
     """``dequantise(quantise(x))`` in blocks of the last dim, whose scales come from their own values.
 
     Args:
-        x: floating point; the last dim is a multiple of the block.
+        x: floating point; a last block that is not full is one of its own.
         amax: for nvfp4 the largest absolute value of tensors like x, one element; None for mxfp8.
         to: nvfp4 or mxfp8.
 
@@ -67,7 +71,7 @@ def fake_quantize_blocks(x: Tensor, amax: Tensor | None, to: str) -> Tensor:
         x's shape and dtype.
     """
     values, block_scales = quantised_nvfp4(x, amax) if to == "nvfp4" else quantised_mxfp8(x)
-    return dequantised_blocks(values, block_scales).to(x.dtype)
+    return dequantised_blocks(values, block_scales, BLOCKS[to]).to(x.dtype)
 
 
 @fake_quantize_blocks.register_fake
@@ -106,7 +110,7 @@ def quantised_nvfp4(x: Tensor, amax: Tensor | None) -> tuple[Tensor, Tensor]:
     whole = nvfp4_step(amax)
     scale = nvfp4_block_scales(x, whole).float() * whole
     y = _by_blocks(x, BLOCKS["nvfp4"]) / torch.where(scale == 0, 1.0, scale)[..., None]
-    return round_e2m1(y).reshape(x.shape), scale
+    return _in_a_row(round_e2m1(y), x.shape[-1]), scale
 
 
 def nvfp4_step(amax: Tensor) -> Tensor:
@@ -135,18 +139,22 @@ def quantised_mxfp8(x: Tensor) -> tuple[Tensor, Tensor]:
     exponent = (blocks.abs().amax(-1) / 448.0).log2().ceil().clamp(-127.0, 127.0)
     scale = exponent.nan_to_num(nan=-127.0).exp2()
     values = (blocks / scale[..., None]).clamp(-448.0, 448.0).to(torch.float8_e4m3fn).float()
-    return values.reshape(x.shape), scale
+    return _in_a_row(values, x.shape[-1]), scale
 
 
-def dequantised_blocks(values: Tensor, block_scales: Tensor) -> Tensor:
+def dequantised_blocks(values: Tensor, block_scales: Tensor, block: int) -> Tensor:
     """Values times their block's scale, along the last dim, in float32."""
-    return (_by_blocks(values, values.shape[-1] // block_scales.shape[-1]) * block_scales[..., None]).reshape(
-        values.shape
-    )
+    return _in_a_row(_by_blocks(values, block) * block_scales[..., None], values.shape[-1])
 
 
 def _by_blocks(x: Tensor, block: int) -> Tensor:
-    return x.float().unflatten(-1, (-1, block))
+    """The last dim as (blocks, block); zeros fill the last block up."""
+    return F.pad(x.float(), (0, -x.shape[-1] % block)).unflatten(-1, (-1, block))
+
+
+def _in_a_row(blocks: Tensor, size: int) -> Tensor:
+    """`_by_blocks` undone."""
+    return blocks.flatten(-2).narrow(-1, 0, size)
 
 
 def packed_int4(values: Tensor) -> Tensor:

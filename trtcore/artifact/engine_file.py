@@ -109,9 +109,13 @@ class EngineArtifact:
             self._snapshot = self._snapshot()
         return self._snapshot
 
+    def network(self) -> NetworkSnapshot | None:
+        """The same, and one that was not read yet is not kept."""
+        return self._snapshot() if callable(self._snapshot) else self._snapshot
+
     def layers(self) -> tuple[LayerSnapshot, ...]:
         """The network's layers; () where it carries no network. One that was not read yet is not kept."""
-        snapshot = self._snapshot() if callable(self._snapshot) else self._snapshot
+        snapshot = self.network()
         return snapshot.layers if snapshot is not None else ()
 
     @property

@@ -38,10 +38,12 @@ class ConversionContext(NetworkShapes):
         trt: the bindings module in use; converters never import tensorrt themselves.
         backend, target, settings: of this compile.
         node: the fx node that is being converted.
+        notes: what its converter had to say of it, see `note`.
     """
 
     def __init__(self, compile_context: CompileContext, net: Any, store: WeightStore) -> None:
         super().__init__(compile_context, net, store)
+        self.notes: list[str] = []
         self._inliner: Callable[[torch.fx.GraphModule, Sequence[Any]], Any] | None = None  # the interpreter's
 
     def inline(self, graph_module: torch.fx.GraphModule, *inputs: ITensor) -> Any:
@@ -60,6 +62,14 @@ class ConversionContext(NetworkShapes):
         if self._inliner is None:
             raise ConversionError("there is no graph being converted")
         return self._inliner(graph_module, inputs)
+
+    def note(self, text: str) -> None:
+        """Have the report say something of this node: that it is computed in another way than its op says, and why.
+
+        It is kept with the layers that the converter adds, in the engine; a converter that adds none leaves none.
+        """
+        if text not in self.notes:
+            self.notes.append(text)
 
     # ---- operands -------------------------------------------------------------------------------
 

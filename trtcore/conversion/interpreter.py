@@ -231,6 +231,7 @@ class _Interpreter:
         mark, first = self.logger.mark(), self.network.num_layers
         bound = self.network.num_inputs, self.network.num_outputs
         self.ctx.node = node
+        self.ctx.notes.clear()
         if self.before_node is not None:
             self.before_node(node.name)
         try:
@@ -482,7 +483,8 @@ class _Interpreter:
         last = self.network.num_layers
         path = module_path(node) or "model"
         base = f"{path}/{op_name(node.target)}/{node.name}"[:_NAME_LIMIT]
-        metadata = json.dumps({"node": node.name, "module": path, "source": source_line(node)})
+        said = {"note": "; ".join(self.ctx.notes)} if self.ctx.notes else {}
+        metadata = json.dumps({"node": node.name, "module": path, "source": source_line(node), **said})
         for index in range(first, last):
             layer = self.network.get_layer(index)
             name = base if last - first == 1 else f"{base}/{index - first}"

@@ -72,7 +72,7 @@ class WeightStore:
         return self.packed(tensor, tensor.dtype, tensor.numel())
 
     def packed(self, tensor: torch.Tensor, dtype: torch.dtype, count: int) -> Any:
-        """``trt.Weights`` of `count` numbers of `dtype`, which lie in the bytes of `tensor`, two to each if of 4 bits."""
+        """``trt.Weights`` of `count` numbers of `dtype`, in the bytes of `tensor` (of 4 bits: two to each)."""
         held = self.hold(tensor)
         self._pending.append(held)
         trt_dtype = self._backend.trt_dtype(dtype)

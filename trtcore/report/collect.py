@@ -31,6 +31,7 @@ from trtcore.report.data import (
     SegmentReport,
     StageTiming,
 )
+from trtcore.report.precisions import precisions
 
 if TYPE_CHECKING:
     from trtcore.engine.builds import BuiltEngine
@@ -97,16 +98,41 @@ def _modules(graph: torch.fx.Graph, where: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _layers(engines: Mapping[str, BuiltEngine] | None) -> dict[tuple[str, str], list[str]]:
+@dataclasses.dataclass
+class _Layers:
+    """What a node became in an engine."""
+
+    texts: list[str] = dataclasses.field(default_factory=list)
+    formats: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def fields(self) -> dict[str, Any]:
+        """Those of a `NodeReport`."""
+        return {
+            "layers": tuple(self.texts),
+            "computes": "; ".join(dict.fromkeys(self.formats)),
+            "note": "; ".join(dict.fromkeys(self.notes)),
+        }
+
+
+def _layers(engines: Mapping[str, BuiltEngine] | None) -> dict[tuple[str, str], _Layers]:
     """The layers of each node by engine and node; those of a cached engine are named as they were in its model."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], _Layers] = {}
     for name, engine in (engines or {}).items():
-        for layer in engine.artifact.layers() if engine.artifact is not None else ():
+        network = engine.artifact.network() if engine.artifact is not None else None
+        if network is None:
+            continue
+        formats = precisions(network)
+        for layer in network.layers:
             try:
-                node = json.loads(layer.metadata)["node"]
+                known = json.loads(layer.metadata)
+                node, note = known["node"], known.get("note", "")
             except (ValueError, TypeError, KeyError):  # one that is not of a node, or a long name alone
-                node = layer.metadata
-            found.setdefault((name, node), []).append(f"{layer.type} {layer.name}")
+                node, note = layer.metadata, ""
+            one = found.setdefault((name, node), _Layers())
+            one.texts.append(f"{layer.type} {layer.name}")
+            one.formats += [formats[layer.index]] if layer.index in formats else []
+            one.notes += [note] if note else []
     return found
 
 
@@ -187,7 +213,7 @@ def _nodes(
     where: Mapping[str, str],
     quarantined: Set[str],
     ctx: CompileContext,
-    layers: Mapping[tuple[str, str], Sequence[str]],
+    layers: Mapping[tuple[str, str], _Layers],
 ) -> tuple[NodeReport, ...]:
     engines = {segment.name for segment in found.segments}
     small = set(found.small)
@@ -217,7 +243,7 @@ def _nodes(
             lost_to=lost,
         )
         if one.in_engine:
-            more: dict[str, Any] = {"layers": tuple(layers.get((segment, node.name), ()))}
+            more = layers.get((segment, node.name), _Layers()).fields()
         else:
             more = {"flops": costs.flops(node), "advice": advice(node, selection, lost, program, ctx)}
         reports.append(dataclasses.replace(one, bytes=costs.moved(node), **more))

@@ -141,6 +141,11 @@ def _lists(report: ReportFields) -> Sequence[tuple[str, Sequence[str]]]:
         ("Kernel plugins", plugins),
         ("Ties between packs", report.ties),
         ("Not lowered by autocast, and the rule", [str(group) for group in report.kept_precise()]),
+        (
+            "Number formats of products, as TensorRT is given them",
+            [str(group) for group in report.precisions()],
+        ),
+        ("Computed in another way", [str(group) for group in report.noted()]),
         ("Written back", [str(group) for group in report.lost("write_back")]),
         ("Rewritten by lowering", report.rewrites),
         ("Versions", _versions(report)),

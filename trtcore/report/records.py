@@ -69,6 +69,9 @@ class NodeReport:
             for its op; else None.
         advice: the one thing that would change where it runs; "" where nothing is known to.
         precision: the rule that keeps it in the model's dtype where autocast lowers others; "" where none does.
+        computes: of convolutions, matrix products and attention in an engine: the number format of what they multiply,
+            as ``float32``, ``int8`` (both sides) or ``float16, weights int4``; else "".
+        note: what its converter says of how it is computed; "" where it says nothing.
     """
 
     name: str
@@ -91,6 +94,8 @@ class NodeReport:
     flops: int | None = None
     advice: str = ""
     precision: str = ""
+    computes: str = ""
+    note: str = ""
 
     @property
     def cost(self) -> float:
@@ -342,6 +347,14 @@ class ReportFields:
     def kept_precise(self) -> tuple[FallbackGroup, ...]:
         """Ops that autocast left in the model's dtype, by op and the rule that keeps them, the most frequent first."""
         return _groups((node for node in self.nodes if node.precision), lambda node: node.precision)
+
+    def precisions(self) -> tuple[FallbackGroup, ...]:
+        """Convolutions, matrix products and attention in engines, by op and the number format of what they multiply."""
+        return _groups((node for node in self.nodes if node.computes), lambda node: node.computes)
+
+    def noted(self) -> tuple[FallbackGroup, ...]:
+        """Ops whose converters say that they are computed in another way than asked, by op and reason."""
+        return _groups((node for node in self.nodes if node.note), lambda node: node.note)
 
     def costliest(self) -> tuple[FallbackGroup, ...]:
         """All ops in torch, grouped by op and reason, what costs the most first."""

@@ -184,6 +184,11 @@ def _sections(report: ReportFields, *, verbose: bool) -> list[_Section]:
     if report.kept_precise():
         lines = [(str(group),) for group in report.kept_precise()]
         sections.append(_Section("Not lowered by autocast, and the rule", lines))
+    if len({group.reason for group in report.precisions()}) > 1 or _is_quantised(report):
+        lines = [(str(group),) for group in report.precisions()]
+        sections.append(_Section("Number formats of products, as TensorRT is given them", lines))
+    if report.noted():
+        sections.append(_Section("Computed in another way", [(str(group),) for group in report.noted()]))
     if report.written_back:
         sections.append(_Section("Written back", [(str(group),) for group in report.lost("write_back")]))
     if report.quarantined:
@@ -204,6 +209,12 @@ def _sections(report: ReportFields, *, verbose: bool) -> list[_Section]:
     if verbose and report.nodes:
         sections.append(_Section("Ops", [(line,) for node in report.nodes for line in _node_lines(node)]))
     return sections
+
+
+def _is_quantised(report: ReportFields) -> bool:
+    return any(
+        not group.reason.startswith(("float32", "float16", "bfloat16")) for group in report.precisions()
+    )
 
 
 def _segment_row(segment: SegmentReport) -> tuple[str, ...]:
@@ -255,6 +266,10 @@ def _node_lines(node: NodeReport) -> list[str]:
         lines.append(f"    stands for {', '.join(node.sources)}")
     if node.precision:
         lines.append(f"    not lowered by autocast: {node.precision}")
+    if node.computes:
+        lines.append(f"    multiplies {node.computes}")
+    if node.note:
+        lines.append(f"    {node.note}")
     lines += [
         f"    {candidate.verdict}: {candidate.converter} of {candidate.pack}, priority {candidate.priority}"
         + (f": {candidate.reason}" if candidate.reason else "")

@@ -23,6 +23,7 @@ _SUPPORTED = (
     "INT8 and FP8 (a scale for the tensor, or for each channel), INT4, INT8 and FP8 weights in blocks, NVFP4 in blocks "
     "of 16, MXFP8 in blocks of 32; symmetric and signed"
 )
+_BEFORE = "compile the model before mtq.compress: the engine's weights are small anyway"
 
 
 def modelopt_capture(model: torch.nn.Module) -> AbstractContextManager[None] | None:
@@ -77,10 +78,7 @@ def _problem(quantizer: Any) -> tuple[str, str] | None:
     if quantizer._if_calib:
         return "still collects statistics", "end the calibration first (mtq.calibrate does)"
     if not quantizer.fake_quant:
-        return (
-            "holds compressed weights",
-            "compile the model before mtq.compress: the engine's weights are small anyway",
-        )
+        return "holds compressed weights", _BEFORE
     if quantizer.unsigned:
         return "is unsigned", f"set unsigned=False: TensorRT quantises symmetrically; {again}"
     if quantizer.bias is not None:
@@ -105,7 +103,7 @@ def _refuse_compressed(model: torch.nn.Module) -> None:
             raise InputError(
                 f"the weight {name} is compressed",
                 where=name,
-                advice="compile the model before mtq.compress: the engine's weights are small anyway",
+                advice=_BEFORE,
             )
 
 

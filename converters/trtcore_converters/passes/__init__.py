@@ -18,6 +18,7 @@ from trtcore_converters.passes.linear import FUSE_LINEAR
 from trtcore_converters.passes.masks import masked_updates
 from trtcore_converters.passes.norms import recover_rms_norm
 from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
+from trtcore_converters.passes.quantised import scale_quantised_queries
 from trtcore_converters.passes.rotary import recover_rotary
 from trtcore_converters.passes.sizes import bounded_results, symbolic_floats
 from trtcore_converters.passes.statistics import running_statistics
@@ -46,6 +47,7 @@ _IN_ORDER = (
     ("recover_attention", recover_attention),
     ("simplify_views", simplify_views),
     ("group_heads", group_heads),
+    ("scale_quantised_queries", scale_quantised_queries),
     ("fold_recovered", constant_folding),
     ("pad_tied_tables", pad_tied_tables),
     ("autocast", autocast),
