@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -370,3 +371,13 @@ def test_compressed_models_are_refused() -> None:
         mtq.compress(model)
     with pytest.raises(trtcore.errors.InputError, match=r"compile the model before mtq\.compress"):
         trtcore.compile(model, inputs=[torch.randn(2, 256)])
+
+
+# The README ---------------------------------------------------------------------------------------------
+
+
+def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = Path(__file__).parent.parent / "README.md"
+    (block,) = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    assert "2 x aten.linear.default: int8; first at 0" in capsys.readouterr().out
