@@ -7,7 +7,7 @@ whose blocks do not divide them, 4-bit activations, scales that are computed whe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -241,9 +241,10 @@ def _by_scales_of_the_call(
     step = ctx.elementwise(amax, formulas.LARGEST[to], "DIV")
     if to == "int4":
         return _in_floats(ctx, x, step, to, narrow, gain)
-    y = ctx.elementwise(*ctx.broadcast(ctx.cast(x, torch.float32), step), "DIV")
+    x, step = ctx.broadcast(ctx.cast(x, torch.float32), step)
+    y = ctx.elementwise(x, step, "DIV")
     y = _quantise_dequantise(ctx, y, _Layout(torch.ones(())), to, narrow, gain)
-    return ctx.cast(ctx.elementwise(*ctx.broadcast(y, step), "PROD"), dtype)
+    return ctx.cast(ctx.elementwise(y, step, "PROD"), dtype)
 
 
 def _in_floats(
@@ -335,7 +336,7 @@ def _mxfp8_weight(ctx: ConversionContext, x: torch.Tensor) -> ITensor:
 # ---- ModelOpt's ops -----------------------------------------------------------------------------------------------
 
 _MODELOPT = {(8, 0): "int8", (8, 4): "fp8", (4, 0): "int4"}
-_MODELOPT_BLOCKS = {(16, 4, 2, 8, 4): "nvfp4", (32, 8, 4, 8, 8): "mxfp8"}
+_MODELOPT_BLOCKS: Mapping[tuple[int, ...], str] = {(16, 4, 2, 8, 4): "nvfp4", (32, 8, 4, 8, 8): "mxfp8"}
 
 
 def _accepts_quantize_op(node: fx.Node, ctx: NodeContext) -> bool | Reject:
@@ -404,4 +405,5 @@ def modelopt_quantize_blocks(
     ctx: ConversionContext, x: Operand, block_size: int, amax: Operand | None, num_bits: int, *rest: int
 ) -> ITensor:
     """As ModelOpt's own export leaves it in the graph."""
-    return fake_quantize_blocks(ctx, x, amax, _MODELOPT_BLOCKS[(block_size, num_bits, *rest)])
+    key = (block_size, num_bits, *rest)
+    return fake_quantize_blocks(ctx, x, amax, _MODELOPT_BLOCKS[key])

@@ -149,7 +149,8 @@ def dequantised_blocks(values: Tensor, block_scales: Tensor, block: int) -> Tens
 
 def _by_blocks(x: Tensor, block: int) -> Tensor:
     """The last dim as (blocks, block); zeros fill the last block up."""
-    return F.pad(x.float(), (0, -x.shape[-1] % block)).unflatten(-1, (-1, block))
+    padded = F.pad(x.float(), (0, -x.shape[-1] % block))
+    return padded.reshape(*padded.shape[:-1], -1, block)
 
 
 def _in_a_row(blocks: Tensor, size: int) -> Tensor:

@@ -314,7 +314,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("a range of {} to {} does not fit into int8", (Documents("IQuantizeLayer", "Clamping is in the range [-128, 127]"),)),
     Refusal("a scale that is not a positive number", (Differs("quantize by a scale that is not a positive number"),)),
     # fake quantisation
-    Refusal("{} activations, and {} has none for {}", (Documents("IDynamicQuantizeLayer", "must be either DataType::kFP4"), Elsewhere("fake_quantize.default"))),
+    Refusal("{} activations, and {} has none for {}", (Documents("IDynamicQuantizeLayer", "must be either DataType::kFP4"),)),
     Refusal("^quantises to {}, and TensorRT has {}$", (Documents("IQuantizeLayer", "supports tensorrt.int8, tensorrt.float8, tensorrt.int4"),)),
     Refusal("scales of shape {} do not fit", (Documents("IQuantizeLayer", "size of the 1-D scale tensor must match"),)),
     Refusal("blocks of a size that varies", (Documents("IDynamicQuantizeLayer", "must be divisible by the block size"), *_UNBUILDABLE)),

@@ -836,7 +836,7 @@ def test_an_op_that_is_registered_later_finds_its_converter():
         def twice(ctx, x):
             return x
 
-        assert [one.target for one, _ in build_registry(plain).unknown] == ["later_op::twice"]
+        assert "later_op::twice" in [one.target for one, _ in build_registry(plain).unknown]
         library = torch.library.Library("later_op", "DEF")
         library.define("twice(Tensor x) -> Tensor")
         assert build_registry(plain).candidates(torch.ops.later_op.twice.default)
