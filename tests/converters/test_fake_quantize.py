@@ -17,6 +17,10 @@ from trtcore_converters import quantize_ops as formulas
 load_packs()
 ops = torch.ops.trtcore_quantize
 INT4 = getattr(torch, "int4")  # noqa: B009
+HALF = [
+    pytest.param(torch.float16, marks=pytest.mark.slow),
+    pytest.param(torch.bfloat16, marks=pytest.mark.slow),
+]
 FP8, FP4 = torch.float8_e4m3fn, torch.float4_e2m1fn_x2
 
 
@@ -104,7 +108,7 @@ def dequantised(compiled):
 # a power of two as scale: x / scale and x * (1 / scale) are the same number
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize(("to", "amax"), [("int8", 127 / 16), ("fp8", 448 / 64), ("int4", 7 / 4)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
 def test_activations(to, amax, narrow, dtype):
     x = torch.cat([torch.randn(4, 14) * 4, torch.full((4, 1), -1000.0), torch.zeros(4, 1)], 1).to(dtype)
     assert_converts(Activation(amax, to, narrow), (x,), dynamic={0: {0: (1, 4, 8)}})
@@ -143,7 +147,7 @@ def test_a_tensor_in_which_nothing_was_seen_becomes_zeros():
         ("int4", in_blocks(2, 1), (2, 1), INT4),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, HALF[0]])
 def test_weights_are_constants_of_the_format(to, amax, blocks, stored, dtype):
     module = Linear(to, amax, blocks, narrow=to != "fp8", dtype=dtype)
     x = torch.randn(3, 64, dtype=dtype)
@@ -183,7 +187,7 @@ def test_both_sides_of_a_product():
 
 @pytest.mark.parametrize("activations", [False, True])
 @pytest.mark.parametrize("to", ["nvfp4", "mxfp8"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, HALF[0]])
 def test_blocks_with_scales_of_their_own(to, activations, dtype):
     module = Blocks(to, activations, dtype=dtype)
     x = torch.randn(2, 3, 64, dtype=dtype)
