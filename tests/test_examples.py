@@ -49,7 +49,7 @@ SHOWN = {
     "gpt2": Shown((WHOLE, r"tokens \[", SAME)),
     "llama_static_cache": Shown((WHOLE, WHOLE, SAME)),
     "quantized_resnet": Shown((WHOLE, r"10 quantise and 2\d dequantise", "relative error"), needs=("torchao",)),
-    "modelopt_vit": Shown((WHOLE, r"12 x aten.linear.default: float8", "relative error"), needs=("modelopt", "trtcore_contrib_modelopt")),
+    "modelopt_vit": Shown((WHOLE, r"13 x aten.linear.default: float8", "relative error"), needs=("modelopt", "trtcore_contrib_modelopt")),
     "refit_lora": Shown(("the model: built", "with an adapter: built", "another adapter: refitted"), needs=("peft",)),
     "resnet_torch_compile": Shown(("batch 32", "new graph", r"dynamic .*\.\.15 ", "dynamic")),
     "sam2": Shown((WHOLE, "masks", "the same best mask as eager: True")),
