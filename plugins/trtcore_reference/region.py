@@ -50,6 +50,7 @@ class Region:
         self.dead_rows: dict[fx.Node, fx.Node] = {}  # attention mask -> its dead rows, see linear.py
         self._values: dict[tuple[int, bool], Value] = {}
         self._items: dict[int, fx.Node] = {}
+        self._calls: dict[Any, fx.Node] = {}
         self._stage: fx.Node | None = None
         self._device: fx.Node | None = None
 
@@ -109,9 +110,16 @@ class Region:
         kwargs: dict[str, Any],
         layer: LayerSnapshot | None,
     ) -> fx.Node:
+        """A call of `function`; one that is there with the same operands is taken again, unless results are random."""
+        key = (function, _as_key(args), _as_key(kwargs))
+        known = self._calls.get(key)
+        if known is not None:
+            return known
         node = self.graph.call_function(function, args, kwargs)
         if layer is not None:
             node.meta["layer"] = layer.name
+        if not (layer is not None and str(layer.attributes.get("operation", "")).startswith("RANDOM")):
+            self._calls[key] = node
         return node
 
     def submodule(self, module: fx.GraphModule) -> fx.Node:
@@ -151,3 +159,14 @@ class Region:
             nodes = self.graph.call_function(finish, (self._stage, list(inputs), nodes))
         self.graph.output(nodes)
         self.graph.eliminate_dead_code()
+
+
+def _as_key(tree: Any) -> Any:
+    """Operands as a key: ``1``, ``1.0`` and ``True`` are three, and what cannot be compared is like itself alone."""
+    if isinstance(tree, (list, tuple)):
+        return type(tree), tuple(map(_as_key, tree))
+    if isinstance(tree, dict):
+        return dict, tuple((name, _as_key(value)) for name, value in sorted(tree.items()))
+    if isinstance(tree, (bool, int, str, fx.Node, torch.dtype, torch.device, type(None))) or callable(tree):
+        return type(tree), tree
+    return type(tree), repr(tree) if isinstance(tree, float) else id(tree)

@@ -23,8 +23,10 @@ def examples(
     length: int | None,
 ) -> list[Any]:
     """What a `Step` is compiled for: any number of texts; prompts of any length, or `length` tokens."""
-    batch = (1, sizes.opt_batch, sizes.max_batch)
-    tokens = (2, sizes.opt_prompt, sizes.max_prompt) if length is None else (length,) * 3
+    # torch.export takes a size of 1 or 2 for one of exactly 2, and then knows of no two dims that they are one.
+    most = sizes.max_batch if sizes.max_batch != 2 else 3
+    batch = (1, sizes.opt_batch, most)
+    tokens = (2, sizes.opt_prompt, max(sizes.max_prompt, 4)) if length is None else (length,) * 3
 
     def ranged(dtype: torch.dtype, *dims: int | tuple[int, ...]) -> Input:
         least, usual, most = zip(*(dim if isinstance(dim, tuple) else (dim,) * 3 for dim in dims))
@@ -46,13 +48,14 @@ class Decoder:
     Args:
         module: the compiled step of one token.
         held: the cache.
+        writes: whether the engine leaves the cache as it is, so that its results are to be written there.
 
     Attributes:
         graphs: whether steps on a GPU are recorded, once for each number of texts, and replayed.
     """
 
-    def __init__(self, module: torch.fx.GraphModule, held: HeldCache) -> None:
-        self._module, self._held = module, held
+    def __init__(self, module: torch.fx.GraphModule, held: HeldCache, writes: bool) -> None:
+        self._module, self._held, self._writes = module, held, writes
         rows, device = held.mask.shape[0], held.mask.device
         self.graphs = device.type == "cuda"
         self._tokens = torch.zeros(rows, 1, dtype=torch.int64, device=device)
@@ -76,11 +79,18 @@ class Decoder:
         self._positions[:rows].copy_(positions)
         self._start.fill_(start)
         if not self.graphs:
-            logits: Tensor = self._module(*self._of(rows))
-            return logits
+            return self._step(rows)
         graph, result = self._recorded.get(rows) or self._record(rows)
         graph.replay()
         return result.clone()
+
+    def _step(self, rows: int) -> Tensor:
+        results = self._module(*self._of(rows))
+        if not self._writes:
+            return results
+        logits, keys, values = results
+        self._held.write(self._start, keys, values)
+        return logits
 
     def _of(self, rows: int) -> list[Any]:
         """The arguments for so many texts: views of what stays where it is."""
@@ -99,15 +109,14 @@ class Decoder:
 
     def _record(self, rows: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Record a step. The step before it, and every replay, writes to the same places of the cache the same."""
-        arguments = self._of(rows)
         beside = torch.cuda.Stream(self._start.device)
         beside.wait_stream(torch.cuda.current_stream(self._start.device))
         with torch.cuda.stream(beside):
             for _ in range(2):
-                self._module(*arguments)
+                self._step(rows)
         torch.cuda.current_stream(self._start.device).wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            result = self._module(*arguments)
+            result = self._step(rows)
         self._recorded[rows] = graph, result
         return graph, result

@@ -18,7 +18,7 @@ import trtcore
 from trtcore.pack import InputError
 from trtcore_contrib_llm.decoding import Decoder
 from trtcore_contrib_llm.held_cache import HeldCache
-from trtcore_contrib_llm.stepping import LayerShape, Step, cache_argument, shapes_of
+from trtcore_contrib_llm.stepping import LayerShape, Step, cache_argument, has_attention_interface, shapes_of
 
 FORMAT = 1
 _FILE = "trtcore.json"
@@ -103,16 +103,16 @@ class Generator:
                     f"{type(model).__name__} does not keep one cache of keys and values for each layer: {error}",
                     advice="supported are decoders each of whose layers writes its keys and values once a call",
                 ) from error
-            step = Step(model)
+            reads_only = has_attention_interface(model, shapes, dtype)
             parts = [
                 trtcore.compile(step, examples(sizes, shapes, dtype, model.device, length=length), **settings)
-                for length in (None, 1)
+                for length, step in ((None, Step(model)), (1, Step(model, reads_only=reads_only)))
             ]
         finally:
             model.train(was_training)
         kind = type(model)
         generator = _made(kind, model.config, model.generation_config)
-        generator._hold(parts[0], parts[1], sizes, shapes, dtype, model.device)
+        generator._hold(parts[0], parts[1], sizes, shapes, dtype, model.device, reads_only)
         return generator
 
     @staticmethod
@@ -136,7 +136,13 @@ class Generator:
             parts = [part.to(place) for part in parts]
         shapes = tuple(LayerShape(**one) for one in facts["layers"])
         generator._hold(
-            parts[0], parts[1], Sizes(**facts["sizes"]), shapes, getattr(torch, facts["dtype"]), place
+            parts[0],
+            parts[1],
+            Sizes(**facts["sizes"]),
+            shapes,
+            getattr(torch, facts["dtype"]),
+            place,
+            facts["reads_only"],
         )
         return generator
 
@@ -148,14 +154,15 @@ class Generator:
         shapes: tuple[LayerShape, ...],
         dtype: torch.dtype,
         device: torch.device,
+        reads_only: bool,
     ) -> None:
-        self.sizes, self._shapes = sizes, shapes
+        self.sizes, self._shapes, self._reads_only = sizes, shapes, reads_only
         trtcore.runtime.share_weights(prefill, decode)
         held = HeldCache(shapes, dtype, device, sizes.max_batch, sizes.max_length)
         # Not by nn.Module's own way: neither is a part whose weights the skeleton has.
         for name, value in (("prefill", prefill), ("decode", decode), ("held", held)):
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_decoder", Decoder(decode, held))
+        object.__setattr__(self, "_decoder", Decoder(decode, held, reads_only))
 
     def save(self, folder: Any) -> None:
         """Write engines, configuration and generation configuration to a folder, for ``load_for_generation``.
@@ -172,6 +179,7 @@ class Generator:
             "attention": self.config._attn_implementation,  # type: ignore[attr-defined]
             "sizes": asdict(self.sizes),
             "layers": [asdict(one) for one in self._shapes],
+            "reads_only": self._reads_only,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
         }
@@ -207,7 +215,7 @@ class Generator:
         for part in (self.prefill, self.decode):
             part.to(device)
         self.held.to(device)
-        object.__setattr__(self, "_decoder", Decoder(self.decode, self.held))
+        object.__setattr__(self, "_decoder", Decoder(self.decode, self.held, self._reads_only))
         return self
 
     def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:

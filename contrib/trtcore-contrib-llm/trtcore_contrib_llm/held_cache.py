@@ -87,9 +87,29 @@ class HeldCache(Cache):
         self.length = 0
         self.mask = torch.ones(max_batch, max_length, dtype=torch.int64, device=device)
         made = {"dtype": dtype, "device": device}
-        self.keys = [torch.zeros(max_batch, one.heads, max_length, one.keys, **made) for one in shapes]
-        self.values = [torch.zeros(max_batch, one.heads, max_length, one.values, **made) for one in shapes]
+        self._count = len(shapes)
+        self._key_rooms = _rooms([(one.heads, one.keys) for one in shapes], max_batch, max_length, made)
+        self._value_rooms = _rooms([(one.heads, one.values) for one in shapes], max_batch, max_length, made)
+        self._name_parts()
         super().__init__(layers=[HeldLayer(k, v, self) for k, v in zip(self.keys, self.values)])
+
+    def _name_parts(self) -> None:
+        self.keys, self.values = (
+            [
+                whole[layers.index(index)]
+                for index in range(self._count)
+                for whole, layers in rooms
+                if index in layers
+            ]
+            for rooms in (self._key_rooms, self._value_rooms)
+        )
+
+    def write(self, start: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Write what one token gave, at the place ``start`` (1,): for each layer (batch, heads, 1, size)."""
+        for stacked, given in ((self._key_rooms, keys), (self._value_rooms, values)):
+            for whole, layers in stacked:
+                new = torch.stack([given[index] for index in layers])
+                whole[:, : new.shape[1]].index_copy_(3, start, new)
 
     def reset(self) -> None:
         """Forget everything: the next tokens are those of new texts."""
@@ -103,6 +123,21 @@ class HeldCache(Cache):
     def to(self, device: torch.device | str) -> None:
         """Move to a device, contents and all."""
         self.mask = self.mask.to(device)
-        for index, layer in enumerate(self.layers):
-            self.keys[index] = layer.keys = layer.keys.to(device)
-            self.values[index] = layer.values = layer.values.to(device)
+        self._key_rooms, self._value_rooms = (
+            [(whole.to(device), layers) for whole, layers in rooms]
+            for rooms in (self._key_rooms, self._value_rooms)
+        )
+        self._name_parts()
+        for layer, keys, values in zip(self.layers, self.keys, self.values):
+            layer.keys, layer.values = keys, values
+
+
+def _rooms(
+    shapes: Sequence[tuple[int, int]], rows: int, length: int, made: dict[str, Any]
+) -> list[tuple[Tensor, list[int]]]:
+    """Tensors (layers, rows, heads, length, size), and which layers: those of one shape are written to at once."""
+    found = []
+    for heads, size in dict.fromkeys(shapes):
+        layers = [index for index, one in enumerate(shapes) if one == (heads, size)]
+        found.append((torch.zeros(len(layers), rows, heads, length, size, **made), layers))
+    return found

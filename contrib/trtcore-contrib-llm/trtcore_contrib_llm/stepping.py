@@ -6,6 +6,8 @@ This module and those that import it need transformers; the rest of the pack doe
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 @dataclass(frozen=True)
@@ -123,11 +127,15 @@ class Step(nn.Module):
 
     Args:
         model: the model, in eval mode.
+        reads_only: a step of one token that leaves the cache as it is, and gives the token's keys and values instead:
+            whoever calls it writes these few numbers, and nobody copies a cache. For models that compute their
+            attention by transformers' interface (`has_attention_interface`).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, reads_only: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.reads_only = reads_only
         taken = inspect.signature(model.forward).parameters
         self._cache = str(cache_argument(model))
         self._positions = "position_ids" in taken
@@ -141,7 +149,7 @@ class Step(nn.Module):
         start: Tensor,
         keys: list[Tensor],
         values: list[Tensor],
-    ) -> Tensor:
+    ) -> Any:
         """One call.
 
         Args:
@@ -149,17 +157,133 @@ class Step(nn.Module):
             position_ids: (batch, length) int64, places in each text: padding does not count.
             attention_mask: (batch, capacity) int64, 0 where the cache holds padding.
             start: (1,) int64, where in the cache the first of the tokens goes.
-            keys, values: for each layer (batch, heads, capacity, size); written to in place.
+            keys, values: for each layer (batch, heads, capacity, size); written to in place, if at all.
 
         Returns:
-            (batch, vocabulary), logits of the token that follows.
+            (batch, vocabulary), logits of the token that follows. With `reads_only` (logits, keys, values), where
+            keys and values are of the token, for each layer (batch, heads, 1, size).
         """
-        layers = [_TracedLayer(key, value, start) for key, value in zip(keys, values)]
+        kind = _ReadLayer if self.reads_only else _TracedLayer
+        layers = [kind(key, value, start) for key, value in zip(keys, values)]
         named: dict[str, Any] = {self._cache: Cache(layers=layers)}
         if self._positions:
             named["position_ids"] = position_ids
         if self._keeps:
             named["logits_to_keep"] = 1
-        result = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=True, **named)
-        logits: Tensor = result.logits
-        return logits[:, -1]
+        with attending_to(self.model, layers) if self.reads_only else nullcontext():
+            result = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=True, **named)
+        logits: Tensor = result.logits[:, -1]
+        if not self.reads_only:
+            return logits
+        return logits, [layer.new[0] for layer in layers], [layer.new[1] for layer in layers]
+
+
+class _ReadLayer(_TracedLayer):
+    """A cache's layer that is read and not written to: attention looks at the new keys and values beside it."""
+
+    new: tuple[Tensor, Tensor]
+    attended = False
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.new = key_states, value_states
+        return key_states, value_states
+
+
+_NAME = "trtcore_llm"
+_layers: list[_ReadLayer] = []  # of the call that is traced
+_biases: dict[int, tuple[Tensor, Tensor]] = {}  # the mask's id -> (the mask, what is added to scores)
+
+
+@contextmanager
+def attending_to(model: Any, layers: Sequence[_ReadLayer]) -> Iterator[None]:
+    """The model's attention is `attend`, over these layers."""
+    ALL_ATTENTION_FUNCTIONS.register(_NAME, attend)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    configs = {id(one.config): one.config for one in model.modules() if hasattr(one, "config")}.values()
+    before = [(config, config._attn_implementation) for config in configs]
+    _layers[:] = layers
+    try:
+        for config in configs:
+            config._attn_implementation = _NAME
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation = name
+        left = [one for one in _layers if not one.attended]
+        _layers.clear()
+        _biases.clear()
+    if left:
+        raise ValueError(f"{len(left)} layers do not attend by transformers' interface")
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one token to a cache and to itself; the query heads of a group are rows of one product.
+
+    Args:
+        module: the model's attention layer.
+        query: (batch, heads, 1, size).
+        key, value: (batch, key heads, 1, size), the token's own.
+        attention_mask: (batch, 1, 1, capacity) bool, the token's own place among what is True.
+        scaling: of scores; ``1 / sqrt(size)`` by default.
+        dropout: 0.
+        more: what layers pass besides; `softcap` is heeded.
+
+    Returns:
+        (batch, 1, heads, size), and no weights.
+
+    Raises:
+        ValueError: something is asked for that this attention does not have.
+    """
+    layer = next((one for one in _layers if getattr(one, "new", (None,))[0] is key), None)
+    odd = [name for name in ("position_bias", "s_aux") if more.get(name) is not None]
+    if layer is None or attention_mask is None or odd or dropout:
+        raise ValueError(f"attention over other keys than the cache's, or with {odd}")
+    layer.attended = True
+    batch, heads, _, size = query.shape
+    groups = key.shape[1]
+    rows = query.reshape(batch, groups, heads // groups, size) * (size**-0.5 if scaling is None else scaling)
+    scores, own = rows @ layer.keys.mT, rows @ key.mT
+    cap = more.get("softcap")
+    if cap is not None:
+        scores, own = cap * torch.tanh(scores / cap), cap * torch.tanh(own / cap)
+    scores = scores + _bias(attention_mask, layer, scores.dtype)
+    weights = torch.softmax(torch.cat([scores, own], -1), -1, dtype=torch.float32).to(query.dtype)
+    capacity = layer.keys.shape[2]
+    result = weights[..., :capacity] @ layer.values + weights[..., capacity:] @ value
+    return result.reshape(batch, 1, heads, value.shape[-1]), None
+
+
+def _bias(mask: Tensor, layer: _ReadLayer, dtype: torch.dtype) -> Tensor:
+    """0 where a token looks, -inf elsewhere and at its own place, which is not written yet."""
+    known = _biases.get(id(mask))
+    if known is None:
+        places = torch.arange(layer.keys.shape[2], device=mask.device)
+        hidden = torch.zeros((), dtype=dtype, device=mask.device)
+        bias = torch.where(mask & (places != layer.start), hidden, -torch.inf)
+        known = _biases[id(mask)] = mask, bias
+    return known[1]
+
+
+def has_attention_interface(model: nn.Module, shapes: Sequence[LayerShape], dtype: torch.dtype) -> bool:
+    """Whether every layer of a model attends by `attend` to what the cache gives it: tried, with one token."""
+    device = next(model.parameters()).device
+    made = {"dtype": dtype, "device": device}
+    keys = [torch.zeros(1, one.heads, 2, one.keys, **made) for one in shapes]
+    values = [torch.zeros(1, one.heads, 2, one.values, **made) for one in shapes]
+    token, start = (torch.zeros(size, dtype=torch.int64, device=device) for size in ((1, 1), (1,)))
+    mask = torch.ones(1, 2, dtype=torch.int64, device=device)
+    try:
+        with torch.no_grad():
+            Step(model, reads_only=True)(token, token, mask, start, keys, values)
+    except Exception:  # whatever a model does otherwise: it is traced with its own attention then
+        return False
+    return True
