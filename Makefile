@@ -69,7 +69,7 @@ examples: $(STAMP)  ## every script of docs/examples, with what they need beside
 
 quantized: $(STAMP)  ## models quantised with torchao, which is no part of the default environment
 	$(BIN)/python -m pip install --quiet --editable ".[quantize]"
-	$(BIN)/python -m pytest tests/converters/test_quantize.py $(ARGS)
+	$(BIN)/python -m pytest tests/converters/test_quantize.py tests/converters/test_stored_quantised.py $(ARGS)
 
 matrix: $(STAMP)  ## the default tests under every Python and torch that can be had here (hours; see tests/matrix.py)
 	$(BIN)/python tests/matrix.py $(ARGS)

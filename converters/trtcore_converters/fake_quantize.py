@@ -195,12 +195,9 @@ def _weight(
     """A constant of the format and its dequantise layer; in floating point where there is no such layer."""
     everywhere = formulas.spread(scale, x.shape, blocks)
     values = formulas.quantised(x, everywhere, to, narrow)
-    feature = _OF_WEIGHTS.get(to)
-    if to == "fp8" and layout is not None and layout.block_shape is not None:
-        feature = "layer:add_dequantize:fp8_blocks"
-    problem = _problem(x, layout, blocks, to) or (
-        "" if _can(ctx, feature) else "the target has no such weights"
-    )
+    problem = _problem(x, layout, blocks, to)
+    if not problem and not _can(ctx, _weight_feature(to, layout)):
+        problem = "the target has no such weights"
     if problem or layout is None:
         ctx.note(f"{to} weights, dequantised when the engine was built: {problem}")
         return ctx.constant((values * (everywhere * gain)).to(x.dtype))
@@ -262,6 +259,52 @@ def _in_floats(
         y = ctx.elementwise(ctx.elementwise(y, narrow - largest - 1, "MAX"), largest, "MIN")
     y = ctx.elementwise(y, step, "PROD")
     return ctx.cast(y if gain == 1.0 else ctx.elementwise(y, gain, "PROD"), dtype)
+
+
+# ---- what is quantised already ------------------------------------------------------------------------------------
+
+
+def _accepts_dequantize(node: fx.Node, ctx: NodeContext) -> bool | Reject:
+    given = node_arguments(node)
+    if not _is_constant(given["q"]) or not _is_constant(given["scale"]):
+        return Reject("dequantises numbers, or by scales, that are computed when the model runs")
+    return True
+
+
+@converts(ops.dequantize.default, capability_validator=_accepts_dequantize, requires=_QDQ)
+def dequantize(
+    ctx: ConversionContext,
+    q: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    form: str,
+    blocks: Sequence[int],
+    dtype: torch.dtype,
+) -> ITensor:
+    """A weight that torchao stores quantised: a constant of its format, and a dequantise layer."""
+    scale = scale.float()
+    layout = _Layout.of(scale, blocks, q.dim())
+    problem = _problem(q, layout, blocks, form)
+    if zero_point is not None and bool((zero_point != 0).any()):
+        problem = "a zero point that is not 0; quantise symmetrically to keep it small"
+    elif bool((scale <= 0).any()):
+        problem = "a scale that is not positive"
+    elif not problem and not _can(ctx, _weight_feature(form, layout)):
+        problem = "the target has no such weights"
+    if problem or layout is None:
+        ctx.note(f"{form} weights, dequantised when the engine was built: {problem}")
+        return ctx.constant(ops.dequantize(q, scale, zero_point, form, blocks, dtype))
+    if form == "int4":
+        constant = ctx.packed_constant(formulas.packed_int4(q.cpu()), q.shape, _INT4)
+    else:
+        constant = ctx.constant(q)
+    return _dequantised(ctx, constant, layout, dtype)
+
+
+def _weight_feature(to: str, layout: _Layout | None) -> str | None:
+    if to == "fp8" and layout is not None and layout.block_shape is not None:
+        return "layer:add_dequantize:fp8_blocks"
+    return _OF_WEIGHTS.get(to)
 
 
 # ---- blocks with scales of their own ------------------------------------------------------------------------------

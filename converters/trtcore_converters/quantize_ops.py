@@ -79,6 +79,42 @@ def _(x: Tensor, amax: Tensor | None, to: str) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+@torch.library.custom_op("trtcore_quantize::dequantize", mutates_args=())
+def dequantize(
+    q: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    form: str,
+    blocks: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """``(q - zero_point) * scale`` of numbers that are quantised already.
+
+    Args:
+        q: int8 or float8_e4m3fn; for the form int4 int8 numbers of -8 to 7.
+        scale, zero_point: one element, or of q's rank: a size of 1, q's, or the number of blocks in each dim.
+        form: int8, int4 or fp8.
+        blocks: as for `fake_quantize`.
+        dtype: of the result.
+    """
+    values = q.float()
+    if zero_point is not None:
+        values = values - spread(zero_point.float(), q.shape, blocks)
+    return (values * spread(scale.float(), q.shape, blocks)).to(dtype)
+
+
+@dequantize.register_fake
+def _(
+    q: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    form: str,
+    blocks: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch.empty_like(q, dtype=dtype, memory_format=torch.contiguous_format)
+
+
 def scales(amax: Tensor, to: str) -> Tensor:
     """The float32 steps of a format, positive also where nothing was seen: there every integer is 0."""
     amax = amax.detach().float()

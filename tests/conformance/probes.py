@@ -325,6 +325,8 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("{} activations of {} dims", (Documents("IDynamicQuantizeLayer", "only 2D and 3D inputs are supported"),)),
     Refusal("NVFP4 with an amax that is computed", (_BUILD_TIME,)),
     Refusal("ModelOpt's format of {} bits", (_SYMMETRIC, Documents("IQuantizeLayer", "supports tensorrt.int8, tensorrt.float8, tensorrt.int4"))),
+    Refusal("a product of {}, and TensorRT has int8", (_NO_UINT8, Documents("IQuantizeLayer", "8-bit signed integer"))),
+    Refusal("dequantises numbers, or by scales, that are computed", (_BUILD_TIME,)),
     Refusal("ModelOpt's blocks of {}", (Documents("IDynamicQuantizeLayer", "block sizes of 16 with NVFP4 quantization and 32"),)),
     Refusal("of this kernel an engine gives the attention alone", (Lacks("IAttention", "logsumexp"), Lacks("IAttention", "random"))),
     # attention: the layer, behind which the composed converter stands

@@ -155,14 +155,20 @@ def with_ranges(
 
 
 def unlifted_module(ep: ExportedProgram) -> GraphModule:
-    """The graph of `ep`, copied once, with its weights as attributes and its mutations as ``copy_`` nodes."""
+    """The graph of `ep`, copied once, with its weights as attributes and its mutations as ``copy_`` nodes.
+
+    A weight of a tensor subclass (torchao's) of which the graph reads the plain tensors inside is these.
+    """
     root = torch.nn.Module()
     graph = Graph()
     copied: dict[Node, Node] = {}
     copier = _Copier(graph, root, _is_plain_region)
     lifted = _copy_placeholders(ep, graph, root, copied)
+    parts: dict[Node, tuple[str, torch.Tensor]] = {}
     for node, target in lifted:
-        if node.users:
+        if node.users and all(map(_reads_part, node.users)):
+            parts[node] = target, _lifted_tensor(ep, target)
+        elif node.users:
             attribute = graph.create_node("get_attr", target, name=node.name)
             attribute.meta = dict(node.meta)
             copied[node] = attribute
@@ -170,6 +176,8 @@ def unlifted_module(ep: ExportedProgram) -> GraphModule:
         if node.op == "output":
             outputs = _copy_mutations(ep, graph, node, copied)
             graph.output(outputs).meta = dict(node.meta)
+        elif _reads_part(node) and node.args[0] in parts:
+            _copy_part(node, graph, root, copied, parts)
         elif node.op != "placeholder":
             copier.copy(node, ep.graph_module, copied)
     # Passes will change the graph: its Python code is only made if somebody asks for it.
@@ -189,7 +197,8 @@ def _copy_placeholders(
             copied[node] = new
         elif spec.kind in _LIFTED_KINDS:
             assert spec.target is not None
-            set_tensor(root, spec.target, _lifted_tensor(ep, spec.target))
+            if not (node.users and all(map(_reads_part, node.users))):
+                set_tensor(root, spec.target, _lifted_tensor(ep, spec.target))
             lifted.append((node, spec.target))
         elif spec.kind is InputKind.CUSTOM_OBJ:
             raise ExportError(
@@ -204,6 +213,31 @@ def _copy_placeholders(
                 advice="compile the program that torch.export.export returned, before run_decompositions()",
             )
     return lifted
+
+
+def _reads_part(node: Node) -> bool:
+    """Whether a node reads a tensor inside of a tensor subclass, as torch.export writes it."""
+    return node.op == "call_function" and str(node.target) == "export.access_subclass_inner_tensor.default"
+
+
+def _copy_part(
+    node: Node,
+    graph: Graph,
+    root: torch.nn.Module,
+    copied: dict[Node, Node],
+    parts: dict[Node, tuple[str, torch.Tensor]],
+) -> None:
+    """A tensor inside of a weight, as an attribute; a subclass inside of it waits for those who read inside of that."""
+    whole, name = node.args[0], str(node.args[1])
+    assert isinstance(whole, Node)
+    target, tensor = parts[whole]
+    part, target = getattr(tensor, name), f"{target}_{name}"
+    if node.users and all(map(_reads_part, node.users)):
+        parts[node] = target, part
+        return
+    set_tensor(root, target, part)
+    copied[node] = graph.create_node("get_attr", target, name=node.name)
+    copied[node].meta = dict(node.meta)
 
 
 def _lifted_tensor(ep: ExportedProgram, target: str) -> torch.Tensor:

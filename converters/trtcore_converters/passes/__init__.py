@@ -18,7 +18,7 @@ from trtcore_converters.passes.linear import FUSE_LINEAR
 from trtcore_converters.passes.masks import masked_updates
 from trtcore_converters.passes.norms import recover_rms_norm
 from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
-from trtcore_converters.passes.quantised import scale_quantised_queries
+from trtcore_converters.passes.quantised import quantised_weights, scale_quantised_queries
 from trtcore_converters.passes.rotary import recover_rotary
 from trtcore_converters.passes.sizes import bounded_results, symbolic_floats
 from trtcore_converters.passes.statistics import running_statistics
@@ -35,6 +35,7 @@ _IN_ORDER = (
     ("remove_noops", remove_noops),
     ("attention_kernels", attention_kernels),
     ("common_subexpressions", common_subexpressions),
+    ("quantised_weights", quantised_weights),
     ("masked_updates", masked_updates),
     ("constant_folding", constant_folding),
     ("scalar_constants", scalar_constants),
