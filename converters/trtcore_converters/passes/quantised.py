@@ -127,7 +127,7 @@ def _value(node: fx.Node, known: dict[fx.Node, torch.Tensor]) -> torch.Tensor | 
         return known[node]
     if node.target in (*_VIEWS, *CASTS) and isinstance(node.args[0], fx.Node):
         inner = _value(node.args[0], known)
-        return None if inner is None else node.target(inner, *node.args[1:], **node.kwargs)  # type: ignore[no-any-return,operator]
+        return None if inner is None else node.target(inner, *node.args[1:], **node.kwargs)
     return None
 
 
