@@ -319,28 +319,30 @@ def rotary_embedding(e: Emitter) -> Value:
     """Rotate pairs of the first `rotary_embedding_dim` features (0: all) by the given cosines and sines."""
     a = e.attributes
     positions = e.value(3) if e.has(3) else None
-    return e.call(
-        rotate, e.value(0), e.value(1), e.value(2), positions, a["interleaved"], a["rotary_embedding_dim"]
-    )
+    # Calls of their own: the layers of a model share their cosines and sines.
+    angles = [e.call(angle_of_rows, e.value(index), positions) for index in (1, 2)]
+    return e.call(rotate, e.value(0), *angles, a["interleaved"], a["rotary_embedding_dim"])
 
 
-def rotate(
-    x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None, interleaved: bool, width: int
-) -> Tensor:
-    """x [B, H, S, D]; cos and sin [B, S, D/2], or [max, D/2] with positions [B, S].
+def angle_of_rows(table: Tensor, positions: Tensor | None) -> Tensor:
+    """Cosines or sines [B, S, D/2], or [max, D/2] with positions [B, S], as float32 [B, 1, S, D/2]."""
+    rows = table if positions is None else gather_axis(table, positions, 0)
+    return rows.float().unsqueeze(1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, width: int) -> Tensor:
+    """x [B, H, S, D]; cos and sin as `angle_of_rows` gives them. In float32, rounded once.
 
     Pairs are (2i, 2i+1) if interleaved, else (i, i + width/2): y1 = x1 cos - x2 sin, y2 = x1 sin + x2 cos.
     """
-    if positions is not None:
-        cos, sin = gather_axis(cos, positions, 0), gather_axis(sin, positions, 0)
-    cos, sin = cos.float().unsqueeze(1), sin.float().unsqueeze(1)
     width = width or x.shape[-1]
     part, rest = x[..., :width].float(), x[..., width:]
     if interleaved:
         one, two = part[..., 0::2], part[..., 1::2]
     else:
         one, two = part[..., : width // 2], part[..., width // 2 :]
-    first, second = one * cos - two * sin, one * sin + two * cos
+    first = torch.addcmul(one * cos, two, sin, value=-1)
+    second = torch.addcmul(one * sin, two, cos)
     if interleaved:
         turned = torch.stack((first, second), -1).flatten(-2)
     else:

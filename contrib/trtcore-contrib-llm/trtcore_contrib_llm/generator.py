@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -197,6 +198,17 @@ class Generator:
         return self.held.mask.device
 
     @property
+    def cuda_graphs(self) -> bool:
+        """Whether steps are recorded, once for each number of texts, and replayed; by default on a GPU."""
+        return self._decoder.graphs
+
+    @cuda_graphs.setter
+    def cuda_graphs(self, wanted: bool) -> None:
+        if wanted and self.device.type != "cuda":
+            raise InputError(f"CUDA graphs are of GPUs, and this model is on {self.device}")
+        self._decoder.graphs = wanted
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the cache."""
         return self.held.keys[0].dtype
@@ -230,7 +242,7 @@ class Generator:
         Raises:
             InputError: other kinds of generation, other caches, too many texts or tokens; before anything runs.
         """
-        name = str(cache_argument(self))  # type: ignore[arg-type]
+        name = _cache_name(self.base)
         for way in ("assistant_model", "prompt_lookup_num_tokens", "custom_generate", "cache_implementation"):
             config = generation_config or self.generation_config  # type: ignore[attr-defined]
             if kwargs.get(way, getattr(config, way, None)) is not None:
@@ -307,7 +319,7 @@ class Generator:
                     f"{name} is not supported by a compiled model: its engines give logits",
                     advice=f"call it without {name}",
                 )
-        name = str(cache_argument(self))  # type: ignore[arg-type]
+        name = _cache_name(self.base)
         if given.get(name) is not None and given[name] is not self.held:
             raise InputError(f"a compiled model has a cache of its own; pass {name}=None")
         if given.get(name) is None:
@@ -381,8 +393,14 @@ def _like(kind: type) -> Any:
     return forward
 
 
+@cache
 def _signature(kind: Any) -> inspect.Signature:
     return inspect.signature(kind.forward)
+
+
+@cache
+def _cache_name(kind: Any) -> str:
+    return str(cache_argument(kind))
 
 
 _classes: dict[type, type] = {}
