@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from trtcore.errors import InputError
+from trtcore_contrib_diffusers.adapters import own_adapted_weights
 from trtcore_contrib_diffusers.engines import Engines
 
 
@@ -52,6 +53,13 @@ def _class_of(model: type[nn.Module], methods: tuple[str, ...]) -> Any:
                 "device": property(lambda self: self._engines.device),
                 "_apply": _apply,
                 "__reduce_ex__": _reduce,
+                "peft_config": property(_peft_config, _set_peft_config, _del_peft_config),
+                "load_state_dict": _counted(model, "load_state_dict"),
+                **{
+                    name: _fusing(model, name)
+                    for name in ("fuse_lora", "unfuse_lora")
+                    if hasattr(model, name)
+                },
                 **{method: _in_engine(model, method) for method in methods},
             }
             # diffusers looks up what it knows of a model by the name of its class.
@@ -89,3 +97,48 @@ def _reduce(self: InEngines, protocol: Any) -> Any:
         f"{self._engines.name} of a compiled pipeline cannot be copied or pickled",
         advice="copy the pipeline that was compiled, and compile the copy",
     )
+
+
+# Adapters: PEFT sets and deletes `peft_config` as they come and go. ------------------------------------------------
+
+
+def _peft_config(self: InEngines) -> Any:
+    try:
+        return self.__dict__["peft_config"]
+    except KeyError:
+        raise AttributeError("peft_config") from None
+
+
+def _set_peft_config(self: InEngines, value: Any) -> None:
+    self._engines.weights.epoch += 1
+    self.__dict__["peft_config"] = value
+
+
+def _del_peft_config(self: InEngines) -> None:
+    self._engines.weights.epoch += 1
+    del self.__dict__["peft_config"]
+
+
+def _counted(model: type[nn.Module], method: str) -> Callable[..., Any]:
+    """A method of the model's that changes weights in ways that nothing else shows."""
+
+    def changing(self: InEngines, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return getattr(model, method)(self, *args, **kwargs)
+        finally:
+            self._engines.weights.epoch += 1
+
+    changing.__name__, changing.__doc__ = method, getattr(model, method).__doc__
+    return changing
+
+
+def _fusing(model: type[nn.Module], method: str) -> Callable[..., Any]:
+    """Fusing writes into weights, which from then on are the component's own."""
+    counted = _counted(model, method)
+
+    def fusing(self: InEngines, *args: Any, **kwargs: Any) -> Any:
+        own_adapted_weights(self._engines.model)
+        return counted(self, *args, **kwargs)
+
+    fusing.__name__, fusing.__doc__ = method, getattr(model, method).__doc__
+    return fusing

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 import trtcore
 from trtcore.errors import ExportError, InputError
+from trtcore_contrib_diffusers.adapters import Weights, current_weights, scaled, without_adapters
 from trtcore_contrib_diffusers.recording import Call, Calling, Recorded, Shape
 
 _LARGEST_FACTOR = 64
@@ -51,9 +52,22 @@ class Built:
     """
 
     module: Any
-    program: ExportedProgram | None
+    program: ExportedProgram
     folded: Mapping[int, Sequence[int]] = field(default_factory=dict)
     factor: int = 1
+
+    def refit(self, weights: Mapping[str, torch.Tensor], name: str) -> None:
+        """Take other weights, by their names in the model."""
+        state = self.program.state_dict
+        for key in state:
+            tensor = weights.get(key.removeprefix("model."))
+            if tensor is None or tensor.shape != state[key].shape:
+                raise InputError(
+                    f"an adapter of {name} changes more than its weights: {key.removeprefix('model.')} is another one",
+                    advice="load the adapter before the pipeline is compiled",
+                )
+            state[key] = tensor
+        trtcore.dynamo.refit_module_weights(self.module, self.program, in_place=True)
 
     def __call__(self, call: Call) -> Any:
         leaves = list(call.leaves)
@@ -90,6 +104,7 @@ def build(
     Raises:
         ExportError and the errors of `trtcore.compile`.
     """
+    plain = without_adapters(model)
     profiles = _profiles(recorded)
     images = _varying_images(recorded, profiles)
     factor = _first_factor(model)
@@ -98,7 +113,7 @@ def build(
     while True:
         folded = images if factor > 1 else {}
         arguments = _inputs(recorded.call, profiles, folded, factor)
-        called = Called(model, method, folded)
+        called = Called(plain, method, folded)
         try:
             program = trtcore.dynamo.trace(called, kwarg_inputs=arguments)
             break
@@ -193,7 +208,9 @@ class Engines:
     def __init__(self, name: str, pipeline: str, serves: str, model: nn.Module, device: torch.device) -> None:
         self.name, self.pipeline, self.serves = name, pipeline, serves
         self.model, self.device = model, device
+        self.weights = Weights(model)
         self.methods: dict[str, dict[Any, Built]] = {}
+        self._seen = self.weights.look()
         self._calling: dict[str, Calling] = {}
 
     def add(self, calling: Calling, kinds: Mapping[Any, Built]) -> None:
@@ -207,7 +224,13 @@ class Engines:
         Raises:
             InputError: no engine takes such a call; says what the pipeline serves.
         """
-        call = self._calling[method].call(args, kwargs)
+        calling = self._calling[method]
+        arguments = calling.arguments(args, kwargs)
+        with scaled(self.model, arguments):
+            self._follow_weights()
+        return self._run(method, calling.call(arguments))
+
+    def _run(self, method: str, call: Call) -> Any:
         built = self.methods[method].get(call.kind)
         if built is None:
             raise self._refusal(call, _difference(call, self.methods[method]))
@@ -216,6 +239,22 @@ class Engines:
         except InputError as error:
             # The sizes of folded dims are none that a user knows.
             raise self._refusal(call, "" if built.folded else error.message.partition("\n")[0]) from error
+
+    def _follow_weights(self) -> None:
+        """Put the model's weights, as its adapters make them now, into the engines where they are others.
+
+        Raises:
+            RefitError: the engines take no other weights.
+            InputError: an adapter changes more than the weights.
+        """
+        look = self.weights.look()
+        if look == self._seen:
+            return
+        weights = current_weights(self.model)
+        for kinds in self.methods.values():
+            for built in kinds.values():
+                built.refit(weights, self.name)
+        self._seen = look
 
     def move(self, device: torch.device) -> None:
         """Compute on another device."""

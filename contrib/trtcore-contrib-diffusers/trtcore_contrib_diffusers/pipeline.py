@@ -14,7 +14,7 @@ from trtcore_contrib_diffusers.component import InEngines, component, with_tenso
 from trtcore_contrib_diffusers.engines import Engines, build
 from trtcore_contrib_diffusers.recording import Arguments, Calling, Recorder, record
 from trtcore_contrib_diffusers.sizes import Sizes
-from trtcore_contrib_diffusers.support import check_pipeline, chosen_models, methods_of
+from trtcore_contrib_diffusers.support import can_be_copied, check_pipeline, chosen_models, methods_of
 
 if TYPE_CHECKING:
     import trtcore
@@ -71,9 +71,14 @@ def compile_pipeline(
     sizes = Sizes.of(height=height, width=width, num_frames=num_frames, batch=batch)
     made: Any = copy.copy(pipe)
     made.scheduler = copy.deepcopy(made.scheduler)
-    models = {name: with_tensors_of(model) for name, model in chosen_models(pipe, components).items()}
-    for name, model in models.items():
-        setattr(made, name, model)
+    chosen = chosen_models(pipe, components)
+    for (
+        name,
+        model,
+    ) in made.components.items():  # copies of the modules: adapters are for one of the pipelines
+        if isinstance(model, nn.Module) and can_be_copied(model):
+            setattr(made, name, with_tensors_of(model))
+    models = {name: getattr(made, name) for name in chosen}
     methods = {
         (name, method): (model, Calling(model, method))
         for name, model in models.items()
@@ -93,7 +98,8 @@ def compile_pipeline(
                     for kind, recorded in kinds.items()
                 }
                 engines.add(calling, built)
-        setattr(made, name, component(engines) if engines.methods else getattr(pipe, name))
+        if engines.methods:
+            setattr(made, name, component(engines))
     return made
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import InputError
+from trtcore_contrib_diffusers.adapters import without_scale
 from trtcore_contrib_diffusers.sizes import Sizes
 
 PLAIN = (bool, int, float, str, type(None))
@@ -64,16 +65,17 @@ class Calling:
         kinds = {type(module).__name__ for module in model.modules()}
         self._float_steps = method == "forward" and "Timesteps" in kinds
 
-    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        """The call as an engine takes it.
+    def call(self, arguments: Mapping[str, Any]) -> Call:
+        """The call as an engine takes it, which knows nothing of adapters and their scale."""
+        leaves, spec = pytree.tree_flatten(without_scale(arguments))
+        return Call(tuple(leaves), spec, (spec, tuple(map(_kind, leaves))))
+
+    def arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """By name, without those that are their defaults.
 
         Raises:
             TypeError: arguments that the method does not take.
         """
-        leaves, spec = pytree.tree_flatten(self._arguments(args, kwargs))
-        return Call(tuple(leaves), spec, (spec, tuple(map(_kind, leaves))))
-
-    def _arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in self._signature.bind(*args, **kwargs).arguments.items():
             parameter = self._signature.parameters[name]
@@ -133,7 +135,7 @@ class Recorder:
         original = getattr(model, calling.method)
 
         def recording(*args: Any, **kwargs: Any) -> Any:
-            self._note(place, calling.call(args, kwargs))
+            self._note(place, calling.call(calling.arguments(args, kwargs)))
             return original(*args, **kwargs)
 
         model.__dict__[calling.method] = recording

@@ -56,8 +56,15 @@ def chosen_models(pipe: Any, components: Collection[str] | None) -> dict[str, nn
             )
         found = {name: models[name] for name in names}
     for name, model in found.items():
-        _check_model(name, model)
+        what = _refusal(model)
+        if what is not None:
+            raise InputError(f"{name} {what[0]}", advice=what[1])
     return found
+
+
+def can_be_copied(model: nn.Module) -> bool:
+    """Whether a copy of the modules computes what they do, in memory of their own kind."""
+    return not (_by_quantiser(model) or _by_engine(model) or _by_hooks(model))
 
 
 def methods_of(model: nn.Module) -> list[str]:
@@ -66,11 +73,9 @@ def methods_of(model: nn.Module) -> list[str]:
     return [f"_{half}" if hasattr(model, f"_{half}") else half for half in halves] or ["forward"]
 
 
-def _check_model(name: str, model: nn.Module) -> None:
-    what = _by_quantiser(model) or _by_engine(model) or _by_hooks(model) or _by_tiling(model)
-    if what is not None:
-        why, advice = what
-        raise InputError(f"{name} {why}", advice=advice)
+def _refusal(model: nn.Module) -> tuple[str, str] | None:
+    """Why a model cannot be compiled, and what to do."""
+    return _by_quantiser(model) or _by_engine(model) or _by_hooks(model) or _by_tiling(model)
 
 
 def _by_quantiser(model: nn.Module) -> tuple[str, str] | None:
