@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trtcore.runtime.op import execute_engine
     from trtcore.runtime.profiles import optimization_profile
     from trtcore.runtime.profiling import profile
+    from trtcore.runtime.releasing import release
     from trtcore.runtime.runtime_cache import RuntimeCache
     from trtcore.runtime.shared_weights import share_weights
     from trtcore.runtime.streaming import weight_streaming
@@ -44,6 +45,7 @@ _HOMES = {
     "get_engine": "trtcore.runtime.engine",
     "optimization_profile": "trtcore.runtime.profiles",
     "profile": "trtcore.runtime.profiling",
+    "release": "trtcore.runtime.releasing",
     "register_engine": "trtcore.runtime.engine",
     "set_multi_device_safe_mode": "trtcore.runtime.switches",
     "share_weights": "trtcore.runtime.shared_weights",
@@ -67,6 +69,7 @@ __all__ = [
     "optimization_profile",
     "profile",
     "register_engine",
+    "release",
     "set_multi_device_safe_mode",
     "share_weights",
     "weight_streaming",

@@ -404,6 +404,13 @@ class Engine:
         if self.manifest.runtime == "native":
             self._opened.handle()
 
+    def release(self) -> None:
+        """Free what the engine holds on every device; the next run sets it up again."""
+        with self._lock:
+            opened = self._opened
+        if opened is not None:
+            opened.release()
+
     def _start(self) -> Runner:
         """Set the runtime up, once."""
         with self._lock:
@@ -500,10 +507,15 @@ class TorchRunner:
                 results = list(call(*arguments))
         else:
             results = list(call(*arguments))
-        constants = getattr(self.module, "constants", None) if self.manifest.dynamic_resources else None
-        if constants is not None:
-            constants.release()  # the copies on the GPU
+        if self.manifest.dynamic_resources:
+            self.release()
         return keep_promises(self.manifest, results, values, device)
+
+    def release(self) -> None:
+        """Free the copies of constants on GPUs."""
+        constants = getattr(self.module, "constants", None)
+        if constants is not None:
+            constants.release()
 
 
 def _native(manifest: EngineManifest, artifact: EngineArtifact) -> Any:

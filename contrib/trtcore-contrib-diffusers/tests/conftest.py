@@ -13,34 +13,51 @@ import torch
 WORDS = 16  # tokens of a prompt
 
 
+#: The call of each pipeline: sizes, and further arguments.
+CALLS: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
+    "stable_diffusion": ({"height": 32, "width": 32}, {}),
+    "stable_diffusion_xl": ({"height": 32, "width": 32}, {}),
+    "stable_diffusion_3": ({"height": 32, "width": 32}, {}),
+    "flux": ({"height": 32, "width": 32}, {"max_sequence_length": 16}),
+    "ltx": ({"height": 32, "width": 32, "num_frames": 9}, {"max_sequence_length": 16}),
+}
+
+
 @pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def calls() -> Any:
+    """`CALLS`."""
+    return CALLS
+
+
+@pytest.fixture(scope="session")
+def pipeline_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """A new pipeline by name, always with the same weights."""
+    pytest.importorskip("diffusers")
+    tokenizer = make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return lambda name: make_pipeline(name, tokenizer)
+
+
+def make_tokenizer(folder: Path) -> Any:
     """CLIP's, with a vocabulary of letters."""
     from transformers import CLIPTokenizer
 
-    folder: Path = tmp_path_factory.mktemp("tokenizer")
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=WORDS)
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    vocabulary.write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    merges.write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(vocabulary), str(merges), model_max_length=WORDS)
 
 
-@pytest.fixture(scope="session")
-def pipeline_of(tokenizer: Any) -> Callable[[str], Any]:
-    """A new pipeline by name, always with the same weights."""
-    pytest.importorskip("diffusers")
-
-    def made(name: str) -> Any:
-        torch.manual_seed(0)
-        pipe = globals()[f"_{name}"](tokenizer)
-        for model in pipe.components.values():
-            if isinstance(model, torch.nn.Module):
-                model.eval().requires_grad_(False)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
-
-    return made
+def make_pipeline(name: str, tokenizer: Any) -> Any:
+    """A pipeline by name."""
+    torch.manual_seed(0)
+    pipe = globals()[f"_{name}"](tokenizer)
+    for model in pipe.components.values():
+        if isinstance(model, torch.nn.Module):
+            model.eval().requires_grad_(False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def _clip(kind: str = "CLIPTextModel", **further: Any) -> Any:

@@ -23,12 +23,6 @@ def difference(one, other):
     return abs(one - other).max()
 
 
-CASES = {
-    "stable_diffusion_xl": {"height": 32, "width": 32},
-    "stable_diffusion_3": {"height": 32, "width": 32},
-    "flux": {"height": 32, "width": 32, "max_sequence_length": 16},
-    "ltx": {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 16},
-}
 COMPONENTS = {
     "stable_diffusion_xl": {"unet.forward", "vae.decode", "text_encoder.forward", "text_encoder_2.forward"},
     "stable_diffusion_3": {
@@ -40,10 +34,9 @@ COMPONENTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_results_are_eagers(pipeline_of, name):
-    pipe, sizes = pipeline_of(name), dict(CASES[name])
-    further = {key: sizes.pop(key) for key in ("max_sequence_length",) if key in sizes}
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_results_are_eagers(pipeline_of, calls, name):
+    pipe, (sizes, further) = pipeline_of(name), calls[name]
     compiled = compile_pipeline(pipe, **sizes, arguments=further)
     assert set(reports(compiled)) == COMPONENTS[name]
     for place, report in reports(compiled).items():

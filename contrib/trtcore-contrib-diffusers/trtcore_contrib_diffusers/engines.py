@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ import trtcore
 from trtcore.errors import ExportError, InputError
 from trtcore_contrib_diffusers.adapters import Weights, current_weights, scaled, without_adapters
 from trtcore_contrib_diffusers.recording import Call, Calling, Recorded, Shape
+from trtcore_contrib_diffusers.turns import Turns
 
 _LARGEST_FACTOR = 64
 
@@ -67,7 +69,9 @@ class Built:
                     advice="load the adapter before the pipeline is compiled",
                 )
             state[key] = tensor
-        trtcore.dynamo.refit_module_weights(self.module, self.program, in_place=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # said by the compile
+            trtcore.dynamo.refit_module_weights(self.module, self.program, in_place=True)
 
     def __call__(self, call: Call) -> Any:
         leaves = list(call.leaves)
@@ -110,6 +114,7 @@ def build(
     factor = _first_factor(model)
     if _common_divisor(images, profiles) % factor:
         factor = 1
+    first: ExportError | None = None
     while True:
         folded = images if factor > 1 else {}
         arguments = _inputs(recorded.call, profiles, folded, factor)
@@ -117,10 +122,11 @@ def build(
         try:
             program = trtcore.dynamo.trace(called, kwarg_inputs=arguments)
             break
-        except ExportError:
+        except ExportError as error:
+            first = first or error
             factor *= 2
             if factor > _LARGEST_FACTOR or _common_divisor(images, profiles) % factor:
-                raise
+                raise first from None
     module = trtcore.dynamo.compile(program, kwarg_inputs=arguments, progress=progress, **settings)
     return Built(module, program, folded, factor)
 
@@ -189,8 +195,7 @@ def _inputs(call: Call, profiles: Sequence[_Row], folded: Mapping[int, Sequence[
         if isinstance(leaf, torch.Tensor):
             rows = [tuple(shape_of(place, shapes[place]) for shapes in row) for row in profiles]
             if len({shape for row in rows for shape in row}) > 1:
-                example = fold(leaf, folded.get(place, ()), factor)
-                leaf = trtcore.Input(profiles=rows, dtype=leaf.dtype, device=leaf.device, example=example)
+                leaf = trtcore.Input(profiles=rows, dtype=leaf.dtype, device=leaf.device)
         leaves.append(leaf)
     return pytree.tree_unflatten(leaves, call.spec)
 
@@ -203,6 +208,7 @@ class Engines:
         model: the component, computing in torch.
         device: where it computes.
         methods: what was built for each kind of call, by method.
+        turns: whose turn it is on the device; None where all components are there.
     """
 
     def __init__(self, name: str, pipeline: str, serves: str, model: nn.Module, device: torch.device) -> None:
@@ -210,6 +216,7 @@ class Engines:
         self.model, self.device = model, device
         self.weights = Weights(model)
         self.methods: dict[str, dict[Any, Built]] = {}
+        self.turns: Turns | None = None
         self._seen = self.weights.look()
         self._calling: dict[str, Calling] = {}
 
@@ -234,6 +241,8 @@ class Engines:
         built = self.methods[method].get(call.kind)
         if built is None:
             raise self._refusal(call, _difference(call, self.methods[method]))
+        if self.turns is not None:
+            self.turns.take(self)
         try:
             return built(call)
         except InputError as error:
@@ -251,17 +260,29 @@ class Engines:
         if look == self._seen:
             return
         weights = current_weights(self.model)
-        for kinds in self.methods.values():
-            for built in kinds.values():
-                built.refit(weights, self.name)
+        for built in self._all():
+            built.refit(weights, self.name)
         self._seen = look
+
+    def arrive(self) -> None:
+        """Be on the device: what ops in torch need; engines come with their first call."""
+        for built in self._all():
+            built.module.to(self.device)
+
+    def leave(self) -> None:
+        """Free all memory on the device."""
+        for built in self._all():
+            built.module.to("cpu")
+            trtcore.runtime.release(built.module)
+
+    def _all(self) -> list[Built]:
+        return [built for kinds in self.methods.values() for built in kinds.values()]
 
     def move(self, device: torch.device) -> None:
         """Compute on another device."""
-        for kinds in self.methods.values():
-            for built in kinds.values():
-                built.module.to(device)
         self.device = device
+        if self.turns is None:
+            self.arrive()
 
     def _refusal(self, call: Call, why: str) -> InputError:
         shapes = ", ".join(

@@ -15,6 +15,7 @@ from trtcore_contrib_diffusers.engines import Engines, build
 from trtcore_contrib_diffusers.recording import Arguments, Calling, Recorder, record
 from trtcore_contrib_diffusers.sizes import Sizes
 from trtcore_contrib_diffusers.support import can_be_copied, check_pipeline, chosen_models, methods_of
+from trtcore_contrib_diffusers.turns import Turns
 
 if TYPE_CHECKING:
     import trtcore
@@ -31,6 +32,7 @@ def compile_pipeline(
     batch: Any = 1,
     arguments: Arguments | Sequence[Arguments] = (),
     components: Collection[str] | None = None,
+    offload: bool = False,
     progress: bool = False,
     **settings: Any,
 ) -> Pipeline:
@@ -49,6 +51,8 @@ def compile_pipeline(
             function that makes them of the number of prompts. A list of these for several kinds of calls.
         components: names of those to compile; by default all that the pipeline calls and that can be: ``unet``,
             ``transformer``, ``vae``, ``text_encoder`` and the like.
+        offload: have one component at a time on the device; the others are in the host's memory. The weights in torch
+            move to the CPU, those of `pipe` too (``offload_module_to_cpu``).
         progress: show bars while it works.
         **settings: of `trtcore.compile`; ``truncate_double`` is True by default: rotary tables that some models
             compute in float64 are then computed in float32, as diffusers does where a device has no float64.
@@ -88,17 +92,22 @@ def compile_pipeline(
     given = [arguments] if isinstance(arguments, Mapping) or callable(arguments) else list(arguments) or [{}]
     with _without_bars(made):
         record(made, sizes, given, recorder)
+    turns = Turns() if offload else None
     for name, model in models.items():
+        own = _offloaded(settings, model) if offload else settings
         engines = Engines(name, type(pipe).__name__, str(sizes), model, _device_of(model))
         for (owner, method), kinds in recorder.found.items():
             if owner == name and kinds:
                 calling = methods[owner, method][1]
                 built = {
-                    kind: build(model, calling.method, recorded, progress, settings)
+                    kind: build(model, calling.method, recorded, progress, own)
                     for kind, recorded in kinds.items()
                 }
                 engines.add(calling, built)
         if engines.methods:
+            if turns is not None:
+                engines.turns = turns
+                engines.leave()
             setattr(made, name, component(engines))
     return made
 
@@ -112,6 +121,12 @@ def reports(pipe: Any) -> dict[str, trtcore.Report]:
         for method, kinds in model._engines.methods.items()
         for index, built in enumerate(kinds.values())
     }
+
+
+def _offloaded(settings: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The settings of a compile after which nothing of the model is on its device."""
+    on_cpu = _device_of(model).type == "cpu"
+    return {**({} if on_cpu else {"offload_module_to_cpu": True}), "lazy_engine_init": True, **settings}
 
 
 def _device_of(model: nn.Module) -> torch.device:
