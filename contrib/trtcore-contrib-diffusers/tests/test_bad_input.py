@@ -57,6 +57,16 @@ def test_names_that_the_pipeline_has_not(pipeline_of):
         compile_pipeline(pipe, num_frames=8, arguments={"promt": "a cat"})
 
 
+def test_a_call_that_the_pipeline_does_not_take(pipeline_of):
+    """What diffusers says of it, and where the missing goes."""
+    pipe = pipeline_of("stable_diffusion")
+    with pytest.raises(InputError, match=r"cannot be run with .*height.*divisible by 8") as caught:
+        compile_pipeline(pipe, height=30)
+    assert "arguments=" in str(caught.value)
+    with pytest.raises(InputError, match="StableDiffusionPipeline cannot be run with"):
+        compile_pipeline(pipe, height=32, arguments={"prompt": 5})
+
+
 def test_a_quantised_model(pipeline_of):
     pipe = pipeline_of("stable_diffusion")
     pipe.unet.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(quant_method="bitsandbytes"))

@@ -46,3 +46,18 @@ def test_results_are_eagers(pipeline_of, calls, name):
     assert difference(result(compiled, **call), result(pipe, **call)) < 1e-3
     with pytest.raises(InputError, match="serves height 32, width 32"):
         result(compiled, **{**call, "height": 64})
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion_3", "flux", "ltx"])
+def test_transformers_with_profiles(pipeline_of, calls, name):
+    """Their images are sequences, whose lengths belong together with tables of places."""
+    pipe, (_, further) = pipeline_of(name), calls[name]
+    frames = {"num_frames": 9} if name == "ltx" else {}
+    compiled = compile_pipeline(
+        pipe, height=[32, 64], batch=(1, 1, 2), arguments=further, components=["transformer"], **frames
+    )
+    (report,) = reports(compiled).values()
+    assert len(report.engines) == 1, report.text()
+    for batch, size in ((1, 32), (2, 64)):
+        call = {"prompt": ["a cat"] * batch, "height": size, "width": size, **frames, **further}
+        assert difference(result(compiled, **call), result(pipe, **call)) < 1e-3, (batch, size)

@@ -13,14 +13,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trtcore_contrib_diffusers.files import load_pipeline, save_pipeline
     from trtcore_contrib_diffusers.pipeline import compile_pipeline, reports
 
 _HOMES = {
     "compile_pipeline": "trtcore_contrib_diffusers.pipeline",
+    "load_pipeline": "trtcore_contrib_diffusers.files",
     "reports": "trtcore_contrib_diffusers.pipeline",
+    "save_pipeline": "trtcore_contrib_diffusers.files",
 }
 
-__all__ = ["compile_pipeline", "reports"]
+__all__ = ["compile_pipeline", "load_pipeline", "reports", "save_pipeline"]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,10 +46,15 @@ class Weights:
         _, layers, tensors = self._known
         return (
             self.epoch,
-            [one._version for one in self._parameters],
+            [_version(one) for one in self._parameters],
             [_state(layer) for layer in layers],
-            [(one.data_ptr(), one._version) for one in tensors],
+            [(one.data_ptr(), _version(one)) for one in tensors],
         )
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """How often torch has counted a write; tensors of inference mode count none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -86,12 +91,11 @@ def without_adapters(model: nn.Module) -> nn.Module:
     return plain
 
 
-def current_weights(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """Parameters and buffers of `without_adapters(model)`, by their names."""
-    plain = without_adapters(model)
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by their names, tied ones under each."""
     return {
-        **dict(plain.named_parameters(remove_duplicate=False)),
-        **dict(plain.named_buffers(remove_duplicate=False)),
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 import trtcore
 from trtcore.errors import ExportError, InputError
-from trtcore_contrib_diffusers.adapters import Weights, current_weights, scaled, without_adapters
+from trtcore_contrib_diffusers.adapters import Weights, scaled, weights_of, without_adapters
 from trtcore_contrib_diffusers.recording import Call, Calling, Recorded, Shape
 from trtcore_contrib_diffusers.turns import Turns
 
@@ -44,23 +45,65 @@ class Called(nn.Module):
         return getattr(self.model, self.method)(**pytree.tree_unflatten(leaves, spec))
 
 
+_Row = tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]
+"""The smallest, usual and largest shapes of all leaves."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a method is captured for.
+
+    Attributes:
+        kind: of the calls.
+        profiles: the shapes of the leaves of their arguments, None for those that are no tensors.
+        folded, factor: dims of leaves that the capture takes as (n, factor).
+    """
+
+    kind: Any
+    profiles: tuple[_Row, ...]
+    folded: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    factor: int = 1
+
+    def arguments(self, leaves: Sequence[Any], device: torch.device) -> Any:
+        """To capture and compile with: `Input`s, or the given leaves where one size is all there is."""
+        found: list[Any] = []
+        for place, (leaf, (first, *rest)) in enumerate(zip(leaves, self.kind[1])):
+            if first is torch.Tensor:
+                rows = [tuple(self._shape(place, shapes[place]) for shapes in row) for row in self.profiles]
+                if leaf is None or len({shape for row in rows for shape in row}) > 1:
+                    at = device if leaf is None else leaf.device
+                    leaf = trtcore.Input(profiles=rows, dtype=rest[0], device=at)
+            found.append(leaf)
+        return pytree.tree_unflatten(found, self.kind[0])
+
+    def _shape(self, place: int, shape: Shape) -> Shape:
+        dims = self.folded.get(place, ())
+        return tuple(
+            part
+            for dim, size in enumerate(shape)
+            for part in ((size // self.factor, self.factor) if dim in dims else (size,))
+        )
+
+
 @dataclass
 class Built:
     """What was compiled for one kind of call.
 
     Attributes:
-        folded, factor: dims that the module takes as (n, factor).
-        program: the capture, whose weights a refit exchanges.
+        form: what for.
+        program: the capture, whose weights a refit exchanges; None where the module is of a file.
     """
 
     module: Any
-    program: ExportedProgram
-    folded: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    factor: int = 1
+    form: Form
+    program: ExportedProgram | None = None
 
-    def refit(self, weights: Mapping[str, torch.Tensor], name: str) -> None:
-        """Take other weights, by their names in the model."""
-        state = self.program.state_dict
+    def refit(self, model: nn.Module, method: str, name: str, device: torch.device) -> None:
+        """Take the weights that a model has now."""
+        plain = without_adapters(model)
+        if self.program is None:
+            self.program = trace(plain, method, self.form, constants_of(self.form.kind), device)
+        weights, state = weights_of(plain), self.program.state_dict
         for key in state:
             tensor = weights.get(key.removeprefix("model."))
             if tensor is None or tensor.shape != state[key].shape:
@@ -75,9 +118,28 @@ class Built:
 
     def __call__(self, call: Call) -> Any:
         leaves = list(call.leaves)
-        for place, dims in self.folded.items():
-            leaves[place] = fold(leaves[place], dims, self.factor)
+        for place, dims in self.form.folded.items():
+            leaves[place] = fold(leaves[place], dims, self.form.factor)
         return self.module(**pytree.tree_unflatten(leaves, call.spec))
+
+
+def trace(
+    plain: nn.Module, method: str, form: Form, leaves: Sequence[Any], device: torch.device
+) -> ExportedProgram:
+    """Capture a method of a model without adapters."""
+    return trtcore.dynamo.trace(
+        Called(plain, method, form.folded), kwarg_inputs=form.arguments(leaves, device)
+    )
+
+
+def constants_of(kind: Any) -> list[Any]:
+    """The leaves of a call of this kind; None for tensors."""
+    return [None if first is torch.Tensor else literal(first, rest[0]) for first, *rest in kind[1]]
+
+
+def literal(kind: type, text: str) -> Any:
+    """A plain value from its `repr`."""
+    return float(text) if kind is float else ast.literal_eval(text)
 
 
 def fold(tensor: torch.Tensor, dims: Sequence[int], factor: int) -> torch.Tensor:
@@ -109,30 +171,26 @@ def build(
         ExportError and the errors of `trtcore.compile`.
     """
     plain = without_adapters(model)
-    profiles = _profiles(recorded)
-    images = _varying_images(recorded, profiles)
+    call, profiles = recorded.call, _profiles(recorded)
+    images = _varying_images(call, profiles)
+    device = next((one.device for one in call.leaves if isinstance(one, torch.Tensor)), torch.device("cpu"))
     factor = _first_factor(model)
     if _common_divisor(images, profiles) % factor:
         factor = 1
     first: ExportError | None = None
     while True:
-        folded = images if factor > 1 else {}
-        arguments = _inputs(recorded.call, profiles, folded, factor)
-        called = Called(plain, method, folded)
+        form = Form(call.kind, tuple(profiles), images if factor > 1 else {}, factor)
         try:
-            program = trtcore.dynamo.trace(called, kwarg_inputs=arguments)
+            program = trace(plain, method, form, call.leaves, device)
             break
         except ExportError as error:
             first = first or error
             factor *= 2
             if factor > _LARGEST_FACTOR or _common_divisor(images, profiles) % factor:
                 raise first from None
+    arguments = form.arguments(call.leaves, device)
     module = trtcore.dynamo.compile(program, kwarg_inputs=arguments, progress=progress, **settings)
-    return Built(module, program, folded, factor)
-
-
-_Row = tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]
-"""The smallest, usual and largest shapes of all leaves."""
+    return Built(module, form, program)
 
 
 def _profiles(recorded: Recorded) -> list[_Row]:
@@ -152,10 +210,10 @@ def _profiles(recorded: Recorded) -> list[_Row]:
     return rows
 
 
-def _varying_images(recorded: Recorded, profiles: Sequence[_Row]) -> dict[int, list[int]]:
+def _varying_images(call: Call, profiles: Sequence[_Row]) -> dict[int, list[int]]:
     """By leaf, the dims of images (behind batch and channels) that have several sizes."""
     found: dict[int, list[int]] = {}
-    for place, leaf in enumerate(recorded.call.leaves):
+    for place, leaf in enumerate(call.leaves):
         if isinstance(leaf, torch.Tensor) and leaf.dim() >= 4:
             shapes = [shapes[place] for row in profiles for shapes in row]
             dims = [dim for dim in range(2, leaf.dim()) if len({shape[dim] for shape in shapes}) > 1]
@@ -177,27 +235,6 @@ def _first_factor(model: nn.Module) -> int:
         return int(2**halvings)
     patch = getattr(getattr(model, "config", None), "patch_size", None)
     return patch if isinstance(patch, int) and patch & (patch - 1) == 0 else 1
-
-
-def _inputs(call: Call, profiles: Sequence[_Row], folded: Mapping[int, Sequence[int]], factor: int) -> Any:
-    """The arguments with `Input`s where sizes vary."""
-
-    def shape_of(place: int, shape: Shape) -> Shape:
-        dims = folded.get(place, ())
-        return tuple(
-            part
-            for dim, size in enumerate(shape)
-            for part in ((size // factor, factor) if dim in dims else (size,))
-        )
-
-    leaves: list[Any] = []
-    for place, leaf in enumerate(call.leaves):
-        if isinstance(leaf, torch.Tensor):
-            rows = [tuple(shape_of(place, shapes[place]) for shapes in row) for row in profiles]
-            if len({shape for row in rows for shape in row}) > 1:
-                leaf = trtcore.Input(profiles=rows, dtype=leaf.dtype, device=leaf.device)
-        leaves.append(leaf)
-    return pytree.tree_unflatten(leaves, call.spec)
 
 
 class Engines:
@@ -234,7 +271,7 @@ class Engines:
         calling = self._calling[method]
         arguments = calling.arguments(args, kwargs)
         with scaled(self.model, arguments):
-            self._follow_weights()
+            self.follow_weights()
         return self._run(method, calling.call(arguments))
 
     def _run(self, method: str, call: Call) -> Any:
@@ -247,9 +284,11 @@ class Engines:
             return built(call)
         except InputError as error:
             # The sizes of folded dims are none that a user knows.
-            raise self._refusal(call, "" if built.folded else error.message.partition("\n")[0]) from error
+            raise self._refusal(
+                call, "" if built.form.folded else error.message.partition("\n")[0]
+            ) from error
 
-    def _follow_weights(self) -> None:
+    def follow_weights(self) -> None:
         """Put the model's weights, as its adapters make them now, into the engines where they are others.
 
         Raises:
@@ -259,10 +298,16 @@ class Engines:
         look = self.weights.look()
         if look == self._seen:
             return
-        weights = current_weights(self.model)
-        for built in self._all():
-            built.refit(weights, self.name)
+        for method, kinds in self.methods.items():
+            for built in kinds.values():
+                built.refit(self.model, method, self.name, self.device)
         self._seen = look
+
+    def take_turns(self, turns: Turns | None) -> None:
+        """Be on the device only when it is this component's turn."""
+        self.turns = turns
+        if turns is not None:
+            self.leave()
 
     def arrive(self) -> None:
         """Be on the device: what ops in torch need; engines come with their first call."""

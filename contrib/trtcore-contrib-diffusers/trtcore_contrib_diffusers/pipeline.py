@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -70,18 +71,11 @@ def compile_pipeline(
     """
     check_pipeline(pipe)
     settings.setdefault("truncate_double", True)
-    if width is None:
+    if width is None and "width" in inspect.signature(type(pipe).__call__).parameters:
         width = height
     sizes = Sizes.of(height=height, width=width, num_frames=num_frames, batch=batch)
-    made: Any = copy.copy(pipe)
-    made.scheduler = copy.deepcopy(made.scheduler)
     chosen = chosen_models(pipe, components)
-    for (
-        name,
-        model,
-    ) in made.components.items():  # copies of the modules: adapters are for one of the pipelines
-        if isinstance(model, nn.Module) and can_be_copied(model):
-            setattr(made, name, with_tensors_of(model))
+    made: Any = copied(pipe)
     models = {name: getattr(made, name) for name in chosen}
     methods = {
         (name, method): (model, Calling(model, method))
@@ -95,7 +89,7 @@ def compile_pipeline(
     turns = Turns() if offload else None
     for name, model in models.items():
         own = _offloaded(settings, model) if offload else settings
-        engines = Engines(name, type(pipe).__name__, str(sizes), model, _device_of(model))
+        engines = Engines(name, type(pipe).__name__, str(sizes), model, device_of(model))
         for (owner, method), kinds in recorder.found.items():
             if owner == name and kinds:
                 calling = methods[owner, method][1]
@@ -105,10 +99,20 @@ def compile_pipeline(
                 }
                 engines.add(calling, built)
         if engines.methods:
-            if turns is not None:
-                engines.turns = turns
-                engines.leave()
+            engines.take_turns(turns)
             setattr(made, name, component(engines))
+    return made
+
+
+def copied(pipe: Any) -> Any:
+    """A pipeline of its own, whose models have the same tensors: adapters are for one of the two."""
+    made = copy.copy(pipe)
+    for name, one in made.components.items():
+        if isinstance(one, nn.Module):
+            if can_be_copied(one):
+                setattr(made, name, with_tensors_of(one))
+        elif hasattr(one, "set_timesteps"):  # a scheduler, which counts steps
+            setattr(made, name, copy.deepcopy(one))
     return made
 
 
@@ -125,11 +129,12 @@ def reports(pipe: Any) -> dict[str, trtcore.Report]:
 
 def _offloaded(settings: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """The settings of a compile after which nothing of the model is on its device."""
-    on_cpu = _device_of(model).type == "cpu"
+    on_cpu = device_of(model).type == "cpu"
     return {**({} if on_cpu else {"offload_module_to_cpu": True}), "lazy_engine_init": True, **settings}
 
 
-def _device_of(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model computes."""
     return next((one.device for one in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 

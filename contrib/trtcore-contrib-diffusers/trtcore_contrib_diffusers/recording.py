@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from trtcore.errors import InputError
+from trtcore.errors import InputError, TrtcoreError
 from trtcore_contrib_diffusers.adapters import without_scale
 from trtcore_contrib_diffusers.sizes import Sizes
 
@@ -169,8 +169,21 @@ def record(pipe: Any, sizes: Sizes, arguments: Sequence[Arguments], recorder: Re
     for index in range(len(sizes.profiles)):
         for corner in sizes.corners(index):
             for further in arguments:
+                call = _call_arguments(pipe, dict(corner), further)
                 with recorder.profile(index), torch.random.fork_rng(devices=[]), torch.no_grad():
-                    pipe(**_call_arguments(pipe, dict(corner), further))
+                    _run(pipe, call)
+
+
+def _run(pipe: Any, call: dict[str, Any]) -> None:
+    try:
+        pipe(**call)
+    except (TypeError, ValueError, AttributeError) as error:  # what pipelines say of arguments
+        if isinstance(error, TrtcoreError):
+            raise
+        raise InputError(
+            f"{type(pipe).__name__} cannot be run with {', '.join(sorted(call))}: {error}",
+            advice="a run for one step shows what is to be compiled; give what its call needs in arguments=",
+        ) from error
 
 
 def _call_arguments(pipe: Any, corner: dict[str, int], further: Arguments) -> dict[str, Any]:
@@ -182,6 +195,8 @@ def _call_arguments(pipe: Any, corner: dict[str, int], further: Arguments) -> di
     found["num_inference_steps"] = 2 if "strength" in known else 1
     if not {"prompt", "prompt_embeds"} & given.keys():
         found["prompt"] = ["a photo"] * batch
+    if "prompt" not in known:
+        found["batch_size"] = batch
     unknown = sorted((corner.keys() | given.keys()) - known.keys())
     if unknown:
         raise InputError(
