@@ -48,6 +48,9 @@ SHOWN = {
     "flux": Shown((r"stays in torch: (\d+) of \d+ ops", f"float32: {WHOLE}"), needs=("diffusers",)),
     "gpt2": Shown((WHOLE, r"tokens \[", SAME)),
     "llama_static_cache": Shown((WHOLE, WHOLE, SAME)),
+    "llm_generation": Shown(
+        (f"prefill: {WHOLE}", f"decode: {WHOLE}", SAME, SAME, "loaded: the same tokens: True"), needs=("trtcore_contrib_llm",)
+    ),
     "quantized_resnet": Shown((WHOLE, r"10 quantise and 2\d dequantise", "relative error"), needs=("torchao",)),
     "modelopt_vit": Shown((WHOLE, r"13 x aten.linear.default: float8", "relative error"), needs=("modelopt", "trtcore_contrib_modelopt")),
     "refit_lora": Shown(("the model: built", "with an adapter: built", "another adapter: refitted"), needs=("peft",)),

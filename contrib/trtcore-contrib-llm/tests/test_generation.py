@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -246,6 +249,14 @@ def test_both_engines_hold_the_weights_once(generator: Any, llama: Any, tmp_path
         assert {**prefill, **decode} == prefill
 
 
+@pytest.mark.slow
+def test_the_readme_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
 # What is not supported -------------------------------------------------------------------------------------
 
 
@@ -271,6 +282,42 @@ def test_models_that_are_not_supported() -> None:
     ):
         with pytest.raises(InputError, match=words):
             compile_for_generation(model, 1, 16)
+
+
+def test_without_transformers_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name)
+    )
+    for call in (
+        lambda: compile_for_generation(nn.Linear(2, 2), 1, 8),
+        lambda: load_for_generation("nowhere"),
+    ):
+        with pytest.raises(ImportError, match="needs transformers 5 or newer: pip install transformers"):
+            call()
+
+
+def test_quantised_weights_and_other_states_are_refused() -> None:
+    quantised = made("Llama")
+    scheme = transformers.BitsAndBytesConfig(load_in_8bit=True)
+    quantised.hf_quantizer = SimpleNamespace(quantization_config=scheme)
+    mamba = transformers.MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=WORDS, state_size=4)
+    for model, words in (
+        (
+            quantised,
+            "the weights of LlamaForCausalLM are quantised by bitsandbytes; supported are weights in float32",
+        ),
+        (
+            transformers.MambaForCausalLM(mamba),
+            "MambaForCausalLM keeps .* from token to token; supported are caches",
+        ),
+        (
+            made("GPT2LMHeadModel", n_positions=LENGTH, n_embd=64, n_head=4),
+            "embeddings for 224 positions only",
+        ),
+    ):
+        with pytest.raises(InputError, match=words):
+            compile_for_generation(model, 1, LENGTH + 1)
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:

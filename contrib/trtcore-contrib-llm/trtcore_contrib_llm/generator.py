@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -213,7 +213,7 @@ class Generator:
         """Of the cache."""
         return self.held.keys[0].dtype
 
-    def to(self, device: torch.device | str) -> Self:  # type: ignore[override]
+    def to(self, device: torch.device | str) -> Generator:
         """Run on a device from now on; the cache goes along.
 
         Raises:
