@@ -273,7 +273,10 @@ def test_sizes_that_cannot_be() -> None:
 
 def test_models_that_are_not_supported() -> None:
     for model, words in (
-        (nn.Linear(2, 2), "takes a ...ForCausalLM of transformers, and Linear is none"),
+        (
+            nn.Linear(2, 2),
+            "takes a ...ForCausalLM or ...ForConditionalGeneration of transformers, and Linear is none",
+        ),
         (
             made("Llama", attn_implementation="flex_attention"),
             "by 'flex_attention'; supported are eager, sdpa",

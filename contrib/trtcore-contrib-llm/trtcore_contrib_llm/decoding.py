@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,13 +50,21 @@ class Decoder:
         module: the compiled step of one token.
         held: the cache.
         writes: whether the engine leaves the cache as it is, so that its results are to be written there.
+        more: the engine's further arguments for a number of texts, which stay where they are.
 
     Attributes:
         graphs: whether steps on a GPU are recorded, once for each number of texts, and replayed.
     """
 
-    def __init__(self, module: torch.fx.GraphModule, held: HeldCache, writes: bool) -> None:
+    def __init__(
+        self,
+        module: torch.fx.GraphModule,
+        held: HeldCache,
+        writes: bool,
+        more: Callable[[int], list[Any]] = lambda rows: [],
+    ) -> None:
         self._module, self._held, self._writes = module, held, writes
+        self._more = more
         rows, device = held.mask.shape[0], held.mask.device
         self.graphs = device.type == "cuda"
         self._tokens = torch.zeros(rows, 1, dtype=torch.int64, device=device)
@@ -104,6 +113,7 @@ class Decoder:
                 self._start,
                 [one[:rows] for one in held.keys],
                 [one[:rows] for one in held.values],
+                *self._more(rows),
             ]
         return known
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from trtcore.pack import InputError
+
 if TYPE_CHECKING:
     import os
 
@@ -21,21 +23,24 @@ def compile_for_generation(
     max_prompt: int | None = None,
     opt_batch: int | None = None,
     opt_prompt: int | None = None,
+    max_source: int | None = None,
     **settings: Any,
 ) -> Generator:
-    """Compile a causal language model of transformers for its own ``generate``.
+    """Compile a causal language model or an encoder-decoder of transformers for its own ``generate``.
 
-    Two engines are built, with any number of texts up to `max_batch`: one for prompts of any length, one for steps of a
-    token. Both write to one cache of keys and values, which is made here, and hold the weights once on the reference
-    runtime.
+    Two engines are built, with any number of texts up to `max_batch`: one for prompts of any length (of an
+    encoder-decoder: for its sources), one for steps of a token. They work on one cache of keys and values, made
+    here, and hold the weights once on the reference runtime.
 
     Args:
-        model: a ``...ForCausalLM`` of transformers, where it is to run; compiled as in ``eval()``.
+        model: a ``...ForCausalLM`` or ``...ForConditionalGeneration`` (T5, BART, Whisper) of transformers, where it is
+            to run; compiled as in ``eval()``.
         max_batch: most texts, beams and returned sequences counted.
         max_length: most tokens of a text, its prompt among them; the cache has room for them all.
         max_prompt: most tokens of a call of the prompts' engine, at least 2; longer prompts come in pieces. By default
             `max_length`.
         opt_batch, opt_prompt: what the engines are tuned for; by default 1 text, and an eighth of `max_prompt`.
+        max_source: most tokens of an encoder's source, by default `max_length`; for encoder-decoders.
         settings: of ``trtcore.compile``, for both engines.
 
     Returns:
@@ -53,6 +58,12 @@ def compile_for_generation(
 
     sizes = Sizes.of(max_batch, max_length, max_prompt, opt_batch, opt_prompt)
     check_model(model, sizes.max_length)
+    if model.config.is_encoder_decoder:  # type: ignore[union-attr]
+        from trtcore_contrib_llm.seq2seq import EncoderDecoder
+
+        return EncoderDecoder.compiled(model, sizes, settings, max_source)
+    if max_source is not None:
+        raise InputError("max_source is for encoder-decoders", advice="call without it")
     return Generator.compiled(model, sizes, settings)
 
 
@@ -72,6 +83,10 @@ def load_for_generation(
     from trtcore_contrib_llm.requirements import need_transformers
 
     need_transformers()
-    from trtcore_contrib_llm.generator import Generator
+    from trtcore_contrib_llm.generator import Generator, read_facts
 
+    if "source_layers" in read_facts(Path(folder)):
+        from trtcore_contrib_llm.seq2seq import EncoderDecoder
+
+        return EncoderDecoder.loaded(Path(folder), device)
     return Generator.loaded(Path(folder), device)

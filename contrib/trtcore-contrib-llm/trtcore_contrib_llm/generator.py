@@ -79,11 +79,14 @@ class Generator:
         sizes: how many texts and tokens there may be.
     """
 
+    PARTS: ClassVar[tuple[str, str]] = ("prefill", "decode")
     base: ClassVar[type]
     prefill: torch.fx.GraphModule
     decode: torch.fx.GraphModule
     held: HeldCache
     sizes: Sizes
+    _decoder: Decoder
+    _facts: dict[str, Any]
 
     # -- making -------------------------------------------------------------------------------------------
 
@@ -111,30 +114,14 @@ class Generator:
             ]
         finally:
             model.train(was_training)
-        kind = type(model)
-        generator = _made(kind, model.config, model.generation_config)
+        generator = made(Generator, type(model), model.config, model.generation_config)
         generator._hold(parts[0], parts[1], sizes, shapes, dtype, model.device, reads_only)
         return generator
 
     @staticmethod
     def loaded(folder: Path, device: torch.device | str | None) -> Generator:
         """See ``load_for_generation``."""
-        facts = _facts(folder)
-        kind = getattr(transformers, facts["class"], None)
-        if kind is None:
-            raise trtcore.errors.ArtifactError(
-                f"{folder} holds a {facts['class']}, which transformers {transformers.__version__} does not have",
-                advice=f"install transformers {facts['transformers']}, by which it was written",
-            )
-        config = kind.config_class.from_pretrained(folder)
-        config._attn_implementation = facts["attention"]
-        generator = _made(kind, config, transformers.GenerationConfig.from_pretrained(folder))
-        place = torch.device(facts["device"] if device is None else device)
-        if device is None and place.type == "cuda" and not torch.cuda.is_available():
-            place = torch.device("cpu")
-        parts = [trtcore.load(folder / f"{name}.pt2") for name in ("prefill", "decode")]
-        if place != torch.device(facts["device"]):
-            parts = [part.to(place) for part in parts]
+        generator, facts, parts, place = opened(Generator, folder, device)
         shapes = tuple(LayerShape(**one) for one in facts["layers"])
         generator._hold(
             parts[0],
@@ -163,7 +150,19 @@ class Generator:
         # Not by nn.Module's own way: neither is a part whose weights the skeleton has.
         for name, value in (("prefill", prefill), ("decode", decode), ("held", held)):
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_decoder", Decoder(decode, held, reads_only))
+        self._facts = {
+            "sizes": asdict(sizes),
+            "layers": [asdict(one) for one in shapes],
+            "reads_only": reads_only,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        self._arrange()
+
+    def _arrange(self) -> None:
+        object.__setattr__(self, "_decoder", Decoder(self.decode, self.held, self._reads_only))
+
+    def _moved(self, device: Any) -> None:
+        self.held.to(device)
 
     def save(self, folder: Any) -> None:
         """Write engines, configuration and generation configuration to a folder, for ``load_for_generation``.
@@ -178,15 +177,12 @@ class Generator:
             "class": self.base.__name__,
             "transformers": transformers.__version__,
             "attention": self.config._attn_implementation,  # type: ignore[attr-defined]
-            "sizes": asdict(self.sizes),
-            "layers": [asdict(one) for one in self._shapes],
-            "reads_only": self._reads_only,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            **self._facts,
             "device": str(self.device),
         }
         self.config.save_pretrained(place)  # type: ignore[attr-defined]
         self.generation_config.save_pretrained(place)  # type: ignore[attr-defined]
-        for name in ("prefill", "decode"):
+        for name in self.PARTS:
             trtcore.save(getattr(self, name), place / f"{name}.pt2")
         (place / _FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -224,10 +220,10 @@ class Generator:
                 f"a compiled model stays in {self.dtype}",
                 advice="call .to(dtype) before compile_for_generation",
             )
-        for part in (self.prefill, self.decode):
-            part.to(device)
-        self.held.to(device)
-        object.__setattr__(self, "_decoder", Decoder(self.decode, self.held, self._reads_only))
+        for name in self.PARTS:
+            getattr(self, name).to(device)
+        self._moved(device)
+        self._arrange()
         return self
 
     def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:
@@ -242,18 +238,8 @@ class Generator:
         Raises:
             InputError: other kinds of generation, other caches, too many texts or tokens; before anything runs.
         """
-        name = _cache_name(self.base)
-        for way in ("assistant_model", "prompt_lookup_num_tokens", "custom_generate", "cache_implementation"):
-            config = generation_config or self.generation_config  # type: ignore[attr-defined]
-            if kwargs.get(way, getattr(config, way, None)) is not None:
-                raise InputError(
-                    f"{way} is not supported by a compiled model, which has one cache of its own; {_SUPPORTED}",
-                    advice=f"call generate without {way}",
-                )
-        if kwargs.get("use_cache") is False:
-            raise InputError(
-                "a compiled model cannot be without its cache", advice="call generate without use_cache"
-            )
+        name = cache_name(self.base)
+        refuse_ways(self, generation_config, kwargs)
         given = [kwargs.pop(key) for key in ("cache", "past_key_values") if kwargs.get(key) is not None]
         if given and given[0] is not self.held:
             raise InputError(
@@ -308,24 +294,29 @@ class Generator:
         Raises:
             InputError: inputs that engines cannot take, or more than there is room for.
         """
-        given = _signature(self.base).bind(self, *args, **kwargs).arguments
-        given.update(given.pop("kwargs", {}))
+        given = self._given(args, kwargs)
         tokens = given.get("input_ids")
         if tokens is None:
             raise InputError("a compiled model takes input_ids, and no embeddings")
-        for name in ("labels", "output_attentions", "output_hidden_states", "output_router_logits"):
-            if given.get(name) is not None and given[name] is not False:
-                raise InputError(
-                    f"{name} is not supported by a compiled model: its engines give logits",
-                    advice=f"call it without {name}",
-                )
-        name = _cache_name(self.base)
+        name = cache_name(self.base)
         if given.get(name) is not None and given[name] is not self.held:
             raise InputError(f"a compiled model has a cache of its own; pass {name}=None")
         if given.get(name) is None:
             self.held.reset()
         logits = self._run(tokens, given.get("attention_mask"), given.get("position_ids"))
         return CausalLMOutputWithPast(logits=logits[:, None], **{name: self.held})
+
+    def _given(self, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by the names of the model's own forward."""
+        given = _signature(self.base).bind(self, *args, **kwargs).arguments
+        given.update(given.pop("kwargs", {}))
+        for name in ("labels", "output_attentions", "output_hidden_states", "output_router_logits"):
+            if given.get(name) is not None and given[name] is not False:
+                raise InputError(
+                    f"{name} is not supported by a compiled model: its engines give logits",
+                    advice=f"call it without {name}",
+                )
+        return dict(given)
 
     def _run(self, tokens: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
         held, (rows, length) = self.held, tokens.shape
@@ -369,12 +360,52 @@ class Generator:
         return logits
 
 
-def _made(kind: type, config: Any, generation_config: Any) -> Any:
-    """A model of a class before which `Generator` stands, without weights."""
+def refuse_ways(model: Any, generation_config: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raises:
+    InputError: a kind of generation that one cache on fixed memory cannot serve.
+    """
+    config = generation_config or model.generation_config
+    for way in ("assistant_model", "prompt_lookup_num_tokens", "custom_generate", "cache_implementation"):
+        if kwargs.get(way, getattr(config, way, None)) is not None:
+            raise InputError(
+                f"{way} is not supported by a compiled model, which has one cache of its own; {_SUPPORTED}",
+                advice=f"call generate without {way}",
+            )
+    if kwargs.get("use_cache") is False:
+        raise InputError(
+            "a compiled model cannot be without its cache", advice="call generate without use_cache"
+        )
+
+
+def opened(
+    way: type, folder: Path, device: torch.device | str | None
+) -> tuple[Any, dict[str, Any], list[Any], Any]:
+    """(a model of `way` without engines, the facts, both compiled modules, the device) of a folder."""
+    facts = read_facts(folder)
+    kind = getattr(transformers, facts["class"], None)
+    if kind is None:
+        raise trtcore.errors.ArtifactError(
+            f"{folder} holds a {facts['class']}, which transformers {transformers.__version__} does not have",
+            advice=f"install transformers {facts['transformers']}, by which it was written",
+        )
+    config = kind.config_class.from_pretrained(folder)
+    config._attn_implementation = facts["attention"]
+    generator = made(way, kind, config, transformers.GenerationConfig.from_pretrained(folder))
+    place = torch.device(facts["device"] if device is None else device)
+    if device is None and place.type == "cuda" and not torch.cuda.is_available():
+        place = torch.device("cpu")
+    parts = [trtcore.load(folder / f"{name}.pt2") for name in way.PARTS]  # type: ignore[attr-defined]
+    if place != torch.device(facts["device"]):
+        parts = [part.to(place) for part in parts]
+    return generator, facts, parts, place
+
+
+def made(way: type, kind: type, config: Any, generation_config: Any) -> Any:
+    """A model of a class before which `way` stands, without weights."""
     known = _classes.get(kind)
     if known is None:
-        body = {"base": kind, "__doc__": Generator.__doc__, "forward": _like(kind), "__module__": __name__}
-        known = _classes[kind] = type(f"Compiled{kind.__name__}", (Generator, kind), body)
+        body = {"base": kind, "__doc__": way.__doc__, "forward": _like(way, kind), "__module__": __name__}
+        known = _classes[kind] = type(f"Compiled{kind.__name__}", (way, kind), body)
     with torch.device("meta"):
         made = known._from_config(config)
     made.generation_config = generation_config
@@ -382,13 +413,13 @@ def _made(kind: type, config: Any, generation_config: Any) -> Any:
     return made.eval()
 
 
-def _like(kind: type) -> Any:
+def _like(way: Any, kind: type) -> Any:
     """The generator's forward with the model's own signature, which generation code looks at."""
 
     def forward(self: Generator, *args: Any, **kwargs: Any) -> Any:
-        return Generator.forward(self, *args, **kwargs)
+        return way.forward(self, *args, **kwargs)
 
-    forward.__doc__ = Generator.forward.__doc__
+    forward.__doc__ = way.forward.__doc__
     forward.__signature__ = _signature(kind)  # type: ignore[attr-defined]
     return forward
 
@@ -399,14 +430,14 @@ def _signature(kind: Any) -> inspect.Signature:
 
 
 @cache
-def _cache_name(kind: Any) -> str:
+def cache_name(kind: Any) -> str:
     return str(cache_argument(kind))
 
 
 _classes: dict[type, type] = {}
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads((folder / _FILE).read_text())
         version = facts["format"]

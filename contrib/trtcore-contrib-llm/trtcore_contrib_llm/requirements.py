@@ -38,7 +38,8 @@ def check_model(model: torch.nn.Module, max_length: int) -> None:
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel) or not model.can_generate():
         raise InputError(
-            f"compile_for_generation takes a ...ForCausalLM of transformers, and {name} is none",
+            "compile_for_generation takes a ...ForCausalLM or ...ForConditionalGeneration of transformers, and "
+            f"{name} is none",
             advice="compile any other module with trtcore.compile(model, inputs)",
         )
     if getattr(transformers, name, None) is not type(model):
@@ -57,7 +58,8 @@ def check_model(model: torch.nn.Module, max_length: int) -> None:
             advice="compile the model's parts with trtcore.compile, and keep its state outside",
         )
     _check_attention(model, name)
-    places = getattr(config, "max_position_embeddings", None)
+    target = getattr(model.config, "max_target_positions", None)
+    places = target or getattr(config, "max_position_embeddings", None)
     if places is not None and max_length > places and _has_learned_places(model):
         raise InputError(
             f"max_length is {max_length}, and {name} has embeddings for {places} positions only",

@@ -67,7 +67,7 @@ class _SeenLayer(CacheLayerMixin):
         return -1
 
 
-class _TracedLayer(CacheLayerMixin):
+class TracedLayer(CacheLayerMixin):
     """A cache's layer on tensors that are given, written to in place from a place on that is a tensor."""
 
     is_sliding = False  # windows are in the mask; the cache has room for all tokens
@@ -163,7 +163,7 @@ class Step(nn.Module):
             (batch, vocabulary), logits of the token that follows. With `reads_only` (logits, keys, values), where
             keys and values are of the token, for each layer (batch, heads, 1, size).
         """
-        kind = _ReadLayer if self.reads_only else _TracedLayer
+        kind = _ReadLayer if self.reads_only else TracedLayer
         layers = [kind(key, value, start) for key, value in zip(keys, values)]
         named: dict[str, Any] = {self._cache: Cache(layers=layers)}
         if self._positions:
@@ -178,7 +178,7 @@ class Step(nn.Module):
         return logits, [layer.new[0] for layer in layers], [layer.new[1] for layer in layers]
 
 
-class _ReadLayer(_TracedLayer):
+class _ReadLayer(TracedLayer):
     """A cache's layer that is read and not written to: attention looks at the new keys and values beside it."""
 
     new: tuple[Tensor, Tensor]
