@@ -9,7 +9,7 @@ STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
 DEFAULT = not gpu and not models and not slow and not benchmark and not browser
 
-.PHONY: help browser types coverage examples release setup demo test lint unit test-all conformance dynamic models contrib quantized matrix fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
+.PHONY: help browser types coverage examples release setup demo test lint unit test-all conformance dynamic models halves contrib quantized matrix fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
 
 help:  ## what the targets do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -59,6 +59,9 @@ conformance: $(STAMP)  ## every sample input of PyTorch's for every op (hours; g
 
 dynamic: $(STAMP)  ## operators at the smallest, usual and largest sizes of a profile (an hour; goes on where it stopped)
 	$(BIN)/python tests/conformance/dynamic.py $(ARGS)
+
+halves: $(STAMP)  ## the gallery in float16 and bfloat16 against float32 eager, into docs/models-in-half-precision.md (half an hour)
+	$(BIN)/python tests/models/halves.py --write $(ARGS)
 
 models: $(STAMP)  ## whole models at their base sizes
 	$(BIN)/python -m pytest -m models $(ARGS)

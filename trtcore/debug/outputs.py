@@ -6,9 +6,9 @@ import warnings
 from typing import Any, TypeVar
 
 import torch
-from torch.utils import _pytree as pytree
 
 from trtcore.errors import InputError
+from trtcore.runtime.first_calls import floats, named_floats, not_finite
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 _ADVICE = "trtcore.debug.compare(model, inputs) finds the first op whose value differs from eager's"
@@ -40,8 +40,8 @@ def check_outputs(module: _Module) -> _Module:
 
     def look(_: Any, args: Any, kwargs: Any, results: Any) -> None:
         handle.remove()
-        given = all(bool(one.isfinite().all()) for one in _floating((args, kwargs)))
-        for name, result in _named(results):
+        given = all(bool(one.isfinite().all()) for one in floats((args, kwargs)))
+        for name, result in named_floats(results):
             if text := _fault(result, given):
                 warnings.warn(f"the first call: {name} {text}; {_ADVICE}", UserWarning, stacklevel=2)
 
@@ -49,26 +49,10 @@ def check_outputs(module: _Module) -> _Module:
     return module
 
 
-def _floating(tree: Any) -> list[torch.Tensor]:
-    leaves = pytree.tree_leaves(tree)
-    return [one for one in leaves if isinstance(one, torch.Tensor) and one.is_floating_point()]
-
-
-def _named(results: Any) -> list[tuple[str, torch.Tensor]]:
-    leaves, _ = pytree.tree_flatten_with_path(results)
-    return [
-        ("the output" + (" " + pytree.keystr(path) if path else ""), leaf)
-        for path, leaf in leaves
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.numel()
-    ]
-
-
 def _fault(result: torch.Tensor, inputs_are_finite: bool) -> str:
     """What is wrong with a result, or ""."""
     if inputs_are_finite and not bool(result.isfinite().all()):
-        bad = int((~result.isfinite()).sum())
-        nans = int(result.isnan().sum())
-        return f"has {bad} of {result.numel()} elements that are not finite ({nans} of them NaN)"
+        return not_finite(result)
     if result.numel() > 1 and not bool(result.any()):
         return f"is zero in all its {result.numel()} elements"
     return ""

@@ -21,6 +21,7 @@ from trtcore.ir.torch_private import (
 from trtcore.report.data import Report
 from trtcore.runtime.calling import FlatCodeGen
 from trtcore.runtime.direct import DirectForward
+from trtcore.runtime.first_calls import FirstCalls
 from trtcore.runtime.input_check import InputCheck
 from trtcore.runtime.pickling import ModuleState, restored, state_of
 from trtcore.runtime.plans import keep_plans_plain, plans_of
@@ -48,6 +49,7 @@ class CompiledModule(torch.fx.GraphModule):
     _input_check: InputCheck | None = None
     _sharing: Sharing | None = None
     _usual: Callable[[Sequence[Any]], bool] | None = None
+    _first: FirstCalls | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the arguments and run; by way of ``torch.nn.Module`` only where hooks or a trace want to know."""
@@ -66,14 +68,18 @@ class CompiledModule(torch.fx.GraphModule):
             return super().__call__(*args, **kwargs)
         if _watched(self):
             return self._watched_call(check, args, kwargs)
-        values = check.check(args, kwargs)
+        values, first = check.check(args, kwargs), self._first
         if self._sharing is not None:
             self._sharing.check(self, *check.named_leaves(values))
-        else:
+        elif first is None:
             self._usual = check.usual
         if ops_are_watched():
             return self.forward(*args, **kwargs)
-        return self._direct.of(self)(self, *args, **kwargs)
+        results = self._direct.of(self)(self, *args, **kwargs)
+        if first is not None:
+            first.look((args, kwargs), results)
+            self._first = first if first.left else None
+        return results
 
     def _watched_call(self, check: InputCheck, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that hooks or a trace want to see: as any module's, with the check behind the last pre-hook."""
@@ -146,6 +152,7 @@ class CompiledModule(torch.fx.GraphModule):
         self._input_check = check
         self._sharing = Sharing.of_graph(self)
         self._usual = None
+        self._first = FirstCalls.of(report)
         for key in [key for key, hook in self._forward_pre_hooks.items() if isinstance(hook, InputCheck)]:
             del self._forward_pre_hooks[key]  # a copy's, of the check that it was copied with
             self._forward_pre_hooks_with_kwargs.pop(key, None)

@@ -32,10 +32,10 @@ def autocast(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """Compute float32 nodes in ``settings.autocast_dtype``; results keep the model's dtypes.
 
     A node stays in float32 where the settings say so (`autocast_excluded_nodes`, `autocast_excluded_ops`,
-    `autocast_max_output_threshold` with calibration data, `autocast_max_depth_of_reduction`); where its op is one
-    that `torch.autocast` keeps in float32 for its range (`FLOAT_OPS`); where a number or weight of it is beyond
-    the lower dtype's range; where it depends on integers and constants alone (positions, masks), where it chooses
-    among elements, and where it will run in torch.
+    `autocast_max_output_threshold` with calibration data, `autocast_max_depth_of_reduction`); where what it reads is
+    beyond the lower dtype's range on that data; where its op is one that `torch.autocast` keeps in float32 for its
+    range (`FLOAT_OPS`); where a number or weight of it is beyond the lower dtype's range; where it depends on integers
+    and constants alone (positions, masks), where it chooses among elements, and where it will run in torch.
     """
     dtype = ctx.settings.autocast_dtype
     if dtype is not None:
@@ -89,6 +89,7 @@ class _Autocast:
         largest = _largest_outputs(self.graph_module, self.settings.autocast_calibration_dataloader)
         threshold = self.settings.autocast_max_output_threshold
         self.large = {node for node, value in largest.items() if not value <= threshold}
+        self.beyond = {node for node, value in largest.items() if not value <= self.limit}
         for node in list(self.graph_module.graph.nodes):
             if self._is_data(node):
                 self.data.add(node)
@@ -141,6 +142,8 @@ class _Autocast:
         target: Any = node.target
         if str(target).rpartition(".")[0] in FLOAT_OPS:
             return "its op needs float32's range, as torch.autocast has it"
+        if any(source in self.beyond for source in node.all_input_nodes):
+            return f"what it reads is beyond the range of {self.dtype} on the calibration data"
         if _is_random(node):
             return "it draws random numbers"
         if any(abs(number) > self.limit for number in _numbers(node) if math.isfinite(number)):
