@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from trtcore.errors import InputError
 from trtcore.frontend.export import program_from_exported, trace
 from trtcore.ir.inputs import Input
+from trtcore.report.data import Report
 from trtcore.runtime.module import CompiledModule, assemble
 
 
@@ -42,7 +43,7 @@ NESTED_KWARGS = {"extra": torch.ones(2), "scale": 2.0, "mask": None}
 
 @pytest.fixture(scope="module")
 def nested():
-    return compiled(Nested(), NESTED, NESTED_KWARGS, report="the report")
+    return compiled(Nested(), NESTED, NESTED_KWARGS, report=Report(model="the report"))
 
 
 def call(module, x=None, pair=None, **changes):
@@ -108,7 +109,7 @@ class TestCalls:
     def test_copies_check_too(self, nested):
         for module in (copy.deepcopy(nested), copy.copy(nested), copy.deepcopy(copy.deepcopy(nested))):
             torch.testing.assert_close(call(module)["y"], call(nested)["y"])
-            assert module.report == "the report"
+            assert module.report.model == "the report"
             with pytest.raises(InputError, match="at dimension 0, allowed is"):
                 call(module, torch.ones(9, 3))
             assert not module._forward_pre_hooks
