@@ -10,6 +10,7 @@ import torch
 import trtcore
 from trtcore.lowering import CORE_PASSES
 from trtcore.settings import CompilationSettings
+from trtcore.settings.values import FP4
 from trtcore.settings_use import SettingsUse
 
 
@@ -98,3 +99,31 @@ def test_each_is_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert SettingsUse(CompilationSettings(), ()).warn() == []
+
+
+def told(model: torch.nn.Module, x: torch.Tensor, **settings: object) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trtcore.explain(model.eval(), inputs=[x], min_block_size=1, **settings)  # type: ignore[arg-type]
+    return [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+
+
+def test_a_precision_that_changes_nothing_is_told() -> None:
+    x = torch.ones(2, 4)
+    allowed = {"enabled_precisions": {torch.float16}, "use_explicit_typing": False}
+    (text,) = told(Net().half(), x.half(), **allowed)
+    assert text == (
+        "autocast to torch.float16 changes nothing: no op of the model is in float32, but in torch.float16"
+    )
+    ops = {"aten.linear", "aten.relu"}
+    (text,) = told(Net(), x, **allowed, autocast_excluded_ops=ops)
+    assert "every op stays in float32, and the report says by which rule" in text
+    assert told(Net(), x, **allowed) == []
+    assert told(Net(), x, **AUTOCAST) == []
+    assert told(Net(), x) == []
+
+
+@pytest.mark.skipif(FP4 is None, reason="this torch has no float4")
+def test_float4_in_enabled_precisions_changes_nothing() -> None:
+    (text,) = told(Net(), torch.ones(2, 4), enabled_precisions={torch.float32, FP4})
+    assert "changes nothing: what the model quantises to it is computed in it anyway; leave it out" in text

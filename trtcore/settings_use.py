@@ -1,10 +1,13 @@
-"""Names in settings that match nothing in the model: told after a compile, with the nearest names that would."""
+"""Settings that change nothing for the model: told after a compile. Names that match nothing, with the nearest names
+that would; precisions that no op computes in.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from torch import fx
 from trtcore.ir.ops import target_name
 from trtcore.ir.provenance import module_path
 from trtcore.packs.rules import in_module, modules_of
+from trtcore.settings.values import FP4
 
 if TYPE_CHECKING:
     from trtcore.settings import CompilationSettings
@@ -45,12 +49,16 @@ class SettingsUse:
             name: _wanted(name, getattr(settings, name)) for name in _NOTHING if getattr(settings, name)
         }
         self._known: dict[str, set[str]] = {name: set() for name in self._unmatched}
+        self._settings = settings
+        self._in_float: list[Counter[torch.dtype]] = []
         if "disabled_passes" in self._unmatched:
             self._known["disabled_passes"] = set(passes)
             self._strike("disabled_passes", lambda name: name in passes)
 
     def look(self, graph: fx.Graph) -> None:
         """Strike what matches a node of a graph. Costs nothing where no setting names anything."""
+        if self._settings.autocast_dtype is not None:
+            self._in_float.append(_floats(graph))
         if not any(self._unmatched.values()):
             return
         nodes = [node for node in graph.nodes if node.op == "call_function"]
@@ -64,7 +72,28 @@ class SettingsUse:
             f"{setting} has {_shown(item)}: {_NOTHING[setting]}{self._hint(setting, item)}"
             for setting, items in self._unmatched.items()
             for item in sorted(items, key=str)
-        ]
+        ] + self._precisions()
+
+    def _precisions(self) -> list[str]:
+        """Lower precisions that the settings allow and that no op has been changed to."""
+        found = []
+        if FP4 is not None and FP4 in self._settings.enabled_precisions:
+            found.append(
+                f"enabled_precisions has {FP4}, which changes nothing: what the model quantises to it is computed in "
+                "it anyway; leave it out"
+            )
+        dtype = self._settings.autocast_dtype
+        if dtype is None or len(self._in_float) < 2 or not self._in_float[0]:
+            return found
+        before, after = self._in_float[0], self._in_float[-1]
+        if after[dtype] <= before[dtype]:
+            why = (
+                "every op stays in float32, and the report says by which rule"
+                if before[torch.float32]
+                else f"no op of the model is in float32, but in {', '.join(sorted(map(str, before)))}"
+            )
+            found.append(f"autocast to {dtype} changes nothing: {why}")
+        return found
 
     def warn(self) -> list[str]:
         """Say each of `texts` as a UserWarning; return them, for the report."""
@@ -106,6 +135,12 @@ class SettingsUse:
         wanted = re.sub(r"[\^$\\]", "", item) if isinstance(item, str) else item.__name__
         near = _nearest(wanted, self._known[setting], _bare if setting in _OPS else str)
         return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _floats(graph: fx.Graph) -> Counter[torch.dtype]:
+    """How many calls give floating-point tensors of which dtype."""
+    values = (node.meta.get("val") for node in graph.nodes if node.op == "call_function")
+    return Counter(one.dtype for one in values if isinstance(one, torch.Tensor) and one.is_floating_point())
 
 
 def _wanted(setting: str, value: Iterable[Any]) -> list[Any]:
