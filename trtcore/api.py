@@ -153,17 +153,27 @@ def _refuse_ranges(*inputs: Any) -> None:
 
 def _rank_local(model: torch.nn.Module, inputs: Any, kwarg_inputs: Any) -> torch.nn.Module:
     """A tensor parallel model as this rank runs it."""
-    from torch.utils import _pytree as pytree
-
+    from trtcore.frontend.examples import example_leaves
+    from trtcore.frontend.export import argument_names
+    from trtcore.ir.inputs import Input, collect_inputs, flatten_inputs
     from trtcore.jit.distributed import rank_local_module
 
-    args, kwargs = tuple(inputs or ()), dict(kwarg_inputs or {})
-    if not all(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
+    names = argument_names(model)
+    call = collect_inputs(inputs, kwarg_inputs=kwarg_inputs, argument_names=names)
+    assert call is not None
+    tree = flatten_inputs(*call, names)
+    if not all(isinstance(leaf, (torch.Tensor, Input)) for leaf in tree.leaves):
         raise InputError(
-            "use_distributed_mode_trace takes example tensors as inputs: the model is run once with them",
-            advice="pass tensors; for sizes that vary use torch.compile(model, backend='trtcore', dynamic=True)",
+            "use_distributed_mode_trace takes tensors and Inputs: the model is run once with them",
+            advice="make numbers and flags attributes of the model, or use torch.compile(model, backend='trtcore')",
         )
-    return rank_local_module(model, args, kwargs)
+    examples = example_leaves(model, tree)
+    ranges = {
+        index: {dim: (size.min, size.max) for dim, size in enumerate(leaf.dims) if size.dynamic}
+        for index, leaf in enumerate(tree.leaves)
+        if isinstance(leaf, Input) and leaf.is_dynamic
+    }
+    return rank_local_module(model, *tree.unflatten(examples), ranges)
 
 
 def _export(model: Any, inputs: Any, kwarg_inputs: Any) -> ExportedProgram:

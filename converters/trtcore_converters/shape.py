@@ -185,18 +185,25 @@ def same(a: Any, b: Any) -> bool:
     return bool(a.node.expr == b.node.expr)
 
 
-def _static_when_repeated(node: fx.Node, ctx: NodeContext) -> bool | Reject:
-    if not is_static(node_arguments(node)["repeats"]):
-        return Reject("how often to repeat varies from call to call")
-    return True
+def _repeatable(node: fx.Node, ctx: NodeContext) -> bool | Reject:
+    """How often varies only where a dim of one is stretched."""
+    arguments = node_arguments(node)
+    repeats, x = arguments["repeats"], val(arguments["self"])
+    own = [1] * (len(repeats) - x.dim()) + list(x.shape)
+    if all(is_static(times) or (isinstance(size, int) and size == 1) for times, size in zip(repeats, own)):
+        return True
+    return Reject("how often to repeat varies from call to call")
 
 
-@converts(aten.repeat.default, capability_validator=all_of(movable, _static_when_repeated))
-def repeat(ctx: ConversionContext, x: Operand, repeats: Sequence[int]) -> ITensor:
+@converts(aten.repeat.default, capability_validator=all_of(movable, _repeatable))
+def repeat(ctx: ConversionContext, x: Operand, repeats: Sequence[Any]) -> ITensor:
     """`x` laid side by side, `repeats` times per dim; new dims come first."""
     x = ctx.unsqueeze_to(ctx.tensor(x), len(repeats))
+    varying = [-1 if is_static(times) else times for times in repeats]
+    if any(not is_static(times) for times in repeats):
+        x = ctx.expand(x, varying)
     for dim, times in enumerate(repeats):
-        if times == 1:
+        if times == 1 or not is_static(times):
             continue
         if times == 0:
             dims = ctx.dims_of(x)

@@ -732,3 +732,18 @@ def test_fake_like():
     assert private.storage_id(fake) != private.storage_id(other)
     with mode:
         assert (fake + other).shape == (4, 3)
+
+
+def test_maybe_mark_dynamic_and_size_conditions():
+    seen = []
+
+    def backend(gm, example_inputs):
+        sizes = [value for value in example_inputs if isinstance(value, torch.SymInt)]
+        seen.append([str(one) for one in private.size_conditions(sizes[0].node.shape_env)])
+        return gm
+
+    x = torch.ones(5, 3)
+    private.maybe_mark_dynamic(x, 0)
+    torch._dynamo.reset()
+    torch.compile(lambda x: x * 2 if x.shape[0] < 9 else x, backend=backend, dynamic=False)(x)
+    assert any("9" in one or "8" in one for one in seen[0]), f"{CHANGED} where it keeps conditions on sizes"

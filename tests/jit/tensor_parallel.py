@@ -77,6 +77,17 @@ def check(rank: int, world: int, folder: str) -> None:
     trtcore.save(ahead, path)
     same(trtcore.load(path)(x), want)
 
+    varying = trtcore.Input(min_shape=(1, 1, 16), opt_shape=(2, 5, 16), max_shape=(4, 9, 16))
+    dynamic = trtcore.compile(model, inputs=[varying], use_distributed_mode_trace=True, **OPTIONS)
+    torch.manual_seed(1)
+    plain = Block().eval()
+    torch.manual_seed(0)
+    plain.load_state_dict(Block().state_dict())
+    for shape in ((1, 1, 16), (2, 5, 16), (4, 9, 16), (3, 2, 16)):
+        y = torch.randn(*shape)
+        same(dynamic(y), plain(y))
+    assert collectives(dynamic).count("all_reduce") == (2 if world > 1 else 0)
+
     just_in_time = torch.compile(model, backend="trtcore", options=OPTIONS)
     same(just_in_time(x), want)
     names = [segment.kind for segment in reports()[-1].report.segments]

@@ -29,7 +29,7 @@ def example_leaves(model: torch.nn.Module, tree: InputTree) -> list[Any]:
         if not isinstance(leaf, Input):
             # A tensor that is given twice would be one input for torch.export, and the other be ignored.
             twice = isinstance(leaf, torch.Tensor) and id(leaf) in given
-            examples.append(leaf.clone() if twice else leaf)
+            examples.append(leaf.clone() if twice else _no_view(leaf))
             given.add(id(leaf))
             continue
         sizes = [max(dim.opt, 2) if dim.dynamic else dim.opt for dim in leaf.dims]
@@ -37,9 +37,19 @@ def example_leaves(model: torch.nn.Module, tree: InputTree) -> list[Any]:
             size == dim.opt or (dim.dynamic and size >= 2) for size, dim in zip(leaf.example.shape, leaf.dims)
         ):
             sizes = list(leaf.example.shape)
-        example = leaf.example_tensor(sizes, device=device)
+        example = _no_view(leaf.example_tensor(sizes, device=device))
         if id(example) in seen:
             example = example.clone()
         seen.add(id(example))
         examples.append(example)
     return examples
+
+
+def _no_view(leaf: Any) -> Any:
+    """The same memory in the same layout, as a tensor that is no view: torch.export may ask about a view's base, which
+    no caller has to have."""
+    is_view = type(leaf) is torch.Tensor and leaf._base is not None and leaf.layout is torch.strided
+    if not is_view or leaf.requires_grad or leaf.is_inference() or leaf.is_neg() or leaf.is_conj():
+        return leaf
+    whole = torch.empty(0, dtype=leaf.dtype, device=leaf.device)
+    return whole.set_(leaf.untyped_storage(), leaf.storage_offset(), leaf.shape, leaf.stride())

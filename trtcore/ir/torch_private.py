@@ -90,6 +90,7 @@ __all__ = [
     "keep_sources",
     "kernel_below_autocast",
     "lacks_compiler",
+    "maybe_mark_dynamic",
     "names_of_ops",
     "operator_samples",
     "ops_are_watched",
@@ -102,6 +103,7 @@ __all__ = [
     "script_to_exported",
     "set_guards_code",
     "silent_export",
+    "size_conditions",
     "size_functions",
     "size_interval",
     "source_text",
@@ -686,11 +688,25 @@ def dtensor_type() -> Any:
     return getattr(module, "DTensor", None)
 
 
-def aot_inference(gm: Any, example_inputs: Sequence[Any], compiler: Callable[..., Any]) -> Callable[..., Any]:
+def maybe_mark_dynamic(tensor: torch.Tensor, dim: int) -> None:
+    """Let Dynamo see a size as one that varies, where the code below lets it."""
+    torch._dynamo.maybe_mark_dynamic(tensor, dim)
+
+
+def size_conditions(environment: Any) -> list[Any]:
+    """What a trace took for true of its sizes: sympy relations of a graph's ShapeEnv."""
+    return [guard.expr for guard in environment.guards]
+
+
+def aot_inference(
+    gm: Any, example_inputs: Sequence[Any], compiler: Callable[..., Any], keep_writes: bool = False
+) -> Callable[..., Any]:
     """AOTAutograd without a backward pass over a graph of Dynamo's: tensor subclasses become the tensors in them.
 
     Args:
         compiler: (graph of plain tensors, examples) -> what takes their values one by one, and gives its results.
+        keep_writes: writes to inputs are ``copy_`` in the graph; else they are results, which the caller of the
+            compiled graph never sees, as torch writes them.
     """
     from torch._dynamo.backends.common import aot_autograd
     from torch._functorch.aot_autograd import make_boxed_func
@@ -698,7 +714,9 @@ def aot_inference(gm: Any, example_inputs: Sequence[Any], compiler: Callable[...
     def boxed(local: Any, inputs: Sequence[Any]) -> Any:
         return make_boxed_func(compiler(local, inputs))
 
-    made: Callable[..., Any] = aot_autograd(fw_compiler=boxed, inference_compiler=boxed)(gm, example_inputs)
+    made: Callable[..., Any] = aot_autograd(
+        fw_compiler=boxed, inference_compiler=boxed, keep_inference_input_mutations=keep_writes
+    )(gm, example_inputs)
     return made
 
 

@@ -6,8 +6,10 @@ The graph that is left is a plain one: its engines are of this rank's part of th
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -17,11 +19,20 @@ from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError, InputError
 from trtcore.ir.exported import set_tensor
-from trtcore.ir.torch_private import aot_inference, dtensor_type, is_static_input
+from trtcore.ir.graphs import written_by
+from trtcore.ir.torch_private import (
+    aot_inference,
+    dtensor_type,
+    is_static_input,
+    maybe_mark_dynamic,
+    size_conditions,
+)
 from trtcore.jit.capture import attribute_name, source_name
 
 Compiler = Callable[[GraphModule, Sequence[Any]], Callable[..., Any]]
 Trace = Callable[[GraphModule], GraphModule]
+Ranges = Mapping[int, Mapping[int, tuple[int, int]]]
+"""Of inputs, by index: dim -> (min, max) of a size that varies."""
 
 
 def has_dtensors(gm: GraphModule) -> bool:
@@ -33,7 +44,11 @@ def has_dtensors(gm: GraphModule) -> bool:
 
 
 def rank_local(
-    gm: GraphModule, example_inputs: Sequence[Any], trace: Trace, compiler: Compiler
+    gm: GraphModule,
+    example_inputs: Sequence[Any],
+    trace: Trace,
+    compiler: Compiler,
+    keep_writes: bool = False,
 ) -> Callable[..., Any]:
     """Compile the local part of a graph of Dynamo's.
 
@@ -41,6 +56,7 @@ def rank_local(
         gm, example_inputs: from Dynamo; parameters and inputs may be DTensors.
         trace: gets the local graph as Dynamo would have given it, with the same marks on its placeholders.
         compiler: gets what `trace` returned, and the tensors of the first call: AOTAutograd has none but fake ones.
+        keep_writes: the graph has the model's writes to buffers and inputs in it, as ``copy_`` at its end.
 
     Returns:
         what Dynamo calls; it takes DTensors apart and puts results together.
@@ -57,7 +73,7 @@ def rank_local(
         return _AtFirstCall(trace(local), compiler)
 
     with torch.no_grad():
-        return aot_inference(gm, example_inputs, compile_local)
+        return aot_inference(gm, example_inputs, compile_local, keep_writes)
 
 
 def _spread(sources: Sequence[Node]) -> list[Node]:
@@ -90,7 +106,10 @@ class _AtFirstCall:
 
 
 def rank_local_module(
-    model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+    model: torch.nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    ranges: Ranges | None = None,
 ) -> torch.nn.Module:
     """A tensor parallel model as this rank runs it: plain tensors, and collectives as ops. It can be exported.
 
@@ -98,7 +117,8 @@ def rank_local_module(
 
     Args:
         model: with DTensor parameters; it takes and gives plain tensors.
-        args, kwargs: example tensors. Their shapes are the ones that it is captured for.
+        args, kwargs: example tensors. Sizes that are not in `ranges` are the ones that it is captured for.
+        ranges: of the leaves of ``(args, kwargs)``, by index: dim -> (min, max) of a size that varies.
 
     Returns:
         a module with the model's signature, whose weights are this rank's.
@@ -111,15 +131,23 @@ def rank_local_module(
 
     def record(graph: GraphModule, values: Sequence[Any]) -> Callable[..., Any]:
         def run(*given: Any) -> Any:
-            results = graph(*given)
+            with _unchanged(_written(graph, given)):
+                results = graph(*given)
             recorded.append((graph, given, results))
             return results
 
         return run
 
     def backend(gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        return rank_local(gm, example_inputs, lambda local: local, record)
+        return rank_local(gm, example_inputs, lambda local: local, record, keep_writes=True)
 
+    inputs, in_spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+    ranges = ranges or {}
+    for index, dims in ranges.items():
+        inputs[index] = inputs[index].clone()  # the marks are the tensor's: not the user's
+        for dim in dims:
+            maybe_mark_dynamic(inputs[index], dim)
+    args, kwargs = pytree.tree_unflatten(inputs, in_spec)
     try:
         with torch.no_grad():
             result = torch.compile(model, backend=backend, fullgraph=True, dynamic=False)(*args, **kwargs)
@@ -129,7 +157,6 @@ def rank_local_module(
             advice="torch.compile(model, backend='trtcore') takes a model in parts",
         ) from error
     leaves, out_spec = pytree.tree_flatten(result)
-    inputs = pytree.tree_leaves((tuple(args), dict(kwargs)))
     kind = dtensor_type()
     if kind is not None and any(isinstance(one, kind) for one in (*leaves, *inputs)):
         raise InputError(
@@ -137,7 +164,97 @@ def rank_local_module(
             advice="let the first and the last layer of the plan take and give local tensors (use_local_output=True)",
         )
     (graph, given, results) = recorded[-1]
-    return _RankLocal(model, _with_weights(graph, given, results, inputs, leaves), out_spec)
+    local = _RankLocal(model, _with_weights(graph, given, results, inputs, leaves), out_spec)
+    if ranges:
+        _refuse_narrower(graph, given, inputs, ranges)
+        _compare_at_ends(model, local, inputs, in_spec, ranges, _written(graph, given))
+    return local
+
+
+def _written(graph: GraphModule, given: Sequence[Any]) -> list[torch.Tensor]:
+    """The tensors among the values of a graph's placeholders that it writes to."""
+    values = dict(zip(graph.graph.find_nodes(op="placeholder"), given))
+    return [values[one] for node in graph.graph.nodes for one in written_by(node) if one in values]
+
+
+@contextmanager
+def _unchanged(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """These have the same values afterwards."""
+    kept = [tensor.clone() for tensor in tensors]
+    yield
+    for tensor, value in zip(tensors, kept):
+        tensor.copy_(value)
+
+
+def _refuse_narrower(graph: GraphModule, given: Sequence[Any], inputs: Sequence[Any], ranges: Ranges) -> None:
+    """ExportError where the graph holds for a part of the ranges only.
+
+    Whether a size is divisible by the number of ranks is no such condition: DTensor asks it to know what it may shard.
+    """
+    ends: dict[Any, tuple[int, int]] = {}
+    environment: Any = None
+    for place, value in zip(graph.graph.find_nodes(op="placeholder"), given):
+        for index, dims in ranges.items():
+            for dim, bounds in dims.items() if inputs[index] is value else ():
+                size = place.meta["val"].shape[dim]
+                if isinstance(size, int):
+                    raise ExportError(
+                        f"the model works for size {size} of dim {dim} of input {index} only, not for "
+                        f"{bounds[0]} to {bounds[1]}",
+                        advice="give it that size, or find the line that compares or indexes with the size",
+                    )
+                ends[size.node.expr], environment = bounds, size.node.shape_env
+    for condition in size_conditions(environment):
+        symbols = [symbol for symbol in condition.free_symbols if symbol in ends]
+        if "Mod" in str(condition) or not symbols:
+            continue
+        for corner in itertools.product(*(ends[symbol] for symbol in symbols)):
+            sizes = dict(zip(symbols, (max(size, 2) for size in corner)))  # Dynamo has no sizes 0 and 1
+            if condition.subs(sizes) == False:  # noqa: E712  (sympy's)
+                raise ExportError(
+                    f"the model takes another way for some sizes of the ranges: {condition} does not hold for {sizes}",
+                    advice="compile it once for each way, with ranges that do not cross",
+                )
+
+
+def _compare_at_ends(
+    model: torch.nn.Module,
+    local: torch.nn.Module,
+    inputs: Sequence[Any],
+    spec: pytree.TreeSpec,
+    ranges: Ranges,
+    written: Sequence[torch.Tensor],
+) -> None:
+    """ExportError where the graph gives other numbers than the model at the ends of the ranges, or next to them."""
+    for pick in (lambda low, high: low, lambda low, high: min(low + 1, high), lambda low, high: max(high - 1, low),
+                 lambda low, high: high):  # fmt: skip
+        leaves = list(inputs)
+        for index, dims in ranges.items():
+            for dim, bounds in dims.items():
+                size = pick(*bounds)
+                places = torch.arange(size, device=leaves[index].device) % leaves[index].shape[dim]
+                leaves[index] = leaves[index].index_select(dim, places)
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        found_by: list[list[Any]] = []
+        for one in (model, local):
+            with torch.no_grad(), _unchanged(written):
+                found_by.append(pytree.tree_leaves(one(*args, **kwargs)))
+        want, got = found_by
+        for wanted, found in zip(want, got):
+            close = wanted.shape == found.shape and torch.allclose(
+                wanted.double(),
+                found.double(),
+                rtol=1e-2,
+                atol=1e-2 * float(wanted.abs().max()),
+                equal_nan=True,
+            )
+            if not close:
+                shapes = [tuple(leaf.shape) for leaf in leaves]
+                raise ExportError(
+                    f"captured with varying sizes, {type(model).__name__} gives other numbers "
+                    f"for inputs of shapes {shapes}",
+                    advice="torch.compile(model, backend='trtcore') captures each size that comes",
+                )
 
 
 class _RankLocal(torch.nn.Module):
@@ -170,6 +287,15 @@ def _with_weights(
         for place, one in zip(placeholders, given):
             if one is value:
                 copied[place] = node
+    sizes = {
+        str(size): (node, dim)
+        for place, node in list(copied.items())
+        for dim, size in enumerate(place.meta["val"].shape)
+        if isinstance(size, torch.SymInt)
+    }
+    for place in placeholders:
+        if place.users and str(place.meta["val"]) in sizes:
+            copied[place] = made.call_method("size", sizes[str(place.meta["val"])])
     taken: dict[str, int] = {}
     for node, value in zip(placeholders, given):
         if node in copied or not node.users:
