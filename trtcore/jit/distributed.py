@@ -226,12 +226,12 @@ def _compare_at_ends(
     written: Sequence[torch.Tensor],
 ) -> None:
     """ExportError where the graph gives other numbers than the model at the ends of the ranges, or next to them."""
-    for pick in (lambda low, high: low, lambda low, high: min(low + 1, high), lambda low, high: max(high - 1, low),
-                 lambda low, high: high):  # fmt: skip
+    for end in range(4):
         leaves = list(inputs)
         for index, dims in ranges.items():
             for dim, bounds in dims.items():
-                size = pick(*bounds)
+                low, high = bounds
+                size = (low, min(low + 1, high), max(high - 1, low), high)[end]
                 places = torch.arange(size, device=leaves[index].device) % leaves[index].shape[dim]
                 leaves[index] = leaves[index].index_select(dim, places)
         args, kwargs = pytree.tree_unflatten(leaves, spec)
