@@ -30,10 +30,11 @@ PLUMBING = {
     # What flex_attention means, which torch has no other words for.
     "trtcore/lowering/flex.py": {"scaled_dot_product_attention"},
     "trtcore/lowering/regions.py": {"index"},
-    # Ops that traces of torch.compile keep whole below autocast, and views in place that torch's own ops leave there.
+    # Ops that traces of torch.compile keep whole below autocast, and views in place, which become views.
     "trtcore/jit/capture.py": {
         *("linear", "layer_norm", "scaled_dot_product_attention"),
         *("squeeze_", "squeeze", "unsqueeze_", "unsqueeze", "transpose_", "transpose", "t_", "t"),
+        *("swapaxes_", "swapaxes", "swapdims_", "swapdims", "as_strided_", "as_strided"),
     },
     "trtcore/archive/aot_inductor.py": {"_assert_async"},  # Inductor keeps it, and what it looks at
     "trtcore/runtime/requirement.py": {"_assert_async"},  # no trace leaves it out

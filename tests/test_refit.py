@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import trtcore
+from trtcore.engine.refit import changed_constants
 from trtcore.errors import RefitError, SettingsError
 from trtcore.refit import engines_of
 
@@ -415,3 +416,13 @@ def test_the_flags_on_the_real_builder_config(trt_backend, settings, flags):
     config = make_config(backend, builder, trtcore.CompilationSettings(**settings), Target(), logger)
     all_of_them = ("REFIT", "REFIT_IDENTICAL", "STRIP_PLAN", "WEIGHT_STREAMING")
     assert {name for name in all_of_them if config.get_flag(getattr(backend.trt.BuilderFlag, name))} == flags
+
+
+def test_constants_of_one_element_with_any_strides():
+    def snapshot(value):
+        one = torch.full((5, 5), value).diagonal()[:1]
+        assert one.stride() == (6,)
+        return SimpleNamespace(layers=[SimpleNamespace(index=0, constants={"weights": one})])
+
+    assert changed_constants(snapshot(3), snapshot(3)) == ()
+    assert changed_constants(snapshot(3), snapshot(4)) == ((0, "weights"),)

@@ -472,7 +472,7 @@ def _equal(what: str, expected: Any, found: Any) -> None:
         raise Wrong(
             f"{what} is {found.dtype}{list(found.shape)}, eager's {expected.dtype}{list(expected.shape)}"
         )
-    if not torch.allclose(expected, found, rtol=1e-4, atol=1e-3):
+    if not torch.allclose(expected, found, rtol=1e-4, atol=1e-3, equal_nan=True):
         raise Wrong(f"{what} is {found.flatten()[:8].tolist()}, eager's {expected.flatten()[:8].tolist()}")
 
 

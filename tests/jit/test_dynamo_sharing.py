@@ -226,3 +226,73 @@ def test_writes_of_every_form(dynamic):
             ours, eager = t(16)[4:][: 3 * rows].view(rows, 3), t(16)[4:][: 3 * rows].view(rows, 3)
             torch.testing.assert_close(fast(ours), function(eager), msg=function.__name__)
             assert torch.equal(ours, eager)
+
+
+def reshaped(view):
+    def function(x, y):
+        part = x[1:]
+        view(part)
+        made = y + 1
+        view(made)
+        row = made[0]
+        part.mul_(2)
+        return part, made, row
+
+    return function
+
+
+def reshaped_and_back(x, y):
+    x.unsqueeze_(0)
+    row = x[0, 1]
+    x.squeeze_(0)
+    return row, x + y
+
+
+def dropped(x, y):
+    kept = nn.functional.dropout(x.view_as(x), training=False)
+    return kept.tensor_split(2)[0], y + kept
+
+
+def dropped_and_turned(x, y):
+    kept = nn.functional.dropout(x, training=False)
+    kept.t_()
+    return x[0], kept.mul_(2) + y
+
+
+def dropped_and_written(x, y):
+    x.abs_()
+    kept = nn.functional.dropout(x, training=False)
+    x.masked_fill_(y > 0, 2)
+    return kept.view_as(kept), kept.floor_()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize(
+    "function",
+    [
+        reshaped(lambda v: v.unsqueeze_(0)),
+        reshaped(lambda v: v.t_()),
+        reshaped(lambda v: v.transpose_(0, 1)),
+        reshaped(lambda v: v.swapaxes_(-1, 0)),
+        reshaped(lambda v: v.unsqueeze_(0).squeeze_(0).squeeze_()),
+        reshaped(lambda v: v.contiguous().t_()),  # the tensor itself, where it is contiguous
+        reshaped(lambda v: v.as_strided_((2, 2), (2, 1))),
+        reshaped_and_back,
+        dropped,
+        dropped_and_turned,
+        dropped_and_written,
+    ],
+)
+def test_results_have_eagers_memory(function, dynamic):
+    """What is written to one result is seen in inputs and results that have the same memory, and in no other."""
+    fast = compiled(function, dynamic=dynamic)
+    for size in (4, 4, 3):
+        ours, eager = [t(size, size) - 5, t(size, size)], [t(size, size) - 5, t(size, size)]
+        found, expected = fast(*ours), function(*eager)
+        for a, b in zip(found, expected):
+            assert a.stride() == b.stride()
+            a.add_(10)
+            b.add_(10)
+        for a, b in zip([*found, *ours], [*expected, *eager]):
+            torch.testing.assert_close(a, b)

@@ -105,6 +105,14 @@ def strided_apart(self: Model, x: Tensor) -> Any:
     return y + 1
 
 
+def part_of_strided(self: Model, x: Tensor) -> Any:
+    y = x * 2
+    v = y[::2].as_strided((2, 2), (2, 1))
+    v.view_as(v)[1].mul_(3)
+    self.b.as_strided((2, 2), (2, 1))[0].add_(1)
+    return y + 1, v, self.b
+
+
 def buffer(self: Model, x: Tensor) -> Any:
     self.b.expand(2, 4).mT.diagonal().clamp_min_(2)
     self.b.unfold(0, 2, 1)[1].add_(1)
@@ -117,14 +125,15 @@ def own_input(self: Model, x: Tensor) -> Any:
 
 
 OVERLAPPING = [
-    windows, windows_apart, window_of_windows, expanded, row_of_expanded, strided, strided_apart, buffer, own_input,
+    windows, windows_apart, window_of_windows, expanded, row_of_expanded, strided, strided_apart, part_of_strided,
+    buffer, own_input,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("body", "route"),
     [(body, "static") for body in OVERLAPPING]
-    + [(body, "torch.compile") for body in (windows_apart, expanded, buffer)]
+    + [(body, "torch.compile") for body in (windows_apart, expanded, part_of_strided, buffer)]
     + [(body, "dynamic") for body in (windows, row_of_expanded)]
     + [(body, "torch.compile dynamic") for body in (window_of_windows, own_input)]
     + [
@@ -174,6 +183,80 @@ def test_memory_beyond_a_tensor_is_refused() -> None:
     with pytest.raises(ExportError, match="memory of x that is no part of that tensor") as told:
         trtcore.compile(Beyond(), inputs=[torch.zeros(4, 4)[0]], min_block_size=1)
     assert "test_memory_writes.py" in str(told.value)
+
+
+def every_second(x: Tensor) -> Any:
+    x.as_strided((2,), (4,)).mul_(2)  # elements of x, and of none beside it
+    return x + 1
+
+
+def between(x: Tensor) -> Any:
+    x.as_strided((4,), (1,)).mul_(2)
+    return x + 1
+
+
+def behind(x: Tensor) -> Any:
+    v = x.as_strided((2, 4), (4, 1))
+    x.add_(1)
+    return v * 2
+
+
+def from_the_start(x: Tensor) -> Any:
+    x.as_strided((2, 2), (2, 1), 1).mul_(2)
+    return x + 1
+
+
+def from_the_start_read(x: Tensor) -> Any:
+    return x.as_strided((2, 2), (2, 1), 1) * 2
+
+
+LOOKS = [every_second, between, behind, from_the_start, from_the_start_read]
+
+
+def parts_of(memory: Tensor) -> list[Tensor]:
+    return [memory[:4], memory[4:8], memory[1:9:2]]
+
+
+@pytest.mark.filterwarnings("ignore:.*such calls run in torch:RuntimeWarning")
+@pytest.mark.parametrize("function", LOOKS)
+@torch.no_grad()
+def test_looks_beside_a_tensor(function: Callable[[Tensor], Any]) -> None:
+    """Memory between the elements of an input, behind them and before them is as in eager, too."""
+    torch._dynamo.reset()
+    fast = torch.compile(function, backend="trtcore", options={"min_block_size": 1})
+    for place in (2, 0, 1, 2):
+        mine, theirs = torch.arange(16.0), torch.arange(16.0)
+        found, expected = fast(parts_of(mine)[place]), function(parts_of(theirs)[place])
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(mine, theirs)
+
+
+class Looking(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "place"), [(between, 2), (behind, 0), (behind, 2), (from_the_start, 1), (every_second, 0)]
+)
+def test_looks_beside_a_tensor_are_refused_ahead_of_time(
+    function: Callable[[Tensor], Any], place: int
+) -> None:
+    with pytest.raises(ExportError, match="memory of x that is no part of that tensor") as told:
+        trtcore.compile(Looking(function), inputs=[parts_of(torch.zeros(16))[place]], min_block_size=1)
+    assert "x.clone()" in str(told.value)
+
+
+@torch.no_grad()
+def test_a_look_at_elements_of_a_tensor_with_gaps() -> None:
+    mine, theirs = torch.arange(16.0), torch.arange(16.0)
+    module = trtcore.compile(Looking(every_second), inputs=[parts_of(mine)[2]], min_block_size=1)
+    torch.testing.assert_close(module(parts_of(mine)[2]), every_second(parts_of(theirs)[2]))
+    torch.testing.assert_close(mine, theirs)
 
 
 # ---- ops of somebody else's ------------------------------------------------------------------------------------

@@ -293,8 +293,13 @@ def _place(tensor: torch.Tensor) -> Any:
 def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
     if not one.numel():
         return True
-    flat = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
-    return torch.equal(*flat)
+    return torch.equal(*map(_bytes, (one, other)))
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    # A contiguous tensor of one element may have any stride, and a view of another dtype minds it.
+    flat = tensor.detach().contiguous().as_strided((tensor.numel(),), (1,))
+    return flat.view(torch.uint8)
 
 
 def _keyed(snapshot: NetworkSnapshot, changed: Sequence[tuple[int, str]]) -> Iterator[tuple[str, str, str]]:

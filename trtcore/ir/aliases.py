@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node
 
-from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, viewed, written_by
+from trtcore.ir.graphs import (
+    fake_mode_of,
+    is_composite,
+    is_getitem,
+    mutates,
+    uncached,
+    viewed,
+    written_by,
+)
 from trtcore.ir.op_rules import COMPUTING
 from trtcore.ir.symbols import expression_of, undecided_sizes
 from trtcore.ir.torch_private import is_of_transform, storage_id
@@ -33,16 +41,21 @@ def layout(node: Node) -> Any:
     return value.dtype, tuple(map(expression_of, value.shape)), tuple(map(expression_of, value.stride()))
 
 
-def find_unsaid(graph: Graph) -> None:
+def find_unsaid(graph: Graph, nodes: Container[Node] | None = None) -> None:
     """Leave out composite ops that hand on their argument though their schema does not say so, as dropout does in eval
     mode; those that make a view of it, and all views of that, get FakeTensors in its memory: traces before dispatch
-    record neither. Copies of constants, whose FakeTensors are in the constants' memory, get memory of their own."""
+    record neither. Copies of constants, whose FakeTensors are in the constants' memory, get memory of their own.
+
+    Args:
+        graph: to be changed.
+        nodes: those to ask; None for all.
+    """
     fake_mode = fake_mode_of(graph)
     if fake_mode is None:
         return
     moved: set[Node] = set()
     for node in list(graph.nodes):
-        if _is_inside_transform(node):
+        if _is_inside_transform(node) or (nodes is not None and node not in nodes):
             continue
         _follow(node, moved, fake_mode)
         if _is_copy(node) and storage(node) in map(storage, node.all_input_nodes):
@@ -79,6 +92,37 @@ def _follow(node: Node, moved: set[Node], fake_mode: Any) -> None:
             moved.add(node)
 
 
+def handed_out(graph: Graph) -> set[Node]:
+    """The nodes in whose memory the outputs of a graph may lie, so far as schemas say; the outputs among them."""
+    found: set[Node] = set()
+    waiting = graph.output_node().all_input_nodes
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            if viewed(node) or mutates(node) or is_getitem(node) or _may_hand_on(node):
+                waiting.extend(node.all_input_nodes)
+    return found
+
+
+def itself(node: Node) -> Node:
+    """The first node that has this very tensor, and no view of it: in-place ops hand on the tensor that they write to,
+    and ``contiguous`` and the like may hand on their argument."""
+    while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
+        if not mutates(node) and not _hands_on(node, node.args[0]):
+            break
+        node = node.args[0]
+    return node
+
+
+def _hands_on(view: Node, source: Node) -> bool:
+    """Whether a view of a tensor is that tensor."""
+    op: Any = view.target
+    if viewed(view) is not source or not is_composite(op) or layout(view) != layout(source):
+        return False
+    return recomputed(view, fake_mode_of(view.graph)) is source.meta["val"]
+
+
 def _is_inside_transform(node: Node) -> bool:
     """Whether a node's value is one of a transform's, which has no memory that anybody could ask for."""
     value = node.meta.get("val")
@@ -111,14 +155,18 @@ def _may_hand_on(node: Node) -> bool:
 
 def recomputed(node: Node, fake_mode: Any) -> Any:
     """What an op makes of the FakeTensors of its arguments; None where that would decide on a size."""
+    args: Any
     args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda source: source.meta.get("val"))
     shape_env = getattr(fake_mode, "shape_env", None)
     try:
         with (
             fake_mode,
+            uncached(fake_mode),
             torch.no_grad(),
             undecided_sizes(shape_env) if shape_env is not None else nullcontext(),
         ):
+            if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
+                args = (args[0].detach(), *args[1:])  # or the FakeTensor itself would have the other shape
             return node.target(*args, **kwargs)  # type: ignore[operator]
     except Exception:  # a shape that is decided elsewhere; then the op computes something
         return None
@@ -138,7 +186,7 @@ def made_others(mutating: Iterable[Node]) -> dict[Node, Node]:
     last: dict[Node, Node] = {}
     for node in mutating:
         if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
-            for target in map(_itself, written_by(node)):
+            for target in map(itself, written_by(node)):
                 if target.op in ("placeholder", "get_attr"):
                     last[target] = node
     return {
@@ -146,13 +194,6 @@ def made_others(mutating: Iterable[Node]) -> dict[Node, Node]:
         for target, node in last.items()
         if not _is_view_in_place(node) or _extent(node) != _extent(target)
     }
-
-
-def _itself(node: Node) -> Node:
-    """The tensor that in-place ops have handed on."""
-    while node.op == "call_function" and mutates(node) and isinstance(node.args[0], Node):
-        node = node.args[0]
-    return node
 
 
 def _is_view_in_place(node: Node) -> bool:

@@ -36,6 +36,16 @@ def tracing(mode: Any) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def uncached(fake_mode: Any) -> Iterator[None]:
+    """Without the cache of FakeTensors, which decides on sizes: it asks whether what it keeps is contiguous."""
+    before, fake_mode.cache_enabled = fake_mode.cache_enabled, False
+    try:
+        yield
+    finally:
+        fake_mode.cache_enabled = before
+
+
 def is_size(node: Node) -> bool:
     """Whether a node is a symbolic (or traced plain) number and no tensor."""
     return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool))

@@ -39,6 +39,7 @@ __all__ = [
     "is_size_decision",
     "is_symbolic",
     "solve_linear",
+    "surely",
     "undecided_sizes",
 ]
 
@@ -51,6 +52,13 @@ def expression_of(dim: Any) -> sympy.Expr | int:
     if isinstance(dim, sympy.Expr):
         return int(dim) if dim.is_Integer else dim
     return int(dim)
+
+
+def surely(condition: Any) -> bool:
+    """Whether a condition on sizes holds for all that a trace knows they can be; asks without deciding."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return statically_known_true(condition)
 
 
 def free_symbols(dims: Iterable[Any]) -> list[str]:

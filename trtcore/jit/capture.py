@@ -6,7 +6,7 @@ Any new assumption about a size that tracing makes becomes one of Dynamo's guard
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.errors import ExportError
-from trtcore.ir.aliases import find_unsaid
+from trtcore.ir.aliases import find_unsaid, handed_out, itself, made_others, recomputed
 from trtcore.ir.exported import set_tensor
 from trtcore.ir.graphs import asserted_conditions, attribute, fake_mode_of, mutates
 from trtcore.ir.program import InputSpec, Program, SymbolRange
@@ -125,8 +125,6 @@ def to_aten(gm: GraphModule) -> GraphModule:
         traced = make_fx(run, tracing_mode="real", pre_dispatch=whole_ops)(*values)
         for node in traced.graph.nodes:
             node.target = kept.get(node.target, node.target)
-        if not whole_ops:
-            _without_views_in_place(traced)
         _ask_for_sizes(traced)
     for node in list(traced.graph.nodes):
         if node.target is grad_mode_switch():
@@ -135,8 +133,9 @@ def to_aten(gm: GraphModule) -> GraphModule:
         node.meta.setdefault("val", source.meta["example_value"])
         node.meta["trtcore_source"] = source_name(source)
         node.meta["trtcore_static"] = is_static_input(source)
-    if any(map(mutates, traced.graph.nodes)):
-        find_unsaid(traced.graph)
+    writes = any(map(mutates, traced.graph.nodes))
+    find_unsaid(traced.graph, None if writes else handed_out(traced.graph))
+    _without_views_in_place(traced.graph)
     for node in traced.graph.find_nodes(op="get_attr"):
         value = attribute(traced, str(node.target))
         if isinstance(fake_mode, FakeTensorMode) and type(value) is torch.Tensor:
@@ -148,29 +147,35 @@ def to_aten(gm: GraphModule) -> GraphModule:
     return traced
 
 
-_VIEWS: Mapping[Any, Callable[..., Any]] = {
+_VIEWS: Mapping[Any, Any] = {
     torch.ops.aten.squeeze_.default: torch.ops.aten.squeeze.default,
     torch.ops.aten.squeeze_.dim: torch.ops.aten.squeeze.dim,
     torch.ops.aten.squeeze_.dims: torch.ops.aten.squeeze.dims,
     torch.ops.aten.unsqueeze_.default: torch.ops.aten.unsqueeze.default,
     torch.ops.aten.transpose_.default: torch.ops.aten.transpose.int,
+    torch.ops.aten.swapaxes_.default: torch.ops.aten.swapaxes.default,
+    torch.ops.aten.swapdims_.default: torch.ops.aten.swapdims.default,
     torch.ops.aten.t_.default: torch.ops.aten.t.default,
+    torch.ops.aten.as_strided_.default: torch.ops.aten.as_strided.default,
 }
 
 
-def _without_views_in_place(traced: GraphModule) -> None:
-    """``squeeze_`` and the like, which torch's own composite ops call on what they have just made, as views.
-
-    They change the shape of the FakeTensor that the node before them is known by.
-    """
-    for node in traced.graph.nodes:
-        source = node.args[0] if node.op == "call_function" and node.args else None
-        if node.target not in _VIEWS or not isinstance(source, Node) or source.op != "call_function":
-            continue
+def _without_views_in_place(graph: Graph) -> None:
+    """``squeeze_`` and the like as views, which is what they are in a graph of values: what comes after them is given
+    their node. Those of an input that has another shape in the end stay: the caller's tensor is to have it."""
+    fake_mode, others = fake_mode_of(graph), made_others(filter(mutates, graph.nodes))
+    views = [node for node in graph.nodes if node.target in _VIEWS]
+    for node in [node for node in views if itself(node) not in others]:
         node.target = _VIEWS[node.target]
-        for one in (source, node):
-            args, kwargs = torch.fx.map_arg((one.args, one.kwargs), lambda other: other.meta["val"])
-            one.meta["val"] = cast("Callable[..., Any]", one.target)(*args, **kwargs)
+        source = node.args[0]
+        known, made = source.meta["val"], recomputed(source, fake_mode)
+        if isinstance(made, torch.Tensor) and _sizes(made) != _sizes(known):
+            source.meta["val"] = made  # below dispatch it may be known by the shape that it has afterwards
+            node.meta["val"] = recomputed(node, fake_mode)
+
+
+def _sizes(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tuple(map(expression_of, tensor.shape))
 
 
 def _is_transform(node: Node) -> bool:

@@ -22,7 +22,9 @@ from trtcore.compiler import compile_program
 from trtcore.engine.refit import Donors
 from trtcore.ir.aliases import made_others
 from trtcore.ir.graphs import mutates
+from trtcore.ir.layouts import seen_in_memory
 from trtcore.ir.program import SymbolRange
+from trtcore.ir.strided import strays
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import bounds_of_symbol, expression, forgetting_traces, hint
 from trtcore.jit.aliases import Outputs, mutated_placeholders
@@ -152,6 +154,8 @@ class CompiledGraph:
         made = made_others(writing)
         self._made = next((place for place, node in enumerate(placeholders) if node in made), None)
         self._overlap = next(filter(None, map(overlap_refused, writing)), None)
+        self._stray = next((node for node, _ in strays(graph_module.graph)), None)
+        self._starts = _starts(graph_module)
         if self._unfit(example_inputs) is None:
             self._first_build(example_inputs)
 
@@ -205,6 +209,11 @@ class CompiledGraph:
             return f"torch refuses a write of the graph ({self._overlap})"
         if self._made is not None:
             return f"the graph changes the shape or the memory of {self._name(self._made)}"
+        if self._stray is not None:
+            return f"the graph writes to memory into which {self._stray.target} looks beyond a tensor that it is given"
+        for place, offset in self._starts:
+            if args[place].storage_offset() != offset:
+                return f"the graph looks into memory, and {self._name(place)} begins at another place of its storage"
         return None
 
     def _name(self, place: int) -> str:
@@ -293,6 +302,19 @@ class CompiledGraph:
         Where sizes are at fault, engines for them have to be built."""
         build = old or next(iter(self._builds), None)
         return None if build is None or build.size_outside(args) is not None else build.module
+
+
+def _starts(gm: GraphModule) -> list[tuple[int, Any]]:
+    """Places of the tensors whose start in their storage decides what the graph looks at, which no guard of Dynamo's
+    asks; and where they start."""
+    seen, absolute = seen_in_memory(gm.graph)
+    if not absolute:
+        return []
+    return [
+        (place, expression_of(node.meta["val"].storage_offset()))
+        for place, node in enumerate(gm.graph.find_nodes(op="placeholder"))
+        if node in seen and isinstance(node.meta["val"], torch.Tensor)
+    ]
 
 
 def _is_folded(placeholder: Node) -> bool:

@@ -12,8 +12,8 @@ layers of a transformer are traced once.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.context import CompileContext
 from trtcore.ir.facts import facts, set_facts
-from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, tracing
+from trtcore.ir.graphs import fake_mode_of, is_composite, is_getitem, mutates, tracing, uncached
 from trtcore.ir.symbols import expression_of, is_size_decision, undecided_sizes
 from trtcore.ir.torch_private import core_decompositions, functionalised, is_written
 from trtcore.packs.model import StrictDecomposition
@@ -222,7 +222,7 @@ class _Decomposer:
             shape_env = getattr(self.fake_mode, "shape_env", None)
             if shape_env is not None:  # what it decides on a size must hold for every size
                 stack.enter_context(undecided_sizes(shape_env))
-                stack.enter_context(_uncached(self.fake_mode))
+                stack.enter_context(uncached(self.fake_mode))
             values = _apart([leaf.meta["val"] for leaf in leaves])
             traced = make_fx(run, _allow_non_fake_inputs=True)(*values)
             if any(mutates(piece) for piece in traced.graph.nodes):
@@ -277,16 +277,6 @@ def _without_writes(function: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return run
-
-
-@contextmanager
-def _uncached(fake_mode: Any) -> Iterator[None]:
-    """Without the cache of FakeTensors, which decides on sizes: it asks whether what it keeps is contiguous."""
-    before, fake_mode.cache_enabled = fake_mode.cache_enabled, False
-    try:
-        yield
-    finally:
-        fake_mode.cache_enabled = before
 
 
 def _apart(values: list[Any]) -> list[Any]:

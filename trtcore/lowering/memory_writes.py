@@ -21,6 +21,7 @@ from trtcore.ir.aliases import storage
 from trtcore.ir.graphs import is_composite, looks_into_memory, mutates, written_by
 from trtcore.ir.provenance import describe
 from trtcore.ir.schema import node_arguments, normalise_arguments
+from trtcore.ir.strided import chain, is_dense, lies_within, strays
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import can_auto_functionalize, is_own
 from trtcore.runtime.functional_write import Place, call_functional_write, returned_alias
@@ -87,6 +88,15 @@ def find_memory_writes(graph: Graph) -> dict[Node, MemoryWrite]:
     Raises:
         ExportError: one writes beyond the tensors that the model has, or returns numbers.
     """
+    for node, is_sure in strays(graph):
+        if is_sure:
+            *_, root = chain(node)
+            raise ExportError(
+                f"{node.target} looks at memory of {root.name} that is no part of that tensor, or counts from the "
+                "start of a storage that begins before it, and the model writes to that memory",
+                where=describe(node),
+                advice=f"let the model look into a tensor of its own: {root.name}.clone() first",
+            )
     return {node: _memory_write(node) for node in graph.nodes if mutates(node) and _needs_memory(node)}
 
 
@@ -103,9 +113,12 @@ def _needs_memory(node: Node) -> bool:
 
 
 def _is_hard(node: Node) -> bool:
-    """Whether a tensor is a part of a view that may overlap itself, or of one that torch does not invert."""
-    chain = list(_chain(node))
-    return any(_is_unfold(one) or _overlaps(one) for one in chain[:-1])
+    """Whether a tensor is a part of a view that may overlap itself, or of one that torch does not invert: a look into
+    memory it inverts as the only view of a dense tensor."""
+    *views, root = chain(node)
+    if any(_is_unfold(one) or _overlaps(one) for one in views):
+        return True
+    return any(map(looks_into_memory, views)) and (len(views) > 1 or not is_dense(root.meta["val"]))
 
 
 def _is_unfold(node: Node) -> bool:
@@ -133,16 +146,6 @@ def _overlaps(node: Node) -> bool:
     return False
 
 
-def _chain(node: Node) -> Iterator[Node]:
-    """The tensor, what it is a view of, and so on to what has the memory."""
-    memory: int | None = storage(node)
-    below: Node | None = node
-    while below is not None:
-        if isinstance(below.meta.get("val"), torch.Tensor):
-            yield below
-        below = next((source for source in below.all_input_nodes if storage(source) == memory), None)
-
-
 def _shares(node: Node) -> bool:
     """Whether a node writes to memory in which another of its arguments lies too."""
     memory = [storage(one) for _, one in _tensors(node)]
@@ -168,7 +171,7 @@ def _memory_write(node: Node) -> MemoryWrite:
             )
     roots: dict[int | None, Node] = {}
     for written in written_by(node):
-        *_, roots[storage(written)] = _chain(written)
+        *_, roots[storage(written)] = chain(written)
     order = list(roots)
     places = {
         key: _place(node, tensor, order.index(storage(tensor)), roots[storage(tensor)])
@@ -181,23 +184,10 @@ def _memory_write(node: Node) -> MemoryWrite:
 def _place(node: Node, tensor: Node, memory: int, root: Node) -> Place:
     value, whole = tensor.meta["val"], root.meta["val"]
     offset = value.storage_offset() - whole.storage_offset()
-    if value.dtype != whole.dtype or _outside(value, whole, offset):
+    if value.dtype != whole.dtype or lies_within(value, whole) is False:
         raise ExportError(
             f"{node.target} writes to memory of {root.name} that is no part of that tensor, or of another dtype",
             where=describe(node),
             advice="write to a tensor that the model makes: clone() first",
         )
     return Place(memory, offset, tuple(value.shape), tuple(value.stride()))
-
-
-def _outside(value: torch.Tensor, whole: torch.Tensor, offset: Any) -> bool:
-    """Whether a view surely reaches beyond the tensor in whose memory it lies."""
-    first, last = expression_of(offset), expression_of(offset + _reach(value))
-    end = expression_of(_reach(whole))
-    if isinstance(first, int) and first < 0:
-        return True
-    return isinstance(last, int) and isinstance(end, int) and last > end
-
-
-def _reach(value: torch.Tensor) -> Any:
-    return sum(((size - 1) * stride for size, stride in zip(value.shape, value.stride())), 0)

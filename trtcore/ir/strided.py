@@ -1,0 +1,97 @@
+"""Looks into memory (``as_strided``): whether one stays within the tensor that it is given.
+
+A graph of values has the elements of its tensors and no others. What eager reads or writes beside them, between the
+columns of a slice or behind its end, is memory that belongs to nobody in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from trtcore.ir.aliases import storage
+from trtcore.ir.graphs import looks_into_memory, mutates, written_by
+from trtcore.ir.schema import node_arguments
+from trtcore.ir.symbols import expression_of, surely
+
+_LARGEST = 1 << 26
+"""Elements of memory that are compared one by one."""
+
+
+def chain(node: Node) -> Iterator[Node]:
+    """The tensor, what it is a view of, and so on to what has the memory."""
+    memory: int | None = storage(node)
+    below: Node | None = node
+    while below is not None:
+        if isinstance(below.meta.get("val"), torch.Tensor):
+            yield below
+        below = next((source for source in below.all_input_nodes if storage(source) == memory), None)
+
+
+def strays(graph: Graph) -> Iterator[tuple[Node, bool]]:
+    """The looks into memory that the graph writes to which may see more of it than the tensor that is known to have it,
+    or count from the start of a storage that is not the tensor's; and whether that is sure, or depends on sizes."""
+    looking = [node for node in graph.nodes if looks_into_memory(node) and storage(node) is not None]
+    if not looking:
+        return
+    written = {storage(target) for node in graph.nodes if mutates(node) for target in written_by(node)}
+    for node in looking:
+        if storage(node) not in written:
+            continue
+        *_, root = chain(node)
+        view, whole = node.meta["val"], root.meta["val"]
+        if counts_from_start(node) and expression_of(whole.storage_offset()) != 0:
+            yield node, True
+        elif not (inside := lies_within(view, whole)) and (inside is False or root.op != "call_function"):
+            yield node, inside is False  # behind what the graph makes there is nothing: eager refuses it
+
+
+def counts_from_start(node: Node) -> bool:
+    """Whether a look into memory says where in the storage it begins."""
+    return node_arguments(node).get("storage_offset") is not None
+
+
+def reach(tensor: torch.Tensor) -> Any:
+    """How many elements the last one is behind the first in memory."""
+    return sum(((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride())), 0)
+
+
+def lies_within(view: torch.Tensor, whole: torch.Tensor) -> bool | None:
+    """Whether all elements of a view are elements of the tensor `whole` in the same storage; None where that depends on
+    sizes."""
+    offset = view.storage_offset() - whole.storage_offset()
+    first, behind = offset >= 0, offset + reach(view) <= reach(whole)
+    if is_dense(whole):
+        if surely(first) and surely(behind):
+            return True
+        return False if surely(offset < 0) or surely(offset + reach(view) > reach(whole)) else None
+    numbers = (offset, *view.shape, *view.stride(), *whole.shape, *whole.stride())
+    if not all(isinstance(expression_of(number), int) for number in numbers):
+        return False  # between the elements of a tensor with gaps
+    if not (first and behind):
+        return False
+    if reach(whole) >= _LARGEST:
+        return False
+    taken = torch.zeros(reach(whole) + 1, dtype=torch.bool)
+    taken.as_strided(tuple(whole.shape), tuple(whole.stride())).fill_(True)
+    return bool(taken.as_strided(tuple(view.shape), tuple(view.stride()), offset).all())
+
+
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Whether a tensor surely has all of its memory from the first to the last element, each once, in any order of its
+    dims."""
+    dims = [
+        (expression_of(stride), expression_of(size)) for size, stride in zip(tensor.shape, tensor.stride())
+    ]
+    left = [(stride, size) for stride, size in dims if size != 1]
+    step: Any = 1
+    while left:
+        fitting = next((dim for dim in left if dim[0] == step), None)
+        if fitting is None:
+            return False
+        left.remove(fitting)
+        step = step * fitting[1]
+    return True
