@@ -44,9 +44,10 @@ def gather(e: Emitter) -> Value:
 def wrap_indices(indices: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
     """(indices to read, where they are outside); the latter None if all are inside.
 
-    On a GPU that is never None: looking would wait for the device.
+    On a GPU, and where Inductor traces it, that is never None: looking would wait for the device.
     """
-    if indices.device.type == "cpu":
+    looks = indices.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looks:
         if not indices.numel():
             return indices, None
         low, high = (int(v) for v in indices.aminmax())
@@ -54,7 +55,7 @@ def wrap_indices(indices: Tensor, length: int) -> tuple[Tensor, Tensor | None]:
             return indices, None
     wrapped = torch.where(indices < 0, indices + length, indices)
     outside = (wrapped < 0) | (wrapped >= length)
-    if indices.device.type == "cpu" and not bool(outside.any()):
+    if looks and not bool(outside.any()):
         return wrapped, None
     return wrapped.clamp(0, max(length - 1, 0)), outside
 

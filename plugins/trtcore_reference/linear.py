@@ -277,11 +277,13 @@ def _masks_nothing(mask: Tensor) -> bool:
 def dead_rows(mask: Tensor) -> Tensor | None:
     """True for each row of a mask (last dim kept as 1) with nothing to attend to.
 
-    None if there is none; on a GPU that is never None: looking would wait for the device.
+    None if there is none; on a GPU, and where Inductor traces it, that is never None: looking would wait for the
+    device.
     """
     allowed = mask if mask.dtype is torch.bool else mask != -math.inf
     dead = ~allowed.any(-1, keepdim=True)
-    return None if dead.device.type == "cpu" and not bool(dead.any()) else dead
+    looks = dead.device.type == "cpu" and not torch.compiler.is_compiling()
+    return None if looks and not bool(dead.any()) else dead
 
 
 def causal_mask(query: Tensor, key: Tensor, kind: str) -> Tensor | None:

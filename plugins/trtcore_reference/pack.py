@@ -20,6 +20,13 @@ class ReferenceRuntime(Runtime):
 
         return compile_snapshot(snapshot)
 
+    def open_fused(self, snapshot: NetworkSnapshot) -> Callable[..., Sequence[torch.Tensor]]:
+        """The network, compiled by Inductor; see `fusing.FusedNetwork`."""
+        from trtcore_reference import EVALUATORS
+        from trtcore_reference.fusing import FusedNetwork
+
+        return FusedNetwork(snapshot, EVALUATORS)
+
 
 _RUNTIMES = (ReferenceRuntime(),)
 

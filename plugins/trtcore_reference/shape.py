@@ -85,9 +85,9 @@ def reshape_copying(x: Tensor, dims: Sequence[int]) -> Tensor:
     return x.reshape([x.shape[i] if d == 0 else d for i, d in enumerate(dims)])
 
 
-def reshape_like(x: Tensor, dims: Tensor, placeholder: bool) -> Tensor:
+def reshape_like(x: Tensor, dims: Tensor | Sequence[int], placeholder: bool) -> Tensor:
     """Reshape to dims known at run time."""
-    wanted = dims.tolist()
+    wanted = list(_as_ints(dims))
     return reshape_copying(x, wanted) if placeholder and 0 in wanted else x.reshape(wanted)
 
 

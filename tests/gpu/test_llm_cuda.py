@@ -70,6 +70,12 @@ def test_200_tokens_equal_eager_under_a_cuda_graph(
             generator.cuda_graphs = graphs
             got = generator.generate(**prompt(rows), max_new_tokens=200, do_sample=False)
             assert torch.equal(got, want), f"{rows} texts, CUDA graphs {graphs}"
+    generator.cuda_graphs = True
+    generator.fuse()
+    for rows in (1, 3):
+        want = model.generate(**prompt(rows), max_new_tokens=200, do_sample=False)
+        got = generator.generate(**prompt(rows), max_new_tokens=200, do_sample=False)
+        assert torch.equal(got, want), f"{rows} texts, fused"
     generator.save(tmp_path / "model")
     loaded = pack.load_for_generation(tmp_path / "model")
     assert loaded.device.type == "cuda"

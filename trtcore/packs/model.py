@@ -489,6 +489,10 @@ class Runtime(ABC):
             ConversionError: a layer that it cannot execute; the message names it.
         """
 
+    def open_fused(self, snapshot: NetworkSnapshot) -> Callable[..., Sequence[torch.Tensor]] | None:
+        """As `open`, for who asked for small ops as generated kernels; None where the runtime has no such way."""
+        return None
+
 
 # A pack and all that it gives ------------------------------------------------------------------------------
 

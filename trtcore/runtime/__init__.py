@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trtcore.runtime.choose import choose_runtime
     from trtcore.runtime.cudagraphs import GraphedModule, enable_cudagraphs
     from trtcore.runtime.engine import Engine, get_engine, register_engine
+    from trtcore.runtime.fusion import enable_fusion
     from trtcore.runtime.inspection import engine_info
     from trtcore.runtime.op import execute_engine
     from trtcore.runtime.profiles import optimization_profile
@@ -38,6 +39,7 @@ _HOMES = {
     "TensorBinding": "trtcore.artifact.manifest",
     "choose_runtime": "trtcore.runtime.choose",
     "enable_cudagraphs": "trtcore.runtime.cudagraphs",
+    "enable_fusion": "trtcore.runtime.fusion",
     "enable_output_allocator": "trtcore.runtime.switches",
     "enable_pre_allocated_outputs": "trtcore.runtime.switches",
     "engine_info": "trtcore.runtime.inspection",
@@ -61,6 +63,7 @@ __all__ = [
     "TensorBinding",
     "choose_runtime",
     "enable_cudagraphs",
+    "enable_fusion",
     "enable_output_allocator",
     "enable_pre_allocated_outputs",
     "engine_info",

@@ -198,6 +198,7 @@ class Engine:
         # Neither holds a reference to self: an engine is freed at once.
         self._runner: Runner | None = None
         self._opened: Any = None
+        self._fused = False
         self.fast: Fast = _nothing_yet
         self._checked: dict[Any, dict[str, int]] = {}
         self._inputs = tuple(
@@ -291,6 +292,21 @@ class Engine:
                 return 0
             self.artifact = artifact
         return shared
+
+    def fuse(self) -> bool:
+        """Run small ops as generated kernels from now on, where the runtime has that; see `enable_fusion`.
+
+        Returns:
+            whether it does.
+        """
+        if self.manifest.runtime == "native":
+            return False
+        with self._lock:
+            if not self._fused:
+                self._fused = True
+                self._runner, self._opened, self.fast = None, None, _nothing_yet
+        self._start()
+        return bool(self._opened.fused)
 
     def described(self) -> tuple[int, str, str]:
         """(bytes of activation memory, TensorRT's description as JSON, "") of a native engine on the current device.
@@ -420,7 +436,7 @@ class Engine:
                         self._opened = _native(self.manifest, self.artifact)
                         self.fast = self._opened.fast
                     else:
-                        self._opened = _in_torch(self.manifest, self.artifact)
+                        self._opened = _in_torch(self.manifest, self.artifact, self._fused)
                         self.fast = _checked_before(self.manifest, self._checked, self._opened.run)
                     self._runner = self._opened.run
             return self._runner
@@ -457,7 +473,7 @@ def _checked_before(manifest: EngineManifest, checked: dict[Any, dict[str, int]]
     return made
 
 
-def _in_torch(manifest: EngineManifest, artifact: EngineArtifact) -> TorchRunner:
+def _in_torch(manifest: EngineManifest, artifact: EngineArtifact, fused: bool) -> TorchRunner:
     """A runtime that a pack contributes."""
     snapshot = artifact.snapshot
     if snapshot is None:
@@ -473,7 +489,8 @@ def _in_torch(manifest: EngineManifest, artifact: EngineArtifact) -> TorchRunner
             f"{manifest.name} runs on the {manifest.runtime} runtime, and no loaded pack contributes it",
             advice="enable the pack that does (`trtcore packs` lists them)",
         )
-    return TorchRunner(manifest, runtime.open(snapshot))
+    network = runtime.open_fused(snapshot) if fused else None
+    return TorchRunner(manifest, network or runtime.open(snapshot), network is not None)
 
 
 @dataclass(frozen=True)
@@ -482,10 +499,12 @@ class TorchRunner:
 
     Attributes:
         module: the network, arguments in and results out.
+        fused: whether its small ops are generated kernels.
     """
 
     manifest: EngineManifest
     module: Callable[..., Sequence[torch.Tensor]]
+    fused: bool = False
 
     def run(
         self,

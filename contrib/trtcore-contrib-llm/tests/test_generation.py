@@ -198,6 +198,13 @@ def test_16_bits_are_as_near_as_eager(dtype: torch.dtype) -> None:
     assert torch.stack(far).norm() <= 1.25 * torch.stack(eager_far).norm()
 
 
+@pytest.mark.slow
+def test_steps_whose_small_ops_are_generated_kernels() -> None:
+    model = made("Llama", num_hidden_layers=1)
+    generator = compiled(model, max_batch=1).fuse()
+    assert_same_tokens(generator, model, **prompts(1, 9), max_new_tokens=60, do_sample=False)
+
+
 LOADED = """
     import sys, torch
     from trtcore_contrib_llm import load_for_generation

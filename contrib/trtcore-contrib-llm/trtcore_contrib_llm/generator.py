@@ -204,6 +204,14 @@ class Generator:
             raise InputError(f"CUDA graphs are of GPUs, and this model is on {self.device}")
         self._decoder.graphs = wanted
 
+    def fuse(self) -> Generator:
+        """Let steps run small ops as generated kernels from now on; on the reference runtime, see
+        ``trtcore.runtime.enable_fusion``. Each number of texts is compiled anew, at its first step.
+        """
+        trtcore.runtime.enable_fusion(self.decode)
+        self._arrange()  # what was recorded is of the kernels before
+        return self
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the cache."""
