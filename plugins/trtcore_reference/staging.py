@@ -89,7 +89,20 @@ def to_host(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return tensor if tensor.device == device else tensor.to(device)
+    """A tensor where an engine computes.
+
+    Numbers that follow from shapes are computed on the CPU. A CUDA graph cannot copy them from there, and need not: it
+    is of these shapes. So they are written by kernels that have them as arguments.
+    """
+    if tensor.device == device:
+        return tensor
+    if device.type == "cuda" and tensor.numel() <= _FEW and torch.cuda.is_current_stream_capturing():
+        values = tensor.reshape(-1).tolist()
+        there = torch.empty(len(values), dtype=tensor.dtype, device=device)
+        for index, value in enumerate(values):
+            there[index].fill_(value)
+        return there.reshape(tensor.shape)
+    return tensor.to(device)
 
 
 def finish(
@@ -113,6 +126,8 @@ def finish(
 
 
 _CPU = torch.device("cpu")
+_FEW = 64
+"""More elements than shapes have: these are copied, and a CUDA graph says that it cannot."""
 
 
 Memory: TypeAlias = tuple[int, torch.dtype]

@@ -185,3 +185,30 @@ def test_torch_compile_with_reduce_overhead() -> None:
         x = rows(4)
         same(again(x).clone(), model(x * 2) + 1)
     torch._dynamo.reset()
+
+
+class Positions(nn.Module):
+    """Numbers that follow from a shape, as data."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.shape[0]
+        return (
+            x * rows
+            + torch.full((rows, 1), float(rows), device=x.device)
+            + torch.arange(rows, device=x.device)[:, None]
+        )
+
+
+@torch.no_grad()
+def test_numbers_of_shapes_in_a_graph() -> None:
+    given = trtcore.Input(min_shape=(1, 64), opt_shape=(4, 64), max_shape=(16, 64), device="cuda")
+    made = trtcore.compile(Positions(), [given], runtime="reference", min_block_size=1)
+    graphed = enable_cudagraphs(made)
+    for count in (4, 2, 4, 16):
+        x = rows(count)
+        same(graphed(x), Positions()(x))
+    static, graph = rows(8), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = made(static)
+    graph.replay()
+    same(y, Positions()(static))
