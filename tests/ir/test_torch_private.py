@@ -456,7 +456,7 @@ def test_is_traced_by_jit():
     seen = []
 
     def function(x):
-        seen.append(private.is_traced_by_jit())
+        seen.append(bool(private.is_traced_by_jit()))
         return x + 1
 
     function(torch.ones(2))

@@ -546,9 +546,9 @@ def is_being_differentiated(tensors: Sequence[torch.Tensor]) -> bool:
     return False
 
 
-def is_traced_by_jit() -> bool:
-    """Whether torch.jit.trace runs."""
-    return torch._C._get_tracing_state() is not None
+# Asked in every call of a compiled module, like those above: torch's own functions, without one of ours around them.
+is_traced_by_jit: Callable[[], Any] = torch._C._get_tracing_state
+"""What torch.jit.trace keeps while it runs; None while it does not."""
 
 
 def has_global_pre_hooks() -> bool:
@@ -556,9 +556,8 @@ def has_global_pre_hooks() -> bool:
     return bool(torch.nn.modules.module._global_forward_pre_hooks)
 
 
-def has_global_hooks() -> bool:
-    """Whether hooks were registered for every module."""
-    return bool(torch.nn.modules.module._has_any_global_hook())  # type: ignore[no-untyped-call]
+has_global_hooks: Callable[[], Any] = torch.nn.modules.module._has_any_global_hook
+"""Hooks that were registered for every module; something empty if there are none."""
 
 
 below_autograd: Callable[[], Any] = torch._C._AutoDispatchBelowAutograd
