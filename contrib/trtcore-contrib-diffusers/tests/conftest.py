@@ -11,6 +11,7 @@ import pytest
 import torch
 
 WORDS = 16  # tokens of a prompt
+IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 #: The call of each pipeline: sizes, and further arguments.
@@ -20,6 +21,15 @@ CALLS: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "stable_diffusion_3": ({"height": 32, "width": 32}, {}),
     "flux": ({"height": 32, "width": 32}, {"max_sequence_length": 16}),
     "ltx": ({"height": 32, "width": 32, "num_frames": 9}, {"max_sequence_length": 16}),
+    "wan": ({"height": 32, "width": 32, "num_frames": 9}, {"max_sequence_length": 16}),
+    "cogvideox": ({"height": 16, "width": 16, "num_frames": 8}, {"max_sequence_length": 16}),
+    "animate_diff": ({"height": 32, "width": 32, "num_frames": 4}, {}),
+    "image_to_image": ({}, {"image": IMAGE}),
+    "inpainting": (
+        {"height": 32, "width": 32},
+        {"image": IMAGE, "mask_image": IMAGE.mean(1, keepdim=True).round()},
+    ),
+    "controlnet": ({"height": 32, "width": 32}, {"image": IMAGE}),
 }
 
 
@@ -171,3 +181,77 @@ def _ltx(tokenizer: Any) -> Any:
         decoder_spatio_temporal_scaling=(True, True, False, False),
     )  # fmt: skip
     return LTXPipeline(FlowMatchEulerDiscreteScheduler(), vae, _t5(), tokenizer, transformer)
+
+
+def _wan(tokenizer: Any) -> Any:
+    from diffusers import (
+        AutoencoderKLWan,
+        FlowMatchEulerDiscreteScheduler,
+        WanPipeline,
+        WanTransformer3DModel,
+    )
+
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=32,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+    )
+    vae = AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1] * 4, num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+    return WanPipeline(tokenizer, _t5(), vae, FlowMatchEulerDiscreteScheduler(), transformer)
+
+
+def _cogvideox(tokenizer: Any) -> Any:
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
+
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=4, time_embed_dim=2,
+        text_embed_dim=32, num_layers=1, sample_width=2, sample_height=2, sample_frames=9, max_text_seq_length=16,
+    )  # fmt: skip
+    vae = AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8,) * 4, latent_channels=4, layers_per_block=1, norm_num_groups=2,
+    )  # fmt: skip
+    return CogVideoXPipeline(tokenizer, _t5(), vae, transformer, _scheduler())
+
+
+def _animate_diff(tokenizer: Any) -> Any:
+    from diffusers import AnimateDiffPipeline, MotionAdapter
+
+    motion = MotionAdapter(
+        block_out_channels=(32, 64), motion_layers_per_block=1, motion_norm_num_groups=2,
+        motion_num_attention_heads=4,
+    )  # fmt: skip
+    return AnimateDiffPipeline(_vae(), _clip(), tokenizer, _unet(), motion, _scheduler())
+
+
+def _as(kind: str, tokenizer: Any, **further: Any) -> Any:
+    """The models of Stable Diffusion in another pipeline."""
+    import diffusers
+
+    parts = _stable_diffusion(tokenizer).components
+    return getattr(diffusers, kind)(**parts, requires_safety_checker=False, **further)
+
+
+def _image_to_image(tokenizer: Any) -> Any:
+    return _as("StableDiffusionImg2ImgPipeline", tokenizer)
+
+
+def _inpainting(tokenizer: Any) -> Any:
+    return _as("StableDiffusionInpaintPipeline", tokenizer)
+
+
+def _controlnet(tokenizer: Any) -> Any:
+    from diffusers import ControlNetModel
+
+    net = ControlNetModel(
+        block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), conditioning_embedding_out_channels=(8, 16),
+    )  # fmt: skip
+    for one in net.controlnet_down_blocks.parameters():
+        torch.nn.init.normal_(one, std=0.1)  # they begin as zeros, and would show nothing
+    return _as("StableDiffusionControlNetPipeline", tokenizer, controlnet=net)
