@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from trtcore_contrib_diffusers import compile_pipeline, reports
@@ -102,6 +104,19 @@ def test_it_goes_to_no_other_dtype(compiled):
     ):
         compiled.unet.half()
     assert compiled.to("cpu") is compiled
+
+
+@pytest.mark.slow
+def test_what_engines_have_taken_from_the_model_stays(compiled):
+    for change in (
+        lambda: compiled.enable_freeu(0.9, 0.2, 1.5, 1.6),
+        lambda: compiled.vae.enable_tiling(),
+        lambda: compiled.text_encoder.resize_token_embeddings(60),
+    ):
+        with pytest.raises(InputError, match=r"runs in engines, which \w+\(\) would not change"):
+            change()
+    with pytest.raises(InputError, match="cannot be copied or pickled"):
+        copy.deepcopy(compiled.unet)
 
 
 @pytest.mark.slow

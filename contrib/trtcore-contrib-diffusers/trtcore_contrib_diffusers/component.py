@@ -39,6 +39,18 @@ def with_tensors_of(model: nn.Module) -> Any:
     return copy.deepcopy(model, memo)
 
 
+_FIXED = (
+    *(
+        "enable_freeu",
+        "disable_freeu",
+        "enable_forward_chunking",
+        "disable_forward_chunking",
+        "enable_tiling",
+    ),
+    *("enable_cache", "enable_layerwise_casting", "enable_group_offload", "resize_token_embeddings"),
+)
+"""Methods that change what a model computes, or where; engines have taken it from the model as it was."""
+
 _classes: dict[Any, Any] = {}
 _lock = threading.Lock()
 
@@ -60,6 +72,7 @@ def _class_of(model: type[nn.Module], methods: tuple[str, ...]) -> Any:
                     for name in ("fuse_lora", "unfuse_lora")
                     if hasattr(model, name)
                 },
+                **{name: _refused(model, name) for name in _FIXED if hasattr(model, name)},
                 **{method: _in_engine(model, method) for method in methods},
             }
             # diffusers looks up what it knows of a model by the name of its class.
@@ -90,6 +103,17 @@ def _apply(self: InEngines, fn: Callable[[torch.Tensor], torch.Tensor], recurse:
     if then.device != now.device:
         engines.move(then.device)
     return self
+
+
+def _refused(model: type[nn.Module], method: str) -> Callable[..., Any]:
+    def refused(self: InEngines, *args: Any, **kwargs: Any) -> Any:
+        raise InputError(
+            f"{self._engines.name} runs in engines, which {method}() would not change",
+            advice=f"call {method}() of the pipeline in torch, where compile_pipeline takes that, and compile it then",
+        )
+
+    refused.__name__, refused.__doc__ = method, getattr(model, method).__doc__
+    return refused
 
 
 def _reduce(self: InEngines, protocol: Any) -> Any:
