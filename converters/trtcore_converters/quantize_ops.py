@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trtcore.pack import texts_are_data
+
 LARGEST = {"int8": 127.0, "int4": 7.0, "fp8": 448.0}
 """What the largest absolute value becomes."""
 _LOWEST = {"int8": -128.0, "int4": -8.0, "fp8": -448.0}
@@ -217,3 +219,7 @@ def blocks_fit(shape: Sequence[int], amax_shape: Sequence[int], blocks: Sequence
         return False
     wanted = [math.ceil(size / block) for size, block in zip(shape, blocks)] if blocks else list(shape)
     return all(count in (1, want) for count, want in zip(amax_shape, wanted))
+
+
+for _op in (fake_quantize, fake_quantize_blocks, dequantize):
+    texts_are_data(_op._opoverload)  # names of formats, looked up in tables

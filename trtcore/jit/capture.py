@@ -302,8 +302,11 @@ def program_of(
 
 
 def attribute_name(node: Node, taken: dict[str, int]) -> str:
+    """A dotted name of the weight's own: by where the model has it, unless another weight is there, or in between."""
     name = node.meta["trtcore_source"]
     if not re.fullmatch(r"[\w]+(\.[\w]+)*", name):
+        name = node.name
+    if any(name.startswith(f"{other}.") or other.startswith(f"{name}.") for other in taken):
         name = node.name
     taken[name] = taken.get(name, 0) + 1
     return name if taken[name] == 1 else f"{name.replace('.', '_')}_{taken[name]}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -258,6 +260,21 @@ def test_attention_on_quantised_queries_keys_and_values(to: Any, name: str, dtyp
     torch.testing.assert_close(compiled(q, k, v), answer_of(model, q, k, v), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
+def test_the_attention_of_a_llama_in_fp8() -> None:
+    """ModelOpt's quantizers of queries, keys and values, in the attention of transformers."""
+    model, x = transformer("llama")
+    config = copy.deepcopy(mtq.FP8_DEFAULT_CFG)
+    config["quant_cfg"] += [{"quantizer_name": "*[qkv]_bmm_quantizer", "cfg": {"num_bits": (4, 3)}}]
+    inner = quantised(
+        model.model, config, x, torch.randint_like(x, 100)
+    )  # ModelOpt looks for models of transformers
+    quantized = Answer(inner, "logits").eval()
+    compiled = compiled_of(quantized, x)
+    assert products(compiled)["scaled_dot_product_attention", "float8"] == 2
+    torch.testing.assert_close(compiled(x), answer(quantized, x), rtol=1e-3, atol=1e-3)
+
+
 def answer_of(model: nn.Module, *inputs: Tensor) -> Any:
     with torch.no_grad():
         return model(*inputs)
@@ -290,12 +307,45 @@ def test_a_compiled_model_is_saved_and_loaded(tmp_path: Path) -> None:
     assert torch.equal(loaded(x), compiled(x))
 
 
-def test_what_stays_in_torch_has_the_same_numbers() -> None:
+def test_what_stays_in_torch_has_the_same_numbers_and_is_saved(tmp_path: Path) -> None:
     model, x = linears(), torch.randn(2, 256)
     quantized = quantised(model, "INT8_DEFAULT_CFG", x)
     with pytest.warns(UserWarning, match="no engine was made"):
         compiled = trtcore.compile(quantized, inputs=[x], min_block_size=1000)
     torch.testing.assert_close(compiled(x), answer(quantized, x))
+    trtcore.save(compiled, tmp_path / "model.pt2")
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import sys, torch, trtcore; path = sys.argv[1]; x = torch.load(path + '/x.pt'); "
+        "torch.save(trtcore.load(path + '/model.pt2')(x), path + '/y.pt')"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert torch.equal(torch.load(tmp_path / "y.pt"), compiled(x))
+
+
+def test_a_program_that_modelopts_own_export_mode_made() -> None:
+    from modelopt.torch.quantization.utils import export_torch_mode
+
+    model, x = linears(), torch.randn(2, 256)
+    quantized = quantised(model, "FP8_DEFAULT_CFG", x)
+    with export_torch_mode(), torch.no_grad():
+        exported = torch.export.export(quantized, (x,))
+    compiled = trtcore.dynamo.compile(exported, arg_inputs=[x], min_block_size=1, runtime="reference")
+    assert {node.op for node in compiled.report.nodes} >= {"tensorrt.quantize_op.default"}
+    assert products(compiled) == {("linear", "float8"): 2}
+    torch.testing.assert_close(compiled(x), answer(quantized, x))
+
+
+@torch.no_grad()
+def test_fp8_under_torch_compile() -> None:
+    """Where ModelOpt calls an op of its own, which Dynamo keeps; integers on the CPU are formulas in many graphs."""
+    model, x = linears(), torch.randn(2, 256)
+    quantized = quantised(model, "FP8_DEFAULT_CFG", x)
+    torch._dynamo.reset()
+    fast = torch.compile(quantized, backend="trtcore", options={"min_block_size": 1, "runtime": "reference"})
+    torch.testing.assert_close(fast(x), answer(quantized, x))
+    (graph,) = trtcore.dynamo.reports()
+    assert products(graph) == {("linear", "float8"): 2}
 
 
 def test_a_plain_model_is_none_of_the_packs() -> None:
