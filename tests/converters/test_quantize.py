@@ -180,7 +180,9 @@ def test_a_model_quantised_with_our_quantizer_is_one_engine(build, shape, weight
     assert 0 < step < 0.2
     assert float((got - want).abs().max()) < step / 2
     formats = {node.computes for node in compiled.report.nodes if node.computes}
-    assert formats == {"int8"}, "each product's inputs and weights come from dequantise layers, nothing in between"
+    assert formats == {"int8"}, (
+        "each product's inputs and weights come from dequantise layers, nothing in between"
+    )
     from pass_helpers import snapshots
 
     (snapshot,) = snapshots(compiled)
