@@ -191,12 +191,7 @@ class Positions(nn.Module):
     """Numbers that follow from a shape, as data."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.shape[0]
-        return (
-            x * rows
-            + torch.full((rows, 1), float(rows), device=x.device)
-            + torch.arange(rows, device=x.device)[:, None]
-        )
+        return x * x.shape[0] + torch.arange(x.shape[0], device=x.device)[:, None]
 
 
 @torch.no_grad()
