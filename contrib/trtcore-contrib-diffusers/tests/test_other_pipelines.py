@@ -55,6 +55,22 @@ def test_results_are_eagers(pipeline_of, calls, name):
             result(compiled, **{**call, "height": 2 * sizes["height"]})
 
 
+def test_a_vae_that_is_in_float32_for_the_time_of_a_call(pipeline_of):
+    """As SDXL has it in half precision; the weights that both pipelines share stay in half precision."""
+    pipe = pipeline_of("stable_diffusion_xl").to(torch.float16)
+    assert pipe.vae.config.force_upcast
+    call = {"prompt": "a cat", "height": 32, "width": 32}
+    want = result(pipe, **call)
+    compiled = compile_pipeline(pipe, height=32, components=["unet", "vae"])
+    assert compiled.vae.dtype == torch.float16
+    assert difference(result(compiled, **call), want) < 2e-2
+    assert {one.dtype for one in (*compiled.vae.parameters(), *pipe.vae.parameters())} == {torch.float16}
+    with pytest.raises(
+        InputError, match=r"unet is compiled in torch.float16, and cannot become torch.float32"
+    ):
+        compiled.unet.float()
+
+
 @pytest.mark.parametrize(("name", "engines"), [("stable_diffusion_3", 1), ("flux", 1), ("ltx", 2)])
 def test_transformers_with_profiles(pipeline_of, calls, name, engines):
     """Their images are sequences, whose lengths belong together with tables of places. LTX is called with the sizes as

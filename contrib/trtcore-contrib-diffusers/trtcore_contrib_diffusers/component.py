@@ -95,7 +95,9 @@ def _apply(self: InEngines, fn: Callable[[torch.Tensor], torch.Tensor], recurse:
     engines = self._engines
     now = torch.empty(0, dtype=self.dtype, device=engines.device)
     then = fn(now)
-    if then.dtype != now.dtype:
+    if then.dtype != now.dtype and then.dtype in engines.dtypes:
+        engines.become(then.dtype)
+    elif then.dtype != now.dtype:
         raise InputError(
             f"{engines.name} is compiled in {now.dtype}, and cannot become {then.dtype}",
             advice=f"compile_pipeline(pipe.to({then.dtype}), ...) of the pipeline that was compiled",

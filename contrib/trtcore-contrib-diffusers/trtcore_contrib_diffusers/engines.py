@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -111,7 +112,7 @@ class Built:
                     f"an adapter of {name} changes more than its weights: {key.removeprefix('model.')} is another one",
                     advice="load the adapter before the pipeline is compiled",
                 )
-            state[key] = tensor
+            state[key] = tensor.to(state[key].dtype)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # said by the compile
             trtcore.dynamo.refit_module_weights(self.module, self.program, in_place=True)
@@ -159,6 +160,11 @@ def fold(tensor: torch.Tensor, dims: Sequence[int], factor: int) -> torch.Tensor
     return tensor.reshape(shape)
 
 
+def in_dtype(model: Any, dtype: torch.dtype) -> nn.Module:
+    """A model, or a copy of it in another dtype."""
+    return model if model.dtype == dtype else copy.deepcopy(model).to(dtype)  # type: ignore[no-any-return]
+
+
 def build(
     model: nn.Module, method: str, recorded: Recorded, progress: bool, settings: Mapping[str, Any]
 ) -> Built:
@@ -170,7 +176,7 @@ def build(
     Raises:
         ExportError and the errors of `trtcore.compile`.
     """
-    plain = without_adapters(model)
+    plain = in_dtype(without_adapters(model), recorded.dtype)
     call, profiles = recorded.call, _profiles(recorded)
     images = _varying_images(call, profiles)
     device = next((one.device for one in call.leaves if isinstance(one, torch.Tensor)), torch.device("cpu"))
@@ -244,6 +250,7 @@ class Engines:
         name: of the component.
         model: the component, computing in torch.
         device: where it computes.
+        dtypes: those in which it was called when it was recorded; of each its engines are for some calls.
         methods: what was built for each kind of call, by method.
         turns: whose turn it is on the device; None where all components are there.
     """
@@ -254,6 +261,8 @@ class Engines:
         self.weights = Weights(model)
         self.methods: dict[str, dict[Any, Built]] = {}
         self.turns: Turns | None = None
+        self.dtypes: set[torch.dtype] = set()
+        self._originals: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._seen = self.weights.look()
         self._calling: dict[str, Calling] = {}
 
@@ -328,6 +337,19 @@ class Engines:
         self.device = device
         if self.turns is None:
             self.arrive()
+
+    def become(self, dtype: torch.dtype) -> None:
+        """Have weights of another dtype in torch, as pipelines ask for the time of a call. Other models keep theirs."""
+        for module, name, parameter in self._originals:
+            setattr(module, name, parameter)
+        self._originals = []
+        if self.model.dtype == dtype:
+            return
+        for module in self.model.modules():
+            for name, one in list(module.named_parameters(recurse=False)):
+                if one.is_floating_point():
+                    self._originals.append((module, name, one))
+                    setattr(module, name, nn.Parameter(one.detach().to(dtype), one.requires_grad))
 
     def _refusal(self, call: Call, why: str) -> InputError:
         shapes = ", ".join(

@@ -101,9 +101,11 @@ def load_pipeline(
                 raise _damaged(source, f"{name} has no method {method}")
             kinds = [_loaded(source, one, runtime) for one in forms]
             engines.add(Calling(model, method), {built.form.kind: built for built in kinds})
+        engines.dtypes = {getattr(torch, dtype) for dtype in saved["dtypes"]}
         engines.take_turns(turns)
         setattr(made, name, component(engines))
-    return made  # type: ignore[no-any-return]
+    result: Pipeline = made
+    return result
 
 
 def _saved(engines: Engines, target: Path) -> dict[str, Any]:
@@ -114,7 +116,8 @@ def _saved(engines: Engines, target: Path) -> dict[str, Any]:
             file = f"{engines.name}.{method}.{number}.pt2"
             trtcore.save(built.module, target / file)
             methods.setdefault(method, []).append({"file": file, **_form_to_json(built.form)})
-    return {"weights": _digest(without_adapters(engines.model)), "methods": methods}
+    dtypes = sorted(str(dtype).removeprefix("torch.") for dtype in engines.dtypes)
+    return {"weights": _digest(without_adapters(engines.model)), "dtypes": dtypes, "methods": methods}
 
 
 def _form_to_json(form: Form) -> dict[str, Any]:
@@ -183,6 +186,12 @@ def _read(source: Path) -> dict[str, Any]:
     return index
 
 
+def _are_dtypes(names: Any) -> bool:
+    return isinstance(names, list) and all(
+        isinstance(getattr(torch, str(one), None), torch.dtype) for one in names
+    )
+
+
 def _damaged(source: Path, why: str) -> ArtifactError:
     return ArtifactError(f"{source} is damaged: {why}", advice="save the pipeline again")
 
@@ -190,7 +199,7 @@ def _damaged(source: Path, why: str) -> ArtifactError:
 def _digest(model: nn.Module) -> str:
     """Of the class, the configuration, and some elements of every weight."""
     config = getattr(model, "config", None)
-    values = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
+    values = config.to_dict() if config is not None and hasattr(config, "to_dict") else dict(config or {})
     own = {key: repr(value) for key, value in values.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps([type(model).__name__, sorted(own.items())]).encode())
     for name, tensor in sorted(weights_of(model).items()):

@@ -76,7 +76,7 @@ def compile_pipeline(
     sizes = Sizes.of(height=height, width=width, num_frames=num_frames, batch=batch)
     chosen = chosen_models(pipe, components)
     made: Any = copied(pipe)
-    models = {name: getattr(made, name) for name in chosen}
+    models: dict[str, Any] = {name: getattr(made, name) for name in chosen}
     methods = {
         (name, method): (model, Calling(model, method))
         for name, model in models.items()
@@ -98,10 +98,12 @@ def compile_pipeline(
                     for kind, recorded in kinds.items()
                 }
                 engines.add(calling, built)
+                engines.dtypes |= {model.dtype, *(recorded.dtype for recorded in kinds.values())}
         if engines.methods:
             engines.take_turns(turns)
             setattr(made, name, component(engines))
-    return made
+    result: Pipeline = made
+    return result
 
 
 def copied(pipe: Any) -> Any:

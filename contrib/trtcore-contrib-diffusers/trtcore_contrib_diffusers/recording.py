@@ -106,10 +106,12 @@ class Recorded:
 
     Attributes:
         call: the first of them, in a run of the usual sizes.
+        dtype: of the model at that time; some pipelines have their VAE in float32 for the time of a call.
         profiles: for each optimisation profile that has such calls, the shapes of each of them, of usual sizes first.
     """
 
     call: Call
+    dtype: torch.dtype
     profiles: dict[int, list[tuple[Shape | None, ...]]] = field(default_factory=dict)
 
 
@@ -152,7 +154,8 @@ class Recorder:
                     "nothing can be compiled: supported are tensors, numbers, strings and None, in lists and dicts",
                     advice=f"leave {place[0]} out of components=, or call the pipeline without that argument",
                 )
-        recorded = self.found[place].setdefault(call.kind, Recorded(call))
+        model: Any = self._methods[place][0]
+        recorded = self.found[place].setdefault(call.kind, Recorded(call, model.dtype))
         recorded.profiles.setdefault(self._profile, []).append(call.shapes)
 
 
