@@ -528,3 +528,18 @@ def test_dynamic_sizes_of_what_is_in_args_and_kwargs(by_name, tmp_path):
 class Stacked(torch.nn.Module):
     def forward(self, *inputs):
         return torch.cat(inputs, 1) + inputs[1].sum()
+
+
+def test_a_size_that_is_one_or_two(tmp_path):
+    """For which torch.export has no range of its own."""
+    model = torch.nn.Linear(4, 3).eval()
+    rows = trtcore.Input(min_shape=(1, 4), opt_shape=(1, 4), max_shape=(2, 4))
+    trtcore.save(trtcore.compile(model, [rows], min_block_size=1), tmp_path / "two.pt2")
+    loaded = trtcore.load(tmp_path / "two.pt2")
+    for count in (1, 2):
+        x = torch.randn(count, 4)
+        torch.testing.assert_close(loaded(x), model(x))
+    with pytest.raises(InputError, match=r"1\.\.2"):
+        loaded(torch.randn(3, 4))
+    with pytest.raises((InputError, AssertionError, RuntimeError)):
+        torch.export.load(tmp_path / "two.pt2").module()(torch.randn(3, 4))
