@@ -34,8 +34,7 @@ class FusedNetwork:
 
     def __init__(self, snapshot: NetworkSnapshot, evaluators: Mapping[str, Evaluator]) -> None:
         self._snapshot, self._evaluators = snapshot, evaluators
-        self._made: dict[Any, Callable[..., Sequence[torch.Tensor]]] = {}
-        self._networks: list[fx.GraphModule] = []
+        self._made: dict[Any, tuple[Callable[..., Sequence[torch.Tensor]], fx.GraphModule]] = {}
         self._lock = threading.Lock()
         self.constants = self
 
@@ -44,31 +43,35 @@ class FusedNetwork:
         made = self._made.get(key)
         if made is None:
             with self._lock:
-                made = self._made.get(key) or self._make(inputs)
-                while len(self._made) >= MOST:
-                    self._made.pop(next(iter(self._made)))
-                self._made[key] = made
-        return made(*inputs)
+                made = self._made.get(key)
+                if made is None:
+                    made = self._make(inputs)
+                    while len(self._made) >= MOST:
+                        self._made.pop(next(iter(self._made)))
+                    self._made[key] = made
+        return made[0](*inputs)
 
     def release(self, device: torch.device | None = None) -> None:
         """Forget the constants' copies on `device`; see `staging.Constants`."""
-        for network in self._networks:
+        for _, network in list(self._made.values()):
             network.constants.release(device)  # type: ignore[union-attr, operator]
 
-    def _make(self, inputs: Sequence[torch.Tensor]) -> Callable[..., Sequence[torch.Tensor]]:
+    def _make(
+        self, inputs: Sequence[torch.Tensor]
+    ) -> tuple[Callable[..., Sequence[torch.Tensor]], fx.GraphModule]:
+        """(what runs, the network whose constants it has) for the shapes of these inputs."""
         tensors = list(self._snapshot.tensors)
         for tensor, given in zip(self._snapshot.inputs, inputs):
             tensors[tensor] = dataclasses.replace(tensors[tensor], shape=tuple(given.shape))
         network = compile_snapshot(
             dataclasses.replace(self._snapshot, tensors=tuple(tensors)), self._evaluators
         )
-        self._networks.append(network)
         device = next((one.device for one in inputs if one.device.type != "cpu"), torch.device("cpu"))
         if any(one.device != device for one in inputs):  # a size: its value decides on shapes
-            return network
+            return network, network
         found = _without_staging(network, device)
         if found is None:
-            return network
+            return network, network
         body, slots = found
         compiled = torch.compile(body, dynamic=False)
         constants: Any = network.constants
@@ -79,7 +82,7 @@ class FusedNetwork:
                 results = compiled(*given, *(staged[slot] for slot in slots))
             return finish(staged, list(given), results)
 
-        return run
+        return run, network
 
 
 def _without_staging(

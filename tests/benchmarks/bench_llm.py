@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "contrib" / "trtcore-contrib-llm"))
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from trtcore_contrib_llm import compile_for_generation  # noqa: E402
+from trtcore_contrib_llm import compile_for_generation, load_for_generation  # noqa: E402
 
 LLAMA_1B = {
     "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
@@ -127,19 +127,37 @@ class Ours:
         self.generator(self.token, **{cache_name(): self.generator.held})
 
 
+def compiled_or_loaded(
+    model: Any, folder: str | None, name: str, sizes: dict[str, Any], settings: dict[str, Any]
+) -> Any:
+    place = None if folder is None else pathlib.Path(folder) / name.replace(", ", "-")
+    if place is not None and (place / "trtcore.json").exists():
+        print(f"{name}: from {place}; the sizes are those that it was compiled for")
+        return load_for_generation(place)
+    generator = compile_for_generation(model, **sizes, **settings)
+    if place is not None:
+        generator.save(place)
+    return generator
+
+
 @torch.no_grad()
 def measured(options: argparse.Namespace, device: str) -> list[dict[str, Any]]:
     length, position, steps = options.length, options.position, options.steps
     batches = [int(text) for text in options.batch.split(",")]
     model = built(options.tiny, device, length)
     weights = sum(weight.nbytes for weight in {id(w): w for w in model.parameters()}.values())
-    sizes = {"max_batch": max(batches), "max_length": length, "max_prompt": position, "runtime": "reference"}
+    sizes = {
+        "max_batch": options.max_batch or max(batches),
+        "max_length": length,
+        "max_prompt": position,
+        "runtime": "reference",
+    }
     contestants: dict[str, Any] = {}
     for name, settings in (("ours", {}), ("ours, cut", {"fused_ops": options.fused_ops.split(",")})):
         if name == "ours" or options.cut:
             used = torch.cuda.memory_allocated() if device == "cuda" else 0
             began = time.perf_counter()
-            generator = contestants[name] = compile_for_generation(model, **sizes, **settings)
+            generator = contestants[name] = compiled_or_loaded(model, options.folder, name, sizes, settings)
             for part in ("prefill", "decode"):
                 report = getattr(generator, part).report
                 print(f"{name}, {part}: " + report.summary().splitlines()[0].strip())
@@ -206,6 +224,12 @@ def main() -> None:
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="without torch.compile")
     parser.add_argument("--cut", action="store_true", help="also with the setting fused_ops")
     parser.add_argument("--fused-ops", default=FUSED)
+    parser.add_argument(
+        "--folder", help="keep compiled models here, and take them from here (for the same sizes only)"
+    )
+    parser.add_argument(
+        "--max-batch", type=int, help="texts that ours is compiled for; by default the largest of --batch"
+    )
     parser.add_argument("--json", help="where to write the rows")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,6 +6,7 @@ This module and those that import it need transformers; the rest of the pack doe
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -190,7 +191,8 @@ class _ReadLayer(TracedLayer):
 
 
 _NAME = "trtcore_llm"
-_layers: list[_ReadLayer] = []  # of the call that is traced
+_tracing = threading.RLock()  # one call is traced at a time
+_layers: list[_ReadLayer] = []  # of that call
 _biases: dict[int, tuple[Tensor, Tensor]] = {}  # the mask's id -> (the mask, what is added to scores)
 
 
@@ -199,21 +201,22 @@ def attending_to(model: Any, layers: Sequence[_ReadLayer]) -> Iterator[None]:
     """The model's attention is `attend`, over these layers."""
     ALL_ATTENTION_FUNCTIONS.register(_NAME, attend)
     ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    configs = {id(one.config): one.config for one in model.modules() if hasattr(one, "config")}.values()
-    before = [(config, config._attn_implementation) for config in configs]
-    _layers[:] = layers
-    try:
-        for config in configs:
-            config._attn_implementation = _NAME
-        yield
-    finally:
-        for config, name in before:
-            config._attn_implementation = name
-        left = [one for one in _layers if not one.attended]
-        _layers.clear()
-        _biases.clear()
+    with _tracing:
+        configs = {id(one.config): one.config for one in model.modules() if hasattr(one, "config")}.values()
+        before = [(config, config._attn_implementation) for config in configs]
+        _layers[:] = layers
+        try:
+            for config in configs:
+                config._attn_implementation = _NAME
+            yield
+            left = sum(not one.attended for one in layers)
+        finally:
+            for config, name in before:
+                config._attn_implementation = name
+            _layers.clear()
+            _biases.clear()
     if left:
-        raise ValueError(f"{len(left)} layers do not attend by transformers' interface")
+        raise ValueError(f"{left} layers do not attend by transformers' interface")
 
 
 def attend(
