@@ -165,6 +165,44 @@ def test_models_in_half_precision(config: str, dtype: torch.dtype) -> None:
     assert (compiled(x) - want).float().norm() < cost / 2
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(16, 32, batch_first=True)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.lstm(x)[0]
+
+
+class SelfAttention(nn.Module):
+    """torch's module reads the weight of its output layer without calling the layer: ModelOpt does not quantise it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.linear = nn.MultiheadAttention(32, 4, batch_first=True), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.linear(self.attention(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("config", ["INT8_DEFAULT_CFG", "FP8_DEFAULT_CFG"])
+@pytest.mark.parametrize(
+    ("build", "shape", "in_8_bits"), [(Recurrent, (2, 3, 16), 6), (SelfAttention, (2, 5, 32), 1)]
+)
+def test_modules_that_modelopts_export_mode_quantises_otherwise(
+    build: Any, shape: Any, in_8_bits: int, config: str
+) -> None:
+    torch.manual_seed(0)
+    model, x = build().eval(), torch.randn(shape)
+    quantized = quantised(model, config, x, torch.randn(shape))
+    want = answer(quantized, x)
+    step = float((want - answer(model, x)).abs().max())
+    compiled = compiled_of(quantized, x)
+    assert step > 1e-3
+    assert float((compiled(x) - want).abs().max()) < step / 50
+    assert sum(n for (_, text), n in products(compiled).items() if text in ("int8", "float8")) == in_8_bits
+
+
 def test_scales_of_each_token_are_computed_in_the_engine_and_told() -> None:
     model, x = linears(), torch.randn(2, 7, 256)
     quantized = quantised(model, "FP8_PER_CHANNEL_PER_TOKEN_CFG", x)

@@ -47,13 +47,12 @@ def modelopt_capture(model: torch.nn.Module) -> AbstractContextManager[None] | N
 
 @contextmanager
 def _as_ops(quantizer: Any) -> Iterator[None]:
-    from modelopt.torch.quantization.utils import export_torch_mode
-
+    """Not in ModelOpt's export mode, which leaves recurrent layers unquantised, and quantises weights that others read
+    without their layer (those of ``nn.MultiheadAttention``)."""
     forward = quantizer.forward
     quantizer.forward = quantize
     try:
-        with export_torch_mode():
-            yield
+        yield
     finally:
         quantizer.forward = forward
 
@@ -138,14 +137,29 @@ def quantize(self: Any, x: Tensor) -> Tensor:
         return x
     to = format_of(self)
     if to in ("nvfp4", "mxfp8"):
-        amax = None if to == "mxfp8" else self._get_amax(x)
+        amax = None if to == "mxfp8" else _amax(self, x)
         return torch.ops.trtcore_quantize.fake_quantize_blocks(x, amax, to)
-    amax, blocks = self._get_amax(x) if not hasattr(self, "_amax") else self._amax, ()
+    amax: Tensor = _amax(self, x)
+    blocks: Sequence[int] = ()
     if _in_blocks(self.block_sizes):
         blocks = _blocks(self.block_sizes, x.dim())
         counts = [math.ceil(size / block) for size, block in zip(x.shape, blocks)]
         amax = amax.reshape(counts)
     return torch.ops.trtcore_quantize.fake_quantize(x, amax, to, bool(self.narrow_range), blocks)
+
+
+def _amax(quantizer: Any, x: Tensor) -> Tensor:
+    """From calibration; else that of the values themselves, as ModelOpt computes it without."""
+    if quantizer._use_constant_amax:
+        return x.new_full((), 448.0, dtype=torch.float32)
+    if hasattr(quantizer, "_amax"):
+        found: Tensor = quantizer._amax
+        return found
+    from modelopt.torch.quantization import utils
+
+    axes = utils.convert_quantization_axis_to_reduce_axis(x, quantizer._axis)
+    largest: Tensor = utils.reduce_amax(x, axis=axes, keepdims=True)
+    return largest
 
 
 def _in_blocks(block_sizes: Any) -> bool:
