@@ -41,6 +41,7 @@ PLUMBING = {
     "trtcore/ir/symbols.py": {"sym_size"},
     "trtcore/lowering/decompose.py": {"clone"},  # a result in the layout of the op's own
     "trtcore/lowering/functionalize.py": {"copy_", "as_strided"},  # what it leaves; parts of a memory
+    "trtcore/lowering/results.py": {"clone"},  # a result of its own
     "trtcore/lowering/match.py": {"add", "mul"},  # whose operands change places
     "trtcore/lowering/rewrite.py": {"view", "reshape"},  # a view of another layout is a copy
     "trtcore/ir/exported.py": {"copy_"},

@@ -61,18 +61,29 @@ def find_unsaid(graph: Graph, nodes: Container[Node] | None = None) -> None:
         if _is_copy(node) and storage(node) in map(storage, node.all_input_nodes):
             node.meta["val"] = torch.empty_like(node.meta["val"])
             moved.add(node)
-        if not _may_hand_on(node):
-            continue
+        source, value = _handed_on(node, fake_mode)
+        if source is not None:
+            node.meta["val"] = value
+            moved.add(node)
+            if layout(node) == layout(source):
+                moved.add(source)
+                node.replace_all_uses_with(source)
+                graph.erase_node(node)
+
+
+def handed_on(node: Node) -> Node | None:
+    """The argument whose memory a composite op's result is in, though its schema does not say so; None for others."""
+    return _handed_on(node, fake_mode_of(node.graph))[0]
+
+
+def _handed_on(node: Node, fake_mode: Any) -> tuple[Node | None, Any]:
+    """The argument, and the op's result as a FakeTensor in its memory."""
+    if _may_hand_on(node):
         value = recomputed(node, fake_mode)
         for source in node.all_input_nodes:
             if isinstance(value, torch.Tensor) and storage_id(value) == storage(source):
-                node.meta["val"] = value
-                moved.add(node)
-                if layout(node) == layout(source):
-                    moved.add(source)
-                    node.replace_all_uses_with(source)
-                    graph.erase_node(node)
-                break
+                return source, value
+    return None, None
 
 
 def recompute_views(graph: Graph, moved: Iterable[Node]) -> None:

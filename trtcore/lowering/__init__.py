@@ -27,6 +27,7 @@ from trtcore.lowering.decompose import decompose
 from trtcore.lowering.functionalize import functionalize
 from trtcore.lowering.match import match_patterns, unfuse
 from trtcore.lowering.passes import run_passes
+from trtcore.lowering.results import memories, separate_results
 from trtcore.lowering.subgraphs import lower_subgraphs
 from trtcore.packs.failures import pack_failure
 from trtcore.packs.model import LoweringPass
@@ -54,7 +55,9 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
     ]
     _one_fake_mode(program.graph_module)
     ctx.emit("pass", "end", subject=program.graph_module, name="captured")
+    results = memories(program.graph_module.graph)
     graph_module = run_passes(program.graph_module, passes, ctx, watched=True)
+    separate_results(graph_module.graph, results)
     made = bounded_by_makers(graph_module.graph, program.ranges)
     return replace(
         program,
