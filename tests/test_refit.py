@@ -133,7 +133,9 @@ def test_what_has_not_changed_keeps_its_hash_and_the_rest_is_hashed(mixed, monke
     made = trtcore.dynamo.refit_module_weights(module, program)
     some = sum(one.bytes for one in hashed)
     monkeypatch.undo()
-    close(made(X), changed(X))
+    # Half precision with weights ten times as large: what processors round differently is larger, too.
+    torch.testing.assert_close(made(X), changed(X), rtol=1e-2, atol=2e-2)
+    assert not torch.allclose(module(X), changed(X), rtol=1e-1, atol=2e-1)
     assert some == changed.one.weight.nbytes
     for engine in engines_of(made):
         engine.verify()

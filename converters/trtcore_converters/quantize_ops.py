@@ -221,5 +221,5 @@ def blocks_fit(shape: Sequence[int], amax_shape: Sequence[int], blocks: Sequence
     return all(count in (1, want) for count, want in zip(amax_shape, wanted))
 
 
-for _op in (fake_quantize, fake_quantize_blocks, dequantize):
-    texts_are_data(_op._opoverload)  # names of formats, looked up in tables
+for _name in ("fake_quantize", "fake_quantize_blocks", "dequantize"):
+    texts_are_data(getattr(torch.ops.trtcore_quantize, _name).default)  # names of formats, looked up in tables
