@@ -222,4 +222,4 @@ def blocks_fit(shape: Sequence[int], amax_shape: Sequence[int], blocks: Sequence
 
 
 for _name in ("fake_quantize", "fake_quantize_blocks", "dequantize"):
-    texts_are_data(getattr(torch.ops.trtcore_quantize, _name).default)  # names of formats, looked up in tables
+    texts_are_data(getattr(torch.ops.trtcore_quantize, _name).default)  # names of formats
