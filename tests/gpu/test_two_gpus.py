@@ -91,10 +91,21 @@ def test_threads_call_a_module_on_each_device() -> None:
 
 
 @torch.no_grad()
-def test_an_input_on_the_other_device_is_refused() -> None:
-    _, module = made("cuda:0")
+def test_inputs_say_where_engines_compute() -> None:
+    """A module without weights in torch computes where its inputs are; inputs on two devices are refused by name."""
+    model, module = made("cuda:0")
+    x = torch.randn(4, 64)
+    got = module(x.to("cuda:1"))
+    assert got.device == torch.device("cuda:1")
+    torch.testing.assert_close(got.cpu(), model(x.to("cuda:0")).cpu(), rtol=1e-5, atol=1e-5)
+
+    class Sum(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return a + b
+
+    both = trtcore.compile(Sum(), [x.cuda(), x.cuda()], runtime="reference", min_block_size=1)
     with pytest.raises(InputError, match="cuda:1"):
-        module(torch.randn(4, 64, device="cuda:1"))
+        both(x.to("cuda:0"), x.to("cuda:1"))
 
 
 @torch.no_grad()
