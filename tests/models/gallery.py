@@ -9,6 +9,7 @@ compiles each one static and with a dynamic batch in float32, compares it with e
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -41,8 +42,9 @@ class Entry:
     """One architecture.
 
     Attributes:
-        kind: encoder, decoder, encoder-decoder, vision, audio, multimodal, mixture of experts, state space.
-        model: the class in transformers; its config class is the one that the class names.
+        kind: encoder, decoder, encoder-decoder, vision, audio, multimodal, mixture of experts, state space, ...
+        model: the class in transformers, whose config class is the one that the class names; or ``diffusers:CLASS`` or
+            ``plain:CLASS`` (tests/models/plain.py), which take the arguments themselves.
         config: the tiny config's arguments.
         feed: keyword inputs for a batch size.
     """
@@ -137,6 +139,65 @@ def features(*shape: int, name: str = "input_features") -> Callable[[int], dict[
         return {name: torch.randn(batch, *shape, generator=_generator(batch))}
 
     return feed
+
+
+def feeds(
+    **shapes: tuple[int, ...] | tuple[tuple[int, ...], int],
+) -> Callable[[int], dict[str, torch.Tensor]]:
+    """Random numbers of a shape by name, the batch first; ``(shape, N)`` for integers below N, ``((), N)`` one a row."""
+
+    def feed(batch: int) -> dict[str, torch.Tensor]:
+        made: dict[str, torch.Tensor] = {}
+        for offset, (name, shape) in enumerate(shapes.items()):
+            generator = _generator(batch + 100 * offset)
+            if shape and isinstance(shape[0], tuple):
+                made[name] = torch.randint(0, shape[1], (batch, *shape[0]), generator=generator)
+            else:
+                made[name] = torch.randn(batch, *shape, generator=generator)
+        return made
+
+    return feed
+
+
+def video(frames: int, size: int) -> Callable[[int], dict[str, torch.Tensor]]:
+    return feeds(pixel_values=(frames, 3, size, size))
+
+
+def graph(batch: int) -> dict[str, torch.Tensor]:
+    """Graphs of nine nodes and twenty edges."""
+    generator = _generator(batch)
+    return {
+        "x": torch.randn(batch, 9, 8, generator=generator),
+        "edges": torch.randint(0, 9, (batch, 2, 20), generator=generator),
+    }
+
+
+def adjacency(batch: int) -> dict[str, torch.Tensor]:
+    chosen = torch.randint(0, 2, (batch, 9, 9), generator=_generator(batch))
+    return {"x": graph(batch)["x"], "adjacency": chosen | torch.eye(9, dtype=torch.int64)}
+
+
+def points(batch: int) -> dict[str, torch.Tensor]:
+    """An image and two points in it."""
+    place = torch.rand(batch, 1, 2, 2, generator=_generator(batch)) * 32
+    return {**images(32)(batch), "input_points": place}
+
+
+def video_latents(batch: int) -> dict[str, Any]:
+    """Latents of two frames of 4 x 4 with their text."""
+    given = feeds(hidden_states=(32, 8), encoder_hidden_states=(7, 16), timestep=((), 1000))(batch)
+    mask = torch.ones(batch, 7, dtype=torch.int64)
+    return {**given, "encoder_attention_mask": mask, "num_frames": 2, "height": 4, "width": 4}
+
+
+def series(batch: int) -> dict[str, torch.Tensor]:
+    """The past of a series with its time features, all of it observed."""
+    given = feeds(past_values=(20,), past_time_features=(20, 2), future_time_features=(4, 2))(batch)
+    return {
+        **given,
+        "past_observed_mask": torch.ones(batch, 20),
+        "future_values": torch.randn(batch, 4, generator=_generator(batch)),
+    }
 
 
 def speech_to_text(batch: int) -> dict[str, torch.Tensor]:
@@ -309,6 +370,52 @@ _ENTRIES = (
     ("mamba2", "state space", "Mamba2ForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "head_dim": 8, "num_heads": 8, "n_groups": 1, "chunk_size": 8, "vocab_size": VOCABULARY, "use_cache": False}, ids_alone),
     ("falcon-mamba", "state space", "FalconMambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "vocab_size": VOCABULARY, "use_cache": False}, ids_alone),
     ("rwkv", "state space", "RwkvForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32, "vocab_size": VOCABULARY, "context_length": 32, "use_cache": False}, ids_alone),
+    # speech and sound
+    ("data2vec-audio", "audio", "Data2VecAudioModel", {**_WAV, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}, sound),
+    ("wav2vec2-conformer", "audio", "Wav2Vec2ConformerModel", {**_WAV, "conv_depthwise_kernel_size": 7}, sound),
+    ("speech2text", "audio", "Speech2TextForConditionalGeneration", {**_BART, "max_source_positions": 100, "max_target_positions": 64, "input_feat_per_channel": 16, "num_conv_layers": 1, "conv_kernel_sizes": [3], "conv_channels": 32}, feeds(input_features=(40, 16), decoder_input_ids=((7,), VOCABULARY))),
+    ("moonshine", "audio", "MoonshineForConditionalGeneration", {"hidden_size": 32, "intermediate_size": 64, "encoder_num_hidden_layers": 2, "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 4, "decoder_num_attention_heads": 4, "vocab_size": VOCABULARY, "use_cache": False}, feeds(input_values=(4000,), decoder_input_ids=((7,), VOCABULARY))),
+    ("clap-audio", "audio", "ClapAudioModel", {"image_size": 60, "spec_size": 64, "num_mel_bins": 16, "window_size": 4, "patch_size": 4, "patch_stride": [4, 4], "hidden_size": 16, "patch_embeds_hidden_size": 16, "depths": [2, 2], "num_attention_heads": [2, 2], "num_hidden_layers": 2, "enable_fusion": False}, feeds(input_features=(1, 256, 16))),
+    ("crnn-ctc", "audio", "plain:SpeechCrnn", {}, feeds(spectrogram=(16, 30))),
+    # video
+    ("videomae", "video", "VideoMAEModel", {**_VIT, "num_frames": 4, "tubelet_size": 2}, video(4, 32)),
+    ("timesformer", "video", "TimesformerModel", {**_VIT, "num_frames": 4}, video(4, 32)),
+    ("vivit", "video", "VivitModel", {**_VIT, "num_frames": 4, "tubelet_size": [2, 8, 8]}, video(4, 32)),
+    # segmentation, detection, depth
+    ("sam", "segmentation", "SamModel", {"vision_config": {**_VIT, "output_channels": 16, "num_global_attn_indexes": [1], "global_attn_indexes": [1], "window_size": 2, "mlp_dim": 64, "num_pos_feats": 8}, "prompt_encoder_config": {"hidden_size": 16, "image_size": 32, "patch_size": 8, "mask_input_channels": 8, "input_image_size": 32}, "mask_decoder_config": {"hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 4, "iou_head_hidden_dim": 16, "num_hidden_layers": 2}}, points),
+    ("upernet", "segmentation", "UperNetForSemanticSegmentation", {"backbone_config": {"model_type": "convnext", "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "out_features": ["stage1", "stage2", "stage3", "stage4"]}, "hidden_size": 16, "auxiliary_in_channels": 24, "auxiliary_channels": 16, "num_labels": 5}, images(64)),
+    ("yolos", "detection", "YolosForObjectDetection", {**_VIT, "image_size": [32, 32], "num_detection_tokens": 5, "num_labels": 4}, images(32)),
+    ("nms-detector", "detection", "plain:AnchorDetector", {}, feeds(image=(3, 32, 32))),
+    ("depth-anything", "depth", "DepthAnythingForDepthEstimation", {"backbone_config": {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 32, "patch_size": 8, "out_features": ["stage1", "stage2", "stage3", "stage4"], "reshape_hidden_states": False, "apply_layernorm": True}, "patch_size": 8, "reassemble_hidden_size": 32, "neck_hidden_sizes": [8, 8, 16, 16], "fusion_hidden_size": 16, "head_hidden_size": 8}, images(32)),
+    ("glpn", "depth", "GLPNForDepthEstimation", {"num_encoder_blocks": 4, "depths": [1, 1, 1, 1], "sr_ratios": [4, 2, 1, 1], "hidden_sizes": [8, 16, 24, 32], "patch_sizes": [7, 3, 3, 3], "strides": [4, 2, 2, 2], "num_attention_heads": [1, 2, 2, 4], "mlp_ratios": [2, 2, 2, 2], "decoder_hidden_size": 16}, images(64)),
+    ("hiera", "vision", "HieraModel", {"embed_dim": 8, "image_size": [64, 64], "patch_size": [7, 7], "patch_stride": [4, 4], "patch_padding": [3, 3], "depths": [1, 1], "num_heads": [1, 2], "mlp_ratio": 2.0, "query_stride": [2, 2], "num_query_pool": 1, "masked_unit_size": [4, 4]}, images(64)),
+    ("focalnet", "vision", "FocalNetModel", {"image_size": 32, "patch_size": 4, "embed_dim": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "focal_levels": [2, 2], "focal_windows": [3, 3]}, images(32)),
+    ("pvt-v2", "vision", "PvtV2Model", {"image_size": 32, "num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [16, 32], "patch_sizes": [7, 3], "strides": [4, 2], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]}, images(32)),
+    # time series, recommenders, graphs
+    ("patchtst", "time series", "PatchTSTForPrediction", {"num_input_channels": 2, "context_length": 32, "patch_length": 8, "patch_stride": 8, "prediction_length": 4, "d_model": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "ffn_dim": 32}, feeds(past_values=(32, 2))),
+    ("patchtsmixer", "time series", "PatchTSMixerForPrediction", {"num_input_channels": 2, "context_length": 32, "patch_length": 8, "patch_stride": 8, "prediction_length": 4, "d_model": 16, "num_layers": 2}, feeds(past_values=(32, 2))),
+    ("time-series-transformer", "time series", "TimeSeriesTransformerModel", {"prediction_length": 4, "context_length": 13, "lags_sequence": [1, 2, 3, 7], "num_time_features": 2, "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "use_cache": False}, series),
+    ("n-beats", "time series", "plain:NBeats", {}, feeds(x=(24,))),
+    ("dlrm", "recommender", "plain:Dlrm", {}, feeds(dense=(13,), ids=((6, 3), 100))),
+    ("two-tower", "recommender", "plain:TwoTower", {}, feeds(history=((10,), 100), item=((), 100))),
+    ("gcn", "graph", "plain:Gcn", {}, graph),
+    ("gat", "graph", "plain:Gat", {}, adjacency),
+    # more state spaces, mixtures and texts
+    ("selective-scan", "state space", "plain:SelectiveScan", {}, feeds(x=(12, 8))),
+    ("recurrent-gemma", "state space", "RecurrentGemmaForCausalLM", {**_LLAMA, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 8, "block_types": ["recurrent", "recurrent", "attention"], "conv1d_width": 4}, text),
+    ("lfm2", "state space", "Lfm2ForCausalLM", {**_LLAMA, "layer_types": ["conv", "full_attention"], "conv_L_cache": 3}, text),
+    ("gpt-oss", "mixture of experts", "GptOssForCausalLM", {**_HEADS, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}, text),
+    ("deepseek-v3", "mixture of experts", "DeepseekV3ForCausalLM", {**_LLAMA, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 32, "first_k_dense_replace": 1}, text),
+    ("roformer", "encoder", "RoFormerModel", _BERT, text),
+    ("xlnet", "encoder", "XLNetModel", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "vocab_size": VOCABULARY}, text),
+    ("layoutlm", "multimodal", "LayoutLMModel", _BERT, text),
+    ("pegasus-x", "encoder-decoder", "PegasusXForConditionalGeneration", {**_BART, "num_global_tokens": 4, "block_size": 4}, text_to_text),
+    # diffusion
+    ("unet-sd", "diffusion", "diffusers:UNet2DConditionModel", {"sample_size": 16, "block_out_channels": (16, 32), "layers_per_block": 1, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "cross_attention_dim": 16, "norm_num_groups": 4, "attention_head_dim": 4}, feeds(sample=(4, 16, 16), timestep=((), 1000), encoder_hidden_states=(7, 16))),
+    ("vae", "diffusion", "diffusers:AutoencoderKL", {"block_out_channels": (8, 16), "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2, "latent_channels": 4, "norm_num_groups": 4}, feeds(sample=(3, 32, 32))),
+    ("dit", "diffusion", "diffusers:PixArtTransformer2DModel", {"num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 2, "cross_attention_dim": 16, "sample_size": 8, "patch_size": 2, "caption_channels": 16, "use_additional_conditions": False}, feeds(hidden_states=(4, 8, 8), encoder_hidden_states=(7, 16), timestep=((), 1000))),
+    ("mmdit-sd3", "diffusion", "diffusers:SD3Transformer2DModel", {"sample_size": 8, "patch_size": 1, "in_channels": 4, "num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4, "joint_attention_dim": 32, "caption_projection_dim": 32, "pooled_projection_dim": 64, "out_channels": 4, "pos_embed_max_size": 96}, feeds(hidden_states=(4, 8, 8), encoder_hidden_states=(7, 32), pooled_projections=(64,), timestep=((), 1000))),
+    ("video-dit", "diffusion", "diffusers:LTXVideoTransformer3DModel", {"in_channels": 8, "out_channels": 8, "num_attention_heads": 2, "attention_head_dim": 16, "cross_attention_dim": 32, "num_layers": 2, "caption_channels": 16}, video_latents),
 )  # fmt: skip
 
 GALLERY: Mapping[str, Entry] = {entry[0]: Entry(*entry) for entry in _ENTRIES}
@@ -321,9 +428,12 @@ def build(entry: Entry) -> torch.nn.Module:
     """The float32 model in eval mode, with weights as after training."""
     import transformers
 
-    kind = getattr(transformers, entry.model)
+    library, _, name = entry.model.rpartition(":")
+    kind = getattr(importlib.import_module(library or "transformers"), name)
     torch.manual_seed(0)
-    config = kind.config_class(**entry.config)
+    if library:
+        return zoo.prepare(kind(**entry.config))
+    config: transformers.PreTrainedConfig = kind.config_class(**entry.config)
     return zoo.prepare(kind(config))
 
 
@@ -366,6 +476,8 @@ def _inputs(entry: Entry, form: str) -> dict[str, Any]:
             dtype=value.dtype,
             example=value,
         )
+        if isinstance(value, torch.Tensor)
+        else value
         for name, value in example.items()
     }
 
