@@ -45,7 +45,7 @@ types: $(STAMP)  ## what mypy and pyright say of users' code and of the examples
 coverage: $(STAMP)  ## the default tests, and which lines none of them runs: build/coverage (twice as long)
 	$(BIN)/python -m pip install --quiet --editable ".[coverage]"
 	rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/python -m coverage run -m pytest -m "$(DEFAULT)" $(ARGS); status=$$?; \
+	$(BIN)/python -m coverage run -m pytest -n 2 -m "$(DEFAULT)" $(ARGS); status=$$?; \
 	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage html --quiet --directory build/coverage/html && \
 	$(BIN)/python -m coverage report && exit $$status
 
