@@ -36,6 +36,7 @@ PLUMBING = {
         *("squeeze_", "squeeze", "unsqueeze_", "unsqueeze", "transpose_", "transpose", "t_", "t"),
         *("swapaxes_", "swapaxes", "swapdims_", "swapdims", "as_strided_", "as_strided"),
     },
+    "trtcore/assembly.py": {"clone"},  # weights that are returned
     "trtcore/archive/aot_inductor.py": {"_assert_async"},  # Inductor keeps it, and what it looks at
     "trtcore/runtime/requirement.py": {"_assert_async"},  # no trace leaves it out
     "trtcore/ir/symbols.py": {"sym_size"},

@@ -11,7 +11,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.artifact.engine_file import EngineArtifact, stored
 from trtcore.errors import EngineBuildError
-from trtcore.ir.graphs import attribute, is_size, mutates, reads_strides, set_attribute
+from trtcore.ir.graphs import attribute, is_size, memory_of, mutates, reads_strides, set_attribute, written_by
 from trtcore.ir.symbols import SizeMaterialiser, expression_of
 from trtcore.partition import Partition
 from trtcore.partition.segment import Segment
@@ -141,6 +141,22 @@ class _Assembler:
         result = self.graph.call_function(torch.ops.trtcore.restride.default, (item, made))
         result.meta = dict(node.meta)
         return result
+
+
+def copy_returned_weights(module: GraphModule) -> None:
+    """Let the graph return copies of weights, also where it returns parts of them: what the caller writes to a result
+    must not change what later calls compute with. What the graph writes to is the model's state, and is returned as is.
+    """
+    written = {memory_of(one) for node in module.graph.nodes if mutates(node) for one in written_by(node)}
+    output = module.graph.output_node()
+    for node in output.all_input_nodes:
+        source = memory_of(node)
+        if source.op == "get_attr" and source not in written:
+            with module.graph.inserting_before(output):
+                own = module.graph.call_function(torch.ops.aten.clone.default, (node,))
+            own.meta = dict(node.meta)
+            output.replace_input_with(node, own)
+    module.recompile()
 
 
 def own_weights(module: GraphModule) -> None:

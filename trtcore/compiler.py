@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trtcore.assembly import assemble_hybrid, own_weights
+from trtcore.assembly import assemble_hybrid, copy_returned_weights, own_weights
 from trtcore.backend.base import Backend, resolve_backend
 from trtcore.context import CompileContext, Observer
 from trtcore.engine.builds import BuiltEngine, engine_builds
@@ -18,7 +18,9 @@ from trtcore.engine.quarantine import quarantine
 from trtcore.engine.refit import Donors
 from trtcore.errors import BackendUnavailableError, SettingsError, UnsupportedOperatorError
 from trtcore.events import ambient_observers
+from trtcore.ir.aliases import find_unsaid
 from trtcore.ir.graphs import mutates
+from trtcore.ir.output_views import Outputs, unsaid_in_outputs
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import describe
 from trtcore.lowering import lower, ordered_passes, restore_patterns
@@ -69,6 +71,7 @@ def compile_program(
     """
     weights, earlier = weights_of(program), again or Recipe(settings)
     ctx, times = make_context(settings, observers, earlier.limit), dict(timings or {})
+    outputs = _without_views(program)
     with ctx.stage("lowering", times):
         lowered = replace(_lower(program, ctx), failed=earlier.failed)
     runtime, why = _runtime(ctx)
@@ -81,6 +84,10 @@ def compile_program(
         engines = build.engines(parts)
     with ctx.stage("assembly", times):
         compiled = _assemble(lowered, parts, engines, ctx)
+        if outputs is not None:
+            outputs.append(compiled)
+        if program.in_spec is not None:
+            copy_returned_weights(compiled)
         if settings.offload_module_to_cpu:
             back_on_device(compiled)
     kind = (
@@ -123,6 +130,7 @@ def explain_program(
 ) -> Report:
     """Lower and partition a program and say what would happen. No network is made, no engine built."""
     ctx, times = make_context(settings), dict(timings or {})
+    _without_views(program)
     with ctx.stage("lowering", times):
         lowered = _lower(program, ctx)
     lowered, parts = _partition(lowered, ctx, times)
@@ -148,6 +156,21 @@ def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
         (engine,) = build.engines(parts).values()
     assert engine.artifact is not None
     return engine.artifact.plan.numpy().tobytes()
+
+
+def _without_views(program: Program) -> Outputs | None:
+    """Leave out outputs that are views of inputs, written buffers and other outputs: the caller may write to them. None
+    where there are none; the backend of torch.compile has done that."""
+    if program.in_spec is None:
+        return None
+    graph_module = program.graph_module
+    if unsaid_in_outputs(graph_module.graph):
+        find_unsaid(graph_module.graph)
+    outputs = Outputs(graph_module, apart=True)
+    if not outputs.replayed:
+        return None
+    outputs.without(graph_module)
+    return outputs
 
 
 def _lower(program: Program, ctx: CompileContext) -> Program:

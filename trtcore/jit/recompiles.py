@@ -23,11 +23,12 @@ from trtcore.engine.refit import Donors
 from trtcore.ir.aliases import made_others
 from trtcore.ir.graphs import mutates
 from trtcore.ir.layouts import seen_in_memory
+from trtcore.ir.output_views import Outputs
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.strided import strays
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import bounds_of_symbol, expression, forgetting_traces, hint
-from trtcore.jit.aliases import Outputs, mutated_placeholders
+from trtcore.jit.aliases import mutated_placeholders
 from trtcore.jit.capture import program_of, weight_places
 from trtcore.jit.weights import WeightWatch
 from trtcore.lowering.overlaps import overlap_refused
