@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore.errors import ArtifactError, ExportError
 from trtcore.ir.aliases import find_unsaid
+from trtcore.ir.attribute_names import plain_attribute_names
 from trtcore.ir.autocast import cast_as_captured
 from trtcore.ir.expressions import to_text
 from trtcore.ir.graphs import asserted_conditions, mutates, set_attribute
@@ -180,6 +181,7 @@ def unlifted_module(ep: ExportedProgram) -> GraphModule:
             _copy_part(node, graph, root, copied, parts)
         elif node.op != "placeholder":
             copier.copy(node, ep.graph_module, copied)
+    plain_attribute_names(root, graph)
     # Passes will change the graph: its Python code is only made if somebody asks for it.
     return LazyGraphModule(root, graph, class_name=_model_name(ep))
 

@@ -15,6 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.errors import ExportError
 from trtcore.ir.aliases import find_unsaid, handed_out, itself, made_others, recomputed
+from trtcore.ir.attribute_names import plain_attribute_names
 from trtcore.ir.exported import set_tensor
 from trtcore.ir.graphs import asserted_conditions, attribute, fake_mode_of, mutates
 from trtcore.ir.program import InputSpec, Program, SymbolRange
@@ -284,6 +285,7 @@ def program_of(
         copied[node] = graph.node_copy(node, copied.__getitem__)
     graph.output(tuple(copied[item] if isinstance(item, Node) else item for item in results))
     graph.eliminate_dead_code()
+    plain_attribute_names(root, graph)
     nodes = [copied[placeholders[index]] for index in inputs]
     program = Program(
         graph_module=LazyGraphModule(root, graph),
