@@ -191,3 +191,26 @@ def test_sizes_that_belong_together_still_do_in_what_is_exported_again(inside):
     for x, y in ((torch.randn(7), torch.randn(3)), (torch.randn(8), torch.randn(3))):
         with pytest.raises((TrtcoreError, AssertionError, RuntimeError)):
             again(x, y)
+
+
+class First(torch.nn.Module):
+    def forward(self, x, k):
+        return torch.relu(x)[:, :k].sum(1)
+
+
+@pytest.mark.parametrize("apart", [set(), {torch.ops.aten.slice.Tensor, torch.ops.aten.sum.dim_IntList}])
+def test_a_number_keeps_its_range_everywhere(apart, tmp_path):
+    """In torch, too, where no engine looks at it."""
+    x = torch.rand(2, 8)
+    exported = torch.export.export(First(), (x, 3), dynamic_shapes=({}, DYNAMIC(min=2, max=6)))
+    compiled = trtcore.dynamo.compile(exported, min_block_size=1, torch_executed_ops=apart)
+    again = torch.export.export(compiled, (x, 3), dynamic_shapes=({}, DYNAMIC))
+    assert {(int(one.lower), int(one.upper)) for one in again.range_constraints.values()} == {(2, 6)}
+    names = ("call", "load", "torch.export.load", "torch.compile", "forward")
+    routes = [again.module(), *(ROUTES[name](compiled, tmp_path / "m.pt2") for name in names)]
+    for route in routes:
+        for k in (2, 6):
+            assert torch.allclose(route(x, k), First()(x, k))
+        for k in (1, 7):
+            with pytest.raises((ValueError, RuntimeError, AssertionError)):
+                route(x, k)

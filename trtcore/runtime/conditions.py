@@ -81,6 +81,9 @@ def require(check: InputCheck, leaves: Sequence[Any]) -> None:
             check_constant(leaf, value)
         elif isinstance(leaf, _Number) and leaf.symbol:
             sizes.setdefault(leaf.symbol, value)
+            if isinstance(value, torch.SymInt):
+                _expect(value >= leaf.min, partial(_number_told, leaf))
+                _expect(value <= leaf.max, partial(_number_told, leaf))
         elif isinstance(leaf, _Tensor) and isinstance(value, torch.Tensor):
             for index, fixed in leaf.fixed:
                 if isinstance(value.shape[index], torch.SymInt):
@@ -112,6 +115,10 @@ def _told(condition: str) -> str:
 
 def _size_told(name: str, dim: int, size: str) -> str:
     return f"input {name} must have size {size} at dimension {dim}"
+
+
+def _number_told(leaf: _Number) -> str:
+    return f"input {leaf.name} must be {leaf.min}..{leaf.max}"
 
 
 def _disagrees(name: str, dim: int) -> str:
@@ -198,7 +205,9 @@ def _symbols(check: InputCheck, names: Sequence[str]) -> dict[str, str]:
 
 
 def _sizes(name: str, leaf: Any, values: Mapping[str, str]) -> list[str]:
-    """A tensor's sizes: what Dynamo would take as they come."""
+    """A tensor's sizes, and numbers that are sizes: what Dynamo would take as they come."""
+    if isinstance(leaf, _Number) and leaf.symbol:
+        return [_raise_unless(f"{leaf.min} <= {name} <= {leaf.max}", _number_told(leaf))]
     if not isinstance(leaf, _Tensor):
         return []
     lines = []
