@@ -442,7 +442,7 @@ def _set_ranges(exported: ExportedProgram, check: InputCheck) -> None:
             name, scale, offset = found
             low, high = -(-(dim.min - offset) // scale), (dim.max - offset) // scale
             for symbol in exported.range_constraints:
-                if symbol.name == name:
+                if str(symbol) == name:
                     known = exported.range_constraints[symbol]
                     low, high = max(low, 0), min(high, _finite(known.upper, high))
                     exported.range_constraints[symbol] = size_interval(low, high)
