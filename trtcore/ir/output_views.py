@@ -96,10 +96,11 @@ class Outputs:
             return
         graph, output = gm.graph, gm.graph.output_node()
         state = {str(node.target): node for node in graph.find_nodes(op="get_attr")}
+        results: Any = output.args[0]
         given = [
             *graph.find_nodes(op="placeholder"),
             *(state[str(node.target)] for node in self._state),
-            *output.args[0],
+            *results,
         ]
         made = dict(zip(self._views.graph.find_nodes(op="placeholder"), given, strict=True))
         with graph.inserting_before(output):
