@@ -18,9 +18,9 @@ from trtcore.engine.quarantine import quarantine
 from trtcore.engine.refit import Donors
 from trtcore.errors import BackendUnavailableError, SettingsError, UnsupportedOperatorError
 from trtcore.events import ambient_observers
-from trtcore.ir.aliases import find_unsaid
+from trtcore.ir.aliases import find_unsaid, handed_out
 from trtcore.ir.graphs import mutates
-from trtcore.ir.output_views import Outputs, unsaid_in_outputs
+from trtcore.ir.output_views import Outputs
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import describe
 from trtcore.lowering import lower, ordered_passes, restore_patterns
@@ -164,8 +164,7 @@ def _without_views(program: Program) -> Outputs | None:
     if program.in_spec is None:
         return None
     graph_module = program.graph_module
-    if unsaid_in_outputs(graph_module.graph):
-        find_unsaid(graph_module.graph)
+    find_unsaid(graph_module.graph, handed_out(graph_module.graph))
     outputs = Outputs(graph_module, apart=True)
     if not outputs.replayed:
         return None

@@ -78,7 +78,7 @@ def handed_on(node: Node) -> Node | None:
 
 def _handed_on(node: Node, fake_mode: Any) -> tuple[Node | None, Any]:
     """The argument, and the op's result as a FakeTensor in its memory."""
-    if may_hand_on(node):
+    if _may_hand_on(node):
         value = recomputed(node, fake_mode)
         for source in node.all_input_nodes:
             if isinstance(value, torch.Tensor) and storage_id(value) == storage(source):
@@ -111,7 +111,7 @@ def handed_out(graph: Graph) -> set[Node]:
         node = waiting.pop()
         if node not in found:
             found.add(node)
-            if viewed(node) or mutates(node) or is_getitem(node) or may_hand_on(node):
+            if viewed(node) or mutates(node) or is_getitem(node) or _may_hand_on(node):
                 waiting.extend(node.all_input_nodes)
     return found
 
@@ -151,7 +151,7 @@ def _is_copy(node: Node) -> bool:
     )
 
 
-def may_hand_on(node: Node) -> bool:
+def _may_hand_on(node: Node) -> bool:
     """Whether a node's op may hand on the memory of an argument though its schema does not say so."""
     op = node.target
     return (

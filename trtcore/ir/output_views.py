@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from trtcore.ir.aliases import may_hand_on, storage
-from trtcore.ir.graphs import attribute, is_getitem, memory_of, mutates, viewed, written_by
+from trtcore.ir.aliases import storage
+from trtcore.ir.graphs import attribute, memory_of, mutates, written_by
 
 
 class Outputs:
@@ -123,18 +123,6 @@ def _written_attributes(gm: GraphModule) -> list[Node]:
 
 def _memory(value: Any) -> int | None:
     return value.untyped_storage().data_ptr() if isinstance(value, torch.Tensor) else None
-
-
-def unsaid_in_outputs(graph: Graph) -> bool:
-    """Whether an output may be in the memory of what it is made of though no schema says so (`find_unsaid`)."""
-    for node in graph.output_node().all_input_nodes:
-        while node.op == "call_function" and node.args and isinstance(node.args[0], Node):
-            if may_hand_on(node):
-                return True
-            if not (viewed(node) or mutates(node) or is_getitem(node)):
-                break
-            node = node.args[0]
-    return False
 
 
 def _bases(gm: GraphModule, outputs: Sequence[Any], given: set[Node], apart: bool) -> dict[int | None, Node]:
