@@ -28,6 +28,7 @@ _OWN = frozenset(
         "_check_is_hook",
         "_in_spec",
         "_out_spec",
+        "_first",
         "self",
         "torch",
     }
