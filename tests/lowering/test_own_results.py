@@ -87,3 +87,24 @@ def test_results_of_views_in_torch(body: Callable[..., Any], route: str) -> None
                 one.add_(10)
         torch.testing.assert_close([a for a, _ in tensors], [b for _, b in tensors])
         torch.testing.assert_close(mine, theirs)
+
+
+def test_a_buffer_that_is_only_seen_in_place_is_a_weight():
+    """`transpose_` of a part of it writes no values: the result is a copy, and the compile succeeds."""
+
+    class Turned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("c", torch.arange(12.0).reshape(3, 4))
+
+        def forward(self, x):
+            part = self.c.split(1)[0]
+            part.transpose_(0, -1)
+            return part, x @ self.c
+
+    model, x = Turned(), torch.ones(2, 3)
+    module = trtcore.compile(model, [x], min_block_size=1, runtime="reference")
+    part, product = module(x)
+    assert torch.equal(part, torch.arange(4.0)[:, None])
+    part.fill_(9)
+    assert torch.equal(module(x)[1], product)

@@ -113,12 +113,19 @@ class Outputs:
 
 
 def _written_attributes(gm: GraphModule) -> list[Node]:
-    """Buffers that the graph writes to: the model's state, which it shares. Not those in one memory with others."""
-    written = {memory_of(one) for node in gm.graph.nodes if mutates(node) for one in written_by(node)}
+    """Buffers that the graph writes to: the model's state, which it shares. Not those in one memory with others.
+
+    A view in place (`transpose_`) leaves the values alone: a buffer that is only seen so is a weight.
+    """
+    written = {memory_of(one) for node in gm.graph.nodes if _writes_values(node) for one in written_by(node)}
     nodes = gm.graph.find_nodes(op="get_attr")
     memory = {str(node.target): _memory(attribute(gm, str(node.target))) for node in nodes}
     counts = Counter(memory.values())
     return [node for node in nodes if node in written and counts[memory[str(node.target)]] == 1]
+
+
+def _writes_values(node: Node) -> bool:
+    return mutates(node) and torch.Tag.inplace_view not in getattr(node.target, "tags", ())
 
 
 def _memory(value: Any) -> int | None:
