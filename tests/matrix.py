@@ -97,6 +97,12 @@ def run(python: str, torch: str, commit: str, workers: int, tests: Sequence[str]
         )  # fmt: skip
         if made.returncode:
             return Row(python, torch, commit, "not to be had", f"its environment cannot be made: {log}")
+        has = subprocess.run(
+            [str(_environment(python, torch) / "bin" / "python"), "-c", "import torch; print(torch.__version__)"],
+            capture_output=True, text=True,
+        ).stdout.strip().partition("+")[0]  # fmt: skip
+        if has != torch:
+            return Row(python, torch, commit, "not to be had", f"pyproject.toml made it torch {has}")
         command = [
             str(_environment(python, torch) / "bin" / "python"),
             "-m",
