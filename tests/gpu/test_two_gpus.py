@@ -58,12 +58,16 @@ class Hybrid(nn.Module):
         return self.b(torch.special.erfcx(self.a(x).relu() * 0.1)).relu()
 
 
+def rows(count: int) -> torch.Tensor:
+    return torch.randn(count, 64, device="cuda:0")
+
+
 def made(device: str) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
     model = Hybrid().eval().to(device)
-    rows = trtcore.Input(min_shape=(1, 64), opt_shape=(4, 64), max_shape=(16, 64), device=device)
+    ranges = trtcore.Input(min_shape=(1, 64), opt_shape=(4, 64), max_shape=(16, 64), device=device)
     options: dict[str, Any] = {"min_block_size": 1, "torch_executed_ops": {"aten.special_erfcx"}}
-    return model, trtcore.compile(model, [rows], runtime="reference", **options)
+    return model, trtcore.compile(model, [ranges], runtime="reference", **options)
 
 
 @torch.no_grad()
@@ -106,6 +110,24 @@ def test_inputs_say_where_engines_compute() -> None:
     both = trtcore.compile(Sum(), [x.cuda(), x.cuda()], runtime="reference", min_block_size=1)
     with pytest.raises(InputError, match="cuda:1"):
         both(x.to("cuda:0"), x.to("cuda:1"))
+
+
+@torch.no_grad()
+def test_inputs_on_another_gpu_than_weights_in_torch_are_refused() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shift = nn.Parameter(torch.ones(64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.erfcx(x * 2) + self.shift
+
+    left = {"aten.special_erfcx", "aten.add"}
+    module = trtcore.compile(
+        Shifted().cuda(), [rows(4)], runtime="reference", min_block_size=1, torch_executed_ops=left
+    )
+    with pytest.raises(InputError, match="cuda:1"):
+        module(rows(4).to("cuda:1"))
 
 
 @torch.no_grad()

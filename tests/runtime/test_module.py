@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils import _pytree as pytree
 
+import trtcore
 from trtcore.errors import InputError
 from trtcore.frontend.export import program_from_exported, trace
 from trtcore.ir.inputs import Input
@@ -407,3 +408,27 @@ class TestTransformers:
         mask = torch.ones(2, 8, dtype=torch.int64)
         with pytest.raises(InputError, match="attention_mask has size 2 at dimension 0, but input_ids"):
             module(input_ids=torch.ones(3, 8, dtype=torch.int64), attention_mask=mask, return_dict=True)
+
+
+def test_inputs_on_another_device_than_the_weights_in_torch():
+    """Both are named, in the first call and in later ones; other errors are as they were."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.shift = torch.nn.Linear(4, 4), torch.nn.Parameter(torch.ones(4))
+
+        def forward(self, x):
+            return torch.special.erfcx(self.linear(x).relu() * 0.1) + self.shift
+
+    left = {"aten.special_erfcx", "aten.add"}
+    module = trtcore.compile(
+        Model().eval(), [torch.ones(2, 4)], runtime="reference", min_block_size=1, torch_executed_ops=left
+    )
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"the inputs are on meta, and the weights .* are on cpu"
+        ) as caught:
+            module(torch.ones(2, 4, device="meta"))
+        assert "module.to('meta')" in str(caught.value)
+        module(torch.ones(2, 4))

@@ -20,6 +20,7 @@ from trtcore.ir.torch_private import (
 )
 from trtcore.report.data import Report
 from trtcore.runtime.calling import FlatCodeGen
+from trtcore.runtime.devices import on_other_device
 from trtcore.runtime.direct import DirectForward
 from trtcore.runtime.first_calls import FirstCalls
 from trtcore.runtime.input_check import InputCheck
@@ -56,7 +57,13 @@ class CompiledModule(torch.fx.GraphModule):
         if not (kwargs or _watched(self) or ops_are_watched()):
             usual = self._usual
             if usual is not None and usual(args):
-                return self._direct.of(self)(self, *args)
+                try:
+                    return self._direct.of(self)(self, *args)
+                except RuntimeError as error:
+                    told = on_other_device(self, args, kwargs)
+                    if told is None:
+                        raise
+                    raise told from error
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             with captured_dtypes():
                 return self(*args, **kwargs)
@@ -75,7 +82,13 @@ class CompiledModule(torch.fx.GraphModule):
             self._usual = check.usual
         if ops_are_watched():
             return self.forward(*args, **kwargs)
-        results = self._direct.of(self)(self, *args, **kwargs)
+        try:
+            results = self._direct.of(self)(self, *args, **kwargs)
+        except RuntimeError as error:
+            told = on_other_device(self, args, kwargs)
+            if told is None:
+                raise
+            raise told from error
         if first is not None:
             first.look((args, kwargs), results)
             self._first = first if first.left else None
