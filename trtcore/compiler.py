@@ -20,7 +20,7 @@ from trtcore.errors import BackendUnavailableError, SettingsError, UnsupportedOp
 from trtcore.events import ambient_observers
 from trtcore.ir.aliases import find_unsaid, handed_out
 from trtcore.ir.graphs import mutates
-from trtcore.ir.output_views import Outputs
+from trtcore.ir.output_views import Outputs, are_views_computed
 from trtcore.ir.program import Program
 from trtcore.ir.provenance import describe
 from trtcore.lowering import lower, ordered_passes, restore_patterns
@@ -161,7 +161,7 @@ def serialize_program(program: Program, settings: CompilationSettings) -> bytes:
 def _without_views(program: Program) -> Outputs | None:
     """Leave out outputs that are views of inputs, written buffers and other outputs: the caller may write to them. None
     where there are none; the backend of torch.compile has done that."""
-    if program.in_spec is None:
+    if program.in_spec is None or are_views_computed():
         return None
     graph_module = program.graph_module
     find_unsaid(graph_module.graph, handed_out(graph_module.graph))

@@ -747,3 +747,15 @@ def test_maybe_mark_dynamic_and_size_conditions():
     torch._dynamo.reset()
     torch.compile(lambda x: x * 2 if x.shape[0] < 9 else x, backend=backend, dynamic=False)(x)
     assert any("9" in one or "8" in one for one in seen[0]), f"{CHANGED} where it keeps conditions on sizes"
+
+
+def test_fresh_symbols_ignored():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    environment = ShapeEnv()
+    with FakeTensorMode(shape_env=environment) as mode:
+        x = mode.from_tensor(torch.ones(3))
+        with private.fresh_symbols_ignored(environment):
+            torch.nonzero(x)
+        assert not environment.pending_fresh_unbacked_symbols, f"{CHANGED} what it waits for"

@@ -20,7 +20,7 @@ from trtcore.ir.graphs import (
 )
 from trtcore.ir.op_rules import COMPUTING
 from trtcore.ir.symbols import expression_of, undecided_sizes
-from trtcore.ir.torch_private import is_of_transform, storage_id
+from trtcore.ir.torch_private import fresh_symbols_ignored, is_of_transform, storage_id
 
 
 def storage(node: Any) -> int | None:
@@ -176,6 +176,7 @@ def recomputed(node: Node, fake_mode: Any) -> Any:
             uncached(fake_mode),
             torch.no_grad(),
             undecided_sizes(shape_env) if shape_env is not None else nullcontext(),
+            fresh_symbols_ignored(shape_env) if shape_env is not None else nullcontext(),
         ):
             if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
                 args = (args[0].detach(), *args[1:])  # or the FakeTensor itself would have the other shape

@@ -6,13 +6,13 @@ every capture of the model.
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch.fx import Graph, GraphModule
 
-from trtcore.ir.graph_json import is_path
 from trtcore.ir.graphs import attribute, set_attribute
 
 _OWN = frozenset(
@@ -67,10 +67,18 @@ def plain_names(names: Iterable[str]) -> Mapping[str, str]:
 def _is_plain(name: str) -> bool:
     first, *rest = name.split(".")
     return (
-        is_path(name)
+        _is_code(name)
         and first not in _TAKEN
         and not _OF_ENGINES.fullmatch(first)
         and "plan" not in (first, *rest)
+    )
+
+
+def _is_code(name: str) -> bool:
+    """Whether generated code can have this path of attributes. How long it is, is a matter of files."""
+    return all(
+        re.fullmatch("[A-Za-z0-9_]+", part) and not part.startswith("__") and not keyword.iskeyword(part)
+        for part in name.split(".")
     )
 
 

@@ -63,6 +63,7 @@ __all__ = [
     "fake_like",
     "first_auto_functionalized",
     "forgetting_traces",
+    "fresh_symbols_ignored",
     "functionalised",
     "grad_mode_switch",
     "guards_code",
@@ -690,6 +691,11 @@ def dtensor_type() -> Any:
 def maybe_mark_dynamic(tensor: torch.Tensor, dim: int) -> None:
     """Let Dynamo see a size as one that varies, where the code below lets it."""
     torch._dynamo.maybe_mark_dynamic(tensor, dim)
+
+
+def fresh_symbols_ignored(environment: Any) -> Any:
+    """A context: sizes from data that ops make in it are nobody's; else the next op would miss them in its results."""
+    return environment.ignore_fresh_unbacked_symbols()
 
 
 def size_conditions(environment: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from trtcore.errors import ConversionError, EngineBuildError, TrtcoreError, UnsupportedOperatorError
 from trtcore.ir.graphs import attribute
 from trtcore.ir.inputs import Input
+from trtcore.ir.output_views import views_are_computed
 
 if TYPE_CHECKING:
     from trtcore.backend.base import Backend
@@ -391,7 +392,10 @@ def _compile(
     # The compiled module must not share what the eager one changes.
     model = copy.deepcopy(eager)
     try:
-        return trtcore.compile(model, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs or None, **options)
+        with (
+            views_are_computed()
+        ):  # an op that only makes a view of its input is the converter's all the same
+            return trtcore.compile(model, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs or None, **options)
     except _TORCH_FALLBACK as error:
         raise AssertionError(
             f"{_level(error)}: {error}{_explanation(error, model, arg_inputs, kwarg_inputs, options)}"
