@@ -18,7 +18,7 @@ from trtcore.pack import (
     Reject,
     node_arguments,
 )
-from trtcore_converters._checks import all_of, is_static, val
+from trtcore_converters._checks import all_of, is_static, numeric, val
 from trtcore_converters._declare import converts
 from trtcore_converters._values import known_dim, output, traced_dims, used_outputs
 from trtcore_converters.torch_private import interval
@@ -448,6 +448,13 @@ def roll(ctx: ConversionContext, x: Operand, shifts: Sequence[int], dims: Sequen
 # ---- nothing at all ----------------------------------------------------------------------------------------
 
 
+def _no_constant_bytes(node: fx.Node, ctx: NodeContext) -> bool | Reject:
+    """TensorRT takes uint8 as an input, and has no constants of it."""
+    (source, *_) = node.all_input_nodes
+    constant = source.op == "get_attr" and getattr(val(source), "dtype", None) is torch.uint8
+    return numeric(node, ctx) if constant else True
+
+
 def _identity(ctx: ConversionContext, x: Operand, *_: Any, **__: Any) -> ITensor:
     return ctx.tensor(x)
 
@@ -464,7 +471,7 @@ _SAME: Sequence[Callable[..., Any]] = (
     aten.resolve_neg.default,
     aten.positive.default,
 )
-converts(list(_SAME), name="identity")(_identity)
+converts(list(_SAME), name="identity", capability_validator=_no_constant_bytes)(_identity)
 
 
 def _inactive(node: fx.Node, ctx: NodeContext) -> bool | Reject:

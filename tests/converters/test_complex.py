@@ -8,6 +8,7 @@ from pass_helpers import after, module_of, snapshots, types
 from torch import nn
 
 import trtcore
+from trtcore.ir.output_views import views_are_computed
 
 OPTIONS = {"min_block_size": 1, "runtime": "reference"}
 BORDER = {"aten.resolve_conj.default", "aten.view_as_real.default", "aten.view_as_complex.default"}
@@ -24,9 +25,13 @@ R, S = numbers(3, 4, dtype=torch.float32), numbers(3, 4, dtype=torch.float32, se
 def checked(run, *inputs, given=None, rtol=1e-4, atol=1e-5, engines=1, **settings):
     """A compiled function in one engine, with nothing but the border in torch; its numbers are eager's."""
     module = module_of(run).eval().requires_grad_(False)
-    compiled = trtcore.compile(
-        module, inputs=list(given or inputs), require_full_compilation=engines == 1, **{**OPTIONS, **settings}
-    )
+    with views_are_computed():
+        compiled = trtcore.compile(
+            module,
+            inputs=list(given or inputs),
+            require_full_compilation=engines == 1,
+            **{**OPTIONS, **settings},
+        )
     same(compiled, module, *inputs, rtol=rtol, atol=atol)
     left = {node.op for node in compiled.report.nodes if not node.in_engine}
     if engines == 1:

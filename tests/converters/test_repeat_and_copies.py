@@ -1,4 +1,4 @@
-"""`repeat` as often as a size of another input says: dims of one are stretched."""
+"""`repeat` as often as a size of another input says, and copies of what TensorRT does not have."""
 
 from __future__ import annotations
 
@@ -31,3 +31,21 @@ def test_repeat_of_more_than_one_stays_exact():
     for count in (1, 2, 5):
         x, y = torch.randn(2, 3), torch.randn(count, 3)
         assert torch.equal(module(x, y), Model()(x, y))
+
+
+def test_a_constant_of_bytes_is_handed_on_in_torch():
+    """TensorRT has no constants of uint8: told before anything is built, no converter is quarantined."""
+    for values in (torch.zeros(0, dtype=torch.uint8), torch.arange(3, dtype=torch.uint8)):
+
+        class Model(torch.nn.Module):
+            def __init__(self, values):
+                super().__init__()
+                self.register_buffer("bytes", values)
+
+            def forward(self, x):
+                return x * 2, self.bytes.clone()
+
+        model, x = Model(values), torch.ones(2)
+        module = trtcore.compile(model, [x], runtime="reference", min_block_size=1)
+        assert not module.report.quarantined
+        assert torch.equal(module(x)[1], values)
