@@ -50,7 +50,7 @@ def separate_results(graph: Graph, before: Sequence[int]) -> None:
     separate: list[Node] = []
     for node, was, now in zip(nodes, before, after, strict=True):
         *views, root = _chain(node)
-        if first.setdefault(now, was) != was or now < 0 <= was:
+        if (first.setdefault(now, was) != was or now < 0 <= was) and not _is_empty(root):
             if (now, was) not in copies:
                 copies[now, was] = _copy(graph, root, node)
             node = _again(graph, views, root, copies[now, was])
@@ -59,6 +59,11 @@ def separate_results(graph: Graph, before: Sequence[int]) -> None:
         left = iter(separate)
         output = graph.output_node()
         output.args = map_arg(output.args, lambda _: next(left))
+
+
+def _is_empty(node: Node) -> bool:
+    """Whether there is no element that somebody could write to."""
+    return any(isinstance(size, int) and size == 0 for size in getattr(node.meta.get("val"), "shape", ()))
 
 
 def _results(graph: Graph) -> list[Node]:
