@@ -116,8 +116,10 @@ class Mlp(nn.Module):
 @pytest.fixture(scope="module")
 def torchao():
     logging.disable(logging.WARNING)  # it tells of kernels that this machine cannot load
-    found = pytest.importorskip("torchao.quantization", reason="the extra `quantize` is not installed")
-    logging.disable(logging.NOTSET)
+    try:
+        found = pytest.importorskip("torchao.quantization", reason="the extra `quantize` is not installed")
+    finally:  # also where it is not installed
+        logging.disable(logging.NOTSET)
     return found
 
 

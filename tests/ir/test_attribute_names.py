@@ -81,6 +81,7 @@ def test_torch_compile_and_other_weights(names):
 def test_a_compiled_module_has_no_other_names():
     compiled = trtcore.compile(nn.Linear(4, 4).eval(), inputs=[torch.rand(3, 4)], min_block_size=1)
     own = {name for name in (*dir(compiled), *vars(compiled)) if not name.startswith("__")}
+    own -= set(dir(nn.Module()))  # other libraries put methods there
     assert own - {"engine_0"} - _TAKEN - set(compiled._parameters) <= set()
 
 
