@@ -11,7 +11,15 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.artifact.engine_file import EngineArtifact, stored
 from trtcore.errors import EngineBuildError
-from trtcore.ir.graphs import attribute, is_size, memory_of, mutates, reads_strides, set_attribute, written_by
+from trtcore.ir.graphs import (
+    attribute,
+    is_size,
+    memory_of,
+    mutates,
+    reads_strides,
+    set_attribute,
+    written_memory,
+)
 from trtcore.ir.symbols import SizeMaterialiser, expression_of
 from trtcore.partition import Partition
 from trtcore.partition.segment import Segment
@@ -147,7 +155,7 @@ def copy_returned_weights(module: GraphModule) -> None:
     """Let the graph return copies of weights, also where it returns parts of them: what the caller writes to a result
     must not change what later calls compute with. What the graph writes to is the model's state, and is returned as is.
     """
-    written = {memory_of(one) for node in module.graph.nodes if mutates(node) for one in written_by(node)}
+    written = written_memory(module.graph.nodes)
     output = module.graph.output_node()
     for node in output.all_input_nodes:
         source = memory_of(node)

@@ -124,6 +124,22 @@ def test_state_and_sizes_that_vary():
     torch.testing.assert_close(seen, eager.seen)
 
 
+def test_a_range_of_what_is_not_used_and_results_that_are_no_floats():
+    class Told(nn.Module):
+        def forward(self, x, unused):
+            return x > 0, x[:0], x.argmax(-1)
+
+    rows = trtcore.Input(min_shape=(1, 4), opt_shape=(3, 4), max_shape=(8, 4))
+    options = {"use_distributed_mode_trace": True, "runtime": "reference", "min_block_size": 1}
+    module = trtcore.compile(Told(), inputs=[torch.randn(2, 4), rows], **options)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(module(x, torch.randn(7, 4)), Told()(x, None))
+    module = trtcore.compile(Told(), inputs=[rows, torch.randn(2, 4)], **options)
+    for count in (1, 8):
+        x = torch.randn(count, 4)
+        torch.testing.assert_close(module(x, torch.randn(2, 4)), Told()(x, None))
+
+
 def test_a_model_that_goes_two_ways_is_refused():
     class Branches(nn.Module):
         def forward(self, x):

@@ -107,15 +107,15 @@ def _run_graph(module: torch.fx.GraphModule, leaves: Sequence[Any], sizes: Mappi
         return list(_ShapeCheck(module, sizes).run(*own))
 
 
-def agree(want: Any, have: Any) -> bool:
-    """Whether two results are the same, but for rounding."""
+def agree(want: Any, have: Any, at_most: float = float("inf")) -> bool:
+    """Whether two results are the same, but for rounding: a share of the largest element, by dtype and `at_most`."""
     if not isinstance(want, torch.Tensor) or not isinstance(have, torch.Tensor):
         return type(want) is type(have) and bool(want == have)
     if want.shape != have.shape or want.dtype != have.dtype:
         return False
     if not (want.dtype.is_floating_point or want.dtype.is_complex):
         return torch.equal(want, have)
-    tolerance = _TOLERANCE.get(want.dtype, 1e-3)
+    tolerance = min(_TOLERANCE.get(want.dtype, 1e-3), at_most)
     scale = float(want.abs().nan_to_num(0, 0, 0).max()) if want.numel() else 0.0
     return torch.allclose(want, have, rtol=tolerance, atol=tolerance * max(scale, 1e-30), equal_nan=True)
 

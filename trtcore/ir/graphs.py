@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -178,6 +178,11 @@ def viewed(node: Node) -> Node | None:
     source, returns = node.args[0], schema.returns
     view = len(returns) > 0 and all(one.alias_info is not None for one in returns)
     return source if view and isinstance(source, Node) else None
+
+
+def written_memory(nodes: Iterable[Node]) -> set[Node]:
+    """The nodes whose memory is written to by those of `nodes` that write, so far as ops' schemas say so."""
+    return {memory_of(one) for node in nodes if mutates(node) for one in written_by(node)}
 
 
 def memory_of(node: Node) -> Node:

@@ -17,7 +17,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.ir.aliases import storage
-from trtcore.ir.graphs import attribute, memory_of, mutates, written_by
+from trtcore.ir.graphs import attribute, written_by, written_memory
 
 _computed: ContextVar[bool] = ContextVar("_computed", default=False)
 
@@ -136,15 +136,14 @@ def _written_attributes(gm: GraphModule) -> list[Node]:
 
     A view in place (`transpose_`) leaves the values alone: a buffer that is only seen so is a weight.
     """
-    written = {memory_of(one) for node in gm.graph.nodes if _writes_values(node) for one in written_by(node)}
+    in_place_view = torch.Tag.inplace_view
+    written = written_memory(
+        node for node in gm.graph.nodes if in_place_view not in getattr(node.target, "tags", ())
+    )
     nodes = gm.graph.find_nodes(op="get_attr")
     memory = {str(node.target): _memory(attribute(gm, str(node.target))) for node in nodes}
     counts = Counter(memory.values())
     return [node for node in nodes if node in written and counts[memory[str(node.target)]] == 1]
-
-
-def _writes_values(node: Node) -> bool:
-    return mutates(node) and torch.Tag.inplace_view not in getattr(node.target, "tags", ())
 
 
 def _memory(value: Any) -> int | None:

@@ -18,6 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError, InputError
+from trtcore.frontend.comparing import agree
 from trtcore.ir.exported import set_tensor
 from trtcore.ir.graphs import written_by
 from trtcore.ir.torch_private import (
@@ -180,10 +181,12 @@ def _written(graph: GraphModule, given: Sequence[Any]) -> list[torch.Tensor]:
 @contextmanager
 def _unchanged(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
     """These have the same values afterwards."""
-    kept = [tensor.clone() for tensor in tensors]
-    yield
-    for tensor, value in zip(tensors, kept):
-        tensor.copy_(value)
+    kept = {tensor: tensor.clone() for tensor in tensors}
+    try:
+        yield
+    finally:
+        for tensor, value in kept.items():
+            tensor.copy_(value)
 
 
 def _refuse_narrower(graph: GraphModule, given: Sequence[Any], inputs: Sequence[Any], ranges: Ranges) -> None:
@@ -204,7 +207,7 @@ def _refuse_narrower(graph: GraphModule, given: Sequence[Any], inputs: Sequence[
                         advice="give it that size, or find the line that compares or indexes with the size",
                     )
                 ends[size.node.expr], environment = bounds, size.node.shape_env
-    for condition in size_conditions(environment):
+    for condition in size_conditions(environment) if environment is not None else ():
         symbols = [symbol for symbol in condition.free_symbols if symbol in ends]
         if "Mod" in str(condition) or not symbols:
             continue
@@ -235,26 +238,17 @@ def _compare_at_ends(
                 places = torch.arange(size, device=leaves[index].device) % leaves[index].shape[dim]
                 leaves[index] = leaves[index].index_select(dim, places)
         args, kwargs = pytree.tree_unflatten(leaves, spec)
-        found_by: list[list[Any]] = []
+        found: list[list[Any]] = []
         for one in (model, local):
             with torch.no_grad(), _unchanged(written):
-                found_by.append(pytree.tree_leaves(one(*args, **kwargs)))
-        want, got = found_by
-        for wanted, found in zip(want, got):
-            close = wanted.shape == found.shape and torch.allclose(
-                wanted.double(),
-                found.double(),
-                rtol=1e-2,
-                atol=1e-2 * float(wanted.abs().max()),
-                equal_nan=True,
+                found.append(pytree.tree_leaves(one(*args, **kwargs)))
+        if not all(agree(want, have, at_most=1e-2) for want, have in zip(*found)):
+            shapes = [tuple(leaf.shape) for leaf in leaves]
+            raise ExportError(
+                f"captured with varying sizes, {type(model).__name__} gives other numbers "
+                f"for inputs of shapes {shapes}",
+                advice="torch.compile(model, backend='trtcore') captures each size that comes",
             )
-            if not close:
-                shapes = [tuple(leaf.shape) for leaf in leaves]
-                raise ExportError(
-                    f"captured with varying sizes, {type(model).__name__} gives other numbers "
-                    f"for inputs of shapes {shapes}",
-                    advice="torch.compile(model, backend='trtcore') captures each size that comes",
-                )
 
 
 class _RankLocal(torch.nn.Module):
@@ -294,8 +288,9 @@ def _with_weights(
         if isinstance(size, torch.SymInt)
     }
     for place in placeholders:
-        if place.users and str(place.meta["val"]) in sizes:
-            copied[place] = made.call_method("size", sizes[str(place.meta["val"])])
+        size = place.meta["val"]
+        if place.users and isinstance(size, torch.SymInt) and str(size) in sizes:
+            copied[place] = made.call_method("size", sizes[str(size)])
     taken: dict[str, int] = {}
     for node, value in zip(placeholders, given):
         if node in copied or not node.users:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore.artifact.manifest import EngineManifest
 from trtcore.errors import InputError, TrtcoreError
-from trtcore.ir.graphs import memory_of, mutates, written_by
+from trtcore.ir.graphs import written_memory
 from trtcore.ir.torch_private import copy_all, overlaps_itself
 from trtcore.runtime.module import CompiledModule
 from trtcore.runtime.native.cuda import own_stream
@@ -179,9 +179,7 @@ class GraphedModule:
         self._refused: dict[Hashable, str] = {}
         self._lock = threading.RLock()
         self._attributes = _attributes(module)
-        written = {
-            memory_of(node) for call in module.graph.nodes if mutates(call) for node in written_by(call)
-        }
+        written = written_memory(module.graph.nodes)
         inputs = module.graph.find_nodes(op="placeholder")
         self._written_inputs = [place for place, node in enumerate(inputs) if node in written]
         targets = {str(node.target) for node in written if node.op == "get_attr"}

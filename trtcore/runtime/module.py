@@ -20,7 +20,7 @@ from trtcore.ir.torch_private import (
 )
 from trtcore.report.data import Report
 from trtcore.runtime.calling import FlatCodeGen
-from trtcore.runtime.devices import on_other_device
+from trtcore.runtime.devices import tell_other_device
 from trtcore.runtime.direct import DirectForward
 from trtcore.runtime.first_calls import FirstCalls
 from trtcore.runtime.input_check import InputCheck
@@ -60,10 +60,8 @@ class CompiledModule(torch.fx.GraphModule):
                 try:
                     return self._direct.of(self)(self, *args)
                 except RuntimeError as error:
-                    told = on_other_device(self, args, kwargs)
-                    if told is None:
-                        raise
-                    raise told from error
+                    tell_other_device(self, args, kwargs, error)
+                    raise
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             with captured_dtypes():
                 return self(*args, **kwargs)
@@ -85,10 +83,8 @@ class CompiledModule(torch.fx.GraphModule):
         try:
             results = self._direct.of(self)(self, *args, **kwargs)
         except RuntimeError as error:
-            told = on_other_device(self, args, kwargs)
-            if told is None:
-                raise
-            raise told from error
+            tell_other_device(self, args, kwargs, error)
+            raise
         if first is not None:
             first.look((args, kwargs), results)
             self._first = first if first.left else None

@@ -15,7 +15,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from trtcore.errors import InputError
-from trtcore.ir.graphs import attribute, memory_of, mutates, written_by
+from trtcore.ir.graphs import attribute, written_memory
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _LARGEST = 1 << 26  # bytes of memory that are compared element by element
@@ -123,9 +123,7 @@ class Sharing:
     @classmethod
     def of_graph(cls, module: GraphModule) -> Sharing | None:
         """The check for a hybrid graph; None where it writes to nothing that is there before a call."""
-        written = {
-            memory_of(node) for call in module.graph.nodes if mutates(call) for node in written_by(call)
-        }
+        written = written_memory(module.graph.nodes)
         places = {node: place for place, node in enumerate(module.graph.find_nodes(op="placeholder"))}
         held = [node for node in module.graph.find_nodes(op="get_attr") if _is_held(module, node)]
         if written.isdisjoint([*places, *held]):
