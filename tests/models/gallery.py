@@ -520,9 +520,7 @@ def write(rows: Iterable[Row]) -> None:
     ordered = [merged[name, form] for name in GALLERY for form in FORMS if (name, form) in merged]
     RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(json.dumps({"rows": [asdict(row) for row in ordered]}, indent=1) + "\n")
-    page = PAGE.read_text()
-    head, tail = page.split(BEGIN)[0], page.split(END)[1]
-    PAGE.write_text(f"{head}{BEGIN}\n{table(ordered)}\n{END}{tail}")
+    zoo.put_between(PAGE, BEGIN, table(ordered), END)
 
 
 def table(rows: Iterable[Row]) -> str:

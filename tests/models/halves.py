@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 sys.path.insert(0, str(Path(__file__).parent))
 
 import gallery
+import zoo
 
 import trtcore
 
@@ -115,9 +116,7 @@ def write(rows: Iterable[Half]) -> None:
     merged = {**record(), **{(row.name, row.precision): row for row in rows}}
     ordered = [merged[name, one] for name in gallery.GALLERY for one in DTYPES if (name, one) in merged]
     RECORD.write_text(json.dumps({"rows": [asdict(row) for row in ordered]}, indent=1) + "\n")
-    page = PAGE.read_text()
-    head, tail = page.split(BEGIN)[0], page.split(END)[1]
-    PAGE.write_text(f"{head}{BEGIN}\n{table(ordered)}\n{END}{tail}")
+    zoo.put_between(PAGE, BEGIN, table(ordered), END)
 
 
 def table(rows: Iterable[Half]) -> str:

@@ -366,9 +366,13 @@ def write(rows: Sequence[Mapping[str, Any]]) -> None:
     """Put the rows into docs/models.md, in the order of the models and forms."""
     order = [(n, s, p) for n in ARCHITECTURES for s in ("static", "dynamic") for p in DTYPES]
     rows = sorted(rows, key=lambda row: order.index((row["model"], row["shapes"], row["precision"])))
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(before + "\n".join([BEGIN, HEAD, *map(line, rows), END]) + after)
+    put_between(PAGE, BEGIN, "\n".join([HEAD, *map(line, rows)]), END)
+
+
+def put_between(page: Path, begin: str, text: str, end: str) -> None:
+    """Replace what a page has between two marks."""
+    before, _, rest = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 def main() -> None:
