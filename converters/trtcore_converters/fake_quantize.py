@@ -54,8 +54,18 @@ def _is_activation(value: Any) -> bool:
     return not _is_constant(value) and isinstance(val(value), torch.Tensor)
 
 
-def _is_in_whole_blocks(x: torch.Tensor, block: int) -> bool:
-    return isinstance(x.shape[-1], int) and x.shape[-1] % block == 0
+def _fits_blocks(source: Any, to: str) -> bool | Reject:
+    """Of activations the last dim is whole blocks, and there are as many dims as TensorRT's layers take."""
+    if not _is_activation(source):
+        return True
+    x, block = val(source), formulas.BLOCKS[to]
+    if not isinstance(x.shape[-1], int) or x.shape[-1] % block:
+        return Reject(
+            f"{_NAMES[to]} is in blocks of {block}, and the last dim of {tuple(x.shape)} is no multiple of it"
+        )
+    if x.dim() not in (2, 3):
+        return Reject(f"{_NAMES[to]} activations of {x.dim()} dims, and TensorRT takes 2 or 3 of them")
+    return True
 
 
 def _has_layers(node: fx.Node, ctx: NodeContext, to: str, x: Any) -> bool | Reject:
@@ -201,17 +211,19 @@ def _weight(
     if problem or layout is None:
         ctx.note(f"{to} weights, dequantised when the engine was built: {problem}")
         return ctx.constant((values * (everywhere * gain)).to(x.dtype))
-    if to == "int4":
-        constant = ctx.packed_constant(formulas.packed_int4(values.cpu()), x.shape, _INT4)
+    return _dequantised(ctx, values, to, replace(layout, values=layout.values * gain), x.dtype)
+
+
+def _dequantised(
+    ctx: ConversionContext, values: torch.Tensor, form: str, layout: _Layout, dtype: torch.dtype
+) -> ITensor:
+    """A constant of the format with a dequantise layer."""
+    if form == "int4":
+        constant = ctx.packed_constant(formulas.packed_int4(values.cpu()), values.shape, _INT4)
     else:
-        constant = ctx.constant(values.to(_DTYPES[to]))
-    return _dequantised(ctx, constant, replace(layout, values=layout.values * gain), x.dtype)
-
-
-def _dequantised(ctx: ConversionContext, constant: ITensor, layout: _Layout, dtype: torch.dtype) -> ITensor:
+        constant = ctx.constant(values.to(_DTYPES[form]))
     # TensorRT wants the scales of 4-bit weights in the type that comes out; those of others stay exact.
-    of_4_bits = constant.dtype == ctx.backend.trt_dtype(_INT4)
-    scale = ctx.constant(layout.values.to(dtype) if of_4_bits else layout.values)
+    scale = ctx.constant(layout.values.to(dtype) if form == "int4" else layout.values)
     return layout.put_on(ctx, ctx.net.add_dequantize(constant, scale, ctx.backend.trt_dtype(dtype)))
 
 
@@ -294,11 +306,7 @@ def dequantize(
     if problem or layout is None:
         ctx.note(f"{form} weights, dequantised when the engine was built: {problem}")
         return ctx.constant(ops.dequantize(q, scale, zero_point, form, blocks, dtype))
-    if form == "int4":
-        constant = ctx.packed_constant(formulas.packed_int4(q.cpu()), q.shape, _INT4)
-    else:
-        constant = ctx.constant(q)
-    return _dequantised(ctx, constant, layout, dtype)
+    return _dequantised(ctx, q, form, layout, dtype)
 
 
 def _weight_feature(to: str, layout: _Layout | None) -> str | None:
@@ -312,16 +320,11 @@ def _weight_feature(to: str, layout: _Layout | None) -> str | None:
 
 def _accepts_blocks(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     given = node_arguments(node)
-    x, to = val(given["x"]), given["to"]
+    to = given["to"]
     if to not in formulas.BLOCKS:
         return Reject(f"quantises to blocks of {to}, and TensorRT has {', '.join(formulas.BLOCKS)}")
-    block = formulas.BLOCKS[to]
-    if _is_activation(given["x"]) and not _is_in_whole_blocks(x, block):
-        return Reject(
-            f"{_NAMES[to]} is in blocks of {block}, and the last dim of {tuple(x.shape)} is no multiple of it"
-        )
-    if _is_activation(given["x"]) and x.dim() not in (2, 3):
-        return Reject(f"{_NAMES[to]} activations of {x.dim()} dims, and TensorRT takes 2 or 3 of them")
+    if not (fits := _fits_blocks(given["x"], to)):
+        return fits
     if to == "nvfp4" and not _is_constant(given["amax"]):
         return Reject("NVFP4 with an amax that is computed when the model runs: calibrate the model first")
     for verdict in (_floats(node, "x"), _known_amax(given["amax"]), _has_layers(node, ctx, to, given["x"])):
@@ -429,14 +432,7 @@ def _accepts_modelopt_blocks(node: fx.Node, ctx: NodeContext) -> bool | Reject:
             f"ModelOpt's blocks of {key[0]} with {key[1]} bits: TensorRT has NVFP4 in blocks of 16 with E4M3 scales, "
             "and MXFP8 in blocks of 32"
         )
-    x = val(given["input"])
-    if _is_activation(given["input"]) and not _is_in_whole_blocks(x, key[0]):
-        return Reject(
-            f"{_NAMES[to]} is in blocks of {key[0]}, and the last dim of {tuple(x.shape)} is no multiple of it"
-        )
-    if _is_activation(given["input"]) and x.dim() not in (2, 3):
-        return Reject(f"{_NAMES[to]} activations of {x.dim()} dims, and TensorRT takes 2 or 3 of them")
-    return _has_layers(node, ctx, to, given["input"])
+    return _fits_blocks(given["input"], to) and _has_layers(node, ctx, to, given["input"])
 
 
 @converts(
