@@ -6,9 +6,13 @@ import copy
 import gc
 import os
 import pickle
+import subprocess
+import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -177,3 +181,64 @@ def test_nothing_stays(small, small_file, tmp_path, monkeypatch, what, rounds, e
     assert left_in(tempfile.gettempdir()) == set()
     if rounds > 2:
         assert grown < 5, f"{grown:.1f} MiB"
+
+
+WEIGHTS = 4 * 2048 * 2048 * 4
+
+SAVE_AND_LOAD = """
+import sys, torch, trtcore
+
+def step(what):
+    print(what, flush=True)
+    sys.stdin.readline()
+
+with torch.no_grad():
+    small = trtcore.compile(torch.nn.Linear(8, 8).eval(), [torch.ones(1, 8)], min_block_size=1)
+    trtcore.save(small, sys.argv[1] + "/small.pt2")
+    trtcore.load(sys.argv[1] + "/small.pt2")
+    model = torch.nn.Sequential(*(torch.nn.Linear(2048, 2048, bias=False) for _ in range(4))).eval()
+    compiled = trtcore.compile(model, [torch.ones(1, 2048)], min_block_size=1)
+    del model
+    step("save")
+    trtcore.save(compiled, sys.argv[1] + "/large.pt2")
+    step("saved")
+    loaded = trtcore.load(sys.argv[1] + "/large.pt2")
+    step("loaded")
+"""
+
+
+def memory_of(process):
+    """Bytes that no file backs; pages of mapped files go when somebody needs the room."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell what is used")
+def test_save_and_load_take_no_more_memory_than_the_weights(tmp_path):
+    command = [sys.executable, "-c", SAVE_AND_LOAD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def line():
+            return process.stdout.readline().strip()
+
+        def peak_until(said):
+            """Bytes over those of now, until the process has said something."""
+            base = most = memory_of(process)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            with ThreadPoolExecutor(1) as readers:
+                waiting = readers.submit(line)
+                while not waiting.done():
+                    most = max(most, memory_of(process))
+                    time.sleep(0.002)
+                assert waiting.result() == said
+            return most - base, memory_of(process) - base
+
+        assert line() == "save"
+        for said in ("saved", "loaded"):
+            peak, kept = peak_until(said)
+            assert peak < 1.1 * WEIGHTS, said
+            assert kept < 0.25 * WEIGHTS, said
+        process.stdin.write("\n")
+    assert process.returncode == 0
+    assert (tmp_path / "large.pt2").stat().st_size > WEIGHTS

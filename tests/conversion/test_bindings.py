@@ -1,4 +1,4 @@
-"""What a converter may not do to the network: change its inputs, or use tensors of another one."""
+"""What a converter may not do to the network and the graph: change what others rely on, or use tensors of another one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import trtcore
+from trtcore.errors import ConversionError
 from trtcore.pack import converter, scoped_registry
 
 pytestmark = pytest.mark.usefixtures("trt_backend")
@@ -80,3 +81,145 @@ def test_a_tensor_that_is_kept_from_an_earlier_compile() -> None:
     (record,) = compiled(keeps, torch.ones(3, 4)).report.quarantined
     assert "a tensor of another network" in record.reason
     KEPT.clear()
+
+
+# ---- what others rely on ------------------------------------------------------------------------------------
+
+bessel = torch.ops.aten.special_bessel_j0.default
+
+
+class Between(torch.nn.Module):
+    """The op whose converter is at fault, between others; `z` is read behind it only."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> Any:
+        a = x + y
+        b = torch.special.bessel_j0(a)
+        return b.relu() * 2, a, b + z
+
+
+def tanh(ctx: Any, x: Any) -> Any:
+    """Another function than the op: a test sees from the numbers whose converter was used."""
+    return ctx.activation(x, "TANH")
+
+
+def with_damage(damage: Any) -> Any:
+    def convert(ctx: Any, x: Any) -> Any:
+        damage(ctx, ctx.node, x)
+        return tanh(ctx, x)
+
+    return convert
+
+
+def erase_next(ctx: Any, node: Any, x: Any) -> None:
+    after = node.next
+    after.replace_all_uses_with(node)
+    node.graph.erase_node(after)
+
+
+def erase_own(ctx: Any, node: Any, x: Any) -> None:
+    node.replace_all_uses_with(node.args[0])
+    node.graph.erase_node(node)
+
+
+def insert(ctx: Any, node: Any, x: Any) -> None:
+    with node.graph.inserting_after(node):
+        node.graph.call_function(torch.ops.aten.neg.default, (node,))
+
+
+def remove_and_raise(ctx: Any, node: Any, x: Any) -> None:
+    ctx.net.remove_tensor(ctx.net.get_input(2))
+    raise ValueError("and then this")
+
+
+def reads_another(ctx: Any, node: Any, x: Any) -> None:
+    ctx.net.get_layer(0).set_input(0, ctx.unary(ctx.net.get_input(0), "NEG"))
+
+
+def reads_itself(ctx: Any, node: Any, x: Any) -> None:
+    ctx.net.get_layer(0).set_input(0, tanh(ctx, x))
+
+
+META = "the meta['val'] of the graph's node special_bessel_j0"
+DAMAGE: list[tuple[str, Any, str]] = [
+    ("meta emptied", lambda ctx, node, x: node.meta.clear(), "the meta["),
+    ("no meta", lambda ctx, node, x: setattr(node, "meta", None), "the meta of"),
+    ("no val", lambda ctx, node, x: node.meta.update(val=None), META),
+    ("val a text", lambda ctx, node, x: node.meta.update(val="text"), META),
+    ("val of another shape", lambda ctx, node, x: node.meta.update(val=torch.ones(7, 7)), META),
+    ("val a tuple", lambda ctx, node, x: node.meta.update(val=(node.meta["val"],)), META),
+    ("stack", lambda ctx, node, x: node.meta.update(nn_module_stack=5), "the meta['nn_module_stack']"),
+    ("meta of its argument", lambda ctx, node, x: node.args[0].meta.clear(), "graph's node add"),
+    ("meta of all", lambda ctx, node, x: [n.meta.clear() for n in node.graph.nodes], "graph's node x"),
+    ("val transposed in place", lambda ctx, node, x: node.meta["val"].t_(), 'the tensor in meta["val"]'),
+    (
+        "its argument's val unsqueezed",
+        lambda ctx, node, x: node.args[0].meta["val"].unsqueeze_(0),
+        'the tensor in meta["val"]',
+    ),
+    ("arguments", lambda ctx, node, x: setattr(node, "args", ()), "of the graph's node"),
+    ("target", lambda ctx, node, x: setattr(node, "target", relu), "the target of"),
+    ("name", lambda ctx, node, x: setattr(node, "name", "other"), "the name of"),
+    ("users", lambda ctx, node, x: node.users.clear(), "the users of"),
+    ("replaced", lambda ctx, node, x: node.replace_all_uses_with(node.args[0]), "of the graph's node"),
+    ("erased", erase_own, "the nodes of the graph"),
+    ("next erased", erase_next, "the nodes of the graph"),
+    ("inserted", insert, "the nodes of the graph"),
+    ("input removed", lambda ctx, node, x: ctx.net.remove_tensor(ctx.net.get_input(2)), "network's inputs"),
+    ("input removed, then an error", remove_and_raise, "network's inputs"),
+    (
+        "a later input's name",
+        lambda ctx, node, x: setattr(ctx.net.get_input(2), "name", "w"),
+        "network's input z",
+    ),
+    ("a later input's shape", lambda ctx, node, x: setattr(ctx.net.get_input(2), "shape", (7, 7)), "input z"),
+    (
+        "an input's format",
+        lambda ctx, node, x: setattr(ctx.net.get_input(2), "allowed_formats", 2),
+        "input z",
+    ),
+    ("another layer's input", reads_another, "of another converter reads"),
+    ("a circle", reads_itself, "of another converter reads"),
+    ("no network", lambda ctx, node, x: setattr(ctx, "net", None), "'NoneType' object has no attribute"),
+    ("marked", lambda ctx, node, x: ctx.net.mark_output(x), "marked an output"),
+    ("input added", lambda ctx, node, x: ctx.net.add_input("n", ctx.trt.float32, (2,)), "added an input"),
+]
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize(("damage", "why"), [c[1:] for c in DAMAGE], ids=[c[0] for c in DAMAGE])
+def test_what_others_rely_on(damage: Any, why: str, dynamic: bool) -> None:
+    given = [torch.randn(4, 8) for _ in range(3)]
+    ranges = trtcore.Input(min_shape=(1, 8), opt_shape=(4, 8), max_shape=(6, 8))
+    with scoped_registry():
+        converter(bessel, name="damaging", supports_dynamic_shapes=True)(with_damage(damage))
+        module = trtcore.compile(Between(), inputs=[ranges] * 3 if dynamic else given, min_block_size=1)
+    (record,) = module.report.quarantined
+    assert record.converter.endswith("damaging"), record
+    assert "damaging" in record.reason
+    assert why in record.reason
+    for got, wanted in zip(module(*given), Between()(*given)):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_the_error_names_the_converter_and_its_line() -> None:
+    with scoped_registry():
+        converter(bessel, name="damaging")(with_damage(erase_next))
+        given = [torch.randn(4, 8) for _ in range(3)]
+        with pytest.raises(ConversionError, match=r"damaging of aten\.special_bessel_j0") as raised:
+            trtcore.compile(Between(), inputs=given, min_block_size=1, pass_through_build_failures=True)
+    assert "torch_executed_ops" in str(raised.value.advice)
+    assert "test_bindings.py" in str(raised.value.where)
+
+
+def test_a_converter_that_keeps_something_of_its_own_in_meta() -> None:
+    def notes(ctx: Any, x: Any) -> Any:
+        ctx.node.meta["seen"] = True
+        return tanh(ctx, x)
+
+    given = [torch.randn(4, 8) for _ in range(3)]
+    with scoped_registry():
+        converter(bessel)(notes)
+        module = trtcore.compile(Between(), inputs=given, min_block_size=1)
+    assert not module.report.quarantined
+    a = given[0] + given[1]
+    torch.testing.assert_close(module(*given)[2], a.tanh() + given[2])

@@ -386,6 +386,9 @@ def test_a_fixed_dim_where_the_ops_varies_and_an_output_of_its_own_are_refused()
     def narrow(ctx: Any, x: Any) -> Any:
         return ctx.slice(x, [0, 0], [1, 4])
 
+    def optimal(ctx: Any, x: Any) -> Any:
+        return ctx.slice(x, [0, 0], [2, 4])
+
     def marks(ctx: Any, x: Any) -> Any:
         result = ctx.activation(x, "TANH")
         ctx.net.mark_output(result)
@@ -399,7 +402,12 @@ def test_a_fixed_dim_where_the_ops_varies_and_an_output_of_its_own_are_refused()
         raise Silent
 
     batch = trtcore.Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(5, 4))
-    for body, words in ((narrow, "which varies"), (marks, "marked an output"), (silent, "Silent")):
+    for body, words in (
+        (narrow, "which varies"),
+        (optimal, "which varies"),
+        (marks, "marked an output"),
+        (silent, "Silent"),
+    ):
         with trtcore.scoped_registry():
             converter(aten.special_bessel_j0.default, supports_dynamic_shapes=True)(body)
             model = model_of(lambda x: torch.special.bessel_j0(x).relu())

@@ -951,6 +951,36 @@ def test_in_a_process_the_latest_definition_goes_first_and_says_so() -> None:
     assert registry.places(RELU)[1] == "process:second goes first: defined later in this process"
 
 
+@pytest.mark.usefixtures("trt_backend")
+def test_a_script_that_defines_a_converter_again_under_another_name() -> None:
+    bessel = torch.ops.aten.special_bessel_j0.default
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(x) + 1
+
+    x = torch.randn(2, 3)
+    with scoped_registry():
+
+        @converter(bessel)
+        def draft(ctx: Any, x: Any) -> Any:
+            return ctx.activation(x, "RELU")
+
+        assert torch.equal(trtcore.compile(Model(), inputs=[x], min_block_size=1)(x), x.relu() + 1)
+
+        @converter(bessel)
+        def better(ctx: Any, x: Any) -> Any:
+            return ctx.activation(x, "TANH")
+
+        module = trtcore.compile(Model(), inputs=[x], min_block_size=1)
+    torch.testing.assert_close(module(x), x.tanh() + 1)
+    (node,) = [node for node in module.report.nodes if node.op == "aten.special_bessel_j0.default"]
+    assert [(one.converter, one.reason) for one in node.candidates] == [
+        ("better", ""),
+        ("draft", "process:better goes first: defined later in this process"),
+    ]
+
+
 def test_priority_still_goes_before_the_latest_definition() -> None:
     process = [named("strong", priority=1), named("late")]
     assert chosen(ConverterRegistry.build(process=process)) == "process:strong"

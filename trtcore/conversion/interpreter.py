@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -14,6 +14,7 @@ from torch.fx import Node
 from trtcore.artifact.manifest import Profile, SizeBinding, SymbolSource, TensorBinding
 from trtcore.artifact.snapshot import NetworkSnapshot
 from trtcore.conversion.context import ConversionContext
+from trtcore.conversion.intact import GraphRecord, NetworkRecord
 from trtcore.conversion.readback import LAYER_CLASSES, take_snapshot
 from trtcore.conversion.weights import WeightStore
 from trtcore.errors import ConversionError, TrtcoreError, shown
@@ -23,6 +24,7 @@ from trtcore.ir.program import profile_ranges
 from trtcore.ir.provenance import code_line, describe, module_path, op_name, source_line
 from trtcore.ir.schema import node_arguments, parameters_of
 from trtcore.ir.symbols import bounds, expression_of, free_symbols, solve_linear
+from trtcore.ir.torch_private import LazyGraphModule
 from trtcore.partition.segment import Segment
 
 if TYPE_CHECKING:
@@ -48,6 +50,19 @@ class NodeConversionError(ConversionError):
         super().__init__(message, **parts)
         self.node = node
         self.others = tuple(others)
+
+
+class _Spoiled(ConversionError):
+    """A converter changed what others rely on: nothing more can be converted into this network."""
+
+
+_LEAVE_ALONE = (
+    "a converter leaves the graph, the network's inputs and the layers of other converters as they are: have it add "
+    "layers of its own; until then leave the op to torch with torch_executed_ops, or choose another converter with "
+    "pins or converters="
+)
+_OF_ALL = ("net", "trt", "backend", "target", "settings", "compile_context")
+"""Attributes of the context that are the same for all converters."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +118,38 @@ def convert_segment(
     Raises:
         NodeConversionError: a converter raised, returned nonsense, or added a layer that TensorRT refuses. The nodes
             behind it are converted all the same, on inputs in the place of its results, so that one error has all.
+            Or a converter changed the graph or what another one had made.
     """
-    return _Interpreter(segment, ctx, selections, ranges, before_node).run()
+    run = _Interpreter(segment, ctx, selections, ranges, before_node)
+    try:
+        result = run.run()
+        changed = run.changed()
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        changed = run.changed()
+        if not changed:
+            raise
+    if not changed:
+        return result
+    run.restore()
+    module = LazyGraphModule(segment.graph_module, run.graph.rebuilt(), class_name=segment.name)
+    again = replace(segment, graph_module=module)
+    _Interpreter(again, ctx, selections, ranges, before_node, watchful=True).run()
+    raise ConversionError(
+        f"a converter of {segment.name} changed {changed}, and not when it was called a second time",
+        advice="turn off packs one by one with disabled_packs to find it: a converter leaves the graph, the network's "
+        "inputs and the layers of other converters as they are",
+    )
 
 
 class _Interpreter:
+    """One conversion.
+
+    Attributes:
+        watchful: look after each converter whether all is as it was, which takes quadratic time.
+    """
+
     def __init__(
         self,
         segment: Segment,
@@ -115,8 +157,13 @@ class _Interpreter:
         selections: Mapping[str, Selection],
         ranges: Mapping[str, SymbolRange],
         before_node: Callable[[str], object] | None,
+        *,
+        watchful: bool = False,
     ) -> None:
         assert ctx.backend is not None
+        self.watchful = watchful
+        self.graph = GraphRecord(segment.graph_module.graph)
+        self.subgraphs: list[GraphRecord] = []
         self.before_node = before_node
         self.segment, self.compile_context, self.selections, self.ranges = segment, ctx, selections, ranges
         self.profiles = profile_ranges(ranges)
@@ -126,28 +173,40 @@ class _Interpreter:
         self.builder = self.backend.make_builder(self.logger)
         self.network = self.backend.create_network(self.builder)
         self.network.name = segment.name
+        self.record = NetworkRecord(self.network)
         self.store = WeightStore(self.backend)
         self.ctx = ConversionContext(ctx, self.network, self.store)
         self.ctx._inliner = self._inline
+        self._given = {name: getattr(self.ctx, name) for name in _OF_ALL}
         self.env: dict[Node, Any] = {}
         self.inputs: list[TensorBinding] = []
         self.sizes: list[SizeBinding] = []
         self.symbols: dict[str, SymbolSource] = {}
         self.node_of_layer: dict[str, str] = {}
-        self.declared: dict[Node, tuple[int, ...]] = {}
         self.tensors: set[Any] = set()
         self._names: set[str] = set()
         self.failures: list[NodeConversionError] = []
 
+    def changed(self) -> str:
+        """What of the graph or of the network is not as it was, or ""."""
+        graphs = (record.difference() for record in (self.graph, *self.subgraphs))
+        return next(filter(None, graphs), "") or self.record.difference()
+
+    def restore(self) -> None:
+        """Give the graph's nodes their fields again, and the FakeTensors that they share with the lowered graph."""
+        for record in (self.graph, *self.subgraphs):
+            record.restore()
+
     def run(self) -> tuple[Conversion, LiveNetwork]:
-        graph = self.segment.graph_module.graph
-        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        nodes = self.graph.nodes
+        placeholders = [node for node in nodes if node.op == "placeholder"]
         for node in placeholders:
             if not is_size(node):
                 self._add_input(node)
         self._add_sizes([node for node in placeholders if is_size(node)])
+        self.record.settle()
         outputs: tuple[TensorBinding, ...] = ()
-        for node in graph.nodes:
+        for node in nodes:
             if node.op == "placeholder" and is_size(node):
                 self.env[node] = _Symbolic(expression_of(node.meta["val"]))
             elif node.op == "get_attr":
@@ -180,7 +239,6 @@ class _Interpreter:
                 tensorrt=self.logger.since(0),
             )
         self.env[node] = tensor
-        self.declared[node] = static
         profiles = [_profile(dims, ranges) for ranges in self.profiles] if -1 in static else []
         index = len(self.inputs)
         shape = tuple(dim if isinstance(dim, int) else to_text(dim) for dim in dims)
@@ -229,26 +287,33 @@ class _Interpreter:
         converter = self.selections[node.name].chosen
         assert converter is not None, f"{node.name} has no converter"
         mark, first = self.logger.mark(), self.network.num_layers
-        bound = self.network.num_inputs, self.network.num_outputs
-        self.ctx.node = node
+        bound = self.network.num_inputs
+        vars(self.ctx).update(self._given, node=node)
         self.ctx.notes.clear()
         if self.before_node is not None:
             self.before_node(node.name)
         try:
             arguments = self._arguments(node)
             result = _call(converter, self.ctx, arguments, node.target)
-            self._check_bindings(bound, node)
+            self._check_bindings(bound)
+            self._check_others(bound)
             self._bind_weights(first)
             self._check_layers(first)
             result = self._check_result(node, result)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # also SystemExit: a converter must not end a compile
+        except BaseException as raised:  # also SystemExit: a converter must not end a compile
+            error = self._spoiled(raised, bound)
             failure = self._failure(node, converter, error, mark, first)
             failure.__cause__ = error
             self.failures.append(failure)
+            if isinstance(error, _Spoiled):
+                self._raise_failures()
             self.store.settle()
-            return self._stand_in(node)
+            stand_in = self._stand_in(node)
+            self.record.settle()
+            return stand_in
+        self.record.settle()
         self._name_layers(node, first)
         return result
 
@@ -286,7 +351,9 @@ class _Interpreter:
         """A subgraph's nodes, inside the converter of the node that was given it; see `ConversionContext.inline`."""
         given, outer = iter(inputs), self.ctx.node
         result: Any = None
-        for node in graph_module.graph.nodes:
+        record = GraphRecord(GraphRecord(graph_module.graph).rebuilt())  # it is the lowered graph's own
+        self.subgraphs.append(record)
+        for node in record.nodes:
             if node.op == "placeholder":
                 self.env[node] = next(given)
                 self._bind_carried(node)
@@ -297,7 +364,9 @@ class _Interpreter:
             elif node.op == "output":
                 result = torch.fx.map_arg(node.args[0], self._value)
             elif node.target is operator.getitem:
-                self.env[node] = self.env[node.args[0]][node.args[1]]
+                source, index = node.args
+                assert isinstance(source, Node)
+                self.env[node] = self.env[source][index]
             else:
                 self.ctx.node = node
                 self.env[node] = self._inlined(node)
@@ -373,27 +442,42 @@ class _Interpreter:
             self.tensors.update(layer.get_output(i) for layer in layers for i in range(layer.num_outputs))
         return tensor in self.tensors
 
-    def _check_bindings(self, before: tuple[int, int], node: Node) -> None:
-        """A network's inputs and outputs are the segment's. What a converter adds or changes is taken back where it can
-        be."""
-        inputs, outputs = before
-        added = [self.network.get_output(i) for i in range(outputs, self.network.num_outputs)]
-        for tensor in added:
-            self.network.unmark_output(tensor)
-        if added:
+    def _check_bindings(self, inputs: int) -> None:
+        """A network's inputs and outputs are the segment's. What a converter marks is taken back.
+
+        Args:
+            inputs: how many there were.
+        """
+        network = self.network
+        marked = [network.get_output(i) for i in range(network.num_outputs)]
+        for tensor in marked:
+            network.unmark_output(tensor)
+        if marked:
             raise ConversionError("the converter marked an output of the network; it returns its results")
-        if self.network.num_inputs != inputs:
+        if network.num_inputs > inputs:
             raise ConversionError("the converter added an input to the network; its inputs are its arguments")
-        for source in node.all_input_nodes:
-            static = self.declared.get(source)
-            if static is None:
-                continue
-            tensor = self.env[source]
-            if tensor.name != source.name or tuple(tensor.shape) != static:
-                tensor.name, tensor.shape = source.name, static
-                raise ConversionError(
-                    f"the converter changed the name or the shape of the network's input {source.name}"
-                )
+        changed = [name for name, value in self._given.items() if getattr(self.ctx, name, None) is not value]
+        if changed:
+            raise ConversionError(f"the converter set ctx.{changed[0]}, which other converters use as well")
+
+    def _check_others(self, inputs: int) -> None:
+        """The graph, the network's inputs and the layers of other converters are as they were."""
+        changed = "the network's inputs" if self.network.num_inputs < inputs else ""
+        if not changed and self.watchful:
+            changed = self.changed()
+        if changed:
+            self.restore()
+            raise _Spoiled(f"the converter changed {changed}", advice=_LEAVE_ALONE)
+
+    def _spoiled(self, error: BaseException, inputs: int) -> BaseException:
+        """What a converter raised, or that it has changed what others rely on."""
+        if isinstance(error, _Spoiled):
+            return error
+        try:
+            self._check_others(inputs)
+        except _Spoiled as spoiled:
+            return spoiled
+        return error
 
     def _check_result(self, node: Node, result: Any) -> Any:
         expected = node.meta.get("val")
