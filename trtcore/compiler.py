@@ -83,7 +83,9 @@ def compile_program(
             lowered, parts = _partition(quarantine(lowered, failures), ctx, times)
         engines = build.engines(parts)
     with ctx.stage("assembly", times):
-        compiled = _assemble(lowered, parts, engines, ctx)
+        # Dynamo takes the traced strides of a graph's outputs for granted
+        strides = program.in_spec is None or (outputs is not None and outputs.need_strides)
+        compiled = _assemble(lowered, parts, engines, ctx, strides)
         if outputs is not None:
             outputs.append(compiled)
         if program.in_spec is not None:
@@ -236,7 +238,11 @@ def make_context(
 
 
 def _assemble(
-    lowered: Program, parts: Partition, engines: Mapping[str, BuiltEngine], ctx: CompileContext
+    lowered: Program,
+    parts: Partition,
+    engines: Mapping[str, BuiltEngine],
+    ctx: CompileContext,
+    output_strides: bool,
 ) -> torch.fx.GraphModule:
     """The hybrid graph, with its engines registered for `execute_engine`; after a dry run, torch alone."""
     artifacts = {name: engine.artifact for name, engine in engines.items() if engine.artifact is not None}
@@ -249,8 +255,7 @@ def _assemble(
         parts,
         artifacts,
         _symbol_values(lowered),
-        output_strides=lowered.in_spec
-        is None,  # Dynamo takes the traced strides of a graph's outputs for granted
+        output_strides=output_strides,
     )
 
 

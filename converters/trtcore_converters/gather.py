@@ -168,6 +168,10 @@ def _dense(node: fx.Node, ctx: NodeContext) -> bool | Reject:
         return Reject(
             "it looks into the memory of a tensor that is part of a larger one, or of varying shape"
         )
+    size, stride = given["size"], given["stride"]
+    last = (given["storage_offset"] or 0) + sum((n - 1) * step for n, step in zip(size, stride))
+    if last >= x.numel() and math.prod(size):
+        return Reject(f"it looks at place {last} of memory in which the tensor it is given has {x.numel()}")
     return True
 
 

@@ -29,6 +29,18 @@ def views_of_each_other(_, x):
     return y[0], y, y.t()
 
 
+def written_behind_its_view(_, x):
+    y = x.clamp(-1, 1)
+    rows = y.squeeze()
+    y.cumsum_(0)
+    return y, rows
+
+
+def part_of_a_turned_one(_, x):
+    y = (x @ x.mT).mT
+    return y, y.as_strided((2, 2), (2, 1))
+
+
 VIEWS = {
     "itself": lambda _, x: x,
     "all of it": lambda _, x: x.view(-1),
@@ -42,6 +54,8 @@ VIEWS = {
     "written": lambda _, x: x.mul_(2)[1:],
     "of a written buffer": lambda model, x: (model.b.add_(1)[:2], x * 2),
     "of a result": views_of_each_other,
+    "of a result that is written later": written_behind_its_view,
+    "of memory of a result": part_of_a_turned_one,
     "parts of what is no result": lambda _, x: torch.relu(x).chunk(2, 1),
 }
 

@@ -417,3 +417,34 @@ def test_a_file_may_call_what_it_may_call_itself() -> None:
 def test_an_op_that_nothing_has_registered() -> None:
     with pytest.raises(InputError, match="no torch op of that name is registered"):
         functional_write("nothing.like_it.default", "", [], [], [])
+
+
+def beyond_a_short_one(x: Tensor) -> Any:
+    x[0].as_strided((2, 2), (2, 1)).zero_()
+    return x + 1
+
+
+def part_of_a_split_buffer(self: Model, x: Tensor) -> Any:
+    return self.b.split(1)[0].as_strided((2, 2), (2, 1)) + x[0, 0], x.split(1)[1].as_strided(
+        (2, 2), (2, 1)
+    ) * 2
+
+
+@torch.no_grad()
+def test_a_size_for_which_a_write_lies_behind_an_input() -> None:
+    rows = trtcore.Input(min_shape=(2,), opt_shape=(4,), max_shape=(8,))
+    module = trtcore.compile(Looking(beyond_a_short_one), inputs=[rows], min_block_size=1)
+    for size in (4, 6):
+        torch.testing.assert_close(
+            module(torch.arange(float(size))), beyond_a_short_one(torch.arange(float(size)))
+        )
+    with pytest.raises(InputError, match=r"has 3: of sizes \[3\]"):
+        module(torch.arange(8.0)[:3])
+
+
+@torch.no_grad()
+def test_a_look_at_the_memory_of_which_a_part_was_taken() -> None:
+    """By the tensor that has it, and not by what ``split`` gives."""
+    eager = Model(part_of_a_split_buffer).eval()
+    found = compiled(part_of_a_split_buffer, "static")(example(3))
+    torch.testing.assert_close(found, eager(example(3)))

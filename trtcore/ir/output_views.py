@@ -17,7 +17,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.ir.aliases import storage
-from trtcore.ir.graphs import attribute, written_by, written_memory
+from trtcore.ir.graphs import attribute, reads_strides, written_by, written_memory
 
 _computed: ContextVar[bool] = ContextVar("_computed", default=False)
 
@@ -47,6 +47,7 @@ class Outputs:
     Attributes:
         results: what has to be computed, nodes and plain values.
         replayed: whether there are outputs that are parts of others, or of what is there before a call.
+        need_strides: whether the results must be laid out as they are traced: an output is a look into their memory.
     """
 
     def __init__(self, gm: GraphModule, *, apart: bool = False) -> None:
@@ -74,6 +75,7 @@ class Outputs:
         self.replayed = self._views is not None and any(
             node.op == "call_function" for node in self._views.graph.nodes
         )
+        self.need_strides = self._views is not None and any(map(reads_strides, self._views.graph.nodes))
 
     def _make_views(
         self, gm: GraphModule, outputs: Sequence[Any], replayed: dict[int, list[Node]]
@@ -84,13 +86,14 @@ class Outputs:
         for index, result in enumerate(self.results):
             placeholder = graph.placeholder(f"result_{index}")
             if isinstance(result, Node):
-                made.setdefault(result, placeholder)
+                for node in (result, _first_value(result)):
+                    made.setdefault(node, placeholder)
         wanted = {node for chain in replayed.values() for node in chain}
         for node in gm.graph.nodes:
             if node not in wanted or node in made:
                 continue
-            source = _written_value(node)
-            made[node] = made[source] if source is not None else graph.node_copy(node, made.__getitem__)
+            first = _first_value(node)
+            made[node] = made[first] if first is not node else graph.node_copy(node, made.__getitem__)
         graph.output(tuple(made[item] if isinstance(item, Node) else item for item in outputs))
         graph.eliminate_dead_code()
         return GraphModule(torch.nn.Module(), graph)
@@ -151,10 +154,11 @@ def _memory(value: Any) -> int | None:
 
 
 def _bases(gm: GraphModule, outputs: Sequence[Any], given: set[Node], apart: bool) -> dict[int | None, Node]:
-    """Memory -> the tensor to take views of: one that is `given`, or the first of several outputs' common memory, which
-    is an output itself where others may be `apart`."""
+    """Memory -> the tensor to take views of: one that is `given`, or what makes several outputs' common memory. Where
+    they may be `apart` that is an output itself: the whole if there is one, else the first part."""
     found: dict[int | None, Node] = {}
     shared: dict[int, set[Node]] = {}
+    wholes: set[int] = set()
     for output in outputs:
         if (memory := storage(output)) is not None:
             shared.setdefault(memory, set()).add(output)
@@ -164,32 +168,50 @@ def _bases(gm: GraphModule, outputs: Sequence[Any], given: set[Node], apart: boo
             continue
         if node in given or (len(shared[memory]) > 1 and (not apart or node in shared[memory])):
             found.setdefault(memory, node)
+            if node in given:
+                wholes.add(memory)
+            elif memory not in wholes and _makes_memory(_first_value(node)):
+                wholes.add(memory)
+                found[memory] = node
     return found
 
 
 def _view_chain(node: Node, base: Node) -> list[Node] | None:
     """The nodes that make `node` from `base` without computing anything; None if there is no such way."""
     chain: dict[Node, None] = {}
-    waiting = [node]
+    waiting, start = [node], _first_value(base)
     while waiting:
         current = waiting.pop()
-        if current is base or current.op == "placeholder" or current in chain:
+        if current is base or current is start or current.op == "placeholder" or current in chain:
             continue
         if current.op != "call_function":
             return None
         chain[current] = None
-        source = _written_value(current)
-        if source is not None:
-            waiting.append(source)
+        first = _first_value(current)
+        if first is not current:
+            waiting.append(first)
         elif written_by(current):
             return None
         elif isinstance(current.meta.get("val"), (torch.Tensor, list, tuple)):
-            if storage(current) != storage(base):
+            if storage(current) != storage(base) or _makes_memory(current):
                 return None
             waiting.extend(current.all_input_nodes)
         else:
             waiting.extend(current.all_input_nodes)  # a size
     return list(chain)
+
+
+def _makes_memory(node: Node) -> bool:
+    """Whether the memory of a node's value is that of none of its arguments."""
+    memory = storage(node)
+    return all(storage(source) != memory for source in node.all_input_nodes)
+
+
+def _first_value(node: Node) -> Node:
+    """The tensor itself for the results of in-place ops that leave shape and strides alone."""
+    while (source := _written_value(node)) is not None:
+        node = source
+    return node
 
 
 def _written_value(node: Node) -> Node | None:

@@ -109,7 +109,7 @@ def _run(
     own = [_laid_out(one, _resolved(stride, known)) for one, stride in zip(memory, strides, strict=True)]
     for index, (place, *layout) in enumerate(views):
         offset, size, stride = (_resolved(part, known) for part in layout)
-        known[f"v{index}"] = own[place].as_strided(size, stride, offset)
+        known[f"v{index}"] = _part(op, own[place], size, stride, offset)
     arguments = zip(target._schema.arguments, _resolved(values, known), strict=True)
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
@@ -119,6 +119,25 @@ def _run(
         else:
             args.append(value)
     return [*_new_results(target, target(*args, **kwargs)), *own]
+
+
+def _part(op: str, whole: torch.Tensor, size: Any, stride: Any, offset: Any) -> torch.Tensor:
+    """What an op writes to, in a tensor that has all of its memory."""
+    try:
+        return whole.as_strided(size, stride, offset)
+    except RuntimeError as error:
+        if whole.untyped_storage().nbytes() >= _bytes_up_to(whole, size, stride, offset):
+            raise
+        raise InputError(
+            f"{op} writes to elements of sizes {list(size)} and strides {list(stride)} from place {offset}, and the "
+            f"tensor that the model takes them of has {whole.numel()}: of sizes {list(whole.shape)}",
+            advice="pass an input that is large enough; memory behind a tensor belongs to nobody in a compiled model",
+        ) from error
+
+
+def _bytes_up_to(whole: torch.Tensor, size: Any, stride: Any, offset: Any) -> Any:
+    last = sum((count - 1) * step for count, step in zip(size, stride))
+    return (offset + last + 1) * whole.itemsize
 
 
 def _laid_out(tensor: torch.Tensor, stride: Sequence[Any]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -36,6 +37,12 @@ def strided_views(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
 def _owner(node: Any) -> Any:
     """The tensor whose memory a chain of views looks at."""
     while isinstance(node, fx.Node) and node.op == "call_function":
+        if is_call(node, _GETITEM):  # a part of what split and the like give
+            parts = node.args[0]
+            if not isinstance(parts, fx.Node) or not parts.args or not _shares_memory(node, parts.args[0]):
+                break
+            node = parts.args[0]
+            continue
         schema = getattr(node.target, "_schema", None)
         if (
             schema is None
@@ -46,15 +53,18 @@ def _owner(node: Any) -> Any:
             break
         if len(schema.returns) != 1 or schema.returns[0].alias_info is None or not node.args:
             break
-        if "(a)" not in str(schema.returns[0]) or not _shares_memory(node):
+        if "(a)" not in str(schema.returns[0]) or not _shares_memory(node, node.args[0]):
             break
         node = node.args[0]
     return node
 
 
-def _shares_memory(node: fx.Node) -> bool:
+_GETITEM = frozenset({operator.getitem})
+
+
+def _shares_memory(node: fx.Node, given: Any) -> bool:
     """Whether the traced tensor looks at its source's storage (``reshape`` and ``contiguous`` may copy)."""
-    source = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
+    source = given.meta.get("val") if isinstance(given, fx.Node) else None
     value = node.meta.get("val")
     if not isinstance(source, torch.Tensor) or not isinstance(value, torch.Tensor):
         return False
