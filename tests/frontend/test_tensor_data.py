@@ -178,3 +178,123 @@ def test_an_input_that_has_its_shape_back(body, dynamic):
         torch.testing.assert_close(run(ours), eager(theirs))
         torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(dict(mine.named_buffers()), dict(eager.named_buffers()))
+
+
+# ---- an input that is another at the end -----------------------------------------------------------------------
+
+
+def _unsqueezed(_, x):
+    x.unsqueeze_(0)
+    return x * 2
+
+
+def _only_unsqueezed(_, x):
+    x.unsqueeze_(-1)
+    return torch.ones(2)
+
+
+def _unsqueezed_and_returned(_, x):
+    return x.unsqueeze_(0)
+
+
+def _unsqueezed_and_written(_, x):
+    x.unsqueeze_(1).mul_(2)
+    return x + 1
+
+
+def _by_the_op(_, x):
+    return torch.ops.aten.unsqueeze_.default(x, 0) + 1
+
+
+def _turned(_, x):
+    x.t_()
+    return x.relu()
+
+
+def _transposed(_, x):
+    x.transpose_(0, 1)
+    return x + 1
+
+
+def _swapped(_, x):
+    x.swapaxes_(0, 1)
+    return x + 1
+
+
+def _a_part(_, x):
+    x.as_strided_((2, 2), (2, 1))
+    return x + 1
+
+
+def _given_other_memory(_, x):
+    x.set_(x * 2)
+    return x + 1
+
+
+def _resized(_, x):
+    x.resize_(2, 2)
+    return x + 1
+
+
+OTHERS = {
+    "unsqueeze_": [
+        _unsqueezed,
+        _only_unsqueezed,
+        _unsqueezed_and_returned,
+        _unsqueezed_and_written,
+        _by_the_op,
+    ],
+    "t_": [_turned],
+    "transpose_": [_transposed],
+    "swapaxes_": [_swapped],
+    "as_strided_": [_a_part],
+    "set_": [_given_other_memory],
+    "resize_": [_resized],
+}
+CHANGES = [pytest.param(op, body, id=body.__name__[1:]) for op, bodies in OTHERS.items() for body in bodies]
+
+
+@pytest.mark.parametrize(("op", "body"), CHANGES)
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("by_name", [False, True], ids=["positional", "by name"])
+def test_an_input_that_is_another_at_the_end_is_refused_ahead_of_time(op, body, dynamic, by_name):
+    given = (
+        trtcore.Input(min_shape=(2, 4), opt_shape=(3, 4), max_shape=(6, 4)) if dynamic else torch.ones(3, 4)
+    )
+    inputs = {"kwarg_inputs": {"x": given}} if by_name else {"inputs": [given]}
+    with pytest.raises(
+        ExportError, match=f"^{op} (changes the shape or the memory of the input 'x'|gives)"
+    ) as told:
+        trtcore.compile(Model(body), min_block_size=1, **inputs)
+    assert "test_tensor_data.py" in str(told.value.where)
+    assert body.__name__ in str(told.value.where)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("op", "body"), CHANGES)
+def test_an_input_that_is_another_at_the_end_under_torch_compile(op, body):
+    """As the error's advice has it: the caller's tensor is then another, too."""
+    if body is _by_the_op:
+        pytest.skip("torch itself cannot make a guard for it")
+    torch._dynamo.reset()
+    eager, mine = Model(body), Model(body)
+    run = torch.compile(mine, backend="trtcore", options={"min_block_size": 1})
+    for _ in range(2):
+        theirs = torch.randn(3, 4)
+        ours = theirs.clone()
+        torch.testing.assert_close(run(ours), eager(theirs))
+        torch.testing.assert_close(ours, theirs)
+        assert ours.stride() == theirs.stride()
+
+
+def test_the_advice_for_an_input_that_is_unsqueezed():
+    def body(_, x):
+        x = x.unsqueeze(0)
+        x.mul_(2)
+        return x + 1
+
+    eager, run = Model(body), trtcore.compile(Model(body), inputs=[torch.ones(3, 4)], min_block_size=1)
+    theirs = torch.randn(3, 4)
+    ours = theirs.clone()
+    torch.testing.assert_close(run(ours), eager(theirs))
+    torch.testing.assert_close(ours, theirs)

@@ -139,7 +139,7 @@ def _trace(
             transforms_undone(),
             results_of_shapes(known_shapes),
             _prepared(model, kwargs, ties, order),
-            nullcontext() if strict else TensorData(),
+            nullcontext() if strict else TensorData().inputs_of(model, tree.names),
         ):
             shapes = _dynamic_shapes(model, tree, leaves)
             return export_differentiated(model, args, kwargs, shapes, strict)

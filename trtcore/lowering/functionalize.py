@@ -55,10 +55,11 @@ def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule
 def _refuse_new_shapes(mutating: list[Node]) -> None:
     """Raise where an input or a buffer itself, and not what is in it, is another at the end."""
     for target, node in made_others(mutating).items():
-        kind = "input" if target.op == "placeholder" else "buffer"
+        what = f"input {target.target!r} in place, which a compiled model cannot do to the tensor that its caller has"
+        if target.op != "placeholder":
+            what = f"buffer {target.target!r} in place, and a compiled model keeps the memory of its buffers"
         raise ExportError(
-            f"{node.target} changes the shape or the memory of the {kind} {target.target!r} in place, which a compiled "
-            "model cannot do to the tensor that its caller has",
+            f"{node.target} changes the shape or the memory of the {what}",
             where=describe(node),
             advice="make a new tensor of it in forward: x.reshape(...) or x.transpose(...), or x.clone() first",
         )
