@@ -81,6 +81,7 @@ BOTH = (torch.bfloat16, torch.float32)
 ROWS: dict[str, Row] = {
     "gelu(x + bias)": Row(lambda x, w: F.gelu(x + w), "xw", dtypes=BOTH),
     "swiglu": Row(lambda x, y: F.silu(x) * y, "xy", None, BOTH),
+    "geglu": Row(lambda x, y: F.gelu(x, approximate="tanh") * y, "xy", None),
     "chain of 8": Row(
         lambda x, y: (torch.tanh(x * 2 + y) - y.abs()).clamp(-1, 1) * torch.sigmoid(x), "xy", None
     ),
@@ -99,6 +100,8 @@ ROWS: dict[str, Row] = {
     "log_softmax, 131072 wide": Row(lambda x: torch.log_softmax(x, -1), width=131072),
     "layer_norm": Row(lambda x, w: F.layer_norm(x, (x.shape[-1],), w, w), "xw", dtypes=BOTH),
     "rms_norm": Row(lambda x, w: F.rms_norm(x, (x.shape[-1],), w, 1e-6), "xw", dtypes=BOTH),
+    "layer_norm, 8192 wide": Row(lambda x, w: F.layer_norm(x, (x.shape[-1],), w, w), "xw", 8192),
+    "rms_norm, 8192 wide": Row(lambda x, w: F.rms_norm(x, (x.shape[-1],), w, 1e-6), "xw", 8192),
     "rms_norm + residual": Row(rms_norm_residual, "xyw", 4096, BOTH),
     "rotary embedding": Row(rotate, rotary_inputs, None, BOTH, "rotary_embedding", generated=False),
 }
@@ -194,16 +197,52 @@ def _flat(result: Any) -> list[torch.Tensor]:
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "sum of columns": (
         {"column_blocks": (64, 64, 8)},
-        {"column_blocks": (128, 64, 8)},
+        {"column_blocks": (64, 128, 8)},
+        {"column_blocks": (128, 64, 8), "PIECES": 8},
+        {"column_blocks": (128, 64, 8), "PIECES": 16},
+        {"column_blocks": (128, 128, 8)},
         {"column_blocks": (128, 128, 16)},
         {"column_blocks": (256, 32, 8)},
-        {"PIECES": 8},
+        {"column_blocks": (256, 64, 8)},
+        {"column_blocks": (256, 64, 16)},
+        {"column_blocks": (512, 16, 8)},
+        {"column_blocks": (512, 32, 8)},
+        {"column_blocks": (512, 32, 8), "PIECES": 8},
+        {"column_blocks": (512, 16, 4), "PIECES": 8},
+    ),
+    **dict.fromkeys(
+        ("layer_norm, 8192 wide", "rms_norm, 8192 wide"),
+        (
+            {"row_blocks": (1, 8192, 4)},
+            {"row_blocks": (1, 8192, 16)},
+            {"row_blocks": (1, 8192, 32)},
+            {"row_blocks": (2, 8192, 16)},
+            {"LARGEST_TILE": 4096, "loop_blocks": (1, 2048, 8)},
+            {"LARGEST_TILE": 4096, "loop_blocks": (1, 4096, 8)},
+            {"LARGEST_TILE": 4096, "loop_blocks": (1, 4096, 16)},
+        ),
+    ),
+    **dict.fromkeys(
+        ("geglu", "gelu(x + bias)", "chain of 8", "swiglu"),
+        (
+            {"pointwise_blocks": (1, 512, 4)},
+            {"pointwise_blocks": (1, 1024, 4)},
+            {"pointwise_blocks": (1, 1024, 8)},
+            {"pointwise_blocks": (1, 2048, 8)},
+            {"pointwise_blocks": (1, 4096, 8)},
+            {"pointwise_blocks": (1, 4096, 4)},
+        ),
     ),
     "sum of everything": (
         {"piece_blocks": (1, 4096, 8)},
         {"piece_blocks": (1, 8192, 16)},
         {"piece_blocks": (1, 4096, 8), "PIECES": 8},
+        {"piece_blocks": (1, 2048, 4), "PIECES": 16},
+        {"piece_blocks": (1, 4096, 4), "PIECES": 8},
+        {"piece_blocks": (1, 8192, 4), "PIECES": 8},
+        {"piece_blocks": (1, 16384, 16)},
         {"PIECES": 2},
+        {"PIECES": 3},
     ),
     "argmax of rows": (
         {"loop_blocks": (1, 4096, 16)},
@@ -212,9 +251,9 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
         {"LARGEST_TILE": 1 << 16},
     ),
     "softmax, 32000 wide": (
-        {"LARGEST_TILE": 16384, "loop_blocks": (1, 4096, 8)},
-        {"LARGEST_TILE": 16384, "loop_blocks": (1, 8192, 16)},
-        {"LARGEST_TILE": 16384, "loop_blocks": (1, 16384, 32)},
+        {"loop_blocks": (1, 4096, 8)},
+        {"loop_blocks": (1, 8192, 16)},
+        {"LARGEST_TILE": 32768},
     ),
     "log_softmax, 131072 wide": (
         {"loop_blocks": (1, 4096, 8)},

@@ -29,8 +29,8 @@ from trtcore_plugins.codegen.geometry import (
 from trtcore_plugins.codegen.program import Program, evaluate, evaluate_all
 from trtcore_plugins.codegen.source import GIVEN_TIMES, Kernel, Shape, partials, scalars, write_kernel
 
-LARGEST_TILE = 32768
-"""Columns up to which a row is kept in registers, if one input has rows and no index is wanted; else half of it."""
+LARGEST_TILE = 16384
+"""Columns up to which a row is kept in registers; see `Planner._largest_tile`."""
 PIECES = 4
 """Programs per multiprocessor that few, long rows are cut into."""
 _PLANS = 512
@@ -229,23 +229,23 @@ def power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def pointwise_blocks(rows: int, columns: int, transposed: bool, multiprocessors: int) -> Blocks:
-    """The tile of a pointwise kernel."""
+def pointwise_blocks(rows: int, columns: int, bytes_: int, transposed: bool, multiprocessors: int) -> Blocks:
+    """The tile of a pointwise kernel that reads `bytes_` for each of its elements."""
     if transposed:
         return Blocks(min(64, power_of_two(rows)), min(64, power_of_two(columns)), 8)
     share = power_of_two(max(1, rows * columns // (multiprocessors * 8)))
-    tile = min(2048, max(128, share))
+    tile = min(2048 if bytes_ <= 2 else 1024, max(128, share))
     across = min(tile, power_of_two(columns))
     return Blocks(min(tile // across, power_of_two(rows)), across, max(1, min(4, tile // 128)))
 
 
-def row_blocks(rows: int, columns: int, multiprocessors: int) -> Blocks:
+def row_blocks(rows: int, columns: int, bytes_: int, multiprocessors: int) -> Blocks:
     """The tile of a kernel that keeps whole rows of `columns` elements."""
     across = power_of_two(columns)
     down = min(power_of_two(rows), max(1, 2048 // across))
     while down > 1 and -(-rows // down) < 2 * multiprocessors:
         down //= 2
-    per_warp = 512 if across <= 512 else 1024
+    per_warp = 512 if across <= 512 else 2048 if across == 8192 and bytes_ <= 2 else 1024
     return Blocks(down, across, max(1, min(32, down * across // per_warp)))
 
 
@@ -254,7 +254,7 @@ def loop_blocks(bytes_: int, columns: int, again: bool) -> Blocks:
 
     Where the rows are read `again`, and a few per multiprocessor would not fit the cache, one row at a time is walked.
     """
-    if again and columns * bytes_ >= 128 << 10:
+    if again and columns * bytes_ >= 32 << 10:
         return Blocks(1, 16384 if bytes_ <= 2 else 8192, 32)
     return Blocks(1, 4096 if bytes_ <= 2 else 2048, 8)
 
@@ -266,8 +266,8 @@ def piece_blocks(bytes_: int, columns: int, again: bool) -> Blocks:
 
 def column_blocks(rows: int, columns: int, bytes_: int) -> Blocks:
     """The tile of a kernel whose rows lie side by side in memory: it reduces down the columns of a matrix."""
-    down = 128 if bytes_ <= 2 else 64
-    return Blocks(min(down, power_of_two(rows)), min(64, power_of_two(columns)), 8)
+    side = 128 if bytes_ <= 2 else 64
+    return Blocks(min(side, power_of_two(rows)), min(side, power_of_two(columns)), 8)
 
 
 class Planner:
@@ -307,14 +307,16 @@ class Planner:
     def plan(self) -> tuple[list[Launch], list[tuple[str, int, torch.dtype]]]:
         rows, columns = self.rows.size, self.columns.size
         if not self.program.reduced:
-            blocks = pointwise_blocks(rows, columns, self.transposed, self.multiprocessors)
+            blocks = pointwise_blocks(
+                rows, columns, self._pointwise_bytes(), self.transposed, self.multiprocessors
+            )
             across = -(-columns // blocks.columns)
             return [self._launch("tile", blocks, -(-rows // blocks.rows) * across, 0, {"across": across})], []
         if self._columns_are_inner():
             if columns <= self._largest_tile():
-                blocks = row_blocks(rows, columns, self.multiprocessors)
+                blocks = row_blocks(rows, columns, self._bytes(), self.multiprocessors)
                 return [self._launch("tile", blocks, -(-rows // blocks.rows))], []
-            few = rows < self.multiprocessors * 3 // 4
+            few = self._are_few(rows)
             blocks = (piece_blocks if few else loop_blocks)(self._bytes(), columns, self._reads_again())
             programs = -(-rows // blocks.rows)
         elif columns <= 16:
@@ -335,6 +337,29 @@ class Planner:
         wide = [spec.dtype.itemsize for spec in self.program.inputs if reduced & {*spec.axes}]
         return max(1, sum(wide))
 
+    def _pointwise_bytes(self) -> int:
+        """Bytes that a kernel without reductions reads per element of the domain."""
+        axes = [axis for side in (self.rows, self.columns) for axis in side.axes if axis.size != 1]
+        return sum(
+            spec.dtype.itemsize
+            for operand, spec in enumerate(self.program.inputs)
+            if all(axis.strides[operand] for axis in axes)
+        )
+
+    def _are_few(self, rows: int) -> bool:
+        """Whether so few rows, one at a time, leave multiprocessors idle."""
+        return rows < self.multiprocessors * 3 // 4
+
+    def _largest_tile(self) -> int:
+        """Columns up to which a row is kept in registers. With few rows that is one kernel in place of several:
+        twice as many are kept then, of one input, if no index is wanted."""
+        reduced = {*self.program.reduced}
+        wide = sum(bool(reduced & {*spec.axes}) and len(spec.axes) > 1 for spec in self.program.inputs)
+        indices = any(value.reduce.startswith("arg") for value in self.scalars.values)
+        return (
+            LARGEST_TILE * 2 if self._are_few(self.rows.size) and wide <= 1 and not indices else LARGEST_TILE
+        )
+
     def _reads_again(self) -> bool:
         return self.scalars.levels > 1 or self._has_wide_results()
 
@@ -343,12 +368,6 @@ class Planner:
         if not self._columns_are_inner():
             return 1
         return max(1, 16 // max(spec.dtype.itemsize for spec in self.program.inputs))
-
-    def _largest_tile(self) -> int:
-        reduced = {*self.program.reduced}
-        wide = sum(bool(reduced & {*spec.axes}) and len(spec.axes) > 1 for spec in self.program.inputs)
-        indices = any(value.reduce.startswith("arg") for value in self.scalars.values)
-        return LARGEST_TILE if wide <= 1 and not indices else LARGEST_TILE // 2
 
     def _has_wide_results(self) -> bool:
         reduced = {*self.program.reduced}

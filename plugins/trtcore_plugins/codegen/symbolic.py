@@ -191,13 +191,17 @@ class _OneKernel(Planner):
     def launch(self) -> Launch:
         rows, columns = self.rows.size, self.columns.size
         if not self.program.reduced:
-            blocks = pointwise_blocks(rows, columns, self.transposed, self.multiprocessors)
+            blocks = pointwise_blocks(
+                rows, columns, self._pointwise_bytes(), self.transposed, self.multiprocessors
+            )
             across = -(-columns // blocks.columns)
             return self._launch("tile", blocks, -(-rows // blocks.rows) * across, 0, {"across": across})
         fixed = not isinstance(columns, Hinted)
         if fixed and self._columns_are_inner() and columns <= self._largest_tile():
             return self._launch(
-                "tile", tile := row_blocks(rows, columns, self.multiprocessors), -(-rows // tile.rows)
+                "tile",
+                tile := row_blocks(rows, columns, self._bytes(), self.multiprocessors),
+                -(-rows // tile.rows),
             )
         if fixed and not self._columns_are_inner() and columns <= 16:
             across = power_of_two(columns)
