@@ -240,7 +240,7 @@ def pointwise_blocks(rows: int, columns: int, bytes_: int, transposed: bool, mul
 
 
 def row_blocks(rows: int, columns: int, bytes_: int, multiprocessors: int) -> Blocks:
-    """The tile of a kernel that keeps whole rows of `columns` elements."""
+    """The tile of a kernel that keeps whole rows of `columns` elements, and reads `bytes_` for each."""
     across = power_of_two(columns)
     down = min(power_of_two(rows), max(1, 2048 // across))
     while down > 1 and -(-rows // down) < 2 * multiprocessors:
@@ -308,13 +308,13 @@ class Planner:
         rows, columns = self.rows.size, self.columns.size
         if not self.program.reduced:
             blocks = pointwise_blocks(
-                rows, columns, self._pointwise_bytes(), self.transposed, self.multiprocessors
+                rows, columns, self._bytes_of_wholes(), self.transposed, self.multiprocessors
             )
             across = -(-columns // blocks.columns)
             return [self._launch("tile", blocks, -(-rows // blocks.rows) * across, 0, {"across": across})], []
         if self._columns_are_inner():
             if columns <= self._largest_tile():
-                blocks = row_blocks(rows, columns, self._bytes(), self.multiprocessors)
+                blocks = row_blocks(rows, columns, self._bytes_of_wholes(), self.multiprocessors)
                 return [self._launch("tile", blocks, -(-rows // blocks.rows))], []
             few = self._are_few(rows)
             blocks = (piece_blocks if few else loop_blocks)(self._bytes(), columns, self._reads_again())
@@ -337,8 +337,8 @@ class Planner:
         wide = [spec.dtype.itemsize for spec in self.program.inputs if reduced & {*spec.axes}]
         return max(1, sum(wide))
 
-    def _pointwise_bytes(self) -> int:
-        """Bytes that a kernel without reductions reads per element of the domain."""
+    def _bytes_of_wholes(self) -> int:
+        """Bytes per element of the domain that a kernel reads of inputs which have all of its axes."""
         axes = [axis for side in (self.rows, self.columns) for axis in side.axes if axis.size != 1]
         return sum(
             spec.dtype.itemsize

@@ -192,7 +192,7 @@ class _OneKernel(Planner):
         rows, columns = self.rows.size, self.columns.size
         if not self.program.reduced:
             blocks = pointwise_blocks(
-                rows, columns, self._pointwise_bytes(), self.transposed, self.multiprocessors
+                rows, columns, self._bytes_of_wholes(), self.transposed, self.multiprocessors
             )
             across = -(-columns // blocks.columns)
             return self._launch("tile", blocks, -(-rows // blocks.rows) * across, 0, {"across": across})
@@ -200,7 +200,7 @@ class _OneKernel(Planner):
         if fixed and self._columns_are_inner() and columns <= self._largest_tile():
             return self._launch(
                 "tile",
-                tile := row_blocks(rows, columns, self._bytes(), self.multiprocessors),
+                tile := row_blocks(rows, columns, self._bytes_of_wholes(), self.multiprocessors),
                 -(-rows // tile.rows),
             )
         if fixed and not self._columns_are_inner() and columns <= 16:
