@@ -7,6 +7,9 @@ export PYTHON
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.stamp
 PYTEST = $(BIN)/python -m pytest -n 2
+# packs that examples use, in a folder of their own: in the environment they would take part in every other test
+PACKS_BESIDE = rm -rf build/packs && $(BIN)/python -m pip install --quiet --no-deps --target build/packs \
+	contrib/trtcore-contrib-llm contrib/trtcore-contrib-modelopt
 DEFAULT = not gpu and not models and not slow and not benchmark and not browser
 
 .PHONY: help browser types coverage examples release setup demo test lint unit test-all conformance dynamic models halves contrib quantized matrix fuzz fuzz-archives fuzz-inplace fuzz-kernels gpu bench docs format clean
@@ -40,7 +43,8 @@ test-all: lint  ## everything that can run here apart from the benchmarks
 
 types: $(STAMP)  ## what mypy and pyright say of users' code and of the examples
 	$(BIN)/python -m pip install --quiet --editable ".[types]"
-	$(BIN)/python -m pytest tests/test_typing.py $(ARGS)
+	$(PACKS_BESIDE)
+	PYTHONPATH=build/packs $(BIN)/python -m pytest tests/test_typing.py $(ARGS)
 
 coverage: $(STAMP)  ## the default tests, and which lines none of them runs: build/coverage (twice as long)
 	$(BIN)/python -m pip install --quiet --editable ".[coverage]"
@@ -68,7 +72,8 @@ models: $(STAMP)  ## whole models at their base sizes
 
 examples: $(STAMP)  ## every script of docs/examples, with what they need beside the default environment
 	$(BIN)/python -m pip install --quiet --editable ".[examples]"
-	$(BIN)/python -m pytest tests/test_examples.py -s $(ARGS)
+	$(PACKS_BESIDE)
+	PYTHONPATH=build/packs $(BIN)/python -m pytest tests/test_examples.py -s $(ARGS)
 
 quantized: $(STAMP)  ## models quantised with torchao, which is no part of the default environment
 	$(BIN)/python -m pip install --quiet --editable ".[quantize]"
