@@ -79,10 +79,14 @@ def _own(ctx: ConversionContext, value: Operand) -> ITensor:
 # ---- loops -------------------------------------------------------------------------------------------------
 
 
+def _writes_nothing(node: fx.Node, _ctx: NodeContext) -> bool | Reject:
+    return Reject("the loop writes to its arguments") if node.kwargs.get("mutated_arg_indices") else True
+
+
 def _loops(node: fx.Node, ctx: NodeContext) -> bool | Reject:
     """It writes to nothing; an int that it carries comes out as a size that depends on data, which no engine gives."""
-    if node.kwargs.get("mutated_arg_indices"):
-        return Reject("the loop writes to its arguments")
+    if isinstance(refused := _writes_nothing(node, ctx), Reject):
+        return refused
     used = used_outputs(node)
     values = node.meta.get("val")
     for index, value in enumerate(values if isinstance(values, (list, tuple)) else ()):
@@ -114,13 +118,15 @@ def while_loop(
     return [ctx.output(loop.add_loop_output(state, ctx.trt.LoopOutput.LAST_VALUE)) for state in states]
 
 
-@converts(ops.scan, requires=LOOPS)
+@converts(ops.scan, capability_validator=_writes_nothing, requires=LOOPS)
 def scan(
     ctx: ConversionContext,
     combine_fn: Any,
     init: Sequence[Any],
     xs: Sequence[Any],
     additional_inputs: Sequence[Any],
+    *,
+    mutated_arg_indices: Any = (),
 ) -> list[ITensor]:
     """``carry, y = combine_fn(carry, x)`` along dim 0 of xs: the last carries, and all ys."""
     loop, length, slices = _over(ctx, xs)
@@ -132,8 +138,15 @@ def scan(
     return [*last, *(_collected(ctx, loop, length, value) for value in results[len(states) :])]
 
 
-@converts(ops.map_impl, requires=LOOPS)
-def map_impl(ctx: ConversionContext, f: Any, xs: Sequence[Any], pos_args: Sequence[Any]) -> list[ITensor]:
+@converts(ops.map_impl, capability_validator=_writes_nothing, requires=LOOPS)
+def map_impl(
+    ctx: ConversionContext,
+    f: Any,
+    xs: Sequence[Any],
+    pos_args: Sequence[Any],
+    *,
+    mutated_arg_indices: Any = (),
+) -> list[ITensor]:
     """``f`` of every slice along dim 0 of xs."""
     loop, length, slices = _over(ctx, xs)
     results = _results(ctx.inline(f, *slices, *pos_args))

@@ -28,6 +28,7 @@ REFUSED: dict[Any, str] = {
             *(aten.bernoulli.default, aten.bernoulli.p, aten.multinomial.default, aten.poisson.default),
             *(aten.normal.Tensor_Tensor, aten.normal.Tensor_float, aten.normal.float_Tensor),
             *(aten.normal_functional.default, aten.uniform.default, aten.exponential.default),
+            *(ops.prims.normal.default, ops.prims.uniform.default),  # pieces of other versions of torch
         ),
         _RANDOM,
     ),

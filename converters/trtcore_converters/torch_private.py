@@ -13,6 +13,7 @@ import torch
 
 __all__ = [
     "decomposition_tables",
+    "extremes",
     "interval",
     "is_erased",
     "prims",
@@ -61,6 +62,13 @@ def prims() -> Mapping[str, torch._ops.OpOverload]:
 def interval(size: torch.SymInt) -> Any:
     """The least and greatest value of a traced size as sympy numbers, ``lower`` and ``upper``. Adds no guard."""
     return size.node.shape_env.bound_sympy(size.node.expr)
+
+
+def extremes() -> tuple[Any, Any]:
+    """The sympy functions Min and Max of traced sizes, which are torch's own, not sympy's."""
+    from torch.utils._sympy.functions import Max, Min
+
+    return Min, Max
 
 
 def shares_storage(a: torch.Tensor, b: torch.Tensor) -> bool:

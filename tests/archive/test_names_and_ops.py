@@ -112,7 +112,7 @@ def test_texts_that_may_be_anything_are_only_texts(forged, tmp_path):
     "name",
     [
         "aten.from_file.default", "aten.from_file.out", "aten.save.default", "aten.set_.source_Storage",
-        "aten.set_.source_Tensor", "aten.resize_.default", "aten.manual_seed.default", "aten.set_grad_enabled.default",
+        "aten.set_.source_Tensor", "aten.shallow_copy_data_.default", "aten.resize_.default", "aten.manual_seed.default", "aten.set_grad_enabled.default",
         "aten._print.default", "aten.warn.default", "aten.record_stream.default", "aten.requires_grad_.default",
         "aten._cufft_set_plan_cache_max_size.default", "aten._reshape_alias.default", "aten.fbgemm_linear_fp16_weight.default",
         "aten.max_pool2d_with_indices_backward.default", "aten.pin_memory.default", "aten.wait.default", "aten.format.default",
@@ -185,6 +185,7 @@ def test_every_reviewed_name_is_an_op():
         "_fused_rms_norm",
         "_reshape_from_tensor",
         "_pad_packed_sequence",
+        "shallow_copy_data_",
     }, absent
 
 

@@ -7,8 +7,10 @@ import importlib
 import torch
 from torch.export import Dim
 from torch.fx import symbolic_trace
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from trtcore_converters import torch_private as private
+from trtcore_converters.passes._graph import same_sizes
 
 CHANGED = f"torch {torch.__version__} has changed"
 
@@ -54,6 +56,26 @@ def test_interval():
     found = private.interval(size)
     assert (int(found.lower), int(found.upper)) == (2, 7), f"{CHANGED} ShapeEnv.bound_sympy"
     assert size.node.shape_env.guards == guards
+
+
+def test_extremes():
+    size = ShapeEnv().create_unbacked_symint()
+    for function, kind in zip((torch.sym_min, torch.sym_max), private.extremes()):
+        made = function(size, 2 * size + 1)
+        assert made.node.expr.has(kind), f"{CHANGED} what torch.{function.__name__} makes of sizes"
+
+
+def test_sizes_that_are_the_least_of_several():
+    """As the shapes of `istft` are since torch 2.14."""
+    sizes = ShapeEnv()
+    n, m = sizes.create_unbacked_symint(), sizes.create_unbacked_symint()
+    least, greatest = torch.sym_min, torch.sym_max
+    assert same_sizes([least(4 * n + 8, 4 * n + 16) - 8], [4 * n])
+    assert same_sizes([greatest(greatest(n, n - 3), n + 1)], [n + 1])
+    assert same_sizes([least(greatest(n, n + 2), n + 1)], [n + 1])
+    assert not same_sizes([least(4 * n + 8, 4 * n + 16)], [4 * n + 16])
+    assert not same_sizes([greatest(n, m)], [n])
+    assert same_sizes([greatest(greatest(n, m), m - 1)], [greatest(m, n)])
 
 
 def test_shares_storage():

@@ -20,7 +20,7 @@ from trtcore.ir.graphs import (
 )
 from trtcore.ir.op_rules import COMPUTING
 from trtcore.ir.symbols import expression_of, undecided_sizes
-from trtcore.ir.torch_private import fresh_symbols_ignored, is_of_transform, storage_id
+from trtcore.ir.torch_private import fresh_symbols_ignored, is_inplace_view, is_of_transform, storage_id
 
 
 def storage(node: Any) -> int | None:
@@ -178,7 +178,7 @@ def recomputed(node: Node, fake_mode: Any) -> Any:
             undecided_sizes(shape_env) if shape_env is not None else nullcontext(),
             fresh_symbols_ignored(shape_env) if shape_env is not None else nullcontext(),
         ):
-            if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
+            if is_inplace_view(node.target):
                 args = (args[0].detach(), *args[1:])  # or the FakeTensor itself would have the other shape
             return node.target(*args, **kwargs)  # type: ignore[operator]
     except Exception:  # a shape that is decided elsewhere; then the op computes something
@@ -198,7 +198,7 @@ def made_others(mutating: Iterable[Node]) -> dict[Node, Node]:
     """
     last: dict[Node, Node] = {}
     for node in mutating:
-        if torch.Tag.inplace_view in getattr(node.target, "tags", ()):
+        if is_inplace_view(node.target):
             for target in map(itself, written_by(node)):
                 if target.op in ("placeholder", "get_attr"):
                     last[target] = node

@@ -34,8 +34,8 @@ TORCH = frozenset({"aten", "prims", "quantized_decomposed"})
 REFUSED_NAMESPACES = frozenset(
     {
         "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "_inductor_test", "_native",
-        "_quantized", "_test", "c10d", "c10d_functional", "cuda", "debug_mode_ops", "debugprims", "export",
-        "flex_lib", "fsdp", "inductor", "inductor_prims", "metal", "metal_prepacked", "mkl", "mkldnn",
+        "_quantized", "_test", "c10d", "c10d_functional", "coor", "cuda", "debug_mode_ops", "debugprims", "export",
+        "flex_lib", "fsdp", "inductor", "inductor_prims", "mempool", "metal", "metal_prepacked", "mkl", "mkldnn",
         "mkldnn_prepacked", "onednn", "onnx", "onnx_symbolic", "prepacked", "prim", "profiler",
         "quantization", "quantized", "rngprims", "rpc", "sparse", "static_runtime", "streams", "symm_mem",
         "vulkan", "vulkan_prepacked", "vulkan_quantized", "xnnpack",
@@ -71,6 +71,7 @@ REFUSED = frozenset(
         "set", "set_", "set_data", "data", "resize", "resize_", "resize_as", "resize_as_", "resize_as_sparse",
         "resize_as_sparse_", "sparse_resize", "sparse_resize_", "sparse_resize_and_clear", "sparse_resize_and_clear_",
         "requires_grad_", "retain_grad", "as_strided_", "pin_memory", "is_pinned", "record_stream", "from_file", "save",
+        "shallow_copy_data_",
         # packed memory, which these kernels take at its word
         "fbgemm_linear_fp16_weight", "fbgemm_linear_fp16_weight_fp32_activation", "fbgemm_linear_int8_weight",
         "fbgemm_linear_int8_weight_fp32_activation", "fbgemm_linear_quantize_weight", "fbgemm_pack_gemm_matrix_fp16",

@@ -18,6 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.ir.aliases import storage
 from trtcore.ir.graphs import attribute, reads_strides, written_by, written_memory
+from trtcore.ir.torch_private import is_inplace_view
 
 _computed: ContextVar[bool] = ContextVar("_computed", default=False)
 
@@ -139,10 +140,7 @@ def _written_attributes(gm: GraphModule) -> list[Node]:
 
     A view in place (`transpose_`) leaves the values alone: a buffer that is only seen so is a weight.
     """
-    in_place_view = torch.Tag.inplace_view
-    written = written_memory(
-        node for node in gm.graph.nodes if in_place_view not in getattr(node.target, "tags", ())
-    )
+    written = written_memory(node for node in gm.graph.nodes if not is_inplace_view(node.target))
     nodes = gm.graph.find_nodes(op="get_attr")
     memory = {str(node.target): _memory(attribute(gm, str(node.target))) for node in nodes}
     counts = Counter(memory.values())

@@ -78,6 +78,7 @@ __all__ = [
     "is_differentiated",
     "is_erased",
     "is_exporting",
+    "is_inplace_view",
     "is_of_transform",
     "is_own",
     "is_size_decision",
@@ -459,6 +460,17 @@ def has_autocast_kernel(op: torch._ops.OpOverload, device_type: str) -> bool:
 def names_of_ops() -> list[str]:
     """ "namespace::op.overload" of every op that is registered now."""
     return list(torch._C._dispatch_get_all_op_names())
+
+
+def is_inplace_view(target: Any) -> bool:
+    """Whether an op gives a tensor other sizes or other memory: ``t_``, ``set_``.
+
+    Torch has a tag for these, which the op of ``x.data = y`` in torch 2.14 lacks; before, that was ``set_``.
+    """
+    schema = getattr(target, "_schema", None)
+    return torch.Tag.inplace_view in getattr(target, "tags", ()) or (
+        schema is not None and schema.name == "aten::shallow_copy_data_"
+    )
 
 
 def higher_order_name(op: torch._ops.HigherOrderOperator) -> str:

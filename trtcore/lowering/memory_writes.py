@@ -23,7 +23,7 @@ from trtcore.ir.provenance import describe
 from trtcore.ir.schema import node_arguments, normalise_arguments
 from trtcore.ir.strided import chain, is_dense, lies_within, strays
 from trtcore.ir.symbols import expression_of
-from trtcore.ir.torch_private import can_auto_functionalize, is_own
+from trtcore.ir.torch_private import can_auto_functionalize, is_inplace_view, is_own
 from trtcore.runtime.functional_write import Place, call_functional_write, returned_alias
 
 _NAMES_OF_TORCH = frozenset({"_mutable_op", "_only_clone_these_tensors", "ctx", "dispatch_key", "mode"})
@@ -102,7 +102,7 @@ def find_memory_writes(graph: Graph) -> dict[Node, MemoryWrite]:
 
 def _needs_memory(node: Node) -> bool:
     op: Any = node.target
-    if torch.Tag.inplace_view in op.tags or not any(storage(one) is not None for one in written_by(node)):
+    if is_inplace_view(op) or not any(storage(one) is not None for one in written_by(node)):
         return False
     if any(map(_is_hard, written_by(node))):
         return True

@@ -54,7 +54,8 @@ def _entry_points(distribution: importlib.metadata.Distribution) -> list[Found]:
     text = distribution.read_text("entry_points.txt")
     if not text or GROUP not in text:
         return []
-    name = distribution.metadata["Name"]
+    # Not asked for where it is missing: from Python 3.12 on that warns, and will raise.
+    name = next(iter(distribution.metadata.get_all("Name") or ()), "")
     if not name:
         raise PackError("it has no name")
     # The same distribution may lie on the path twice (an old one behind an editable one): the first counts.

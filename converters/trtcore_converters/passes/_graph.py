@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeGuard
 
+import sympy
 import torch
 from torch import fx
 
 from trtcore.pack import CompileContext, forced_to_torch, log_rewrite, node_arguments, replace_node
-from trtcore_converters.torch_private import is_erased
+from trtcore_converters.torch_private import extremes, is_erased
 
 aten = torch.ops.aten
 
@@ -118,11 +119,38 @@ def unchanged(before: fx.Node, after: fx.Node) -> bool:
 
 def same_sizes(a: Any, b: Any) -> bool:
     """Whether traced sizes are surely equal. Adds no guard."""
-    return len(a) == len(b) and all(_size(x) == _size(y) for x, y in zip(a, b))
+    return len(a) == len(b) and all(_equal(_size(x), _size(y)) for x, y in zip(a, b))
 
 
 def _size(value: Any) -> Any:
     return value.node.expr if isinstance(value, torch.SymInt) else int(value)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Sympy leaves ``Min(4*n + 8, 4*n + 16)`` as it is, which the shapes of some ops have (istft since torch 2.14)."""
+    if a == b:
+        return True
+    return (_has_extremes(a) or _has_extremes(b)) and sympy.expand(_settled(a) - _settled(b)) == 0
+
+
+def _has_extremes(size: Any) -> bool:
+    return isinstance(size, sympy.Expr) and size.has(*extremes())
+
+
+def _settled(size: Any) -> Any:
+    """An expression with each Min and Max replaced by the argument that it always is, where two differ by a number."""
+    least, _greatest = kinds = extremes()
+
+    def choose(extreme: Any) -> Any:
+        sign, left = (1 if isinstance(extreme, least) else -1), list(extreme.args)
+        for one in extreme.args:
+            others = (sympy.expand(one - other) for other in left if other is not one)
+            if any(apart.is_number and sign * apart >= 0 for apart in others):
+                left.remove(one)
+        return left[0] if len(left) == 1 else extreme.func(*left)
+
+    # From within, so that what is a number inside of another is known there.
+    return sympy.sympify(size).replace(lambda e: isinstance(e, kinds), choose)
 
 
 def fixed(graph_module: fx.GraphModule, ctx: CompileContext) -> dict[fx.Node, torch.Tensor]:
