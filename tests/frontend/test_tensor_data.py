@@ -298,3 +298,65 @@ def test_the_advice_for_an_input_that_is_unsqueezed():
     ours = theirs.clone()
     torch.testing.assert_close(run(ours), eager(theirs))
     torch.testing.assert_close(ours, theirs)
+
+
+# ---- masks of no dims ------------------------------------------------------------------------------------------
+
+
+def _number_taken(_, x):
+    y = x.sum()
+    return y[y > 0] * 2
+
+
+def _number_set(_, x):
+    y = x.sum().clone()
+    y[y > 0] = 1.0
+    return y + 1
+
+
+def _number_changed(_, x):
+    y = x.sum().clone()
+    y[y > 0] += 2
+    return y
+
+
+def _tensor_taken(_, x):
+    return x[x.sum() > 0] * 2
+
+
+def _tensor_set(_, x):
+    x[x.sum() > 0] = x[0].clone()
+    return x + 1
+
+
+def _with_a_column(_, x):
+    return x[x.sum() > 0, 0]
+
+
+def _behind_a_slice(_, x):
+    return x[:, x.sum() > 0] + 1
+
+
+MASKS = [
+    _number_taken,
+    _number_set,
+    _number_changed,
+    _tensor_taken,
+    _tensor_set,
+    _with_a_column,
+    _behind_a_slice,
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("body", MASKS)
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_a_mask_of_no_dims(body, dynamic):
+    varies = trtcore.Input(min_shape=(2, 4), opt_shape=(3, 4), max_shape=(6, 4))
+    run = trtcore.compile(Model(body), inputs=[varies if dynamic else torch.ones(3, 4)], min_block_size=1)
+    for size in (2, 3, 6) if dynamic else (3,):
+        for sign in (1, -1):
+            theirs = (torch.rand(size, 4) + 0.5) * sign
+            ours = theirs.clone()
+            torch.testing.assert_close(run(ours), Model(body)(theirs))
+            torch.testing.assert_close(ours, theirs)

@@ -246,7 +246,7 @@ def test_an_input_keeps_its_shape(change: Callable[[Tensor], Any], op: str) -> N
             return change(x)
 
     with pytest.raises(
-        ExportError, match=rf"aten.{op}.default changes the shape or the memory of the input 'x' in place"
+        ExportError, match=rf"^{op} changes the shape or the memory of the input 'x' in place"
     ) as told:
         trtcore.compile(Model().eval(), inputs=[torch.randn(3, 4)], min_block_size=1)
     assert "test_assignments.py" in str(told.value)

@@ -9,7 +9,9 @@ import io
 import itertools
 import pickle
 import re
+from collections import OrderedDict, defaultdict, deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -23,6 +25,11 @@ DYNAMIC = torch.export.Dim.DYNAMIC
 
 def t(value, *shape):
     return torch.full(shape or (2,), float(value))
+
+
+class Riap(NamedTuple):
+    second: torch.Tensor
+    first: torch.Tensor
 
 
 class Pair(NamedTuple):
@@ -205,9 +212,6 @@ EXPORTED = ("torch.export.load", "export", "export, other order", "strict export
 """torch's own modules: they take what was captured by name by name alone, dicts by their keys, 0.0 for -0.0, and any
 value where None was captured."""
 
-UNCHECKED = ("forward", "torch.compile of it")
-"""Where the generated code alone is seen, which takes structures apart."""
-
 CASES = {
     "by name": Case(
         model(_plain), Call(t(1), b=t(3), a=t(2)),
@@ -279,7 +283,11 @@ CASES = {
     ),
     "a NamedTuple": Case(
         model(_namedtuple), Call(Pair(t(1), t(2))), [Call(Pair(t(3), t(4))), Call(p=Pair(second=t(4), first=t(3)))],
-        [Call((t(3), t(4))).but_for(*UNCHECKED)],
+        [Call((t(3), t(4))), Call([t(3), t(4)]), Call(Riap(first=t(3), second=t(4)))],
+    ),
+    "an OrderedDict": Case(
+        model(lambda self, d: d["a"] * 2 + d["b"]), Call(OrderedDict(a=t(1), b=t(2))), [Call(OrderedDict(a=t(3), b=t(4)))],
+        [Call({"a": t(3), "b": t(4)}), Call(OrderedDict(a=t(3))), Call(OrderedDict(a=t(3), c=t(4))), Call((t(3), t(4)))],
     ),
     "a dataclass": Case(
         model(_dataclass), Call(Config(t(1), t(2))), [Call(Config(y=t(4), x=t(3))), Call(Config(t(3), t(4)), 1.0)],
@@ -441,7 +449,7 @@ _QUICK = {
     "load": ("by name", "defaults", "through **kwargs", "None and -0.0", "a NamedTuple", "scalars"),
     "export": ("by name", "defaults", "an int"),
     "export, other order": ("by name", "keyword only", "through **kwargs"),
-    "torch.compile of it": ("through **kwargs", "through a dict", "scalars"),
+    "torch.compile of it": ("through **kwargs", "through a dict", "scalars", "a NamedTuple"),
 }
 """Routes and cases of the default tests; all others are slow."""
 
@@ -483,6 +491,21 @@ def test_a_structure_without_a_name_is_told_at_the_save(tmp_path):
     compiled = trtcore.compile(model(lambda self, p: p.x * 2), inputs=[Nameless(t(1))], min_block_size=1)
     with pytest.raises(trtcore.errors.ArtifactError, match="_register_namedtuple"):
         trtcore.save(compiled, tmp_path / "m.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [deque, partial(defaultdict, list)], ids=["deque", "defaultdict"])
+def test_a_structure_that_load_refuses_is_told_at_the_save(kind, tmp_path):
+    given = kind([t(1), t(2)]) if kind is deque else kind({0: t(1), 1: t(2)})
+    compiled = trtcore.compile(model(lambda self, p: p[0] * 2 + p[1]), inputs=[given], min_block_size=1)
+    torch.testing.assert_close(compiled(given), t(1) * 2 + t(2))
+    with pytest.raises(trtcore.errors.InputError, match="structure"):
+        compiled((t(1), t(2)))
+    with pytest.raises(
+        trtcore.errors.ArtifactError, match="cannot be saved: to read it, torch imports"
+    ) as told:
+        trtcore.save(compiled, tmp_path / "m.pt2")
+    assert "a list in that of a deque" in told.value.advice
     assert not list(tmp_path.iterdir())
 
 

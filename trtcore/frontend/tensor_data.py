@@ -1,7 +1,8 @@
 """What a model does to tensors themselves and not to their numbers, which torch.export does not record.
 
 ``x.data`` that is taken would be a tensor from nowhere, and one that is set would go on as it was, without a word. An
-input that is another at the end (``x.unsqueeze_(0)``) fails in torch with an error that names nothing.
+input that is another at the end (``x.unsqueeze_(0)``) fails in torch with an error that names nothing, and so does a
+mask of no dims (``x[y > 0]`` where `y` is a number).
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class TensorData(TorchFunctionMode):
             if func == _GET:
                 return args[0].detach()
             _refuse()
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            return func(*_with_masks_of_one(args), **(kwargs or {}))
         name = str(getattr(func, "__name__", "")).partition(".")[0]
         if name not in _RESHAPE_IN_PLACE or not args or not isinstance(args[0], torch.Tensor):
             return func(*args, **(kwargs or {}))
@@ -108,6 +111,24 @@ class TensorData(TorchFunctionMode):
                 if tensor is leaf:
                     name = names[index] if len(names) == len(leaves) else f"number {index}"
                     raise _changed(op, name, where)
+
+
+def _with_masks_of_one(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of ``x[index]`` or ``x[index] = value`` without a mask of no dims, whose value torch would ask for.
+
+    It is a mask of one element along a new dim of one, as it is in torch.
+    """
+    tensor, index, *value = args
+    if not isinstance(tensor, torch.Tensor):
+        return args
+    items = list(index) if isinstance(index, tuple) else [index]
+    for dim, item in enumerate(items):
+        if isinstance(item, torch.Tensor) and item.dtype == torch.bool and not item.dim():
+            items[dim] = item.unsqueeze(0)
+            return tensor.unsqueeze(dim), tuple(items), *value
+        if not isinstance(item, slice):  # it may take no dim, or several
+            break
+    return args
 
 
 def _layout(leaf: Any) -> tuple[Any, ...] | None:

@@ -79,13 +79,13 @@ def _points(ranges: Mapping[str, SymbolRange]) -> tuple[Iterator[Point], bool]:
     complete = count <= MOST_POINTS
     each = _GRID if complete or not ranges else int(_GRID ** (1 / len(ranges)))
     values = [
-        range(size.min, size.max + 1) if complete else _spread(size.min, size.max, each)
+        range(size.min, size.max + 1) if complete else spread(size.min, size.max, each)
         for size in ranges.values()
     ]
     return (dict(zip(ranges, point)) for point in itertools.product(*values)), complete
 
 
-def _spread(low: int, high: int, count: int) -> list[int]:
+def spread(low: int, high: int, count: int) -> list[int]:
     """`count` numbers or fewer from `low` to `high`, both included, of every remainder: runs at even distances."""
     if high - low < count:
         return list(range(low, high + 1))

@@ -31,7 +31,7 @@ from trtcore.ir.torch_private import bounds_of_symbol, expression, forgetting_tr
 from trtcore.jit.aliases import mutated_placeholders
 from trtcore.jit.capture import program_of, weight_places
 from trtcore.jit.weights import WeightWatch
-from trtcore.lowering.overlaps import overlap_refused
+from trtcore.lowering.overlaps import Overlaps
 from trtcore.lowering.passes import FixedSizeError
 from trtcore.refit import engines_of
 from trtcore.runtime.module import captured_dtypes
@@ -154,7 +154,7 @@ class CompiledGraph:
         writing = list(filter(mutates, graph_module.graph.nodes))
         made = made_others(writing)
         self._made = next((place for place, node in enumerate(placeholders) if node in made), None)
-        self._overlap = next(filter(None, map(overlap_refused, writing)), None)
+        self._overlaps = Overlaps(writing)
         self._stray = next((node for node, _ in strays(graph_module.graph)), None)
         self._starts = _starts(graph_module)
         if self._unfit(example_inputs) is None:
@@ -206,8 +206,8 @@ class CompiledGraph:
             return f"{self._name(place)} is {args[place]}, which no size can be"
         if self._folded is not None:
             return f"the graph writes to {self._name(self._folded)}, elements of which share memory"
-        if self._overlap is not None:
-            return f"torch refuses a write of the graph ({self._overlap})"
+        if (told := self._overlaps.told(lambda name: _size(args, self._places[name]))) is not None:
+            return told
         if self._made is not None:
             return f"the graph changes the shape or the memory of {self._name(self._made)}"
         if self._stray is not None:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
+from typing import Any
 
 import attrs
 from torch.fx import GraphModule
@@ -49,8 +50,14 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
             pass that raises, leaves a graph that does not hold together or fixes a dynamic size is undone, with a
             warning.
     """
+    # A graph of torch.compile is asked at the sizes of each call.
+    ranges = None if program.in_spec is None else program.ranges
+    own: dict[Any, Any] = {
+        decompose: partial(decompose, memo=memo),
+        functionalize: partial(functionalize, ranges=ranges),
+    }
     passes = [
-        attrs.evolve(one, run=partial(decompose, memo=memo)) if one.run is decompose else one
+        attrs.evolve(one, run=own[one.run]) if one.run in own else one
         for one in ordered_passes(ctx.registry.lowering_passes, ctx.settings.disabled_passes)
     ]
     _one_fake_mode(program.graph_module)

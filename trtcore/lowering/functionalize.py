@@ -9,7 +9,9 @@ What the model mutates for good (its buffers, its inputs) ends as ``copy_`` node
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,17 +21,25 @@ from trtcore.context import CompileContext
 from trtcore.errors import ExportError
 from trtcore.ir.aliases import find_unsaid, layout, made_others, recompute_views, recomputed, storage
 from trtcore.ir.graphs import attribute, fake_mode_of, is_copy_into, mutates, set_attribute, written_by
+from trtcore.ir.program import SymbolRange
 from trtcore.ir.provenance import describe
 from trtcore.lowering.overlaps import refuse_overlaps
 from trtcore.lowering.regions import is_written_out
 from trtcore.lowering.retrace import functionalize_with_torch
 
+NO_RANGES: Mapping[str, SymbolRange] = MappingProxyType({})
 _PART = torch.ops.aten.as_strided.default
 _COPY_INTO = torch.ops.aten.copy_.default  # how exported graphs spell "write this back"
 
 
-def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:
+def functionalize(
+    graph_module: GraphModule, ctx: CompileContext, ranges: Mapping[str, SymbolRange] | None = NO_RANGES
+) -> GraphModule:
     """Return a graph whose only mutating nodes are ``copy_`` into inputs and buffers, at its end.
+
+    Args:
+        ranges: of sizes for which writes to shared memory are looked at, besides those of the capture; None where who
+            calls the graph looks at them himself.
 
     Raises:
         ExportError: the model writes to memory in a way that has no counterpart in values.
@@ -40,7 +50,8 @@ def functionalize(graph_module: GraphModule, ctx: CompileContext) -> GraphModule
         return graph_module
     if not written_out:  # else the trace finds out
         find_unsaid(graph_module.graph)
-    refuse_overlaps(mutating)
+    if ranges is not None:
+        refuse_overlaps(mutating, ranges)
     _separate_attributes(graph_module, mutating)
     if not written_out and _are_final_writes(mutating):
         return graph_module

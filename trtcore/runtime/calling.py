@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Iterator, Sequence
 from keyword import iskeyword
 from typing import Any
@@ -205,23 +206,36 @@ def _structures(names: Sequence[str], in_spec: pytree.TreeSpec, ordered: bool) -
     ]
     told = "a dict has its keys in another order than the model was compiled for"
     return lines + [
-        f"    if list({path}) != {spec.context!r}: raise TypeError({told!r})"
+        f"    if list({path}) != {_keys(spec)!r}: raise TypeError({told!r})"
         for path, spec in found
-        if ordered and spec.type is dict and spec.num_children > 1
+        if ordered and _keys(spec) is not None and spec.num_children > 1
     ]
 
 
 def _same_structure(path: str, spec: pytree.TreeSpec) -> str:
-    same = f"type({path}) is {spec.type.__name__} and len({path}) == {spec.num_children}"
-    keys = spec.context if spec.type is dict else ()
-    return " and ".join([same, *(f"{key!r} in {path}" for key in keys)])
+    if (
+        spec.type is namedtuple
+    ):  # its class has no name in generated code; that its fields are these is what counts
+        return f"getattr({path}, '_fields', None) == {tuple(spec.context._fields)!r}"
+    same = f"type({path}).__name__ == {spec.type.__name__!r} and len({path}) == {spec.num_children}"
+    if spec.type in (tuple, list, dict):
+        same = f"type({path}) is {spec.type.__name__} and len({path}) == {spec.num_children}"
+    return " and ".join([same, *(f"{key!r} in {path}" for key in _keys(spec) or ())])
+
+
+def _keys(spec: pytree.TreeSpec) -> list[Any] | None:
+    """The keys of a dict of any kind; None for what has none."""
+    if spec.type in (dict, OrderedDict):
+        return list(spec.context)
+    return list(spec.context[1]) if spec.type is defaultdict else None
 
 
 def _containers(path: str, spec: pytree.TreeSpec) -> Iterator[tuple[str, pytree.TreeSpec]]:
-    """Every tuple, list and dict in a structure, and where it is."""
-    if spec.is_leaf() or spec.type not in (tuple, list, dict):
+    """Every tuple, list and dict in a structure, of whichever kind, and where it is."""
+    if spec.is_leaf() or spec.type not in (tuple, namedtuple, list, deque, dict, OrderedDict, defaultdict):
         return
-    keys = list(spec.context) if spec.type is dict else list(range(spec.num_children))
+    keys = _keys(spec)
+    keys = list(range(spec.num_children)) if keys is None else keys
     if _plain_keys(keys):
         yield path, spec
         for key, child in zip(keys, spec.children()):

@@ -86,7 +86,16 @@ def spec_to_json(spec: pytree.TreeSpec | None) -> Any:
             advice="give dicts keys that are texts, and register types of your own with a serialized_type_name (a "
             "NamedTuple with torch.utils._pytree._register_namedtuple)",
         )
+    if any(_holds(json.loads(text)[1], kind) for kind in _REFUSED):
+        raise ArtifactError(
+            f"the structure {structure_text(spec)} cannot be saved: to read it, torch imports what the file names",
+            advice="compile the model with a dict in the place of a defaultdict, and a list in that of a deque",
+        )
     return text
+
+
+def _holds(schema: Any, kind: str) -> bool:
+    return schema["type"] == kind or any(_holds(child, kind) for child in schema["children_spec"])
 
 
 def ranges_to_json(ranges: Mapping[str, SymbolRange]) -> dict[str, list[int]]:
