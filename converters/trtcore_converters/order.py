@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from trtcore_converters.torch_private import ranks_are_exact
+
 aten = torch.ops.aten
 
 
@@ -96,7 +98,10 @@ def _quantile(
     interpolation: str = "linear",
     ignore_nan: bool = False,
 ) -> torch.Tensor:
-    """Between the two elements around rank ``q * (n - 1)``; one result for each q, along a first dim."""
+    """Between the two elements around rank ``q * (n - 1)``; one result for each q, along a first dim.
+
+    The rank is rounded to float32 as in torch before 2.14, and not at all as since then (`ranks_are_exact`).
+    """
     rank = x.dim()
     rows = x.reshape(-1) if dim is None or not rank else x.movedim(dim, -1)
     many = isinstance(q, torch.Tensor) and q.dim() > 0
@@ -108,8 +113,11 @@ def _quantile(
         if ignore_nan
         else torch.full_like(rows[..., :1], rows.shape[-1] - 1)
     )
-    place = wanted * torch.clamp(last, min=0).to(x.dtype)
-    result = _between(values, place, interpolation)
+    last = torch.clamp(last, min=0)
+    if ranks_are_exact() and x.dtype is torch.float32:
+        result = _between_ranks(values, *_exact_ranks(wanted, last.to(torch.int64)), interpolation)
+    else:
+        result = _between(values, wanted * last.to(x.dtype), interpolation)
     nothing = missing.all(-1, keepdim=True) if ignore_nan else missing.any(-1, keepdim=True)
     result = torch.where(nothing, math.nan, result).movedim(-1, 0)
     if keepdim:
@@ -132,6 +140,43 @@ def _between(values: torch.Tensor, place: torch.Tensor, interpolation: str) -> t
     weight = torch.full_like(place, 0.5) if interpolation == "midpoint" else place - below
     mixed = low + weight * (high - low)
     return torch.where(below == above, low, mixed)  # inf - inf would be NaN
+
+
+_UNIT = (
+    1 << 36
+)  # of a rank: q has no bits below 2 ** -36 unless it is less than 2 ** -12, and n - 1 is below 2 ** 27
+
+
+def _exact_ranks(q: torch.Tensor, last: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``q * last`` without rounding, as int64: the whole ranks below and above, and what it is above the one below in
+    `_UNIT`. TensorRT has no float64, in which torch multiplies the two."""
+    whole, rest = torch.zeros_like(q, dtype=torch.int64), q
+    for _ in range(3):
+        rest = rest * 4096  # a power of 2: exact, as are what is cut off and what is left
+        part = torch.floor(rest)
+        whole, rest = whole * 4096 + part.to(torch.int64), rest - part
+    product = whole * last
+    below = torch.div(product, _UNIT, rounding_mode="floor")
+    over = product - below * _UNIT
+    is_between = (over > 0) | ((rest > 0) & (last > 0))
+    return below, below + is_between.to(torch.int64), over
+
+
+def _between_ranks(
+    values: torch.Tensor, below: torch.Tensor, above: torch.Tensor, over: torch.Tensor, interpolation: str
+) -> torch.Tensor:
+    """`_between` of ranks that `_exact_ranks` gave."""
+    if interpolation == "nearest":  # of two that are as near the even one
+        odd = below - 2 * torch.div(below, 2, rounding_mode="floor")
+        half = _UNIT // 2
+        return values.gather(-1, below + ((over > half) | ((over == half) & (odd == 1))).to(torch.int64))
+    if interpolation in ("lower", "higher"):
+        return values.gather(-1, below if interpolation == "lower" else above)
+    low, high = values.gather(-1, below), values.gather(-1, above)
+    weight = over.to(values.dtype) / _UNIT
+    if interpolation == "midpoint":
+        weight = torch.full_like(weight, 0.5)
+    return torch.where(below == above, low, low + weight * (high - low))  # inf - inf would be NaN
 
 
 def _nanquantile(x: torch.Tensor, q: Any, *args: Any, **kwargs: Any) -> torch.Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from packaging.version import Version
 
 __all__ = [
     "decomposition_tables",
@@ -17,6 +18,7 @@ __all__ = [
     "interval",
     "is_erased",
     "prims",
+    "ranks_are_exact",
     "register_quantized_ops",
     "shares_storage",
     "sym_sqrt",
@@ -69,6 +71,14 @@ def extremes() -> tuple[Any, Any]:
     from torch.utils._sympy.functions import Max, Min
 
     return Min, Max
+
+
+def ranks_are_exact() -> bool:
+    """Whether this torch multiplies the q and n - 1 of a quantile in float64 (since 2.14), not in the input's dtype.
+
+    ``arange(6.0).quantile(0.6, interpolation="higher")`` is 4, and was 3. Nothing but its results says so.
+    """
+    return Version(torch.__version__).release >= (2, 14)
 
 
 def shares_storage(a: torch.Tensor, b: torch.Tensor) -> bool:

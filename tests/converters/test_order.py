@@ -44,6 +44,18 @@ def test_quantile(x, interpolation):
     )
 
 
+@pytest.mark.parametrize("interpolation", ["linear", "lower", "higher", "midpoint", "nearest"])
+def test_ranks_are_rounded_as_in_torch(interpolation):
+    """Next to whole ranks, where a rounded rank takes another element: 0.6 of six is a little above the fourth."""
+    q = torch.tensor([k / 20 for k in range(21)] + [1e-30, 1e-5, 1 - 2**-24, 1 / 3])
+    for count in (1, 2, 6, 11, 21, 101, 4097, 10001):
+        values = torch.arange(float(count))
+        ours = ORDER[torch.ops.aten.quantile.default](values, q, interpolation=interpolation)
+        torch.testing.assert_close(
+            ours, values.quantile(q, interpolation=interpolation), rtol=1e-6, atol=1e-6
+        )
+
+
 def test_mode_takes_the_smallest_of_the_most_frequent():
     x = torch.tensor([[3, 1, 1, 3, 2], [5, 4, 4, 4, 5]])
     assert_converts(lambda x: (x.mode(1)[0], x.mode(0, keepdim=True)[0]), (x,))

@@ -78,6 +78,11 @@ def test_sizes_that_are_the_least_of_several():
     assert same_sizes([greatest(greatest(n, m), m - 1)], [greatest(m, n)])
 
 
+def test_ranks_are_exact():
+    found = float(torch.arange(6.0).quantile(0.6, interpolation="higher"))  # 0.6 in float32 is a little more
+    assert found == (4 if private.ranks_are_exact() else 3), f"{CHANGED} how it rounds the ranks of quantiles"
+
+
 def test_shares_storage():
     x = torch.ones(4)
     assert private.shares_storage(x, x[1:]), f"{CHANGED} how storages are told apart"
