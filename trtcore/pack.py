@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from trtcore.events import Event
     from trtcore.ir.facts import BOUNDARY, REASON, NodeFacts, facts, set_facts
+    from trtcore.ir.graphs import attribute, remove_unread
     from trtcore.ir.op_rules import texts_are_data
     from trtcore.ir.provenance import module_path
     from trtcore.ir.schema import node_arguments, parameters_of
@@ -108,6 +109,7 @@ __all__ = [
     "TensorInfo",
     "TrtcoreError",
     "atomic_write",
+    "attribute",
     "cache_directory",
     "converter",
     "converters_in",
@@ -130,6 +132,7 @@ __all__ = [
     "pattern_converter",
     "register_kernel_plugin",
     "register_pack",
+    "remove_unread",
     "replace_node",
     "rewrite",
     "rules_pass",
@@ -167,6 +170,7 @@ _HOMES = {
     "trtcore.packs.hookspecs": ("hookimpl",),
     "trtcore.packs.loading": ("load_packs", "register_pack"),
     "trtcore.ir.facts": ("BOUNDARY", "REASON", "NodeFacts", "facts", "set_facts"),
+    "trtcore.ir.graphs": ("attribute", "remove_unread"),
     "trtcore.lowering.decompose": ("expand_call",),
     "trtcore.lowering.rules": ("RewriteRule", "RuleMatch", "rewrite", "rules_pass"),
     "trtcore.lowering.rewrite": (

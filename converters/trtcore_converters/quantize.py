@@ -14,6 +14,7 @@ from trtcore.pack import (
     Operand,
     Reject,
     Requires,
+    attribute,
     node_arguments,
 )
 from trtcore_converters._checks import val
@@ -45,10 +46,7 @@ def constant_of(value: Any) -> Any:
         return value
     if value.op != "get_attr" or value.graph.owning_module is None:
         return None
-    found: Any = value.graph.owning_module
-    for part in str(value.target).split("."):
-        found = getattr(found, part)
-    return found
+    return attribute(value.graph.owning_module, str(value.target))
 
 
 def _symmetric(node: fx.Node, ctx: NodeContext) -> bool | Reject:

@@ -217,15 +217,22 @@ def test_scaled_weights_keep_their_memory_format_and_leave_the_model_alone():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_one_infinite_element_is_noticed_and_a_large_sum_is_not_taken_for_one(dtype):
-    from trtcore_converters.passes.convolution import _is_finite
+    from trtcore_converters.passes.convolution import _scaled
 
-    values = torch.ones(70000, dtype=dtype)
-    assert _is_finite(values), "the sum is too large for float16, the values are not"
+    values, factor = torch.ones(2, 70000, dtype=dtype), torch.ones(2, 1, dtype=torch.float64)
+    assert _scaled(values, factor) is not None, "the sum is too large for float16, the values are not"
     for bad in (float("inf"), float("-inf"), float("nan")):
-        values[69999] = bad
-        assert not _is_finite(values)
-    values[69998] = float("inf")
-    assert not _is_finite(values), "infinities of both signs"
+        values[1, 69999] = bad
+        assert _scaled(values, factor) is None
+    values[1, 69998] = float("inf")
+    assert _scaled(values, factor) is None, "infinities of both signs"
+
+
+def test_two_batch_norms_in_a_row_go_into_the_convolution():
+    module = Returning(
+        nn.Sequential(nn.Conv2d(3, 4, 3), trained(nn.BatchNorm2d(4)), trained(nn.BatchNorm2d(4)))
+    )
+    assert set(after("fold_batch_norm", module, torch.randn(1, 3, 8, 8), rtol=1e-4, atol=1e-5)) == {"conv2d"}
 
 
 def settings_context(**settings):

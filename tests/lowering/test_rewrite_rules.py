@@ -109,6 +109,45 @@ def test_a_check_decides_and_may_give_other_arguments():
     assert [log.nodes for log in rewrites_of(graph_module)] == [("add",)]
 
 
+def test_what_cannot_be_there_is_not_traced():
+    traced = []
+
+    def gate(x):
+        traced.append(x)
+        return x * torch.sigmoid(x)
+
+    def beside_sigmoid(node):
+        return any(str(source.target) == "aten.sigmoid.default" for source in node.all_input_nodes)
+
+    def rule(**hints):
+        return rewrite(gate, torch.nn.functional.silu, (X,), name="gate", **hints)
+
+    product = {"ops": (torch.ops.aten.mul.Tensor,)}
+    x = torch.randn(3, 4)
+    assert applied([rule(**product)], lambda m, x: x + x.sigmoid(), x).count("aten.add.Tensor") == 1
+    assert (
+        applied([rule(**product, anchor=beside_sigmoid)], lambda m, x: x * x.tanh(), x)[1]
+        == "aten.mul.Tensor"
+    )
+    assert not traced
+    assert applied([rule(**product, anchor=beside_sigmoid)], lambda m, x: x * x.sigmoid(), x) == [
+        "aten.silu.default"
+    ]
+    assert traced
+
+
+def test_a_bias_behind_a_product_that_becomes_a_linear():
+    def run(m, x):
+        return x @ m.w.reshape(4, 1).expand(4, 4) @ m.product.t() + m.w
+
+    module = Module(run).eval()
+    module.register_buffer("product", torch.randn(4, 4))
+    x = torch.randn(3, 4)
+    report = trtcore.explain(module, inputs=[x], min_block_size=1)
+    assert "aten.linear.default" in {node.op for node in report.nodes}
+    assert "aten.add.Tensor" not in {node.op for node in report.nodes}
+
+
 def test_sizes_that_vary():
     batch = {"inputs": ({0: torch.export.Dim("n", min=2, max=9)},)}
     graph_module = program(lambda m, x: x * x.sigmoid(), torch.randn(3, 4), dynamic=batch).graph_module

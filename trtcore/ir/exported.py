@@ -23,7 +23,7 @@ from trtcore.ir.aliases import find_unsaid
 from trtcore.ir.attribute_names import plain_attribute_names
 from trtcore.ir.autocast import cast_as_captured
 from trtcore.ir.expressions import to_text
-from trtcore.ir.graphs import asserted_conditions, mutates, set_attribute
+from trtcore.ir.graphs import asserted_conditions, module_of, mutates, set_attribute
 from trtcore.ir.guards import Guard, SizeText, input_sources, parse_guards
 from trtcore.ir.inputs import input_name, leaf_paths
 from trtcore.ir.layouts import layouts_of, seen_in_memory
@@ -33,7 +33,6 @@ from trtcore.ir.ranges import InputRange, asserted_bounds, data_ranges, symbol_r
 from trtcore.ir.signature import dict_order_matters, parameters_of
 from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import (
-    LazyGraphModule,
     expression,
     guards_code,
     is_derivative_call,
@@ -182,8 +181,7 @@ def unlifted_module(ep: ExportedProgram) -> GraphModule:
         elif node.op != "placeholder":
             copier.copy(node, ep.graph_module, copied)
     plain_attribute_names(root, graph)
-    # Passes will change the graph: its Python code is only made if somebody asks for it.
-    return LazyGraphModule(root, graph, class_name=_model_name(ep))
+    return module_of(graph, root, _model_name(ep))
 
 
 def _copy_placeholders(

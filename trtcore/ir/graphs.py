@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
-from trtcore.ir.torch_private import composite_kernel, python_dispatcher
+from trtcore.ir.torch_private import LazyGraphModule, composite_kernel, python_dispatcher
 
 TRACING = threading.RLock()
 """Held while torch traces: it patches ``nn.Module.__call__`` for the whole process, and two threads that do so at
@@ -52,21 +52,82 @@ def is_size(node: Node) -> bool:
 
 
 def attribute(module: torch.nn.Module, target: str) -> Any:
-    """The value of a get_attr target (dotted)."""
+    """The value of a get_attr target (dotted).
+
+    Raises:
+        AttributeError: there is none.
+    """
     value: Any = module
     for part in target.split("."):
-        value = getattr(value, part)
+        found = None
+        if isinstance(value, torch.nn.Module):
+            # getattr finds these last, after an error of its own; passes look up every weight of a model
+            kept = value.__dict__
+            found = kept["_modules"].get(part)
+            if found is None:
+                found = kept["_parameters"].get(part)
+            if found is None:
+                found = kept["_buffers"].get(part)
+        value = getattr(value, part) if found is None else found
     return value
 
 
 def set_attribute(module: torch.nn.Module, target: str, value: Any) -> None:
     """Put a value at a dotted target, making the modules on the way."""
     *path, last = target.split(".")
+    setattr(_container(module, path), last, value)
+
+
+def _container(module: torch.nn.Module, path: Sequence[str]) -> Any:
+    """What stands at the end of a path; plain modules are made on the way."""
+    found: Any = module
     for part in path:
-        if not hasattr(module, part):
-            setattr(module, part, torch.nn.Module())
-        module = getattr(module, part)
-    setattr(module, last, value)
+        inner = found._modules.get(part) if isinstance(found, torch.nn.Module) else None
+        if inner is None:
+            if not hasattr(found, part):
+                setattr(found, part, torch.nn.Module())
+            inner = getattr(found, part)
+        found = inner
+    return found
+
+
+def module_of(graph: Graph, root: torch.nn.Module, class_name: str = "GraphModule") -> GraphModule:
+    """A GraphModule of a graph, with what its get_attr nodes read of `root`; tensors but parameters are buffers.
+
+    As ``GraphModule(root, graph)``, which looks up every weight by several searches that fail. The Python code is made
+    when somebody asks for it: passes change the graph first.
+    """
+    module = LazyGraphModule({}, Graph(), class_name)
+    for target in dict.fromkeys(str(node.target) for node in graph.find_nodes(op="get_attr")):
+        *path, last = target.split(".")
+        value, owner = attribute(root, target), _container(module, path)
+        if path and owner is attribute(root, ".".join(path)):
+            continue  # of a module that is there whole
+        if isinstance(value, torch.nn.Parameter):
+            owner._parameters[last] = value
+        elif isinstance(value, torch.Tensor):
+            owner._buffers[last] = value
+        else:
+            setattr(owner, last, value)
+    module.graph = graph
+    return module
+
+
+def remove_unread(graph: Graph) -> None:
+    """Take out the calls and attributes that nothing reads and that do nothing else, in subgraphs too.
+
+    As ``Graph.eliminate_dead_code``, which checks the whole graph first, and asks of every node what it does.
+    """
+    for node in reversed(graph.nodes):
+        if not node.users and not node.is_impure():
+            graph.erase_node(node)
+    if graph.owning_module is None:
+        return
+    for name in {str(node.target) for node in graph.find_nodes(op="get_attr")}:
+        inner = graph.owning_module._modules.get(name)
+        if isinstance(inner, GraphModule):
+            remove_unread(inner.graph)
+            inner.recompile()
 
 
 def asserted_conditions(graph: torch.fx.Graph) -> list[Any]:

@@ -17,7 +17,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.ir.aliases import storage
-from trtcore.ir.graphs import attribute, reads_strides, written_by, written_memory
+from trtcore.ir.graphs import attribute, reads_strides, remove_unread, written_by, written_memory
 from trtcore.ir.torch_private import is_inplace_view
 
 _computed: ContextVar[bool] = ContextVar("_computed", default=False)
@@ -107,7 +107,7 @@ class Outputs:
         """Let a graph give the results alone."""
         output = gm.graph.output_node()
         output.args = (tuple(self.results),)
-        gm.graph.eliminate_dead_code()
+        remove_unread(gm.graph)
 
     def append(self, gm: GraphModule) -> None:
         """Let a graph that gives the results give the outputs.

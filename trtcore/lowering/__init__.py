@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 
 from trtcore.context import CompileContext
 from trtcore.ir.facts import rewrites_of
-from trtcore.ir.graphs import attribute, fake_mode_of
+from trtcore.ir.graphs import attribute, fake_mode_of, remove_unread
 from trtcore.ir.program import Program
 from trtcore.ir.torch_private import FakeTensor
 from trtcore.lowering.data_sizes import bounded_by_makers
@@ -103,7 +103,7 @@ def _one_fake_mode(graph_module: GraphModule) -> None:
 
 def eliminate_dead_code(graph_module: GraphModule, ctx: CompileContext) -> None:
     """Remove nodes that nothing reads and that write nothing."""
-    graph_module.graph.eliminate_dead_code()
+    remove_unread(graph_module.graph)
 
 
 def _match(graph_module: GraphModule, ctx: CompileContext) -> GraphModule:

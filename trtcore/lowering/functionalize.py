@@ -59,7 +59,6 @@ def functionalize(
     if written_out or not rename_in_place(graph_module.graph):
         graph_module = functionalize_with_torch(graph_module, ctx)
         _check_left(graph_module.graph)
-    graph_module.graph.lint()
     return graph_module
 
 

@@ -111,6 +111,8 @@ class _Runner:
             _refuse_fixed_sizes(dynamic, one)
             if promised is not None:
                 promised.check(one, result)
+            elif self.checks_all:
+                _check_graph(one, result.graph)
         except PackError as error:
             raise _PassFailure(one, error) from error.__cause__
         if result is not graph_module:
@@ -236,11 +238,8 @@ class _Promise:
     def check(self, one: LoweringPass, graph_module: GraphModule) -> None:
         """Refuse what later stages cannot use: a broken graph, other inputs or results, nodes without a FakeTensor."""
         graph = graph_module.graph
-        try:
-            graph.lint()
-            now = _Promise.of(graph_module)
-        except Exception as error:
-            raise _failure(one, f"left a broken graph: {error}") from error
+        _check_graph(one, graph)
+        now = _Promise.of(graph_module)
         if now.inputs != self.inputs:
             raise _failure(one, "changed the graph's inputs")
         if now.results != self.results:
@@ -250,6 +249,14 @@ class _Promise:
                 raise _failure(one, f"left a {node.op} node, {node.name}")
             if node.op == "call_function" and node.users and "val" not in node.meta:
                 raise _failure(one, f"left {node.name} without its FakeTensor in meta['val']")
+
+
+def _check_graph(one: LoweringPass, graph: Graph) -> None:
+    try:
+        graph.lint()
+        graph.output_node()
+    except Exception as error:
+        raise _failure(one, f"left a broken graph: {error}") from error
 
 
 def _described(outputs: Any) -> list[Any]:

@@ -61,7 +61,7 @@ def insert_constant(
         index += 1
     graph_module.register_buffer(name, value.detach())
     with graph_module.graph.inserting_before(before):
-        node = graph_module.graph.get_attr(name)
+        node = graph_module.graph.create_node("get_attr", name)
     node.meta = {**provenance(like or before), "val": _fake(value.detach(), fake_mode_of(graph_module.graph))}
     return node
 

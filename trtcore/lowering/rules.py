@@ -62,6 +62,7 @@ class RewriteRule:
         replacement: function of the same arguments, or of those that `check` returns.
         check: False where a place is to stay as it is; True, or other arguments for `replacement`, where not.
         ops: the ops that may give its result; () where that shows when it is traced.
+        anchor: whether a call of one of them may be the result, at a glance; None where that shows when it is traced.
     """
 
     name: str
@@ -69,16 +70,24 @@ class RewriteRule:
     replacement: Callable[..., Any]
     check: Check | None = None
     ops: frozenset[Any] = frozenset()
+    anchor: Callable[[Node], bool] | None = None
     _shapes: list[Shape] = field(default_factory=list, compare=False, repr=False)
     _lock: Any = field(default_factory=threading.Lock, compare=False, repr=False)
 
-    def may_match(self, present: Collection[Any]) -> bool:
-        """Whether a graph that calls these ops can hold what is looked for. Traces nothing."""
+    def may_match(self, calls: Mapping[Any, Sequence[Node]]) -> bool:
+        """Whether a graph can hold what is looked for. Traces nothing.
+
+        Args:
+            calls: the graph's calls by their ops.
+        """
         single = [one.function for one in self.searches]
         known = self.ops or (
             single if all(isinstance(one, torch._ops.OpOverload) for one in single) else None
         )
-        return known is None or not set(present).isdisjoint(known)
+        if known is None:
+            return True
+        found = (node for op in known for node in calls.get(op, ()))
+        return any(self.anchor is None or self.anchor(node) for node in found)
 
     def shapes(self) -> list[Shape]:
         """What is looked for, traced once.
@@ -105,6 +114,7 @@ def rewrite(
     *,
     name: str = "",
     ops: Collection[Any] = (),
+    anchor: Callable[[Node], bool] | None = None,
 ) -> RewriteRule:
     """Declare a rule: where a graph holds `search`, it is to hold `replacement`.
 
@@ -117,6 +127,9 @@ def rewrite(
         name: the search's own by default.
         ops: the overloads that may give the result of `search`: for a graph that has none of them it is not even
             traced. Not needed where `search` is an overload.
+        anchor: whether a call of one of these may give the result of `search`, by a look at the node and what stands
+            next to it: for a graph where none may, `search` is not traced either. It may say yes too often; it sees
+            the graph as it is before the rules of the pass.
 
     Nothing is rewritten where somebody else reads a result in the middle, or the user wants one of the ops in torch.
 
@@ -133,7 +146,7 @@ def rewrite(
     """
     functions = tuple(search) if isinstance(search, (list, tuple)) else (search,)
     patterns = tuple(Pattern(function, examples) for function in functions)
-    return RewriteRule(name or patterns[0].__name__, patterns, replacement, check, frozenset(ops))
+    return RewriteRule(name or patterns[0].__name__, patterns, replacement, check, frozenset(ops), anchor)
 
 
 def rules_pass(name: str, rules: Sequence[RewriteRule], **wishes: Any) -> LoweringPass:
@@ -165,9 +178,12 @@ class _Application:
         self.fake_mode = fake_mode_of(graph_module.graph)
         self.constants = _constants(graph_module)
         self.by_anchor: dict[Any, list[tuple[RewriteRule, Shape]]] = {}
-        present = {node.target for node in graph_module.graph.nodes if node.op == "call_function"}
+        calls: dict[Any, list[Node]] = {}
+        for node in graph_module.graph.nodes:
+            if node.op == "call_function":
+                calls.setdefault(node.target, []).append(node)
         for rule in rules:
-            for shape in rule.shapes() if rule.may_match(present) else ():
+            for shape in rule.shapes() if rule.may_match(calls) else ():
                 self.by_anchor.setdefault(shape.anchor.target, []).append((rule, shape))
         self._traces: dict[Any, Graph] = {}
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from trtcore.errors import PackError, shown
 from trtcore.ir.graphs import TRACING, mutates
@@ -110,6 +110,8 @@ class Pattern:
 
     @cached_property
     def _traced(self) -> TracedPattern:
+        if isinstance(self.function, torch._ops.OpOverload) and _are_tensors(self.inputs):
+            return TracedPattern(self._one_op(self.function), {})
         from torch.fx.experimental.proxy_tensor import make_fx
 
         floats: dict[float, int] = {}
@@ -127,6 +129,24 @@ class Pattern:
         traced.graph.eliminate_dead_code()
         self._check(traced)
         return TracedPattern(traced, floats)
+
+    def _one_op(self, op: Any) -> GraphModule:
+        """What tracing one op on tensors gives, without torch's symbolic sizes, which take long to start."""
+        graph = Graph()
+        arguments = []
+        for position, value in enumerate(self.inputs):
+            arguments.append(graph.placeholder(f"arg{position}"))
+            arguments[-1].meta["val"] = value.detach().to("meta")
+        result = graph.call_function(op, tuple(arguments))
+        with torch.no_grad():
+            try:
+                result.meta["val"] = op(*(one.meta["val"] for one in arguments))
+            except Exception as error:
+                raise self._error(f"calling it raised {type(error).__name__}: {shown(error, str)}") from error
+        graph.output(result)
+        traced = GraphModule(torch.nn.Module(), graph)
+        self._check(traced)
+        return traced
 
     def _check(self, traced: GraphModule) -> None:
         ops = [node for node in traced.graph.nodes if node.op == "call_function"]
@@ -202,6 +222,10 @@ def patterns_of(function: Callable[..., Any]) -> tuple[Pattern, ...]:
     """The patterns that a function was decorated for."""
     declared = getattr(function, DECLARED, ())
     return tuple(one.target for one in declared if isinstance(one.target, Pattern))
+
+
+def _are_tensors(values: Sequence[Any]) -> bool:
+    return all(type(value) is torch.Tensor for value in values)
 
 
 def _kind(value: Any) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from trtcore.ir.graphs import attribute, is_size, set_attribute
+from trtcore.ir.graphs import is_size, module_of
 from trtcore.ir.symbols import is_decided_by_data
-from trtcore.ir.torch_private import LazyGraphModule
 
 
 @dataclass(frozen=True)
@@ -68,21 +67,15 @@ def extract(
         placeholder = graph.placeholder(source.name)
         placeholder.meta = dict(source.meta)
         made[source] = placeholder
-    constants: dict[str, Any] = {}
 
     def lookup(source: Node) -> Node:
         if source not in made:  # a constant: get_attr, the tensor shared with the owner
             made[source] = graph.node_copy(source, lookup)
-            constants[str(source.target)] = attribute(owner, str(source.target))
         return made[source]
 
     for node in nodes:
         made[node] = graph.node_copy(node, lookup)
     graph.output(tuple(made[node] for node in outputs))
-    root = torch.nn.Module()
-    for target, value in constants.items():
-        set_attribute(root, target, value)
-    # Nobody may ever run it: its Python code is made when it is first called.
-    module = LazyGraphModule(root, graph, class_name=name)
+    module = module_of(graph, owner, name)
     decided = tuple(node for node in sizes if is_decided_by_data(node.meta.get("val")))
     return Segment(name, tuple(nodes), tuple(tensors), tuple(outputs), module, decided)

@@ -9,7 +9,14 @@ import sympy
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, forced_to_torch, log_rewrite, node_arguments, replace_node
+from trtcore.pack import (
+    CompileContext,
+    attribute,
+    forced_to_torch,
+    log_rewrite,
+    node_arguments,
+    replace_node,
+)
 from trtcore_converters.torch_private import extremes, is_erased
 
 aten = torch.ops.aten
@@ -164,9 +171,7 @@ def constants(graph_module: fx.GraphModule) -> dict[fx.Node, torch.Tensor]:
     found: dict[fx.Node, torch.Tensor] = {}
     for node in graph_module.graph.nodes:
         if node.op == "get_attr" and node.target not in overwritten:
-            value: Any = graph_module
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
+            value = attribute(graph_module, str(node.target))
             if isinstance(value, torch.Tensor):
                 found[node] = value
     return found

@@ -24,6 +24,7 @@ from trtcore.pack import (
     log_rewrite,
     node_arguments,
     parameters_of,
+    remove_unread,
     set_facts,
 )
 from trtcore_converters.passes import _fourier
@@ -60,7 +61,7 @@ def complex_pairs(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     borders: dict[fx.Node, Pair] = {}
     for part in _parts(graph_module):
         _Part(graph_module, ctx, part, known, borders).write()
-    graph_module.graph.eliminate_dead_code()
+    remove_unread(graph_module.graph)
 
 
 def _any_complex(graph_module: fx.GraphModule) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ _NAMED_PADDING = frozenset({aten.conv1d.padding, aten.conv2d.padding, aten.conv3
 _TRANSPOSED = frozenset(
     {aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
 )
+_FOLDABLE = _CONVOLUTIONS | _NAMED_PADDING | _TRANSPOSED
 _NORMALISATION = frozenset({aten.batch_norm.default})
 
 
@@ -41,23 +43,34 @@ def fold_batch_norm(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """
     if not ctx.settings.immutable_weights:
         return
-    known = constants(graph_module)
-    for node in calls(graph_module, _NORMALISATION):
-        convolution = node.args[0]
-        if not is_call(convolution, _CONVOLUTIONS | _NAMED_PADDING | _TRANSPOSED):
-            continue
-        assert isinstance(convolution, fx.Node)
+    while found := _with_norms(
+        graph_module, ctx
+    ):  # of two norms in a row, the second has its convolution then
+        for node, convolution, folded in found:
+            weight, bias = (insert_constant(graph_module, node, value, like=convolution) for value in folded)
+            args = (convolution.args[0], weight, bias, *convolution.args[3:])
+            kwargs = {name: v for name, v in convolution.kwargs.items() if name not in ("weight", "bias")}
+            value = convolution.meta["val"]  # weight and bias are of the dtype and shape that they were
+            made = insert_call(node, convolution.target, args, kwargs, like=convolution, value=value)
+            replace(node, made, "fold_batch_norm")
+
+
+def _with_norms(
+    graph_module: fx.GraphModule, ctx: CompileContext
+) -> list[tuple[fx.Node, fx.Node, tuple[torch.Tensor, torch.Tensor]]]:
+    """(normalisation, convolution, new weight and bias). All arithmetic is done before the graph is changed: it leaves
+    nothing else in the processor's caches."""
+    nodes = [node for node in calls(graph_module, _NORMALISATION) if is_call(node.args[0], _FOLDABLE)]
+    known = constants(graph_module) if nodes else {}
+    found = []
+    for node in nodes:
+        convolution: Any = node.args[0]
         if only_user(convolution) is not node or in_torch(ctx, (node, convolution)):
             continue
         folded = _folded(convolution, node_arguments(node), known)
-        if folded is None:
-            continue
-        weight, bias = (insert_constant(graph_module, node, value, like=convolution) for value in folded)
-        args = (convolution.args[0], weight, bias, *convolution.args[3:])
-        kwargs = {name: v for name, v in convolution.kwargs.items() if name not in ("weight", "bias")}
-        value = convolution.meta["val"]  # weight and bias are of the dtype and shape that they were
-        made = insert_call(node, convolution.target, args, kwargs, like=convolution, value=value)
-        replace(node, made, "fold_batch_norm")
+        if folded is not None:
+            found.append((node, convolution, folded))
+    return found
 
 
 def _folded(
@@ -80,42 +93,29 @@ def _folded(
     factor = (variance + norm["eps"]).rsqrt() * (1.0 if gamma is None else gamma)
     bias = (0.0 if bias is None else bias) - mean
     bias = (bias * factor + (0.0 if beta is None else beta)).to(weight.dtype)
-    weight = _scaled(weight, _per_channel(factor, weight, convolution, given["groups"]))
-    return (weight, bias) if _is_finite(weight) and _is_finite(bias) else None
+    scaled = _scaled(weight, _per_channel(factor, weight, convolution, given["groups"]))
+    return (scaled, bias) if scaled is not None and bool(bias.isfinite().all()) else None
 
 
 _BLOCK = 32767  # elements: what the caches hold in float64, and the most that torch does on one thread
 
 
 @torch.no_grad()  # the weights of a model are parameters
-def _scaled(weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def _scaled(weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor | None:
     """``(weight.double() * factor).to(weight.dtype)``, a few rows at a time: float64 copies of whole weights took most
-    of the time that a residual network is lowered in."""
+    of the time that a residual network is lowered in. None where a result is not finite."""
     result = torch.empty_like(weight)
-    rows = _rows(weight)
+    rows = max(1, _BLOCK // max(1, weight[:1].numel()))
     # In the memory format of the weight and the result: copies between two formats are slow.
     wide = torch.empty_like(weight[:rows], dtype=torch.float64)
+    sums = []
     for part, scale, made in zip(*(torch.split(whole, rows) for whole in (weight, factor, result))):
-        block = wide if len(part) == len(wide) else wide[: len(part)]
+        block = wide if part.shape == wide.shape else wide[: part.shape[0]]
         made.copy_(block.copy_(part).mul_(scale))
-    return result
-
-
-def _is_finite(values: torch.Tensor) -> bool:
-    """Whether every value is. A sum that is finite says so in one go; one that is not may be too large itself.
-
-    A few rows at a time: threads that wait for each other took more time than the sums.
-    """
-    parts = torch.split(values, _rows(values))
-    total = values.new_zeros((), dtype=torch.float64)
-    for part in parts:
-        total += part.sum()
-    return bool(total.isfinite()) or all(bool(part.isfinite().all()) for part in parts)
-
-
-def _rows(values: torch.Tensor) -> int:
-    """How many rows are a block."""
-    return max(1, _BLOCK // max(1, values[:1].numel()))
+        sums.append(made.sum())  # while the caches have it
+    # A sum that is finite says so of all that it sums up; one that is not may be too large itself.
+    finite = all(map(math.isfinite, torch.stack(sums).tolist())) or bool(result.isfinite().all())
+    return result if finite else None
 
 
 def _per_channel(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, insert_constant
+from trtcore.pack import CompileContext, insert_constant, remove_unread
 from trtcore_converters.passes._graph import constants, keeps
 from trtcore_converters.quantize import QUANTIZE
 
@@ -34,7 +34,7 @@ def constant_folding(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     for node in list(graph_module.graph.nodes):
         if node in values and node not in known and _needed(node, values):
             node.replace_all_uses_with(insert_constant(graph_module, node, values[node]))
-    graph_module.graph.eliminate_dead_code()
+    remove_unread(graph_module.graph)
 
 
 def _foldable(node: fx.Node, values: dict[fx.Node, torch.Tensor]) -> bool:

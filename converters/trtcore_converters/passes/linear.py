@@ -10,11 +10,12 @@ from torch import fx
 from torch.nn.functional import linear
 
 from trtcore.pack import RuleMatch, rewrite
-from trtcore_converters.passes._graph import same_sizes, tensor_of
+from trtcore_converters.passes._graph import is_call, same_sizes, tensor_of
 from trtcore_converters.passes.views import order_of
 
 _PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.mm.default)
 _ADDMM = torch.ops.aten.addmm.default
+_LINEAR = torch.ops.aten.linear.default
 
 
 def _is_bias(bias: Any, result: fx.Node) -> bool:
@@ -53,6 +54,15 @@ def _with_bias(check: Callable[[RuleMatch], Any]) -> Callable[[RuleMatch], Any]:
     return lambda found: _is_bias(found.arguments[0], found.nodes[-1]) and check(found)
 
 
+def _adds_vector(node: fx.Node) -> bool:
+    """Whether a sum may be that of a ``linear``, or of what the rules above make one of, and its bias."""
+    sources = node.all_input_nodes
+    vectors = (tensor_of(one) for one in sources if one.op == "get_attr")
+    return any(is_call(one, (_LINEAR, *_PRODUCTS)) for one in sources) and any(
+        vector is not None and vector.dim() == 1 for vector in vectors
+    )
+
+
 def _constant_bias(found: RuleMatch) -> bool:
     bias = found.arguments[-1]
     return bias in found.constants and _is_bias(bias, found.nodes[-1])
@@ -75,6 +85,7 @@ FUSE_LINEAR = (
         _constant_bias,
         name="linear_and_bias",
         ops=(torch.ops.aten.add.Tensor,),
+        anchor=_adds_vector,
     ),
 )
 """``x @ weight.T``, ``addmm(bias, x, weight.T)`` and ``linear(x, weight) + bias`` as one ``linear``."""
