@@ -223,3 +223,22 @@ def test_a_converter_that_keeps_something_of_its_own_in_meta() -> None:
     assert not module.report.quarantined
     a = given[0] + given[1]
     torch.testing.assert_close(module(*given)[2], a.tanh() + given[2])
+
+
+def test_an_input_that_becomes_a_shape_is_no_change() -> None:
+    """TensorRT itself has other formats for it then."""
+
+    class Sized(torch.nn.Module):
+        def forward(self, x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+            size = n.item()
+            torch._check(size >= 2)
+            torch._check(size <= 16)
+            return x[0] + torch.arange(size)[:, None] * 2
+
+    x = torch.ones(1, 3)
+    module = trtcore.compile(Sized(), inputs=[x, torch.tensor(5)], min_block_size=1)
+    assert not module.report.quarantined
+    assert "aten.arange.default" in {node.op for node in module.report.nodes}
+    for size in (2, 5, 16):
+        n = torch.tensor(size)
+        torch.testing.assert_close(module(x, n), Sized()(x, n))

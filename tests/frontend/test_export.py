@@ -356,3 +356,42 @@ def test_one_tensor_for_two_arguments():
     program = trace(Difference(), inputs=[x, x])
     a, b = torch.ones(3), torch.full((3,), 3.0)
     assert torch.equal(program.module()(a, b), a - b)
+
+
+def _is_an_int(x):
+    return x * 2 if isinstance(x.shape[1], int) else x
+
+
+def _type_of(x):
+    return x * 2 if type(x.shape[1]) is int else x
+
+
+def _text_of(x):
+    return x * len(str(x.shape[1]))
+
+
+_CALLS = itertools.count()
+
+
+def _anew_in_every_call(x):
+    return x * next(_CALLS)
+
+
+@pytest.mark.parametrize("low", [1, 2])
+@pytest.mark.parametrize("function", [_is_an_int, _type_of, _text_of, _anew_in_every_call])
+def test_what_a_trace_with_symbols_answers_otherwise(function, low):
+    """Nothing of it is a condition that torch.export would know."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    with pytest.raises(
+        ExportError, match=r"can't be captured with sizes that vary\. At x: dimension 0 = 2"
+    ) as told:
+        trace(Model(), dynamic((low, 8), (3, 16), (4, 24)))
+    assert "isinstance(n, int)" in told.value.advice
+    x = torch.ones(3, 16)
+    program = trace(Model(), Input((3, 16)))  # as the advice has it
+    if function is not _anew_in_every_call:
+        assert torch.equal(program.module()(x), Model()(x))

@@ -432,3 +432,65 @@ def test_inputs_on_another_device_than_the_weights_in_torch():
             module(torch.ones(2, 4, device="meta"))
         assert "module.to('meta')" in str(caught.value)
         module(torch.ones(2, 4))
+
+
+# ---- weights that engines have --------------------------------------------------------------------------------
+
+
+class Weighted(nn.Module):
+    """`w` is read by an engine and by an op that stays in torch, `k` in torch alone, `e` by an engine alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.e = nn.Parameter(torch.full((4,), 2.0)), nn.Parameter(torch.full((4,), 5.0))
+        self.register_buffer("k", torch.full((4,), 3.0))
+
+    def forward(self, x):
+        return torch.erf(x * self.w * self.e) + (x + self.w) + self.k
+
+
+@pytest.fixture
+def weighted(trt_backend):
+    model, x = Weighted().eval(), torch.rand(3, 4)
+    apart = {"torch_executed_ops": {"aten.add.Tensor"}, "min_block_size": 1}
+    module = trtcore.compile(model, inputs=[x], **apart)
+    assert {"w", "k"} <= dict(module.state_dict()).keys()
+    assert "e" not in module.state_dict()
+    return model, module, x
+
+
+@torch.no_grad()
+def test_weights_that_torch_and_engines_would_have_otherwise_are_not_loaded(weighted):
+    model, module, x = weighted
+    for outer, prefix in ((module, ""), (nn.Sequential(module), "0.")):
+        zeros = {prefix + name: value * 0 for name, value in module.state_dict().items()}
+        with pytest.raises(RuntimeError, match="w is a weight in the engines") as told:
+            outer.load_state_dict(zeros)
+        assert "refit_module_weights" in str(told.value)
+        torch.testing.assert_close(outer(x), model(x))
+    module.load_state_dict(module.state_dict())  # what it has
+    module.load_state_dict({**module.state_dict(), "k": torch.ones(4)})  # what torch alone has
+    model.k.fill_(1)
+    torch.testing.assert_close(module(x), model(x))
+
+
+@torch.no_grad()
+def test_weights_that_only_an_engine_reads_are_not_set(weighted):
+    model, module, x = weighted
+    with pytest.raises(InputError, match="e is a weight in the engines of this module"):
+        torch.func.functional_call(module, {"e": torch.zeros(4)}, (x,))
+    for again in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        with pytest.raises(InputError, match="e is a weight in the engines") as told:
+            again.e = nn.Parameter(torch.zeros(4))
+        assert "MutableModule" in told.value.advice
+        torch.testing.assert_close(again(x), model(x))
+    module.note = torch.ones(1)  # a name of the caller's own
+
+
+def test_the_advice_for_other_weights(weighted):
+    model, module, x = weighted
+    with torch.no_grad():
+        model.e.mul_(0.5)
+        model.w.mul_(0.5)
+        refitted = trtcore.dynamo.refit_module_weights(module, torch.export.export(model, (x,)))
+        torch.testing.assert_close(refitted(x), model(x))

@@ -117,16 +117,11 @@ class _Input:
     tensor: Any
     name: str
     shape: tuple[int, ...]
-    dtype: Any
-    location: Any
     formats: int
 
     @classmethod
     def of(cls, tensor: Any) -> _Input:
-        location = getattr(tensor, "location", None)  # not every version of the bindings has it
-        return cls(
-            tensor, tensor.name, tuple(tensor.shape), tensor.dtype, location, int(tensor.allowed_formats)
-        )
+        return cls(tensor, tensor.name, tuple(tensor.shape), int(tensor.allowed_formats))
 
 
 class NetworkRecord:
@@ -157,8 +152,8 @@ class NetworkRecord:
             now = _Input.of(tensor)
             if (now.name, now.shape) != (known.name, known.shape):
                 return f"the name or the shape of the network's input {known.name}"
-            if now != known:
-                return f"the dtype, the place or the formats of the network's input {known.name}"
+            if now != known and not tensor.is_shape_tensor:  # TensorRT sets those of a shape tensor itself
+                return f"the formats of the network's input {known.name}"
         if network.num_layers < len(self._layers):
             return "the network's layers"
         for index, layer in enumerate(self._layers):

@@ -60,6 +60,23 @@ def compare(
     )
 
 
+def differs_when_run(
+    model: torch.nn.Module,
+    ep: ExportedProgram,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    sizes: Mapping[str, int],
+) -> str | None:
+    """How `ep` differs from the model for these arguments; None where it does not, or the model cannot be run."""
+    if not can_run(model):
+        return None
+    try:
+        expected = run(model, args, kwargs)
+    except Exception:  # our made-up values are none for it
+        return None
+    return _outputs_differ(expected, ep, pytree.tree_leaves((args, kwargs)), sizes)
+
+
 def _outputs_differ(
     expected: Any, ep: ExportedProgram, leaves: Sequence[Any], sizes: Mapping[str, int]
 ) -> str | None:

@@ -1,8 +1,10 @@
 """Holding an exported program to the sizes that were asked for.
 
-torch.export traces with sizes of at least 2 and takes every branch as for the sizes that it was given. Two things can
+torch.export traces with sizes of at least 2 and takes every branch as for the sizes that it was given. Three things can
 make the captured graph another function than the model inside of the range:
 
+- symbols in the place of sizes: ``isinstance(n, int)``, ``type(n)`` and ``str(n)`` say something else of them. The
+  model and the graph are run at the smallest usual sizes;
 - sizes of 0 and 1, about which it assumes without saying so. There both are run (or, where that is impossible, the
   model is exported again with these sizes and the graphs are compared);
 - its guards. Each is looked at over the whole range. Where some do not hold everywhere, the model is captured again at
@@ -23,7 +25,7 @@ import torch
 from torch.export import ExportedProgram
 
 from trtcore.errors import ExportError
-from trtcore.frontend.comparing import Verdict, compare, number
+from trtcore.frontend.comparing import Verdict, compare, differs_when_run, number
 from trtcore.ir.exclusions import describe_exclusion, exclusion
 from trtcore.ir.exported import guards_of, user_placeholders
 from trtcore.ir.guards import Guard
@@ -226,6 +228,8 @@ class _Capture:
 
     def find_problem(self, captures: Sequence[_Capture]) -> ExportError | None:
         """What stands against promising the range; None if this capture was the model wherever that was in doubt."""
+        if (problem := self._usual_problem()) is not None:
+            return problem
         found: dict[Point, Verdict] = {}
         for point in self._ends_in_doubt():
             found[point] = self._verdict(point)
@@ -245,6 +249,24 @@ class _Capture:
             if verdict.model_fails and all(guard.holds(self.sizes(point)) for guard in kept):
                 return self._error(point, verdict)
         return None
+
+    def _usual_problem(self) -> ExportError | None:
+        """What stands against the capture at sizes of which nothing is assumed."""
+        sizes = {name: min(max(size.min, 2), size.max) for name, size in self.ranges.items()}
+        if min(sizes.values()) < 2 or not all(guard.holds(sizes) for guard in self.guards):
+            sizes = self._usual(self.ranges)
+        if min(sizes.values()) < 2 or not all(guard.holds(sizes) for guard in self.guards):
+            return None
+        args, kwargs = self.tree.unflatten(self.examples_at(self.shapes_at(sizes)))
+        problem = differs_when_run(self.model, self.ep, args, kwargs, sizes)
+        if problem is None:
+            return None
+        return ExportError(
+            f"{type(self.model).__name__} can't be captured with sizes that vary. At {self._at(sizes)}: {problem}",
+            advice="torch.export gives the model symbols for sizes, of which isinstance(n, int), type(n) and str(n) "
+            "say something else than of ints; it records what a try statement catches, and once what Python makes anew "
+            "in every call. Take that out of forward, or give the Inputs one size as min, opt and max",
+        )
 
     def _verdict(self, point: Point) -> Verdict:
         sizes = self.sizes(point)

@@ -11,6 +11,7 @@ import torch
 from torch.fx.graph import _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+from trtcore.errors import InputError
 from trtcore.ir.torch_private import (
     has_global_hooks,
     has_global_pre_hooks,
@@ -25,7 +26,7 @@ from trtcore.runtime.direct import DirectForward
 from trtcore.runtime.first_calls import FirstCalls
 from trtcore.runtime.input_check import InputCheck
 from trtcore.runtime.pickling import ModuleState, restored, state_of
-from trtcore.runtime.plans import keep_plans_plain, plans_of
+from trtcore.runtime.plans import engines_of, keep_plans_plain, plans_of
 from trtcore.runtime.recipe import Recipe
 from trtcore.runtime.requirement import add_requirement
 from trtcore.runtime.sharing import Sharing
@@ -89,6 +90,42 @@ class CompiledModule(torch.fx.GraphModule):
             first.look((args, kwargs), results)
             self._first = first if first.left else None
         return results
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As for any module, but for what an engine has and nothing else reads: it would be left aside without a word.
+
+        So ``torch.func.functional_call`` with other weights is refused, too.
+        """
+        recipe = self.recipe
+        known = isinstance(value, torch.Tensor) and recipe is not None and name in recipe.weights
+        if known and name not in self._parameters and name not in self._buffers:
+            raise InputError(_fixed(name), advice=_OTHER_WEIGHTS)
+        super().__setattr__(name, value)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Nothing is loaded where a weight would be another in torch than in the engines."""
+        held = {weight.name for engine in engines_of(self) for weight in engine.manifest.weights}
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        changed = [
+            name
+            for name, value in own.items()
+            if name in held and _is_other(state_dict.get(prefix + name), value)
+        ]
+        if changed:
+            error_msgs += [f"{_fixed(name)}. What to do: {_OTHER_WEIGHTS}" for name in changed]
+            state_dict.update({prefix + name: value for name, value in own.items()})
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def _watched_call(self, check: InputCheck, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that hooks or a trace want to see: as any module's, with the check behind the last pre-hook."""
@@ -165,6 +202,23 @@ class CompiledModule(torch.fx.GraphModule):
         for key in [key for key, hook in self._forward_pre_hooks.items() if isinstance(hook, InputCheck)]:
             del self._forward_pre_hooks[key]  # a copy's, of the check that it was copied with
             self._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+_OTHER_WEIGHTS = (
+    "give the engines other weights with trtcore.dynamo.refit_module_weights(compiled, exported_program), or compile "
+    "with trtcore.MutableModule, which follows its model"
+)
+
+
+def _fixed(name: str) -> str:
+    return f"{name} is a weight in the engines of this module, and they keep what it was at the compile"
+
+
+def _is_other(given: Any, own: torch.Tensor) -> bool:
+    if not isinstance(given, torch.Tensor):
+        return False
+    with torch.no_grad():
+        return given.shape != own.shape or not torch.equal(given.to(own.device, own.dtype), own)
 
 
 @contextmanager
