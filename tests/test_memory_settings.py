@@ -7,6 +7,7 @@ import sys
 import textwrap
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -129,6 +130,63 @@ def test_the_memory_of_a_build_stays_within_the_budget():
     assert peak <= budget
     engines, peak = run("off")
     assert (engines, peak > budget) == (1, True)
+
+
+_LIMITED = """
+    import os, sys, threading, time, torch, trtcore
+    from trtcore.memory import memory_in_use
+    torch.set_num_threads(1)
+    limit, peak = int(sys.argv[1]), [0]
+
+    def watch():
+        while True:
+            peak[0] = max(peak[0], memory_in_use())
+            if peak[0] > limit:
+                os.write(2, b"over the limit")
+                os._exit(3)
+            time.sleep(0.002)
+
+    threading.Thread(target=watch, daemon=True).start()
+    layers = [torch.nn.utils.skip_init(torch.nn.Linear, 4096, 4096, bias=False) for _ in range(64)]  # 64 MiB each
+    some = torch.randn(4096, 4096) / 45
+    with torch.no_grad():
+        for number, layer in enumerate(layers):
+            torch.mul(some, 1 + number / 1000, out=layer.weight)
+    model = torch.nn.Sequential(*[part for layer in layers for part in (layer, torch.nn.ReLU())]).eval()
+    x = torch.ones(1, 4096)
+    settings = {"enable_resource_partitioning": True, "cpu_memory_budget": limit} if sys.argv[2] == "on" else {}
+    module = trtcore.compile(model, inputs=[x], min_block_size=1, runtime="reference", **settings)
+    compiled = peak[0]
+    with torch.no_grad():
+        assert torch.allclose(module(x), model(x), rtol=1e-3, atol=1e-3)
+    weights = sum(p.nbytes for p in model.parameters())
+    print(weights, len(module.report.engines), compiled, sum(one.build_seconds for one in module.report.engines))
+"""
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.usefixtures("trt_backend")
+def test_a_model_of_4_gib_compiles_within_6():
+    """Its weights are in memory all the while. The process ends itself when its own memory exceeds the limit."""
+    if psutil.virtual_memory().available < 9 << 30:
+        pytest.skip("less than 9 GiB of memory are free")
+    limit = 6 << 30
+
+    def run(word):
+        command = [sys.executable, "-c", textwrap.dedent(_LIMITED), str(limit), word]
+        return subprocess.run(command, check=False, capture_output=True, text=True)
+
+    done = run("on")
+    assert done.returncode == 0, done.stderr
+    weights, engines, peak, seconds = map(float, done.stdout.split()[-4:])
+    print(
+        f"{weights / MIB:.0f} MiB in {engines:.0f} engines, peak {peak / MIB:.0f} MiB, built in {seconds:.0f} s"
+    )
+    assert weights == 4 << 30
+    assert engines > 1
+    assert peak <= limit
+    assert run("off").returncode == 3, "one engine does without the budget, and the test shows nothing"
 
 
 # ---- the rest -----------------------------------------------------------------------------------------------

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 import trtcore
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.engine.cache.builder import CachedBuilder
-from trtcore.engine.cache.entry import DamagedEntryError, engine_of, name_of
+from trtcore.engine.cache.entry import DamagedEntryError, engine_of, facts_of, name_of
 from trtcore.engine.cache.stores import FolderStore, RemoteStore, store_at
+from trtcore.engine.key import sample_hash
 from trtcore.errors import ArtifactError, SettingsError
+from trtcore.ir.tensor_bytes import have_same_bytes
 from trtcore.settings import CompilationSettings
 
 pytestmark = pytest.mark.usefixtures("trt_backend")
@@ -200,6 +202,146 @@ def test_engines_that_can_be_refitted_serve_other_weights(tmp_path: Path) -> Non
         assert compiled(Net(scale=scale, name="another"), tmp_path, **options)
     assert len(entry_files(tmp_path)) == 1
     assert not compiled(Net(scale=2.0), tmp_path)
+
+
+class Large(nn.Module):
+    """One engine with weights of which only samples are looked at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 4096), nn.Linear(4096, 8)
+        with torch.no_grad():
+            for layer in (self.first, self.second):
+                count = layer.weight.numel()
+                layer.weight.copy_(torch.linspace(-1, 1, count).reshape(layer.weight.shape) / 16)
+                layer.bias.fill_(0.25)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+def changed_in_one_place(place: int) -> Large:
+    model = Large()
+    with torch.no_grad():
+        model.second.weight.view(-1)[place] += 1
+    return model
+
+
+_UNSEEN = 300  # an element that is in no sample
+_SEEN = 10
+
+
+def test_weights_that_differ_where_no_sample_was_taken_are_others(tmp_path: Path) -> None:
+    weights = [model.second.weight for model in (Large(), changed_in_one_place(_UNSEEN))]
+    assert len(set(map(sample_hash, weights))) == 1
+    assert len({sample_hash(weights[0]), sample_hash(changed_in_one_place(_SEEN).second.weight)}) == 2
+    models = [Large(), changed_in_one_place(_UNSEEN), changed_in_one_place(_UNSEEN + 1)]
+    assert [compiled(model, tmp_path) for model in models] == [False, False, False]
+    assert len(entry_files(tmp_path)) == 3
+    assert [compiled(model, tmp_path) for model in models] == [True, True, True]
+
+
+class Alike(nn.Module):
+    """Two weights of the same bytes."""
+
+    def __init__(self, changed: int | None = None) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 96), nn.Linear(96, 96), nn.Linear(96, 96))
+        with torch.no_grad():
+            self.layers[0].weight.copy_(torch.linspace(-1, 1, 96 * 8).reshape(96, 8))
+            for layer in self.layers[1:]:
+                layer.weight.copy_(torch.linspace(-1, 1, 96 * 96).reshape(96, 96) / 96)
+            for layer in self.layers:
+                layer.bias.zero_()
+            if changed is not None:
+                self.layers[changed].weight.view(-1)[_UNSEEN] += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def test_each_of_several_weights_of_the_same_bytes_counts(tmp_path: Path) -> None:
+    weights = [Alike(changed=1).layers[1].weight, Alike().layers[1].weight]
+    assert sample_hash(weights[0]) == sample_hash(weights[1])
+    models = [Alike(), Alike(changed=1), Alike(changed=2)]
+    assert [compiled(model, tmp_path) for model in models] == [False, False, False]
+    assert [compiled(model, tmp_path) for model in models] == [True, True, True]
+
+
+def test_entries_that_were_only_written_do_not_replace_each_other(tmp_path: Path) -> None:
+    models = [Large(), changed_in_one_place(_UNSEEN)]
+    assert [compiled(model, tmp_path, read=False) for model in models] == [False, False]
+    assert [compiled(model, tmp_path) for model in models] == [True, True]
+
+
+def test_a_weight_that_changes_back_is_found_though_its_quick_name_is_another_s(tmp_path: Path) -> None:
+    compiled(Large(), tmp_path)
+    compiled(changed_in_one_place(_UNSEEN), tmp_path)
+    first = next(file for file in entry_files(tmp_path) if file_key(file) != file.stem)
+    first.unlink()  # as the least recently used entries go
+    assert compiled(changed_in_one_place(_UNSEEN), tmp_path)
+    assert not compiled(Large(), tmp_path)
+    assert compiled(Large(), tmp_path)
+
+
+def file_key(file: Path) -> str:
+    return facts_of(memoryview(file.read_bytes()), None).key
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8, 0.97])
+def test_a_damaged_weight_of_an_entry_is_not_used(tmp_path: Path, share: float) -> None:
+    """Constants are compared with the weights, the plan and the rest are hashed."""
+    compiled(Large(), tmp_path)
+    (file,) = entry_files(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[int(len(data) * share)] ^= 4
+    file.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a constant that differs is another model's
+        assert not compiled(Large(), tmp_path)
+    assert compiled(Large(), tmp_path)
+
+
+def test_with_a_secret_all_weights_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trtcore.engine.cache.builder.sample_hash", None)
+    settings = {"engine_cache_key": b"ours"}
+    assert [compiled(Large(), tmp_path, **settings) for _ in range(2)] == [False, True]
+
+
+def test_the_same_bytes_whatever_their_dtype_and_place() -> None:
+    x = torch.randn(6, 5)
+    x[0, 0] = float("nan")
+    assert have_same_bytes(x, x.clone())
+    assert have_same_bytes(x.t(), x.t().contiguous())
+    assert not have_same_bytes(x, x.t())
+    assert have_same_bytes(x, x.view(torch.int32).reshape(-1))
+    assert have_same_bytes(torch.zeros(3)[:0], torch.zeros(0, dtype=torch.int8))
+    assert not have_same_bytes(torch.zeros(1), torch.zeros(2))
+    assert not have_same_bytes(torch.tensor([0.0]), torch.tensor([-0.0]))
+    room = torch.zeros(125, dtype=torch.uint8)
+    room[5:125] = x.view(torch.uint8).reshape(-1)
+    assert have_same_bytes(room[5:], x)
+    room[124] ^= 1
+    assert not have_same_bytes(room[5:], x)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bool, torch.float8_e4m3fn, torch.complex64, torch.float64]
+)
+def test_samples_of_every_dtype_and_layout(dtype: torch.dtype) -> None:
+    x = torch.randint(0, 2, (64, 80, 4, 3)).to(dtype)
+    looks = (
+        lambda x: x,
+        lambda x: x.to(memory_format=torch.channels_last),
+        lambda x: x.transpose(0, 1),
+        lambda x: x[:, ::2],
+        lambda x: x[:1].expand(64, -1, -1, -1),
+    )
+    for look in looks:
+        assert sample_hash(look(x)) == sample_hash(look(x.clone()))
+    other = x.clone()
+    other[0, 0, 0, 0] = 1 - int(x[0, 0, 0, 0].to(torch.float32).real)
+    assert sample_hash(x) != sample_hash(other)
 
 
 # ---- damage -------------------------------------------------------------------------------------------------

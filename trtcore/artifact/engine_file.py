@@ -21,7 +21,7 @@ import os
 import struct
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -136,6 +136,16 @@ class EngineArtifact:
             raise ArtifactError(f"the engine {self.manifest.name} was written without its network")
         return _json(metadata["snapshot"], "snapshot")
 
+    def hashed_constants(self) -> dict[str, tuple[str, torch.Tensor]]:
+        """The constants in its file by their names there: the sha256 that the file says of each, and its bytes."""
+        metadata, tensors = _parse(self.container)
+        hashes = _json(metadata.get("sha256", "{}"), "sha256")
+        return {
+            name: (str(hashes[name]), tensor)
+            for name, tensor in tensors.items()
+            if name != "plan" and name in hashes
+        }
+
     def holds(self, data: torch.Tensor) -> bool:
         """Whether these bytes, uint8, are those of its file, or of its plan alone."""
         own = [self.plan, *([] if self._container is None else [self._container])]
@@ -247,14 +257,18 @@ class EngineArtifact:
         _ = artifact.snapshot  # checked now, because it comes from elsewhere
         return artifact
 
-    def verify(self) -> None:
+    def verify(self, known: Collection[str] = ()) -> None:
         """Hash the engine's bytes and compare: reads all of them.
+
+        Args:
+            known: names of tensors in the file whose bytes were compared otherwise.
 
         Raises:
             ArtifactError: a byte is not what was written.
         """
         metadata, tensors = _parse(self.container)
         hashes = _json(metadata.get("sha256", "{}"), "sha256")
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in known}
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashlib lets other threads run
             found = list(pool.map(_sha256, tensors.values()))
         for name, digest in zip(tensors, found):
@@ -307,7 +321,7 @@ def with_new_manifest(artifact: EngineArtifact, manifest: EngineManifest) -> Eng
         return open_container(EngineArtifact(artifact.plan, manifest, artifact.snapshot).to_tensor())
     room = bytearray(header.ljust(length))
     data[8 : 8 + length] = torch.frombuffer(room, dtype=torch.uint8)
-    return open_container(data)
+    return EngineArtifact(artifact.plan, manifest, artifact._snapshot, data)
 
 
 def _check_version(text: str) -> None:

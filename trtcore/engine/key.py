@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,17 +64,80 @@ def identify(request: Any) -> Identity:
     Raises:
         TypeError: an argument of a node has no form that is the same in every process.
     """
-    data, storages = request.plain()
-    names = _Names(request.ranges, data.nodes)
-    weights = _Weights(data, storages, by_content=request.settings.immutable_weights)
-    digest = hashlib.sha256()
-    _feed(digest, ("trtcore", FORMAT, __version__, package_hash("trtcore"), torch.__version__))
-    _feed(digest, (request.backend, request.backend_version, request.target.name))
-    _feed(digest, tuple(_settings(request.settings)))
-    _graph(digest, data, weights, names)
-    _feed(digest, tuple(sorted(names.condition(text) for text in request.conditions)))
-    _feed(digest, names.ranges())
-    return Identity(digest.hexdigest(), names.symbols, tuple(weights.targets), tuple(weights.contents))
+    anatomy: Anatomy = request.anatomy
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashlib lets other threads run
+        return anatomy.identity(list(pool.map(tensor_hash, anatomy.weights)))
+
+
+class Anatomy:
+    """What identifies a request but for the contents of its weights.
+
+    Attributes:
+        weights: in the order of `Identity.contents`.
+
+    Raises:
+        TypeError: an argument of a node has no form that is the same in every process.
+    """
+
+    def __init__(self, request: Any) -> None:
+        data, storages = request.plain()
+        names = _Names(request.ranges, data.nodes)
+        self._by_content = bool(request.settings.immutable_weights)
+        self._targets: list[str] = []
+        self._numbers: dict[int, int] = {}
+        self.weights: list[torch.Tensor] = []
+        self._texts: list[
+            bytes | tuple[Any, ...]
+        ] = []  # what is hashed; a tuple is the structure of a weight
+        self._feed(("trtcore", FORMAT, __version__, package_hash("trtcore"), torch.__version__))
+        self._feed((request.backend, request.backend_version, request.target.name))
+        self._feed(tuple(_settings(request.settings)))
+        self._graph(data, storages, names)
+        self._feed(tuple(sorted(names.condition(text) for text in request.conditions)))
+        self._feed(names.ranges())
+        self._symbols = names.symbols
+
+    def identity(self, contents: Sequence[str]) -> Identity:
+        """The identity of the request whose weights have these hashes.
+
+        Raises:
+            ValueError: there are more or fewer weights.
+        """
+        if len(contents) != len(self.weights):
+            raise ValueError(f"{len(contents)} hashes for {len(self.weights)} weights")
+        digest, left = hashlib.sha256(), iter(contents)
+        for text in self._texts:
+            if isinstance(text, bytes):
+                digest.update(text)
+            else:
+                content = next(left)
+                _feed(digest, (*text, content) if self._by_content else text)
+        return Identity(digest.hexdigest(), self._symbols, tuple(self._targets), tuple(contents))
+
+    def _feed(self, value: Any) -> None:
+        self._texts.append(_fed(value))
+
+    def _graph(self, data: Any, storages: Any, names: _Names) -> None:
+        for node in data.nodes:
+            names.define(node.name)
+            self._feed(_node(node, names))
+            if node.op == "get_attr":
+                weight = data.weights[node.target]
+                if hasattr(weight, "nodes"):
+                    self._graph(weight, storages, names)
+                else:
+                    self._weight(node.target, weight, storages)
+            reference = data.converters.get(node.name)
+            if reference is not None:
+                self._feed(_converter(reference))
+        self._feed("end")
+
+    def _weight(self, target: str, view: Any, storages: Any) -> None:
+        """Of a weight: where it lies in its memory counts, as refit goes by that, and which weights share theirs."""
+        self._targets.append(target)
+        self.weights.append(view.on(storages[view.storage]))
+        number = self._numbers.setdefault(view.storage, len(self._numbers))
+        self._texts.append((str(view.dtype), view.shape, view.stride, view.offset, number))
 
 
 def _settings(settings: Any) -> Iterable[tuple[str, Any]]:
@@ -144,24 +207,11 @@ class _Names:
 
 
 def _feed(digest: Any, value: Any) -> None:
-    digest.update(repr(value).encode())
-    digest.update(b"\n")
+    digest.update(_fed(value))
 
 
-def _graph(digest: Any, data: Any, weights: _Weights, names: _Names) -> None:
-    for node in data.nodes:
-        names.define(node.name)
-        _feed(digest, _node(node, names))
-        if node.op == "get_attr":
-            weight = data.weights[node.target]
-            if hasattr(weight, "nodes"):
-                _graph(digest, weight, weights, names)
-            else:
-                _feed(digest, weights.next(node.target))
-        reference = data.converters.get(node.name)
-        if reference is not None:
-            _feed(digest, _converter(reference))
-    _feed(digest, "end")
+def _fed(value: Any) -> bytes:
+    return repr(value).encode() + b"\n"
 
 
 def _node(node: NodeData, names: _Names) -> Any:
@@ -213,46 +263,27 @@ def _plain(value: Any, names: _Names | None) -> Any:
     raise TypeError(f"{value!r} of {type(value)} has no form that is the same in every process")
 
 
-class _Weights:
-    """The weights of a request in the order in which its nodes name them, each hashed once, several at a time."""
-
-    def __init__(self, data: Any, storages: Any, *, by_content: bool) -> None:
-        self._by_content = by_content
-        self._numbers: dict[int, int] = {}
-        views = list(_views(data))
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashlib lets other threads run
-            hashes = pool.map(lambda view: tensor_hash(view.on(storages[view.storage])), views)
-        self._rest = list(zip(views, hashes))[::-1]
-        self.targets: list[str] = []
-        self.contents: list[str] = []
-
-    def next(self, target: str) -> Any:
-        """Of the next weight, what the key covers: where it lies in its memory counts, as refit goes by that."""
-        view, content = self._rest.pop()
-        self.targets.append(target)
-        self.contents.append(content)
-        number = self._numbers.setdefault(
-            view.storage, len(self._numbers)
-        )  # weights that share their memory do
-        structure = (str(view.dtype), view.shape, view.stride, view.offset, number)
-        return (*structure, content) if self._by_content else structure
-
-
-def _views(data: Any) -> Iterable[Any]:
-    for node in data.nodes:
-        if node.op == "get_attr":
-            weight = data.weights[node.target]
-            if hasattr(weight, "nodes"):
-                yield from _views(weight)
-            else:
-                yield weight
-
-
 def tensor_hash(tensor: torch.Tensor) -> str:
     """sha256 of a tensor's elements in order, as bytes."""
     if not tensor.numel():
         return ""
     return hashlib.sha256(bytes_of(tensor.detach().cpu().contiguous())).hexdigest()
+
+
+_SAMPLES, _SAMPLE_BYTES = 16, 1024
+
+
+def sample_hash(tensor: torch.Tensor) -> str:
+    """The `tensor_hash` of a small tensor; of a large one, of a part that others may have in common with it. Equal for
+    equal tensors of one layout."""
+    strides = tensor.stride()
+    flat = tensor.detach().permute(sorted(range(tensor.dim()), key=lambda dim: -strides[dim]))
+    if tensor.nbytes <= _SAMPLES * _SAMPLE_BYTES or not flat.is_contiguous():
+        return tensor_hash(tensor)
+    whole = flat.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
+    step = (whole.numel() - _SAMPLE_BYTES) // (_SAMPLES - 1)
+    parts = torch.cat([whole[number * step :][:_SAMPLE_BYTES] for number in range(_SAMPLES)])
+    return f"{_SAMPLES} samples of {tensor_hash(parts)}"
 
 
 # ---- converters: who they are, and what their code is -------------------------------------------------------
@@ -280,13 +311,22 @@ def package_hash(module: str) -> str:
         return ""
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return ""
-    origin = Path(spec.origin)
-    files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
+    folder, name = os.path.split(spec.origin)
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file.relative_to(origin.parent)).encode())
-        digest.update(file.read_bytes())
+    for file in sorted(_sources(folder)) if name == "__init__.py" else [name]:
+        digest.update(file.encode())
+        with open(os.path.join(folder, file), "rb") as source:
+            digest.update(source.read())
     return digest.hexdigest()
+
+
+def _sources(folder: str) -> Iterator[str]:
+    """The Python files below a folder, by their paths in it, with slashes."""
+    for place, _, names in os.walk(folder):
+        below = os.path.relpath(place, folder).replace(os.sep, "/")
+        for name in names:
+            if name.endswith(".py"):
+                yield name if below == "." else f"{below}/{name}"
 
 
 def _version(module: str) -> str:

@@ -24,7 +24,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.backend.base import Target
 from trtcore.context import CompileContext
-from trtcore.engine.key import Identity, function_hash, identify
+from trtcore.engine.key import Anatomy, Identity, function_hash, identify
 from trtcore.errors import SettingsError
 from trtcore.ir.graph_data import (
     FakeValues,
@@ -376,6 +376,15 @@ class EngineRequest:
         return self._graph.segment if isinstance(self._graph, _Live) else None
 
     @cached_property
+    def anatomy(self) -> Anatomy:
+        """What the key covers but for the contents of the weights.
+
+        Raises:
+            TypeError: as `identity`.
+        """
+        return Anatomy(self)
+
+    @cached_property
     def identity(self) -> Identity:
         """The key, and the names that are not in it in the key's order.
 
@@ -383,6 +392,10 @@ class EngineRequest:
             TypeError: there is none: an argument or a converter has no form that is the same in every process.
         """
         return identify(self)
+
+    def recognise(self, identity: Identity) -> None:
+        """Take an identity over that was found in another way than by hashing."""
+        self.__dict__["identity"] = identity  # where cached_property looks
 
     def key(self) -> str:
         """A content hash, 64 hex digits, the same in every process; equal for requests that are equal up to names.

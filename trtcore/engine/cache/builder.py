@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,23 @@ from trtcore.artifact.engine_file import EngineArtifact, with_new_manifest
 from trtcore.artifact.manifest import EngineManifest, TensorBinding
 from trtcore.engine.build import Builder, Failure, Tell
 from trtcore.engine.cache.entry import (
+    FOOT_BYTES,
     DamagedEntryError,
     EntryFacts,
     engine_of,
+    facts_bytes,
+    facts_of,
     header_sha256,
     name_of,
     pieces_of,
+    read_facts,
 )
 from trtcore.engine.cache.stores import CustomStore, Store, store_at
+from trtcore.engine.key import sample_hash, tensor_hash
 from trtcore.engine.refit import Donors, refit_engine
 from trtcore.engine.request import EngineRequest
 from trtcore.errors import ArtifactError
+from trtcore.ir.tensor_bytes import have_same_bytes
 
 if TYPE_CHECKING:
     from trtcore.packs.registry import ConverterRegistry
@@ -126,9 +132,24 @@ class CachedBuilder:
     # -- reading -------------------------------------------------------------------------------------------
 
     def _look_up(self, request: EngineRequest) -> _Found | None:
-        """The request's engine; None where it has to be built."""
-        name = self._name(request) if self._reads and self._reachable else None
-        if name is None:
+        """The request's engine; None where it has to be built.
+
+        First under the name that samples of the weights give. What lies there says what weights it has, and its
+        constants are compared with the request's, which is faster than to hash them. Where it has others, and where
+        entries have a secret seal, the hash of all decides.
+        """
+        if not (self._reads and self._reachable):
+            return None
+        quick = self._quick_name(request)
+        if quick is not None and (found := self._read(request, quick, self._at_a_glance)) is not None:
+            return found
+        name = self._name(request)
+        return None if name is None or name == quick else self._read(request, name, self._hashed)
+
+    def _read(
+        self, request: EngineRequest, name: str, opened: Callable[[EngineRequest, memoryview], _Found | None]
+    ) -> _Found | None:
+        if not self._reachable:
             return None
         try:
             data = self.store.read(name)
@@ -138,16 +159,45 @@ class CachedBuilder:
         if data is None:
             return None
         try:
-            return self._opened(request, data)
+            return opened(request, memoryview(data))
         except (DamagedEntryError, ArtifactError, ValueError, KeyError, TypeError) as error:
             text = error.message if isinstance(error, ArtifactError) else str(error)
             _warn(f"the entry of {request.name} in the engine cache {self.store.place} is not used: {text}")
             return None
 
-    def _opened(self, request: EngineRequest, data: Any) -> _Found:
-        facts, engine = engine_of(memoryview(data), request.key(), self._secret)
-        artifact = EngineArtifact.from_tensor(torch.frombuffer(engine, dtype=torch.uint8))
-        artifact.verify()
+    def _hashed(self, request: EngineRequest, entry: memoryview) -> _Found:
+        """The engine of an entry under the request's key."""
+        facts, artifact = self._opened(request, entry, request.key())
+        compared = _compared(artifact, request.anatomy.weights, request.identity.contents)
+        return self._verified(request, facts, artifact, compared)
+
+    def _at_a_glance(self, request: EngineRequest, entry: memoryview) -> _Found | None:
+        """The engine of an entry under the request's quick name; None where it has other weights."""
+        claimed = facts_of(entry, self._secret).contents
+        weights = request.anatomy.weights
+        if len(claimed) != len(weights):
+            raise DamagedEntryError("it belongs to another request")
+        identity = request.anatomy.identity(claimed)
+        facts, artifact = self._opened(request, entry, identity.key)
+        compared = _compared(artifact, weights, claimed)
+        rest = set(range(len(weights))) - compared.weights
+        if all(tensor_hash(weights[index]) == claimed[index] for index in rest):
+            request.recognise(identity)
+            return self._verified(request, facts, artifact, compared)
+        if self._name(request) == self._quick_name(request):  # the samples are all that there is
+            raise DamagedEntryError("it belongs to another request, or has changed")
+        return None
+
+    def _opened(
+        self, request: EngineRequest, entry: memoryview, key: str
+    ) -> tuple[EntryFacts, EngineArtifact]:
+        facts, engine = engine_of(entry, key, self._secret)
+        return facts, EngineArtifact.from_tensor(torch.frombuffer(engine, dtype=torch.uint8))
+
+    def _verified(
+        self, request: EngineRequest, facts: EntryFacts, artifact: EngineArtifact, compared: _Compared
+    ) -> _Found:
+        artifact.verify(known=compared.constants)
         manifest = _adopted(artifact.manifest, facts, request)
         same = facts.contents == request.identity.contents
         return _Found(with_new_manifest(artifact, manifest), facts.layers, same)
@@ -155,7 +205,7 @@ class CachedBuilder:
     # -- writing -------------------------------------------------------------------------------------------
 
     def _keep(self, request: EngineRequest, artifact: EngineArtifact, layers: int) -> None:
-        name = self._name(request) if self._reachable else None
+        name = self._place(request) if self._reachable else None
         if name is None:
             return None
         engine = memoryview(artifact.container.numpy())  # type: ignore[arg-type]
@@ -175,6 +225,27 @@ class CachedBuilder:
         except Exception as error:
             self._unreachable(request, "written", error)
 
+    def _place(self, request: EngineRequest) -> str | None:
+        """The name to keep an engine under: the quick one, unless another request's has it."""
+        name, quick = self._name(request), self._quick_name(request)
+        if quick is None or name is None or quick == name:
+            return name
+        try:
+            end = self.store.end(quick, FOOT_BYTES)
+            facts = read_facts(self.store.end(quick, facts_bytes(end)), self._secret)
+        except Exception:  # nothing is there, or nothing that anybody could use
+            return quick
+        return quick if facts.key == request.key() else name
+
+    def _quick_name(self, request: EngineRequest) -> str | None:
+        """A name of which a few bytes of each weight are a part; None where the key has to decide, and is enough."""
+        if self._secret is not None or not request.settings.immutable_weights:
+            return None
+        try:
+            return request.anatomy.identity(list(map(sample_hash, request.anatomy.weights))).key
+        except TypeError:  # `_name` says so
+            return None
+
     def _name(self, request: EngineRequest) -> str | None:
         try:
             return name_of(request.key(), self._secret)
@@ -188,6 +259,42 @@ class CachedBuilder:
             f"the engine cache {self.store.place} cannot be {what} for {request.name}, and is left alone for the rest "
             f"of this compile: {type(error).__name__}: {error}"
         )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What of an engine's file and of a request has the same bytes.
+
+    Attributes:
+        constants: names in the file.
+        weights: places of the weights.
+    """
+
+    constants: set[str]
+    weights: set[int]
+
+
+def _compared(
+    artifact: EngineArtifact, weights: Sequence[torch.Tensor], contents: Sequence[str]
+) -> _Compared:
+    """Compare each weight with the constant that is to have its hash, which takes a fifth of the time of hashing it.
+
+    Args:
+        contents: the hashes that the weights have, or are said to have.
+    """
+    same = _Compared(set(), set())
+    places: dict[str, list[int]] = {}
+    for index, content in enumerate(contents):
+        places.setdefault(content, []).append(index)
+    for name, (content, constant) in artifact.hashed_constants().items():
+        # A second constant of the same bytes need only be what it says; the weights are known then.
+        wanted = places.get(content, ())
+        left = [index for index in wanted if index not in same.weights] or wanted[:1]
+        equal = {index for index in left if have_same_bytes(constant, weights[index])}
+        same.weights.update(equal)
+        if equal:
+            same.constants.add(name)
+    return same
 
 
 def _warn(text: str) -> None:

@@ -133,6 +133,15 @@ def header_sha256(engine: memoryview) -> str:
     return hashlib.sha256(engine[: _HEAD.size + length]).hexdigest()
 
 
+def facts_of(entry: memoryview, secret: bytes | None) -> EntryFacts:
+    """The facts of a whole entry.
+
+    Raises:
+        DamagedEntryError: truncated, changed, or sealed with another secret.
+    """
+    return read_facts(bytes(entry[-facts_bytes(bytes(entry[-FOOT_BYTES:])) :]), secret)
+
+
 def engine_of(entry: memoryview, key: str, secret: bytes | None) -> tuple[EntryFacts, memoryview]:
     """The facts of an entry and its engine's file, of whose tensors the hashes are yet to be compared.
 
