@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError
-from trtcore.ir.torch_private import FakeTensor
+from trtcore.ir.torch_private import FakeTensor, storage_id
 
 _GET: Any = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 _SET: Any = torch.Tensor.data.__set__  # type: ignore[attr-defined]
@@ -136,7 +136,7 @@ def _layout(leaf: Any) -> tuple[Any, ...] | None:
     if not isinstance(leaf, torch.Tensor) or leaf.layout != torch.strided:
         return None
     shape = tuple(str(size) for size in (*leaf.shape, *leaf.stride(), leaf.storage_offset()))
-    return leaf.dim(), shape, leaf.untyped_storage()._cdata
+    return leaf.dim(), shape, storage_id(leaf)
 
 
 def _changed(op: str, name: str, where: str | None) -> ExportError:
