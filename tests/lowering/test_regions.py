@@ -74,6 +74,9 @@ def ensemble(linear, x):
     return torch.vmap(lambda w: torch.func.functional_call(linear, {"weight": w}, (x,)))(WEIGHTS)
 
 
+DERIVATIVES = pytest.mark.torch_since("2.12", "torch.export stops at what torch.func.grad leaves in a graph")
+
+
 def gradients_of_samples(linear, x):
     return torch.vmap(torch.func.grad(lambda one: linear(one).tanh().sum()))(x)
 
@@ -88,7 +91,13 @@ def directional(linear, x):
 
 
 @pytest.mark.parametrize(
-    "function", [vmap_of_a_layer, mask_of_two_vmaps, ensemble, gradients_of_samples, forces, directional]
+    "function",
+    [
+        vmap_of_a_layer,
+        mask_of_two_vmaps,
+        ensemble,
+        *(pytest.param(one, marks=DERIVATIVES) for one in (gradients_of_samples, forces, directional)),
+    ],
 )
 def test_transforms(function):
     check(function, X)
@@ -109,12 +118,14 @@ class Inverse(nn.Module):
         return torch.vmap(lambda one: torch.linalg.inv(one @ one.mT + 1e-2))(x)
 
 
+@pytest.mark.torch_since("2.12", "an inverse in a vmap is one op there, which goes into the engine")
 def test_what_stays_in_torch_is_told_by_the_users_line():
     report = trtcore.explain(Inverse(), inputs=[torch.randn(4, 2, 4)], min_block_size=1)
     first = Inverse.forward.__code__.co_firstlineno + 1
     assert {node.source for node in in_torch(report)} == {f"{__file__}:{first}"}
 
 
+@DERIVATIVES
 def test_an_export_that_has_lost_what_is_differentiated_is_refused():
     model = Model(lambda linear, x: torch.func.grad(lambda one: one.sin().sum())(x))
     ep = torch.export.export(model, (X,))
