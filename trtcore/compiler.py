@@ -32,7 +32,7 @@ from trtcore.report.collect import make_report
 from trtcore.report.text import no_engine_warning
 from trtcore.runtime.choose import choose_runtime, native_obstacle
 from trtcore.runtime.engine import engines_in, register_engine
-from trtcore.runtime.module import CompiledModule, assemble, captured_dtypes
+from trtcore.runtime.module import CompiledModule, assemble, captured_dtypes, settle_weights
 from trtcore.runtime.recipe import Recipe, weights_of
 from trtcore.settings import CompilationSettings
 from trtcore.settings_use import SettingsUse
@@ -105,6 +105,7 @@ def compile_program(
         program.in_spec is not None
     ):  # torch.compile keeps an eye on the model's weights, and has many small graphs
         own_weights(module)
+        settle_weights(module)
         _warn_without_engine(report)
     _open_engines(module, ctx, runtime)
     return module

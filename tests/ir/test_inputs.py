@@ -186,6 +186,13 @@ class TestFlatten:
         with pytest.raises(InputError, match="from_numpy"):
             flatten_inputs((torch.ones(1).numpy(),), {}, ["x"])
 
+    @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+    def test_sparse_tensors_are_refused_as_calls_refuse_them(self, layout):
+        given = torch.eye(3).to_sparse(layout=layout)
+        with pytest.raises(InputError, match=rf"input x\[0\] must be a dense tensor, .* {layout}") as told:
+            flatten_inputs(([given],), {}, ["x"])
+        assert "x[0].to_dense()" in told.value.advice
+
     def test_structures_are_readable(self):
         spec = pytree.tree_structure(((1, [2, (3,)]), {"k": {"a": 4}}))
         assert describe_structure(spec, ["x"]) == "(x, [*, (*,)], k={'a': *})"

@@ -4,6 +4,7 @@ import collections
 import copy
 import inspect
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -485,6 +486,56 @@ def test_weights_that_only_an_engine_reads_are_not_set(weighted):
         assert "MutableModule" in told.value.advice
         torch.testing.assert_close(again(x), model(x))
     module.note = torch.ones(1)  # a name of the caller's own
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["in place", "functional_call", "another tensor"])
+def test_a_weight_that_torch_and_an_engine_read_stays(weighted, way):
+    """A call would have two values of it."""
+    model, module, x = weighted
+    again = copy.deepcopy(module)
+    module(x)
+    change = {"in place": _zero, "another tensor": _replace}.get(way, lambda _: None)
+    change(module)
+    call = (
+        partial(torch.func.functional_call, module, {"w": torch.zeros(4)})
+        if way == "functional_call"
+        else module
+    )
+    with pytest.raises(InputError, match="w is a weight in the engines") as told:
+        call((x,) if way == "functional_call" else x)
+    assert "MutableModule" in told.value.advice
+    torch.testing.assert_close(again(x), model(x))
+    if way == "functional_call":
+        torch.testing.assert_close(module(x), model(x))
+
+
+def _zero(module):
+    module.w.zero_()
+
+
+def _replace(module):
+    module.w = nn.Parameter(torch.zeros(4))
+
+
+@torch.no_grad()
+def test_weights_that_are_moved_stay_what_they_are(weighted, tmp_path):
+    model, module, x = weighted
+    hooked = copy.deepcopy(module)
+    hooked.register_forward_pre_hook(lambda *_: None)
+    trtcore.save(module, tmp_path / "m.pt2")
+    for one in (
+        module.to("cpu"),
+        module.cpu().share_memory(),
+        hooked,
+        trtcore.load(tmp_path / "m.pt2"),
+        copy.copy(module),
+    ):
+        one.load_state_dict(copy.deepcopy(one.state_dict()))
+        torch.testing.assert_close(one(x), model(x))
+    hooked.w.zero_()
+    with pytest.raises(InputError, match="w is a weight in the engines"):
+        hooked(x)
 
 
 def test_the_advice_for_other_weights(weighted):

@@ -22,6 +22,7 @@ _OWN = frozenset(
         "_direct",
         "_input_check",
         "_sharing",
+        "_kept",
         "_usual",
         "_finish",
         "_watched_call",

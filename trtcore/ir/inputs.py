@@ -472,6 +472,11 @@ def flatten_inputs(
             raise InputError(
                 f"input {name} is {describe(leaf)}, which can't be a model input here", advice=advice
             )
+        if isinstance(leaf, torch.Tensor) and leaf.layout != torch.strided:
+            raise InputError(
+                f"input {name} must be a dense tensor, got one of the layout {leaf.layout}",
+                advice=f"convert it: {name}.to_dense(), here and at the calls",
+            )
     return InputTree(leaves, names, spec)
 
 

@@ -149,6 +149,9 @@ class InputCheck:
         sharing = getattr(module, "_sharing", None)
         if sharing is not None:
             sharing.check(module, *self.named_leaves(values))
+        kept = getattr(module, "_kept", None)
+        if kept is not None:
+            kept.check(module)
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
         """Check a call.

@@ -25,8 +25,9 @@ from trtcore.runtime.devices import tell_other_device
 from trtcore.runtime.direct import DirectForward
 from trtcore.runtime.first_calls import FirstCalls
 from trtcore.runtime.input_check import InputCheck
+from trtcore.runtime.kept_weights import OTHER_WEIGHTS, KeptWeights, fixed
 from trtcore.runtime.pickling import ModuleState, restored, state_of
-from trtcore.runtime.plans import engines_of, keep_plans_plain, plans_of
+from trtcore.runtime.plans import keep_plans_plain, plans_of
 from trtcore.runtime.recipe import Recipe
 from trtcore.runtime.requirement import add_requirement
 from trtcore.runtime.sharing import Sharing
@@ -50,6 +51,7 @@ class CompiledModule(torch.fx.GraphModule):
     _direct: ClassVar[DirectForward]
     _input_check: InputCheck | None = None
     _sharing: Sharing | None = None
+    _kept: KeptWeights | None = None
     _usual: Callable[[Sequence[Any]], bool] | None = None
     _first: FirstCalls | None = None
 
@@ -75,9 +77,11 @@ class CompiledModule(torch.fx.GraphModule):
         if _watched(self):
             return self._watched_call(check, args, kwargs)
         values, first = check.check(args, kwargs), self._first
+        if self._kept is not None:
+            self._kept.check(self)
         if self._sharing is not None:
             self._sharing.check(self, *check.named_leaves(values))
-        elif first is None:
+        elif first is None and self._kept is None:
             self._usual = check.usual
         if ops_are_watched():
             return self.forward(*args, **kwargs)
@@ -99,7 +103,7 @@ class CompiledModule(torch.fx.GraphModule):
         recipe = self.recipe
         known = isinstance(value, torch.Tensor) and recipe is not None and name in recipe.weights
         if known and name not in self._parameters and name not in self._buffers:
-            raise InputError(_fixed(name), advice=_OTHER_WEIGHTS)
+            raise InputError(fixed(name), advice=OTHER_WEIGHTS)
         super().__setattr__(name, value)
 
     def _load_from_state_dict(
@@ -113,19 +117,21 @@ class CompiledModule(torch.fx.GraphModule):
         error_msgs: list[str],
     ) -> None:
         """Nothing is loaded where a weight would be another in torch than in the engines."""
-        held = {weight.name for engine in engines_of(self) for weight in engine.manifest.weights}
+        kept = () if self._kept is None else self._kept.names
         own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        changed = [
-            name
-            for name, value in own.items()
-            if name in held and _is_other(state_dict.get(prefix + name), value)
-        ]
+        changed = [name for name in kept if _is_other(state_dict.get(prefix + name), own[name])]
         if changed:
-            error_msgs += [f"{_fixed(name)}. What to do: {_OTHER_WEIGHTS}" for name in changed]
+            error_msgs += [f"{fixed(name)}. What to do: {OTHER_WEIGHTS}" for name in changed]
             state_dict.update({prefix + name: value for name, value in own.items()})
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CompiledModule:
+        """``.to(device)`` and its like: the weights that ops in torch read are elsewhere, and the same."""
+        module = cast(CompiledModule, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
+        settle_weights(self)
+        return module
 
     def _watched_call(self, check: InputCheck, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that hooks or a trace want to see: as any module's, with the check behind the last pre-hook."""
@@ -197,6 +203,9 @@ class CompiledModule(torch.fx.GraphModule):
         self.report = report
         self._input_check = check
         self._sharing = Sharing.of_graph(self)
+        self._kept = KeptWeights.of_graph(self)
+        if self._kept is not None and settle_weights not in self._load_state_dict_post_hooks.values():
+            self.register_load_state_dict_post_hook(settle_weights)  # type: ignore[no-untyped-call]
         self._usual = None
         self._first = FirstCalls.of(report)
         for key in [key for key, hook in self._forward_pre_hooks.items() if isinstance(hook, InputCheck)]:
@@ -204,14 +213,10 @@ class CompiledModule(torch.fx.GraphModule):
             self._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
-_OTHER_WEIGHTS = (
-    "give the engines other weights with trtcore.dynamo.refit_module_weights(compiled, exported_program), or compile "
-    "with trtcore.MutableModule, which follows its model"
-)
-
-
-def _fixed(name: str) -> str:
-    return f"{name} is a weight in the engines of this module, and they keep what it was at the compile"
+def settle_weights(module: CompiledModule, *_: Any) -> None:
+    """The weights that ops in torch read have been loaded or moved, and are what they were."""
+    if module._kept is not None:
+        module._kept.settle(module)
 
 
 def _is_other(given: Any, own: torch.Tensor) -> bool:

@@ -125,7 +125,7 @@ class Sharing:
         """The check for a hybrid graph; None where it writes to nothing that is there before a call."""
         written = written_memory(module.graph.nodes)
         places = {node: place for place, node in enumerate(module.graph.find_nodes(op="placeholder"))}
-        held = [node for node in module.graph.find_nodes(op="get_attr") if _is_held(module, node)]
+        held = [node for node in module.graph.find_nodes(op="get_attr") if is_held(module, node)]
         if written.isdisjoint([*places, *held]):
             return None
         inputs = [node for node in places if node.users]
@@ -173,7 +173,7 @@ def shared_memory(found: tuple[int, int], inputs: Sequence[str], attributes: Seq
     )
 
 
-def _is_held(module: GraphModule, node: Node) -> bool:
+def is_held(module: GraphModule, node: Node) -> bool:
     """Whether an attribute is a tensor that ops in torch use; engines' files are none."""
     if all(user.target is torch.ops.trtcore.execute_engine.default for user in node.users):
         return False
