@@ -283,7 +283,7 @@ def test_calls_of_transforms():
     assert all(map(private.is_of_transform, inside)), f"{CHANGED} what graphs say of batches"
 
 
-@pytest.mark.torch_since("2.12", "torch.export stops at what torch.func.grad leaves in a graph")
+@pytest.mark.torch_since("2.13", "torch.export stops at what torch.func.grad leaves in a graph")
 def test_calls_of_derivatives():
     derived = calls_of(torch.func.grad(lambda x: x.sin().sum()))
     assert any(private.is_derivative_call(node.target) for node in derived), f"{CHANGED} how graphs hold grad"

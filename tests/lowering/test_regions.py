@@ -74,7 +74,7 @@ def ensemble(linear, x):
     return torch.vmap(lambda w: torch.func.functional_call(linear, {"weight": w}, (x,)))(WEIGHTS)
 
 
-DERIVATIVES = pytest.mark.torch_since("2.12", "torch.export stops at what torch.func.grad leaves in a graph")
+DERIVATIVES = pytest.mark.torch_since("2.13", "torch.export stops at what torch.func.grad leaves in a graph")
 
 
 def gradients_of_samples(linear, x):
@@ -118,7 +118,7 @@ class Inverse(nn.Module):
         return torch.vmap(lambda one: torch.linalg.inv(one @ one.mT + 1e-2))(x)
 
 
-@pytest.mark.torch_since("2.12", "an inverse in a vmap is one op there, which goes into the engine")
+@pytest.mark.torch_since("2.13", "an inverse in a vmap is one op there, which goes into the engine")
 def test_what_stays_in_torch_is_told_by_the_users_line():
     report = trtcore.explain(Inverse(), inputs=[torch.randn(4, 2, 4)], min_block_size=1)
     first = Inverse.forward.__code__.co_firstlineno + 1
