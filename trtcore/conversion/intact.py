@@ -16,6 +16,8 @@ import torch
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
+from trtcore.ir.torch_private import version
+
 _GONE = object()
 
 
@@ -56,15 +58,15 @@ class _NodeRecord:
         """The fields again. Arguments and users are those of a graph that is made anew."""
         node = self.node
         node.name, node.op, node.target, node.meta = self.name, self.op, self.target, dict(self.meta)
-        for tensor, version, shape, stride in self.values:
-            if _version(tensor) != version:
+        for tensor, was, shape, stride in self.values:
+            if _version(tensor) != was:
                 with suppress(Exception), torch.no_grad():
                     tensor.as_strided_(shape, stride)
 
 
 def _version(tensor: torch.Tensor) -> int:
     """A number that changes with every write, to the shape too. Inference tensors have none."""
-    return 0 if tensor.is_inference() else tensor._version
+    return 0 if tensor.is_inference() else version(tensor)
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from trtcore.errors import ExportError
 from trtcore.ir.aliases import storage
 from trtcore.ir.exclusions import spread
-from trtcore.ir.graphs import mutates, written_by
+from trtcore.ir.graphs import is_copy_into, mutates, written_by
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.provenance import describe
 from trtcore.ir.symbols import expression_of, free_symbols
@@ -38,9 +38,6 @@ _ORDER = (
     "reads memory that it writes at the same time: in plain torch its numbers depend on the order in which the kernel "
     "takes the elements"
 )
-_BY_ELEMENT = frozenset({torch.ops.aten.copy_.default})
-"""Take each element from the same place of every argument, and have no tag that says so."""
-
 Sizes = Mapping[str, int]
 """Values of symbols; a symbol that is not among them has the value of the capture."""
 
@@ -240,7 +237,7 @@ class _Write:
     def meets(self) -> bool:
         """Whether what is written has an element of another argument; the very same ones may be read where an op takes
         them element by element."""
-        by_element = self.node.target in _BY_ELEMENT or torch.Tag.pointwise in self.node.target.tags  # type: ignore[union-attr]
+        by_element = is_copy_into(self.node) or torch.Tag.pointwise in self.node.target.tags  # type: ignore[union-attr]
         pairs = [(one, other) for one in self.written for other in self.read]
         pairs += itertools.combinations(self.written, 2)
         return any(self._meet(one, other, by_element) for one, other in pairs)

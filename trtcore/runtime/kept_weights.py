@@ -7,6 +7,7 @@ from torch.fx import GraphModule
 
 from trtcore.errors import InputError
 from trtcore.ir.graphs import attribute, written_memory
+from trtcore.ir.torch_private import version as version_of
 from trtcore.runtime.plans import engines_of
 from trtcore.runtime.sharing import is_held
 
@@ -61,4 +62,4 @@ def fixed(name: str) -> str:
 
 
 def _version(tensor: torch.Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+    return 0 if tensor.is_inference() else version_of(tensor)

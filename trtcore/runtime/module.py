@@ -204,7 +204,7 @@ class CompiledModule(torch.fx.GraphModule):
         self._input_check = check
         self._sharing = Sharing.of_graph(self)
         self._kept = KeptWeights.of_graph(self)
-        if self._kept is not None and settle_weights not in self._load_state_dict_post_hooks.values():
+        if self._kept is not None:
             self.register_load_state_dict_post_hook(settle_weights)  # type: ignore[no-untyped-call]
         self._usual = None
         self._first = FirstCalls.of(report)
