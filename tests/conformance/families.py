@@ -102,9 +102,11 @@ LEFT_OUT: dict[str, str] = {
     "matrix decompositions and solvers, some of which are written out for few rows (tests/converters/test_decompositions_linalg.py)": """cholesky cholesky_inverse cholesky_solve geqrf
         linalg.cholesky linalg.cholesky_ex linalg.cond linalg.det linalg.eig linalg.eigh linalg.eigvals linalg.eigvalsh
         linalg.householder_product linalg.inv linalg.inv_ex linalg.ldl_factor linalg.ldl_factor_ex linalg.ldl_solve
-        linalg.lstsq linalg.lu linalg.lu_factor linalg.lu_factor_ex linalg.lu_solve linalg.matrix_rank linalg.pinv linalg.qr
+        linalg.lstsq linalg.lu linalg.lu_factor linalg.lu_factor_ex linalg.lu_solve linalg.matrix_rank
+        linalg.matrix_sqrth linalg.pinv linalg.polar linalg.qr
         linalg.slogdet linalg.solve linalg.solve_ex linalg.solve_triangular linalg.svd linalg.svdvals linalg.tensorinv
         linalg.tensorsolve logdet lu lu_solve lu_unpack matrix_exp ormqr pinverse qr svd triangular_solve""",
+    "new in torch 2.14, and not run": "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu",
     "recurrences of as many steps as their order, which is a tensor": """special.chebyshev_polynomial_t
         special.chebyshev_polynomial_u special.chebyshev_polynomial_v special.chebyshev_polynomial_w
         special.hermite_polynomial_h special.hermite_polynomial_he special.laguerre_polynomial_l

@@ -87,7 +87,14 @@ def test_random_dropout_between_layers_stays_in_torch():
     assert "model.eval()" in node.reason
 
 
-@pytest.mark.parametrize("name", LAYERS)
+PROJECTED = pytest.mark.torch_since(
+    "2.13", "its own kernel on FakeTensors gives projected states a dim too many"
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=PROJECTED if "projected" in name else ()) for name in LAYERS]
+)
 def test_captures_see_what_torch_gives(name):
     """Shapes, dtypes and strides, without a step."""
     layer = LAYERS[name]
