@@ -293,6 +293,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal("scale factor {} of a dynamic size", (Documents("IResizeLayer", "floor(input dimension * scale)"),)),
     Refusal(r"{} \* {} is {} in torch but not in float32", (Documents("IResizeLayer", "floor(input dimension * scale)"),)),
     Refusal("negative counts with wrapping", (Differs("Slice WRAP of a cropped dim"),)),
+    Refusal("it looks at place {} of memory in which the tensor", (Lacks("ITensor", "stride"),)),
     # scatter
     Refusal("scatter replaces elements; it does not accumulate", (_REPLACES,)),
     Refusal("scatter replaces elements and does not accumulate", (_REPLACES, Bounded())),
