@@ -122,7 +122,7 @@ def check(*command: Any, cwd: Path | None = None, code: int = 0) -> subprocess.C
         cwd=cwd or ROOT.anchor,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert run.returncode == code, f"{' '.join(map(str, command))}\n{run.stdout}\n{run.stderr}"
