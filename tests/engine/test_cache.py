@@ -303,7 +303,10 @@ def test_a_damaged_weight_of_an_entry_is_not_used(tmp_path: Path, share: float) 
 
 
 def test_with_a_secret_all_weights_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trtcore.engine.cache.builder.sample_hash", None)
+    def sampled(_: torch.Tensor) -> str:
+        raise AssertionError("a weight was sampled")
+
+    monkeypatch.setattr("trtcore.engine.key.sample_hash", sampled)
     settings = {"engine_cache_key": b"ours"}
     assert [compiled(Large(), tmp_path, **settings) for _ in range(2)] == [False, True]
 

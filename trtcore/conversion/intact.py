@@ -31,8 +31,7 @@ class _NodeRecord:
         self.args, self.kwargs, self.users = node.args, node.kwargs, tuple(node.users)
         self.meta: dict[str, Any] = dict(node.meta)
         value = self.meta.get("val")
-        tensors = (value,) if isinstance(value, torch.Tensor) else tuple(_tensors(value))
-        self.values = tuple((one, _version(one), one.shape, one.stride()) for one in tensors)
+        self.values = tuple((one, version(one), one.shape, one.stride()) for one in _tensors(value))
 
     def difference(self) -> str:
         """What is not as it was, or "". Keys that were added to ``meta`` are nobody's business."""
@@ -50,23 +49,16 @@ class _NodeRecord:
         for key, value in self.meta.items():
             if meta.get(key, _GONE) is not value:
                 return f"the meta[{key!r}]"
-        return (
-            'the tensor in meta["val"]' if any(_version(one) != was for one, was, *_ in self.values) else ""
-        )
+        return 'the tensor in meta["val"]' if any(version(one) != was for one, was, *_ in self.values) else ""
 
     def restore(self) -> None:
         """The fields again. Arguments and users are those of a graph that is made anew."""
         node = self.node
         node.name, node.op, node.target, node.meta = self.name, self.op, self.target, dict(self.meta)
         for tensor, was, shape, stride in self.values:
-            if _version(tensor) != was:
+            if version(tensor) != was:
                 with suppress(Exception), torch.no_grad():
                     tensor.as_strided_(shape, stride)
-
-
-def _version(tensor: torch.Tensor) -> int:
-    """A number that changes with every write, to the shape too. Inference tensors have none."""
-    return 0 if tensor.is_inference() else version(tensor)
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -114,6 +114,11 @@ class Anatomy:
                 _feed(digest, (*text, content) if self._by_content else text)
         return Identity(digest.hexdigest(), self._symbols, tuple(self._targets), tuple(contents))
 
+    @functools.cached_property
+    def sampled_key(self) -> str:
+        """The key with the `sample_hash` of each weight in the place of its hash."""
+        return self.identity(list(map(sample_hash, self.weights))).key
+
     def _feed(self, value: Any) -> None:
         self._texts.append(_fed(value))
 

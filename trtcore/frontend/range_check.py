@@ -252,7 +252,7 @@ class _Capture:
 
     def _usual_problem(self) -> ExportError | None:
         """What stands against the capture at sizes of which nothing is assumed."""
-        sizes = {name: min(max(size.min, 2), size.max) for name, size in self.ranges.items()}
+        sizes = _smallest(self.ranges)
         if min(sizes.values()) < 2 or not all(guard.holds(sizes) for guard in self.guards):
             sizes = self._usual(self.ranges)
         if min(sizes.values()) < 2 or not all(guard.holds(sizes) for guard in self.guards):
@@ -293,7 +293,7 @@ class _Capture:
     def _corners(self) -> Iterator[dict[str, int]]:
         """Per profile all minima, all maxima, and each symbol that may be 0 or 1 at its minimum beside usual sizes."""
         for ranges in self._profiles():
-            usual = {name: min(max(size.min, 2), size.max) for name, size in ranges.items()}
+            usual = _smallest(ranges)
             yield {n: size.min for n, size in ranges.items()}
             yield {n: size.max for n, size in ranges.items()}
             yield from ({**usual, name: size.min} for name, size in ranges.items() if size.min < 2)
@@ -340,6 +340,11 @@ class _Capture:
             code = guards_code(self.ep)
             kept = [one for one in code if self._dropped.isdisjoint(guards_of(self.ep, [one]))]
             set_guards_code(self.ep, kept)
+
+
+def _smallest(ranges: Mapping[str, SymbolRange]) -> dict[str, int]:
+    """The smallest sizes of which torch.export assumes nothing, where the ranges have such."""
+    return {name: min(max(size.min, 2), size.max) for name, size in ranges.items()}
 
 
 def _known(dim: Any) -> int:

@@ -59,7 +59,7 @@ def exclusion(guard: Guard, ranges: Mapping[str, SymbolRange]) -> Exclusion:
     condition = parse_condition(guard.expression)
     for profile in profile_ranges({name: ranges[name] for name in guard.symbols}):
         if not _always(guard, profile):
-            points, complete = _points(profile)
+            points, complete = points_of(profile, MOST_POINTS, _GRID)
             exact = exact and complete
             failing = (point for point in points if not condition.holds(point))
             found.update((tuple(point.values()), point) for point in failing)
@@ -72,20 +72,21 @@ def holds_everywhere(guard: Guard, ranges: Mapping[str, SymbolRange]) -> bool:
     return excluded.exact and not excluded.points
 
 
-def _points(ranges: Mapping[str, SymbolRange]) -> tuple[Iterator[Point], bool]:
+def points_of(ranges: Mapping[str, SymbolRange], most: int, grid: int) -> tuple[Iterator[Point], bool]:
+    """Sizes within ranges, and whether these are all: so where there are at most `most`, else about `grid`."""
     count = 1
     for size in ranges.values():
         count *= size.max - size.min + 1
-    complete = count <= MOST_POINTS
-    each = _GRID if complete or not ranges else int(_GRID ** (1 / len(ranges)))
+    complete = count <= most
+    each = grid if complete or not ranges else int(grid ** (1 / len(ranges)))
     values = [
-        range(size.min, size.max + 1) if complete else spread(size.min, size.max, each)
+        range(size.min, size.max + 1) if complete else _spread(size.min, size.max, each)
         for size in ranges.values()
     ]
     return (dict(zip(ranges, point)) for point in itertools.product(*values)), complete
 
 
-def spread(low: int, high: int, count: int) -> list[int]:
+def _spread(low: int, high: int, count: int) -> list[int]:
     """`count` numbers or fewer from `low` to `high`, both included, of every remainder: runs at even distances."""
     if high - low < count:
         return list(range(low, high + 1))

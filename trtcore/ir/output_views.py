@@ -17,7 +17,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trtcore.ir.aliases import storage
-from trtcore.ir.graphs import attribute, reads_strides, remove_unread, written_by, written_memory
+from trtcore.ir.graphs import attribute, mutates, reads_strides, remove_unread, written_by, written_memory
 from trtcore.ir.torch_private import is_inplace_view
 
 _computed: ContextVar[bool] = ContextVar("_computed", default=False)
@@ -56,11 +56,12 @@ class Outputs:
         outputs: Sequence[Any] = returned if isinstance(returned, (list, tuple)) else (returned,)
         self._placeholders = gm.graph.find_nodes(op="placeholder")
         self._state = _written_attributes(gm)
-        bases = _bases(gm, outputs, {*self._placeholders, *self._state}, apart)
+        self._firsts = _first_values(gm)
+        bases = self._bases(gm, outputs, {*self._placeholders, *self._state}, apart)
         replayed: dict[int, list[Node]] = {}
         for index, output in enumerate(outputs):
             base = bases.get(storage(output)) if isinstance(output, Node) else None
-            chain = _view_chain(output, base) if base is not None else None
+            chain = self._view_chain(output, base) if base is not None else None
             if chain is not None:
                 replayed[index] = chain
         self.results: list[Any] = list(outputs)
@@ -87,17 +88,69 @@ class Outputs:
         for index, result in enumerate(self.results):
             placeholder = graph.placeholder(f"result_{index}")
             if isinstance(result, Node):
-                for node in (result, _first_value(result)):
+                for node in (result, self._first(result)):
                     made.setdefault(node, placeholder)
         wanted = {node for chain in replayed.values() for node in chain}
         for node in gm.graph.nodes:
             if node not in wanted or node in made:
                 continue
-            first = _first_value(node)
+            first = self._first(node)
             made[node] = made[first] if first is not node else graph.node_copy(node, made.__getitem__)
         graph.output(tuple(made[item] if isinstance(item, Node) else item for item in outputs))
         graph.eliminate_dead_code()
         return GraphModule(torch.nn.Module(), graph)
+
+    def _first(self, node: Node) -> Node:
+        """The tensor itself, of which a node may be the result of a write in place."""
+        return self._firsts.get(node, node)
+
+    def _bases(
+        self, gm: GraphModule, outputs: Sequence[Any], given: set[Node], apart: bool
+    ) -> dict[int | None, Node]:
+        """Memory -> the tensor to take views of: one that is `given`, or what makes several outputs' common memory.
+        Where they may be `apart` that is an output itself: the whole if there is one, else the first part."""
+        found: dict[int | None, Node] = {}
+        shared: dict[int, set[Node]] = {}
+        wholes: set[int] = set()
+        for output in outputs:
+            if (memory := storage(output)) is not None:
+                shared.setdefault(memory, set()).add(output)
+        for node in gm.graph.nodes:
+            memory = storage(node)
+            if memory not in shared or not isinstance(node.meta.get("val"), torch.Tensor):
+                continue
+            if node in given or (len(shared[memory]) > 1 and (not apart or node in shared[memory])):
+                found.setdefault(memory, node)
+                if node in given:
+                    wholes.add(memory)
+                elif memory not in wholes and _makes_memory(self._first(node)):
+                    wholes.add(memory)
+                    found[memory] = node
+        return found
+
+    def _view_chain(self, node: Node, base: Node) -> list[Node] | None:
+        """The nodes that make `node` from `base` without computing anything; None if there is no such way."""
+        chain: dict[Node, None] = {}
+        waiting, start = [node], self._first(base)
+        while waiting:
+            current = waiting.pop()
+            if current is base or current is start or current.op == "placeholder" or current in chain:
+                continue
+            if current.op != "call_function":
+                return None
+            chain[current] = None
+            first = self._first(current)
+            if first is not current:
+                waiting.append(first)
+            elif written_by(current):
+                return None
+            elif isinstance(current.meta.get("val"), (torch.Tensor, list, tuple)):
+                if storage(current) != storage(base) or _makes_memory(current):
+                    return None
+                waiting.extend(current.all_input_nodes)
+            else:
+                waiting.extend(current.all_input_nodes)  # a size
+        return list(chain)
 
     def restore(self, args: Sequence[Any], results: Sequence[Any]) -> Sequence[Any]:
         """The graph's outputs, from its arguments (after the call) and the results. For graphs without attributes."""
@@ -151,65 +204,19 @@ def _memory(value: Any) -> int | None:
     return value.untyped_storage().data_ptr() if isinstance(value, torch.Tensor) else None
 
 
-def _bases(gm: GraphModule, outputs: Sequence[Any], given: set[Node], apart: bool) -> dict[int | None, Node]:
-    """Memory -> the tensor to take views of: one that is `given`, or what makes several outputs' common memory. Where
-    they may be `apart` that is an output itself: the whole if there is one, else the first part."""
-    found: dict[int | None, Node] = {}
-    shared: dict[int, set[Node]] = {}
-    wholes: set[int] = set()
-    for output in outputs:
-        if (memory := storage(output)) is not None:
-            shared.setdefault(memory, set()).add(output)
-    for node in gm.graph.nodes:
-        memory = storage(node)
-        if memory not in shared or not isinstance(node.meta.get("val"), torch.Tensor):
-            continue
-        if node in given or (len(shared[memory]) > 1 and (not apart or node in shared[memory])):
-            found.setdefault(memory, node)
-            if node in given:
-                wholes.add(memory)
-            elif memory not in wholes and _makes_memory(_first_value(node)):
-                wholes.add(memory)
-                found[memory] = node
-    return found
-
-
-def _view_chain(node: Node, base: Node) -> list[Node] | None:
-    """The nodes that make `node` from `base` without computing anything; None if there is no such way."""
-    chain: dict[Node, None] = {}
-    waiting, start = [node], _first_value(base)
-    while waiting:
-        current = waiting.pop()
-        if current is base or current is start or current.op == "placeholder" or current in chain:
-            continue
-        if current.op != "call_function":
-            return None
-        chain[current] = None
-        first = _first_value(current)
-        if first is not current:
-            waiting.append(first)
-        elif written_by(current):
-            return None
-        elif isinstance(current.meta.get("val"), (torch.Tensor, list, tuple)):
-            if storage(current) != storage(base) or _makes_memory(current):
-                return None
-            waiting.extend(current.all_input_nodes)
-        else:
-            waiting.extend(current.all_input_nodes)  # a size
-    return list(chain)
-
-
 def _makes_memory(node: Node) -> bool:
     """Whether the memory of a node's value is that of none of its arguments."""
     memory = storage(node)
     return all(storage(source) != memory for source in node.all_input_nodes)
 
 
-def _first_value(node: Node) -> Node:
-    """The tensor itself for the results of in-place ops that leave shape and strides alone."""
-    while (source := _written_value(node)) is not None:
-        node = source
-    return node
+def _first_values(gm: GraphModule) -> dict[Node, Node]:
+    """The results of in-place ops that leave shape and strides alone -> the tensor that they wrote to first."""
+    found: dict[Node, Node] = {}
+    for node in gm.graph.nodes:
+        if mutates(node) and (source := _written_value(node)) is not None:
+            found[node] = found.get(source, source)
+    return found
 
 
 def _written_value(node: Node) -> Node | None:

@@ -436,8 +436,8 @@ def storage_id(tensor: torch.Tensor) -> int:
 
 
 def version(tensor: torch.Tensor) -> int:
-    """How often autograd counted an in-place change of a tensor."""
-    return tensor._version
+    """How often autograd counted an in-place change of a tensor; 0 for inference tensors, for which nobody counts."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def composite_kernel(op: torch._ops.OpOverload) -> bool:

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from trtcore.errors import ExportError
 from trtcore.ir.aliases import storage
-from trtcore.ir.exclusions import spread
+from trtcore.ir.exclusions import points_of
 from trtcore.ir.graphs import is_copy_into, mutates, written_by
 from trtcore.ir.program import SymbolRange
 from trtcore.ir.provenance import describe
@@ -98,10 +98,8 @@ class Overlaps:
 def _points(symbols: Sequence[str], ranges: Mapping[str, SymbolRange]) -> Iterator[Sizes]:
     if not symbols:
         return
-    each = max(2, int(_MOST_SIZES ** (1 / len(symbols))))
-    values = [spread(ranges[name].min, ranges[name].max, each) for name in symbols]
-    for point in itertools.islice(itertools.product(*values), _MOST_SIZES):
-        yield dict(zip(symbols, point))
+    points, _ = points_of({name: ranges[name] for name in symbols}, _MOST_SIZES, _MOST_SIZES)
+    yield from itertools.islice(points, _MOST_SIZES)
 
 
 def _place(graph: Graph, symbol: str) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch.fx import GraphModule
 
 from trtcore.errors import InputError
 from trtcore.ir.graphs import attribute, written_memory
-from trtcore.ir.torch_private import version as version_of
+from trtcore.ir.torch_private import version
 from trtcore.runtime.plans import engines_of
 from trtcore.runtime.sharing import is_held
 
@@ -42,7 +41,7 @@ class KeptWeights:
 
     def settle(self, module: GraphModule) -> None:
         """What the module has now is right: it was made so, or moved to another device."""
-        self._seen = [(name, tensor := attribute(module, name), _version(tensor)) for name in self.names]
+        self._seen = [(name, tensor := attribute(module, name), version(tensor)) for name in self.names]
 
     def check(self, module: GraphModule) -> None:
         """Refuse a call with a weight that is another now.
@@ -50,16 +49,12 @@ class KeptWeights:
         Raises:
             InputError: there is one.
         """
-        for name, tensor, version in self._seen:
+        for name, tensor, was in self._seen:
             now = attribute(module, name)
-            if now is not tensor or _version(now) != version:
+            if now is not tensor or version(now) != was:
                 raise InputError(f"{fixed(name)}; an op in torch would read another", advice=OTHER_WEIGHTS)
 
 
 def fixed(name: str) -> str:
     """What is told of a weight that somebody wants to be another."""
     return f"{name} is a weight in the engines of this module, and they keep what it was at the compile"
-
-
-def _version(tensor: torch.Tensor) -> int:
-    return 0 if tensor.is_inference() else version_of(tensor)

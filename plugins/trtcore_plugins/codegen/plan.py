@@ -307,11 +307,7 @@ class Planner:
     def plan(self) -> tuple[list[Launch], list[tuple[str, int, torch.dtype]]]:
         rows, columns = self.rows.size, self.columns.size
         if not self.program.reduced:
-            blocks = pointwise_blocks(
-                rows, columns, self._bytes_of_wholes(), self.transposed, self.multiprocessors
-            )
-            across = -(-columns // blocks.columns)
-            return [self._launch("tile", blocks, -(-rows // blocks.rows) * across, 0, {"across": across})], []
+            return [self._pointwise()], []
         if self._columns_are_inner():
             if columns <= self._largest_tile():
                 blocks = row_blocks(rows, columns, self._bytes_of_wholes(), self.multiprocessors)
@@ -330,6 +326,14 @@ class Planner:
         if few:
             return self._pieces(blocks, programs)
         return [self._launch("loop", blocks, programs)], []
+
+    def _pointwise(self) -> Launch:
+        rows, columns = self.rows.size, self.columns.size
+        blocks = pointwise_blocks(
+            rows, columns, self._bytes_of_wholes(), self.transposed, self.multiprocessors
+        )
+        across = -(-columns // blocks.columns)
+        return self._launch("tile", blocks, -(-rows // blocks.rows) * across, 0, {"across": across})
 
     def _bytes(self) -> int:
         """Bytes that a kernel reads per element of the domain."""

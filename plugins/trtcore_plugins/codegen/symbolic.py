@@ -25,7 +25,6 @@ from trtcore_plugins.codegen.plan import (
     Planner,
     column_blocks,
     loop_blocks,
-    pointwise_blocks,
     power_of_two,
     row_blocks,
 )
@@ -191,11 +190,7 @@ class _OneKernel(Planner):
     def launch(self) -> Launch:
         rows, columns = self.rows.size, self.columns.size
         if not self.program.reduced:
-            blocks = pointwise_blocks(
-                rows, columns, self._bytes_of_wholes(), self.transposed, self.multiprocessors
-            )
-            across = -(-columns // blocks.columns)
-            return self._launch("tile", blocks, -(-rows // blocks.rows) * across, 0, {"across": across})
+            return self._pointwise()
         fixed = not isinstance(columns, Hinted)
         if fixed and self._columns_are_inner() and columns <= self._largest_tile():
             return self._launch(

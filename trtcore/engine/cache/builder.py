@@ -29,7 +29,7 @@ from trtcore.engine.cache.entry import (
     read_facts,
 )
 from trtcore.engine.cache.stores import CustomStore, Store, store_at
-from trtcore.engine.key import sample_hash, tensor_hash
+from trtcore.engine.key import tensor_hash
 from trtcore.engine.refit import Donors, refit_engine
 from trtcore.engine.request import EngineRequest
 from trtcore.errors import ArtifactError
@@ -242,7 +242,7 @@ class CachedBuilder:
         if self._secret is not None or not request.settings.immutable_weights:
             return None
         try:
-            return request.anatomy.identity(list(map(sample_hash, request.anatomy.weights))).key
+            return request.anatomy.sampled_key
         except TypeError:  # `_name` says so
             return None
 
