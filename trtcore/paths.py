@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -11,6 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def cache_directory() -> Path:
@@ -43,8 +50,7 @@ def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator
         raise OSError(str(error)) from None
     if not os.fspath(path) or target.is_dir():
         raise IsADirectoryError(f"{os.fspath(path)!r} is a folder")
-    _remove_litter(target.parent)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".trtcore-{os.getpid()}-", suffix=".tmp")
+    handle, name = _unfinished_file(target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -59,26 +65,123 @@ def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator
         raise
 
 
+class temporary_file:
+    """A binary file without a buffer, and its path: removed at the end unless it was moved or removed before.
+
+    Args:
+        directory: where it is made; None is the system's folder of temporary files.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
+        self._directory = Path(tempfile.gettempdir() if directory is None else directory)
+
+    def __enter__(self) -> tuple[io.FileIO, Path]:
+        handle, name = _unfinished_file(self._directory)
+        self._file, self._path = io.FileIO(handle, "wb"), Path(name)
+        return self._file, self._path
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+        with suppress(OSError):
+            self._path.unlink()
+
+
+class TemporaryFolder:
+    """A folder in the system's folder of temporary files, until `close`, the end of a ``with``, or the process's death.
+
+    Attributes:
+        path: the folder.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+
+    def __init__(self) -> None:
+        parent = Path(tempfile.gettempdir())
+        _remove_litter(parent)
+        self.path = Path(tempfile.mkdtemp(dir=parent, prefix=f".trtcore-{os.getpid()}-", suffix=".tmp"))
+        self._lock = None if fcntl is None else os.open(self.path, os.O_RDONLY)
+        if self._lock is not None:
+            _take(self._lock)
+
+    def close(self) -> None:
+        """Remove the folder and what is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+# ---- what dead processes have left ----------------------------------------------------------------------------
+
 _SETTLED = 600.0
 """Seconds since the last byte of a file that nobody is writing any more."""
 
 _LITTER = re.compile(r"\.trtcore-(\d{1,10})-\w+\.tmp")
 
+_looked: dict[Path, float] = {}
+"""When each folder was looked through, by the monotonic clock: a folder may have very many files."""
+
+
+def _unfinished_file(folder: Path) -> tuple[int, str]:
+    """An open file that this process holds, and its name; whoever looks for what the dead have left sees that."""
+    _remove_litter(folder)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".trtcore-{os.getpid()}-", suffix=".tmp")
+    if fcntl is not None:
+        _take(handle)
+    return handle, name
+
+
+def _take(handle: int) -> bool | None:
+    """Lock a file or folder until it is closed: False where another holds it, None where there are no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
 
 def _remove_litter(folder: Path) -> None:
-    """Unfinished files of the user's whose processes are dead."""
-    if os.name != "posix":  # elsewhere a signal 0 would end the process
+    """Unfinished files and folders of the user's whose processes are dead."""
+    now = time.monotonic()
+    if fcntl is None or now - _looked.get(folder, -_SETTLED) < _SETTLED:
         return
+    _looked[folder] = now
     with suppress(OSError):
         for entry in os.scandir(folder):
             found = _LITTER.fullmatch(entry.name)
-            if not found or _lives(int(found[1])):
+            if not found:
                 continue
-            status = entry.stat(follow_symlinks=False)
-            # On a network's file system the process may be another machine's: then it has just written.
-            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _SETTLED:
-                with suppress(OSError):
-                    os.unlink(entry.path)
+            with suppress(OSError):
+                status = entry.stat(follow_symlinks=False)
+                # On a network's file system the process may be another machine's: then it has just written.
+                if status.st_uid == os.geteuid() and time.time() - status.st_mtime > _SETTLED:
+                    _remove_if_dead(entry, int(found[1]))
+
+
+def _remove_if_dead(entry: os.DirEntry[str], process: int) -> None:
+    handle = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        free = _take(handle)
+        if free is None:
+            free = not _lives(process)
+        if free and entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        elif free and entry.is_file(follow_symlinks=False):
+            os.unlink(entry.path)
+    finally:
+        os.close(handle)
 
 
 def _lives(process: int) -> bool:

@@ -24,6 +24,8 @@ from typing import IO, Any
 
 import torch
 
+from trtcore.paths import TemporaryFolder
+
 _LAST_SECONDS = 5.0
 """From a child's answer to its end."""
 _SHOWN = 2000  # characters of what a dead child has written
@@ -166,10 +168,9 @@ def in_interpreter(
     Raises:
         Exception: what the function raised, with the child's traceback as its cause.
     """
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as errors:
-        path = Path(folder)
+    with TemporaryFolder() as path, tempfile.TemporaryFile() as errors:
         torch.save((sys.path, place, function, dict(arguments)), path / "request")
-        code = f"from trtcore_plugins.isolated import _fresh; _fresh({folder!r})"
+        code = f"from trtcore_plugins.isolated import _fresh; _fresh({str(path)!r})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         child = subprocess.Popen([sys.executable, "-c", code], stderr=errors, stdout=errors, env=environment)
         late = None

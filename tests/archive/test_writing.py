@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import trtcore
+from trtcore import paths
 from trtcore.errors import ArtifactError
 
 X = torch.ones(3, 4)
@@ -124,7 +126,7 @@ while True:
 """
 
 
-def test_a_process_that_is_killed_while_it_saves(small_file, tmp_path):
+def test_a_process_that_is_killed_while_it_saves(small_file, tmp_path, monkeypatch):
     """The file is whole whenever that is; what a dead process has left is gone with the next save."""
     target, random_ = tmp_path / "out.pt2", random.Random(3)
     target.write_bytes(small_file.read_bytes())
@@ -143,6 +145,7 @@ def test_a_process_that_is_killed_while_it_saves(small_file, tmp_path):
     (tmp_path / ".trtcore-999999999-x.tmp").write_bytes(b"of a process that is dead")
     for left in tmp_path.glob(".trtcore-*"):
         os.utime(left, (time.time() - 3600,) * 2)
+    monkeypatch.setattr(paths, "_looked", {})
     trtcore.save(trtcore.load(small_file), target)
     assert [one.name for one in tmp_path.iterdir()] == ["out.pt2"]
 
@@ -152,10 +155,12 @@ def test_what_another_process_is_writing_is_left_alone(small, tmp_path):
     foreign = tmp_path / ".trtcore-notours.tmp"
     recent = tmp_path / ".trtcore-999999999-y.tmp"  # of another machine, maybe
     recent.write_bytes(b"half")
-    for one in (other, foreign):
-        one.write_bytes(b"half")
-        os.utime(one, (time.time() - 3600,) * 2)
-    trtcore.save(small, tmp_path / "out.pt2")
+    with open(other, "wb") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        for one in (other, foreign):
+            one.write_bytes(b"half")
+            os.utime(one, (time.time() - 3600,) * 2)
+        trtcore.save(small, tmp_path / "out.pt2")
     assert other.exists()
     assert foreign.exists()
     assert recent.exists()

@@ -109,7 +109,7 @@ def test_a_worker_on_another_host_gets_the_weights_and_gives_the_engine_as_bytes
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(MappedStorages, "is_here", property(lambda self: False))
-    monkeypatch.setattr(module_under_test.os.path, "isdir", lambda path: "trtcore-build-" not in str(path))
+    monkeypatch.setattr(module_under_test.os.path, "isdir", lambda path: ".trtcore-" not in str(path))
     executor = Elsewhere()
     assert len(compiled(executor).report.engines) == 3
     # Told once of the first; what was sent ahead by then is sent again, too.

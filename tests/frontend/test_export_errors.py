@@ -1,6 +1,7 @@
 """What users are told when a model cannot be captured. Every piece of advice is followed."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +70,19 @@ def test_a_long_trace_goes_into_a_file_and_not_on_the_screen(capfd, caplog, tmp_
         whole = file.read()
     assert whole.count("torch.ops.aten.mul.Tensor") == 300
     assert "kept.shape[0] > 3" in text
+
+
+def test_the_newest_files_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("trtcore.frontend.export_errors._KEPT", 2)
+    (tmp_path / "trtcore-export-of-the-user").write_text("another file")
+    names = []
+    for _ in range(3):
+        with pytest.raises(ExportError) as caught:
+            trace(Detector(), [torch.randn(8, 4)])
+        names.append(Path(re.search(r"all of it: (.*)", str(caught.value)).group(1)))
+    assert [name.exists() for name in names] == [False, True, True]
+    assert (tmp_path / "trtcore-export-of-the-user").exists()
 
 
 def test_a_full_disk_does_not_hide_the_error(monkeypatch):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,6 +17,7 @@ from torch.fx import GraphModule
 
 from trtcore.errors import ArtifactError, ExportError
 from trtcore.ir.torch_private import compile_and_package, lacks_compiler
+from trtcore.paths import TemporaryFolder
 from trtcore.runtime.contract import check_to_json
 from trtcore.runtime.input_check import InputCheck, _Tensor
 from trtcore.runtime.op import fit
@@ -66,8 +66,8 @@ def write(file: BinaryIO, exported: ExportedProgram) -> None:
     Raises:
         ExportError: AOTInductor refuses the program, or there is no C++ compiler.
     """
-    with tempfile.TemporaryDirectory(prefix="trtcore-aoti-") as folder:
-        package = Path(folder) / "model.pt2"
+    with TemporaryFolder() as folder:
+        package = folder / "model.pt2"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

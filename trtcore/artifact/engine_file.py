@@ -35,7 +35,7 @@ from trtcore.artifact.manifest import EngineManifest, WeightRecord
 from trtcore.errors import ArtifactError
 from trtcore.ir.tensor_bytes import bytes_of
 from trtcore.memory import map_file
-from trtcore.paths import atomic_write
+from trtcore.paths import atomic_write, temporary_file
 
 if TYPE_CHECKING:
     from trtcore.artifact.snapshot import LayerSnapshot, NetworkSnapshot
@@ -523,27 +523,6 @@ def _pieces(tensor: torch.Tensor) -> list[memoryview]:
 
 
 # -- files that go with a tensor ---------------------------------------------------------------------------
-
-
-class temporary_file:
-    """A binary file for an engine, and its path: removed at the end unless `map_and_unlink` took it.
-
-    Raises:
-        OSError: the folder of temporary files cannot be written.
-    """
-
-    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
-        self._directory = directory
-
-    def __enter__(self) -> tuple[Any, Path]:
-        handle, name = tempfile.mkstemp(prefix="trtcore-", suffix=".engine", dir=self._directory)
-        self._file, self._path = os.fdopen(handle, "wb", buffering=0), Path(name)
-        return self._file, self._path
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        with suppress(OSError):
-            self._path.unlink()
 
 
 def stored(storages: Mapping[str, torch.UntypedStorage]) -> dict[str, torch.UntypedStorage]:

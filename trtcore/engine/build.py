@@ -25,7 +25,6 @@ from trtcore.artifact.engine_file import (
     EngineFileWriter,
     map_and_unlink,
     open_container,
-    temporary_file,
 )
 from trtcore.artifact.manifest import EngineManifest, WeightRecord
 from trtcore.context import CompileContext
@@ -41,6 +40,7 @@ from trtcore.packs.loading import build_registry, providers
 from trtcore.packs.model import Converter
 from trtcore.packs.registry import ConverterRegistry
 from trtcore.partition.segment import Segment
+from trtcore.paths import temporary_file
 
 if TYPE_CHECKING:
     from trtcore.backend.base import Backend

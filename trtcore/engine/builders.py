@@ -8,11 +8,9 @@ started with the first request, serves all requests of a compile, and is started
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,7 @@ from trtcore.engine.request import EngineRequest, WeightFile, portable_settings
 from trtcore.engine.worker import receive, send
 from trtcore.errors import BackendUnavailableError, EngineBuildError
 from trtcore.ir.provenance import describe, op_name
+from trtcore.paths import TemporaryFolder
 
 if TYPE_CHECKING:
     from trtcore.context import CompileContext
@@ -65,7 +64,8 @@ class ProcessBuilder:
     def __init__(self, ctx: CompileContext) -> None:
         self.ctx = ctx
         self.child: subprocess.Popen[bytes] | None = None
-        self.folder = Path(tempfile.mkdtemp(prefix="trtcore-build-"))
+        self._temporary = TemporaryFolder()
+        self.folder = self._temporary.path
         self.weights = WeightFile(str(self.folder / "weights"))
         self.node = ""
 
@@ -114,7 +114,7 @@ class ProcessBuilder:
         """End the child, and remove its folder."""
         self._end()
         self.weights.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._temporary.close()
 
     def _ask(self, tell: Tell, name: str, *arguments: Any) -> Any:
         try:

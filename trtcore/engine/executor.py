@@ -9,9 +9,7 @@ name; what a lost worker had is built again.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import tempfile
 import warnings
 from concurrent.futures import BrokenExecutor, CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from trtcore.engine.builders import ProcessBuilder, no_room
 from trtcore.engine.request import EngineRequest, WeightFile
 from trtcore.errors import EngineBuildError, SettingsError, TrtcoreError, shown
 from trtcore.packs.loading import build_registry
+from trtcore.paths import TemporaryFolder
 
 if TYPE_CHECKING:
     from trtcore.context import CompileContext
@@ -66,7 +65,8 @@ class ExecutorBuilder:
     def __init__(self, ctx: CompileContext) -> None:
         self.ctx = ctx
         self.executor: Any = ctx.settings.build_executor
-        self.folder = Path(tempfile.mkdtemp(prefix="trtcore-build-"))
+        self._temporary = TemporaryFolder()
+        self.folder = self._temporary.path
         self.weights = WeightFile(str(self.folder / "weights"))
         self.waiting: dict[int, tuple[EngineRequest, Future[Any]]] = {}
         self._count = 0
@@ -108,7 +108,7 @@ class ExecutorBuilder:
         if self._spare is not None:
             self._spare.close()
         self.weights.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._temporary.close()
 
     # -- asking --------------------------------------------------------------------------------------------
 

@@ -20,12 +20,12 @@ from trtcore.artifact.engine_file import (
     EngineFileWriter,
     map_and_unlink,
     open_container,
-    temporary_file,
 )
 from trtcore.artifact.manifest import EngineManifest, SizeBinding, TensorBinding
 from trtcore.artifact.snapshot import LayerSnapshot, NetworkSnapshot
 from trtcore.engine.build import Builder, Failure, Tell, convert_request, unwritable
 from trtcore.errors import RefitError
+from trtcore.paths import temporary_file
 
 if TYPE_CHECKING:
     from trtcore.engine.request import EngineRequest

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +19,9 @@ from trtcore.frontend.quiet import can_run, run
 from trtcore.ir.inputs import Input, InputTree, describe
 
 _LINES, _WIDTH = 8, 200
+_KEPT = 20
+"""Files with all of an error that stay in the folder of temporary files."""
+_TEXT = re.compile(r"trtcore-export-\w+\.txt")
 _NOISE = ("For ", "The error above occurred", "Caused by", "If you suspect the guard was triggered")
 
 
@@ -90,9 +97,24 @@ def _write(text: str) -> str | None:
             "w", prefix="trtcore-export-", suffix=".txt", delete=False, encoding="utf-8"
         ) as file:
             file.write(text)
+        _keep_newest(Path(file.name).parent)
     except OSError:  # a full disk must not hide the error
         return None
     return file.name
+
+
+def _keep_newest(folder: Path) -> None:
+    """Remove the user's own texts but the newest `_KEPT`."""
+    ours = []
+    for entry in os.scandir(folder):
+        if _TEXT.fullmatch(entry.name):
+            with suppress(FileNotFoundError):  # another process removes it, too
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and status.st_uid == getattr(os, "geteuid", lambda: 0)():
+                    ours.append((status.st_mtime_ns, entry.path))
+    for _, path in sorted(ours)[:-_KEPT]:
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def _of_packed(error: BaseException) -> str:

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from trtcore._version import __version__
-from trtcore.artifact.engine_file import EngineArtifact, map_and_unlink, temporary_file
+from trtcore.artifact.engine_file import EngineArtifact, map_and_unlink
 from trtcore.errors import ArtifactError, SettingsError
-from trtcore.paths import atomic_write
+from trtcore.paths import atomic_write, temporary_file
 from trtcore.runtime.recipe import Recipe
 from trtcore.settings import CompilationSettings
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trtcore.errors import SettingsError
-from trtcore.paths import atomic_write, cache_directory
+from trtcore.paths import atomic_write, cache_directory, temporary_file
 
 _SUFFIX = ".engine"
 _USED = ".used"
@@ -226,17 +226,11 @@ class RemoteStore:
         return bytearray(self._system.cat_file(self._path(name)))
 
     def _large(self, name: str) -> Data:
-        import tempfile
-
-        handle, path = tempfile.mkstemp(prefix="trtcore-", suffix=".engine")
-        try:
-            os.close(handle)
-            self._system.get_file(self._path(name), path)
-            with open(path, "rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        finally:
-            with suppress(OSError):  # Windows keeps a mapped file
-                os.unlink(path)
+        with temporary_file() as (_, path):
+            self._system.get_file(self._path(name), str(path))
+            # What was got may have taken the file's place.
+            with open(path, "rb") as whole:
+                return mmap.mmap(whole.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def _touch(self, name: str) -> None:
         self._system.pipe_file(self._path(name, _USED), repr(time.time()).encode())
