@@ -21,7 +21,7 @@ import pytest
 import torch
 
 HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "models")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "models"), str(HERE.parent / "benchmarks")]
 
 
 def bindings() -> dict[str, Any]:

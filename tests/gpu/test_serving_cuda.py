@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import Any
 
 import pytest
 import torch
+from bench_serving import THREADS, Served
 from torch import nn
 
 import trtcore
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("full_precision")]
 
-THREADS, CALLS = 8, 250
+CALLS = 250
+"""Of each thread."""
 
 
 @torch.no_grad()
 def test_threads_with_streams_and_mixed_shapes() -> None:
     """Right numbers, no growth; the rate of eight threads beside that of one is printed."""
-    model = (
-        nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256), nn.LayerNorm(256)).eval().cuda()
-    )
-    rows = trtcore.Input(min_shape=(1, 256), opt_shape=(8, 256), max_shape=(64, 256), device="cuda")
-    module = trtcore.compile(model, [rows], runtime="reference", min_block_size=1)
-    sizes = (1, 3, 8, 64, 17)
-    given = [torch.randn(size, 256, device="cuda") for size in sizes]
-    want = [model(x) for x in given]
-    wrong: list[str] = []
-
-    def work(seed: int, calls: int) -> None:
-        worst = torch.zeros((), device="cuda")
-        with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()) as _:
-            for index in range(calls):
-                place = (seed + index) % len(sizes)
-                worst = torch.maximum(worst, (module(given[place]) - want[place]).abs().max())
-            torch.cuda.current_stream().synchronize()
-        if not worst.item() < 1e-4:
-            wrong.append(f"thread {seed}: {worst.item()}")
-
-    def rate(threads: int) -> float:
-        began = time.perf_counter()
-        running = [threading.Thread(target=work, args=(seed, CALLS)) for seed in range(threads)]
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
-        torch.cuda.synchronize()
-        return threads * CALLS / (time.perf_counter() - began)
-
-    torch.cuda.synchronize()
-    rate(THREADS)  # every stream has been seen
+    served = Served(256, 2, (8, 1, 3, 64, 17), torch.float32)
+    served.rate(THREADS, CALLS * THREADS, checked=True)  # every stream has been seen
     torch._C._cuda_clearCublasWorkspaces()  # torch keeps one for each thread and stream
     before = torch.cuda.memory_allocated()
-    alone, together = rate(1), rate(THREADS)
+    alone = served.rate(1, CALLS, checked=True)
+    together = served.rate(THREADS, CALLS * THREADS, checked=True)
     print(f"\none thread {alone:.0f} calls a second, {THREADS} threads {together:.0f}")
-    assert not wrong
+    assert not served.wrong
     torch._C._cuda_clearCublasWorkspaces()
     assert torch.cuda.memory_allocated() <= before + (1 << 20)
 
