@@ -61,3 +61,46 @@ def test_it_can_be_turned_off():
     assert not trtcore.explain(
         Model(), [x], min_block_size=1, disabled_passes={"symbolic_floats"}
     ).fully_converted
+
+
+def test_conditions_on_sizes():
+    def run(x):
+        n = x.shape[0]
+        both = (n > 3) & torch.sym_not(n >= 7)
+        return (
+            x * (n > 3), (x > 0) + both, (x * 3).long() * ((n == 2) | (n != 5)), torch.full((2, n), n <= 4), torch.tensor(n > 3),
+            torch.where(torch.tensor([n > 3, n < 3, n > 0]), x, -x), x * torch.sym_ite(n > 3, n + 2, n), torch.scalar_tensor(both, dtype=torch.float32),
+            torch.full((3,), torch.sym_ite(n > 3, n * 7, n)),
+        )  # fmt: skip
+
+    assert_converts(run, (torch.rand(4, 3) * 2,), dynamic=DYNAMIC, dtypes=(torch.float32, torch.float16))
+
+
+def test_a_branch_that_a_size_chooses():
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            n = x.shape[0]
+            return torch.cond(
+                (n > 3) & (n < 7), lambda x: (x.sin() * scale, x + n), lambda x: (x.cos(), x - scale), (x,)
+            )
+
+    x = trtcore.Input(min_shape=(2, 3), opt_shape=(4, 3), max_shape=(9, 3))
+    compiled = trtcore.compile(Model(), [x, torch.ones(3)], min_block_size=1, runtime="reference")
+    assert compiled.report.fully_converted
+    for rows in range(2, 10):
+        given = torch.randn(rows, 3), torch.full((3,), 2.0)
+        torch.testing.assert_close(compiled(*given), Model()(*given))
+
+
+def test_a_condition_whose_numbers_are_floats_stays_exact():
+    """float32 would take 4.000000001 for 4."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.sin() * (x.shape[0] / 2 < 2.000000001)
+
+    x = trtcore.Input(min_shape=(2, 3), opt_shape=(4, 3), max_shape=(9, 3))
+    compiled = trtcore.compile(Model(), [x], min_block_size=1, runtime="reference")
+    for rows in range(2, 10):
+        value = torch.randn(rows, 3)
+        torch.testing.assert_close(compiled(value), Model()(value))

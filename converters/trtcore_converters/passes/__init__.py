@@ -20,7 +20,7 @@ from trtcore_converters.passes.norms import recover_rms_norm
 from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
 from trtcore_converters.passes.quantised import quantised_weights, scale_quantised_queries
 from trtcore_converters.passes.rotary import recover_rotary
-from trtcore_converters.passes.sizes import bounded_results, symbolic_floats
+from trtcore_converters.passes.sizes import bounded_results, symbolic_bools, symbolic_floats
 from trtcore_converters.passes.statistics import running_statistics
 from trtcore_converters.passes.subexpressions import common_subexpressions
 from trtcore_converters.passes.tables import pad_tied_tables
@@ -80,7 +80,10 @@ PASSES = (
         before=("eliminate_dead_code",),
     ),
     LoweringPass(
-        "bounded_results", bounded_results, after=("symbolic_floats",), before=("eliminate_dead_code",)
+        "symbolic_bools", symbolic_bools, after=("symbolic_floats",), before=("eliminate_dead_code",)
+    ),
+    LoweringPass(
+        "bounded_results", bounded_results, after=("symbolic_bools",), before=("eliminate_dead_code",)
     ),
     LoweringPass("whole_experts", whole_experts, after=("bounded_results",), before=("eliminate_dead_code",)),
 )

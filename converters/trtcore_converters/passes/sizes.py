@@ -1,5 +1,5 @@
-"""Sizes: numbers that are computed from them, as ``x * n**0.5``, since a symbolic float is no tensor, and engines take
-tensors; and the bounds of those that data decide."""
+"""Sizes: numbers and conditions that are computed from them, as ``x * n**0.5`` or ``n > 3``, since a symbolic float or
+bool is no tensor, and engines take tensors; and the bounds of those that data decide."""
 
 from __future__ import annotations
 
@@ -118,6 +118,134 @@ def _tensor(value: Any, before: fx.Node, device: torch.device) -> fx.Node | None
     return insert_call(
         before, aten.scalar_tensor.default, (value,), {"dtype": torch.float32, "device": device}
     )
+
+
+# ---- conditions on sizes --------------------------------------------------------------------------------------
+
+_RELATIONS: dict[Any, Any] = {
+    getattr(operator, name): getattr(aten, name).Tensor for name in ("eq", "ne", "lt", "le", "gt", "ge")
+}
+_LOGIC: dict[Any, Any] = {
+    operator.and_: aten.logical_and.default,
+    operator.or_: aten.logical_or.default,
+    operator.xor: aten.logical_xor.default,
+    torch.sym_not: aten.logical_not.default,
+}
+
+
+def symbolic_bools(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
+    """Compute conditions on sizes as 0-d tensors, for ops that take these as they take a bool, and for branches.
+
+    Sizes are compared as the whole numbers that they are; what compares symbolic floats stays in torch, which computes
+    them in float64. A number that a condition chooses (``torch.sym_ite``) is chosen in the engine, too.
+    """
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function" or not any(_decided(source) for source in node.all_input_nodes):
+            continue
+        if node.target is torch.ops.higher_order.cond:
+            pred = node.args[0]
+            made = _bool_tensor(pred, node, _device(node)) if tensor_of(pred) is None else None
+            if made is not None:
+                node.args = (made, *node.args[1:])
+        elif node.target in _MADE:
+            _full_of(node)
+        elif node.target in _WITH_TENSORS and tensor_of(node) is not None and _keeps_dtype(node):
+            _with_numbers(node)
+
+
+def _decided(node: fx.Node) -> bool:
+    """A condition on sizes, or a whole number that one chooses."""
+    return isinstance(node.meta.get("val"), torch.SymBool) or node.target is torch.sym_ite
+
+
+def _keeps_dtype(node: fx.Node) -> bool:
+    """Whether no tensor without dims could take the dtype of a whole number that becomes one."""
+    found = (tensor_of(source) for source in node.all_input_nodes)
+    return all(x is None or x.dim() or x.dtype.is_floating_point for x in found)
+
+
+def _with_numbers(node: fx.Node) -> None:
+    given = dict(node_arguments(node))
+    if given.pop("alpha", 1) != 1:
+        return
+    device = node.meta["val"].device
+    parts: list[Any] = []
+    for value in given.values():
+        if value is None or tensor_of(value) is not None:
+            parts.append(value)
+        elif isinstance(value, fx.Node) and _decided(value):
+            parts.append(_chosen(value, node, device))
+        else:
+            parts.append(_plain(value, node, device))
+    if any(part is None and value is not None for part, value in zip(parts, given.values())):
+        return
+    node.target = _WITH_TENSORS[node.target]
+    node.args, node.kwargs = tuple(parts), {}
+
+
+def _plain(value: Any, before: fx.Node, device: torch.device) -> fx.Node | None:
+    """A number beside a condition as a 0-d tensor of the dtype that torch makes of it; None for symbolic floats."""
+    if isinstance(value, fx.Node) and not isinstance(value.meta.get("val"), torch.SymInt):
+        return None
+    dtype = (
+        torch.float32 if isinstance(value, float) else torch.bool if isinstance(value, bool) else torch.int64
+    )
+    return insert_call(before, aten.scalar_tensor.default, (value,), {"dtype": dtype, "device": device})
+
+
+def _full_of(node: fx.Node) -> None:
+    """A tensor that is full of a condition, or of what it chooses."""
+    traced = node.meta["val"]
+    given = node_arguments(node)
+    value = given.get("fill_value", given.get("s"))
+    made = _chosen(value, node, traced.device) if isinstance(value, fx.Node) and _decided(value) else None
+    if made is None:
+        return
+    full = (
+        insert_call(node, aten.to.dtype, (made, traced.dtype))
+        if made.meta["val"].dtype != traced.dtype
+        else made
+    )
+    if traced.dim():
+        full = insert_call(node, aten.expand.default, (full, given["size"]))
+    node.replace_all_uses_with(full)
+    node.graph.erase_node(node)
+
+
+def _chosen(value: fx.Node, before: fx.Node, device: torch.device) -> fx.Node | None:
+    """A condition, or a whole number that one chooses, as a 0-d tensor."""
+    return (_whole if value.target is torch.sym_ite else _bool_tensor)(value, before, device)
+
+
+def _bool_tensor(value: Any, before: fx.Node, device: torch.device) -> fx.Node | None:
+    """A condition on sizes as a 0-d bool tensor; None for what is neither a relation nor logic."""
+    if isinstance(value, bool):
+        made = {"dtype": torch.bool, "device": device}
+        return insert_call(before, aten.scalar_tensor.default, (value,), made)
+    if not isinstance(value, fx.Node):
+        return None
+    part = _whole if value.target in _RELATIONS else _bool_tensor
+    op = _RELATIONS.get(value.target) or _LOGIC.get(value.target)
+    parts = [part(argument, before, device) for argument in value.args] if op is not None else [None]
+    return None if op is None or None in parts else insert_call(before, op, parts)
+
+
+def _whole(value: Any, before: fx.Node, device: torch.device) -> fx.Node | None:
+    """A whole number as a 0-d int64 tensor; None for any other."""
+    if isinstance(value, fx.Node) and value.target is torch.sym_ite:
+        condition, *ways = value.args
+        parts = [_bool_tensor(condition, before, device), *(_whole(way, before, device) for way in ways)]
+        return None if None in parts else insert_call(before, aten.where.self, parts)
+    symbolic = isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.SymInt)
+    if not symbolic and type(value) is not int:
+        return None
+    return insert_call(before, aten.scalar_tensor.default, (value,), {"dtype": torch.int64, "device": device})
+
+
+def _device(node: fx.Node) -> torch.device:
+    """Where the tensors of a node are."""
+    found = (tensor_of(source) for source in node.all_input_nodes)
+    return next((x.device for x in found if x is not None), torch.device("cpu"))
 
 
 # ---- sizes that data decide ---------------------------------------------------------------------------------
