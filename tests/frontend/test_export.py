@@ -395,3 +395,23 @@ def test_what_a_trace_with_symbols_answers_otherwise(function, low):
     program = trace(Model(), Input((3, 16)))  # as the advice has it
     if function is not _anew_in_every_call:
         assert torch.equal(program.module()(x), Model()(x))
+
+
+def test_a_recurrent_layer_is_no_assignment_of_the_model(recwarn):
+    """torch.export takes nn.LSTM's own list of parameters for an attribute that the model assigns."""
+    trace(nn.LSTM(3, 4), [torch.randn(2, 1, 3)])
+    assert not recwarn.list
+
+
+def test_an_assignment_of_the_model_is_told():
+    class Remembers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = torch.zeros(2)
+
+        def forward(self, x):
+            self.last = x + 1
+            return x * 2
+
+    with pytest.warns(UserWarning, match=r"self\.last was assigned during export"):
+        trace(Remembers(), [torch.randn(2)])

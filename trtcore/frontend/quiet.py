@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +37,11 @@ def without_traces(inputs: Any) -> Iterator[Any]:
         yield pytree.tree_map_only(torch.Tensor, torch.clone, inputs)
 
 
+_OF_RECURRENT_LAYERS = r"The tensor attributes? (\S+\._flat_weights\[\d+\],? ?)+(was|were) assigned during export"
+"""nn.LSTM and its kin make this list anew of their parameters: torch.export calls that an assignment of the model's, and
+advises buffers. Of a model's own assignment it warns rightly."""
+
+
 @contextmanager
 def quiet_torch() -> Iterator[None]:
     """What torch logs and prints while it traces stays off the screen: an error of ours says it, and only once."""
@@ -51,7 +57,8 @@ def quiet_torch() -> Iterator[None]:
     for logger in loggers:
         logger.addFilter(refuse)
     try:
-        with silent_export():
+        with silent_export(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_OF_RECURRENT_LAYERS)
             yield
     finally:
         for logger in loggers:
