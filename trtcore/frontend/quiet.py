@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from trtcore.ir.quiet import quiet_loggers
 from trtcore.ir.torch_private import FakeTensor, silent_export
 
 
@@ -46,20 +46,6 @@ advises buffers. Of a model's own assignment it warns rightly."""
 def quiet_torch() -> Iterator[None]:
     """What torch logs and prints while it traces stays off the screen: an error of ours says it, and only once."""
 
-    def refuse(_record: logging.LogRecord) -> bool:
-        return False
-
-    loggers = [
-        logger
-        for name, logger in list(logging.root.manager.loggerDict.items())
-        if isinstance(logger, logging.Logger) and (name == "torch" or name.startswith("torch."))
-    ]
-    for logger in loggers:
-        logger.addFilter(refuse)
-    try:
-        with silent_export(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=_OF_RECURRENT_LAYERS)
-            yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(refuse)
+    with quiet_loggers(), silent_export(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_OF_RECURRENT_LAYERS)
+        yield

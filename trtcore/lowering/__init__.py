@@ -22,6 +22,7 @@ from trtcore.context import CompileContext
 from trtcore.ir.facts import rewrites_of
 from trtcore.ir.graphs import attribute, fake_mode_of, remove_unread
 from trtcore.ir.program import Program
+from trtcore.ir.quiet import quiet_loggers
 from trtcore.ir.torch_private import FakeTensor
 from trtcore.lowering.data_sizes import bounded_by_makers
 from trtcore.lowering.decompose import decompose
@@ -63,7 +64,8 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
     _one_fake_mode(program.graph_module)
     ctx.emit("pass", "end", subject=program.graph_module, name="captured")
     results = memories(program.graph_module.graph)
-    graph_module = run_passes(program.graph_module, passes, ctx, watched=True)
+    with quiet_loggers():
+        graph_module = run_passes(program.graph_module, passes, ctx, watched=True)
     separate_results(graph_module.graph, results)
     made = bounded_by_makers(graph_module.graph, program.ranges)
     return replace(
@@ -85,9 +87,10 @@ def restore_patterns(
         memo: of this compile.
     """
     graph = program.graph_module.graph
-    for node in list(graph.nodes):
-        if node.name in names and is_pattern(node):
-            decompose(program.graph_module, ctx, unfuse(graph, node), memo)
+    with quiet_loggers():
+        for node in list(graph.nodes):
+            if node.name in names and is_pattern(node):
+                decompose(program.graph_module, ctx, unfuse(graph, node), memo)
     return program
 
 
