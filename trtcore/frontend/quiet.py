@@ -37,9 +37,11 @@ def without_traces(inputs: Any) -> Iterator[Any]:
         yield pytree.tree_map_only(torch.Tensor, torch.clone, inputs)
 
 
-_OF_RECURRENT_LAYERS = r"The tensor attributes? (\S+\._flat_weights\[\d+\],? ?)+(was|were) assigned during export"
-"""nn.LSTM and its kin make this list anew of their parameters: torch.export calls that an assignment of the model's, and
-advises buffers. Of a model's own assignment it warns rightly."""
+_OF_RECURRENT_LAYERS = (
+    r"The tensor attributes? (\S+\._flat_weights\[\d+\],? ?)+(was|were) assigned during export"
+)
+"""nn.LSTM and its kin make this list anew of their parameters: torch.export calls that an assignment of the model's,
+and advises buffers. Of a model's own assignment it warns rightly."""
 
 
 @contextmanager
