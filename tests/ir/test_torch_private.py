@@ -289,6 +289,27 @@ def test_calls_of_derivatives():
     assert any(private.is_derivative_call(node.target) for node in derived), f"{CHANGED} how graphs hold grad"
 
 
+@pytest.mark.parametrize(
+    ("function", "entered", "differentiated"),
+    [
+        (torch.sin, False, False),
+        (torch.vmap(torch.sin), True, False),
+        (torch.func.grad(lambda x: x.sum()), True, True),
+        (lambda x: torch.func.jvp(torch.sin, (x,), (x,)), True, True),
+        (lambda x: torch.func.vjp(torch.sin, x)[1](x), True, True),
+        (lambda x: torch.autograd.functional.jacobian(torch.sin, x), True, True),
+    ],
+)
+def test_transforms_are_seen(function, entered, differentiated):
+    with private.transforms_watched() as seen:
+        function(torch.ones(2))
+    found = (seen.entered, seen.differentiated)
+    assert found == (entered, differentiated), f"{CHANGED} how transforms are entered"
+    with private.transforms_watched() as seen:
+        pass
+    assert not seen.entered
+
+
 class WithFunction(nn.Module):
     def __init__(self, function):
         super().__init__()

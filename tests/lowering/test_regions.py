@@ -103,6 +103,82 @@ def test_transforms(function):
     check(function, X)
 
 
+class Differentiated(nn.Module):
+    """A function of a model with a buffer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.linear = copy.deepcopy(LINEAR)
+        self.register_buffer("table", torch.linspace(-1, 1, 64).view(8, 8))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def buffer_among_the_batches(model, x):
+    return torch.vmap(lambda a, b: a @ b + model.linear(b), in_dims=(None, 0), out_dims=1)(model.table, x)
+
+
+def largest_of_columns(model, x):
+    return torch.vmap(lambda one: torch.topk(one, 2).values, in_dims=1, out_dims=-1)(x)
+
+
+def derivatives_of_both(model, x):
+    return torch.func.grad_and_value(lambda a, b: (a @ b).pow(2).sum(), argnums=(0, 1))(x, model.table)
+
+
+def forces_by_autograd(model, x):
+    with torch.enable_grad():
+        at = x.detach().requires_grad_(True)
+        energy = model.linear(at).tanh().sum()
+        (gradient,) = torch.autograd.grad(energy, at)
+    return gradient, energy.detach()
+
+
+def forward_jacobians(model, x):
+    return torch.vmap(torch.func.jacfwd(lambda one: (model.table @ one).tanh()))(x)
+
+
+def hessians(model, x):
+    return torch.vmap(torch.func.hessian(lambda one: (model.table @ one).tanh().sum()))(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "dynamic"),
+    [
+        (buffer_among_the_batches, True),
+        (largest_of_columns, True),
+        *(
+            pytest.param(*one, marks=DERIVATIVES)
+            for one in (
+                (derivatives_of_both, True),
+                (forces_by_autograd, True),
+                (forward_jacobians, False),
+                (hessians, False),
+            )
+        ),
+    ],
+)
+def test_transforms_that_a_trace_above_dispatch_loses(function, dynamic):
+    """Other values than those of the trace: what is lost there becomes a constant."""
+    model = Differentiated(function).eval()
+    batch = trtcore.Input(min_shape=(2, 8), opt_shape=(4, 8), max_shape=(16, 8)) if dynamic else X
+    compiled = trtcore.compile(model, inputs=[batch], min_block_size=1)
+    assert compiled.report.fully_converted
+    for size in (2, 7, 16) if dynamic else (4, 4):
+        x = torch.randn(size, 8)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_model_differentiates_behind_a_graph_runs_in_torch():
+    model = Differentiated(forces_by_autograd).eval()
+    torch._dynamo.reset()
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="differentiates what a graph computes"):
+        result = torch.compile(model, backend="trtcore")(X)
+    torch.testing.assert_close(result, model(X))
+
+
 def test_vmap_with_a_dynamic_batch():
     model = Model(lambda linear, x: torch.vmap(lambda one: linear(one).softmax(-1))(x)).eval()
     batch = trtcore.Input(min_shape=(2, 8), opt_shape=(4, 8), max_shape=(16, 8))

@@ -16,7 +16,8 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +38,7 @@ __all__ = [
     "FakeTensorMode",
     "LazyGraphModule",
     "SizeDecisionError",
+    "Transforms",
     "any_autocast",
     "aot_inference",
     "autocast_entry",
@@ -85,7 +87,6 @@ __all__ = [
     "is_static_input",
     "is_traced_by_jit",
     "is_transform_call",
-    "is_transform_file",
     "is_transformed",
     "is_written",
     "keep_source",
@@ -112,6 +113,7 @@ __all__ = [
     "specialise_floats",
     "storage_id",
     "transforms_undone",
+    "transforms_watched",
     "undecided_sizes",
     "users_of_storage",
     "version",
@@ -756,11 +758,6 @@ def is_derivative_call(target: Any) -> bool:
     return is_transform_call(target) and any(word in name for word in _DERIVATIVE_CALLS)
 
 
-def is_transform_file(path: str) -> bool:
-    """Whether a file is part of torch's transforms. The traces of torch.export go through a neighbour of theirs."""
-    return f"{os.sep}_functorch{os.sep}" in path and "aot_autograd" not in path
-
-
 def is_of_transform(tensor: torch.Tensor) -> bool:
     """Whether a tensor is one that a transform has made: a batch that looks like one item, or one that is
     differentiated."""
@@ -786,6 +783,49 @@ def transforms_undone() -> Iterator[None]:
             except RuntimeError:  # torch 2.11 asks for the next layer when it has taken the last
                 if functorch.get_dynamic_layer_stack_depth() > depth:
                     raise
+
+
+@dataclass
+class Transforms:
+    """What a model has gone through while it was watched.
+
+    Attributes:
+        entered: it has called ``torch.vmap``, or taken a derivative.
+        differentiated: it has taken a derivative: by a transform of ``torch.func``, or by ``torch.autograd.grad``.
+    """
+
+    entered: bool = False
+    differentiated: bool = False
+
+
+@contextmanager
+def transforms_watched() -> Iterator[Transforms]:
+    """Within this it is noted which transforms are run. For one thread at a time."""
+    seen = Transforms()
+    derivatives = importlib.import_module("torch._functorch.eager_transforms")
+    batches = importlib.import_module("torch._functorch.vmap")
+    places = (
+        (derivatives, "_grad_increment_nesting", True), (derivatives, "_jvp_increment_nesting", True),
+        (batches, "_vmap_increment_nesting", False), (torch.autograd, "grad", True),
+    )  # fmt: skip
+
+    def noted(function: Callable[..., Any], is_derivative: bool) -> Callable[..., Any]:
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            seen.entered = True
+            seen.differentiated |= is_derivative
+            return function(*args, **kwargs)
+
+        return run
+
+    before = [getattr(owner, name) for owner, name, _ in places]
+    for (owner, name, is_derivative), function in zip(places, before):
+        setattr(owner, name, noted(function, is_derivative))
+    try:
+        yield seen
+    finally:
+        for (owner, name, _), function in zip(places, before):
+            setattr(owner, name, function)
 
 
 @contextmanager

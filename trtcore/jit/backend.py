@@ -10,13 +10,14 @@ What was compiled, and why, is in `reports`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.fx import GraphModule
 
 from trtcore.errors import SettingsError
-from trtcore.jit.capture import fix_floats_of_modules, refuse_gradients, to_aten
+from trtcore.jit.capture import fix_floats_of_modules, is_differentiated_later, refuse_gradients, to_aten
 from trtcore.jit.distributed import has_dtensors, rank_local
 from trtcore.jit.recompiles import CompiledGraph, GraphReport, forget_reports, reports
 from trtcore.settings import CompilationSettings
@@ -49,6 +50,14 @@ def dynamo_backend(
     """
     settings, observers = _settings({**dict(options or {}), **kwargs})
     refuse_gradients(gm)
+    if is_differentiated_later(gm):
+        warnings.warn(
+            "torch.compile(backend='trtcore'): the model differentiates what a graph computes, and engines have no "
+            "backward pass; the graph runs in torch. trtcore.compile has the derivative in engines",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return gm.forward
     fix_floats_of_modules(gm)
 
     def compiled(graph: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:

@@ -43,10 +43,7 @@ from trtcore.lowering.regions import RegionInterpreter, all_nodes, stand_in, who
 
 def refuse_gradients(gm: GraphModule) -> None:
     """Raise if an output of the graph would have a gradient function."""
-    if not torch.is_grad_enabled():
-        return
-    (outputs,) = gm.graph.output_node().args
-    if not any(_needs_gradient(node) for node in cast("Sequence[Any]", outputs)):
+    if not torch.is_grad_enabled() or not _gives_gradients(gm):
         return
     sources = [node for node in gm.graph.find_nodes(op="placeholder") if _requires_grad(node)]
     what = f"{source_name(sources[0])} requires them" if sources else "the result requires them"
@@ -55,6 +52,16 @@ def refuse_gradients(gm: GraphModule) -> None:
         advice="call the model under torch.no_grad() or torch.inference_mode(), or use "
         "model.requires_grad_(False)",
     )
+
+
+def is_differentiated_later(gm: GraphModule) -> bool:
+    """Whether the model turns gradients on itself, and differentiates a result of the graph behind it."""
+    return not torch.is_grad_enabled() and _gives_gradients(gm)
+
+
+def _gives_gradients(gm: GraphModule) -> bool:
+    (outputs,) = gm.graph.output_node().args
+    return any(_needs_gradient(node) for node in cast("Sequence[Any]", outputs))
 
 
 def _needs_gradient(node: Any) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from trtcore.pack import LoweringPass, rules_pass
 from trtcore_converters.passes.attention import group_heads, recover_attention
 from trtcore_converters.passes.autocast import autocast
-from trtcore_converters.passes.cleanup import plain_casts, remove_assertions, remove_noops
+from trtcore_converters.passes.cleanup import plain_casts, plain_zeros, remove_assertions, remove_noops
 from trtcore_converters.passes.complex_pairs import complex_pairs
 from trtcore_converters.passes.convolution import fold_batch_norm, fold_padding
 from trtcore_converters.passes.decomposed import recover_decomposed_attention
@@ -61,6 +61,7 @@ _ASKED_FOR = frozenset({"truncate_double", "autocast", "fp32_accumulation"})
 
 PASSES = (
     LoweringPass("running_statistics", running_statistics, before=("functionalize",)),
+    LoweringPass("plain_zeros", plain_zeros, after=("running_statistics",), before=("functionalize",)),
     *(
         LoweringPass(
             name, run, after=(_IN_ORDER[index - 1][0],) if index else (), required=name in _ASKED_FOR

@@ -43,6 +43,21 @@ def plain_casts(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
             replace(node, insert_call(node, aten._to_copy.default, (source,), {"dtype": dtype}))
 
 
+_ZEROS = (aten._efficientzerotensor.default, aten._new_zeros_with_same_feature_meta.default)
+
+
+def plain_zeros(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
+    """Zeros without memory, which forward derivatives (``torch.func.jvp``, ``jacfwd``) make, as zeros with some: an
+    engine or a constant can't be made of a tensor that nothing lies behind."""
+    for node in calls(graph_module, _ZEROS):
+        value = node.meta["val"]
+        if all(type(size) is int for size in value.shape):
+            options = {"dtype": value.dtype, "device": value.device}
+            replace(node, insert_call(node, aten.zeros.default, (list(value.shape),), options))
+        elif node.target is _ZEROS[1] and not node_arguments(node)["self_num_batch_dims"]:
+            replace(node, insert_call(node, aten.zeros_like.default, (node.args[1],), {"dtype": value.dtype}))
+
+
 # Ops that are the identity wherever they change neither dtype, shape, strides nor device.
 _NOOPS = frozenset(
     {
