@@ -2,12 +2,14 @@
 
 ``python tests/benchmarks/bench_cache.py``. The time is of `trtcore.dynamo.compile`, without import and export. Each compile is
 a process of its own; "warm" ones have compiled a small model before, so that libraries and packs are loaded; "cold" ones
-have not. The cache is a folder.
+have not. The cache is a folder, a new one in each of three rounds, and the best of each kind counts. Modules are compiled to
+bytecode before, as they are where trtcore is installed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,10 +38,23 @@ def child(folder: str, warm: bool) -> None:
     print(json.dumps({"wall": wall, "cpu": cpu, "cached": cached, "stages": stages}))
 
 
-def measured(folder: str, warm: bool) -> dict[str, float]:
+def measured(folder: str, warm: bool, environment: dict[str, str]) -> dict[str, float]:
     command = [sys.executable, "-W", "ignore", __file__, folder, str(int(warm))]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def rounds(warm: bool, environment: dict[str, str]) -> tuple[dict[str, float], dict[str, float]]:
+    """The least wall and CPU time of a first and of a second compile, in turn."""
+    found: tuple[list[dict[str, float]], list[dict[str, float]]] = [], []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            for number, kept in enumerate(found):
+                kept.append(measured(folder, warm, environment))
+                assert kept[-1]["cached"] == bool(number)
+    first, second = ({kind: min(one[kind] for one in kept) for kind in ("wall", "cpu")} for kept in found)
+    print(found[0][-1]["stages"], found[1][-1]["stages"], file=sys.stderr)
+    return first, second
 
 
 def main() -> None:
@@ -48,20 +63,19 @@ def main() -> None:
         return
     print("| process | first: wall, CPU s | second: wall, CPU s | ratio: wall, CPU |")
     print("|---|---|---|---|")
-    for name, warm in (("libraries loaded", True), ("cold", False)):
+    with tempfile.TemporaryDirectory() as bytecode:
+        environment = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        environment["PYTHONPYCACHEPREFIX"] = bytecode
         with tempfile.TemporaryDirectory() as folder:
-            first = measured(folder, warm)
-            assert not first["cached"]
-            again = [measured(folder, warm) for _ in range(3)]
-            assert all(one["cached"] for one in again)
-        second = {kind: min(one[kind] for one in again) for kind in ("wall", "cpu")}
-        ratios = ", ".join(f"{second[kind] / first[kind]:.3f}" for kind in ("wall", "cpu"))
-        print(
-            f"| {name} | {first['wall']:.2f}, {first['cpu']:.2f} | {second['wall']:.2f}, {second['cpu']:.2f} "
-            f"| {ratios} |",
-            flush=True,
-        )
-        print(first["stages"], again[0]["stages"], file=sys.stderr)
+            measured(folder, False, environment)
+        for name, warm in (("libraries loaded", True), ("cold", False)):
+            first, second = rounds(warm, environment)
+            ratios = ", ".join(f"{second[kind] / first[kind]:.3f}" for kind in ("wall", "cpu"))
+            print(
+                f"| {name} | {first['wall']:.2f}, {first['cpu']:.2f} | {second['wall']:.2f}, {second['cpu']:.2f} "
+                f"| {ratios} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import trtcore
 from trtcore.artifact.engine_file import EngineArtifact
-from trtcore.engine.cache.builder import CachedBuilder
+from trtcore.engine.cache.builder import CachedBuilder, OpenedEntry
 from trtcore.engine.cache.entry import DamagedEntryError, engine_of, facts_of, name_of
 from trtcore.engine.cache.stores import FolderStore, RemoteStore, store_at
 from trtcore.engine.key import sample_hash
@@ -302,6 +302,44 @@ def test_a_damaged_weight_of_an_entry_is_not_used(tmp_path: Path, share: float) 
     assert compiled(Large(), tmp_path)
 
 
+class Wide(nn.Module):
+    """A weight that is large enough to be looked for in the plan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4096, bias=False)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.linspace(-1, 1, 8 * 4096).reshape(4096, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("where", ["plan", "constant", "both"])
+@pytest.mark.parametrize("key", [None, b"ours"], ids=["open", "sealed"])
+def test_a_damaged_weight_in_the_plan_is_not_used(tmp_path: Path, where: str, key: bytes | None) -> None:
+    """What of the plan are constants is compared with them, and they with the model's weights."""
+    options = {} if key is None else {"engine_cache_key": key}
+    compiled(Wide(), tmp_path, **options)
+    (file,) = entry_files(tmp_path)
+    data = bytearray(file.read_bytes())
+    facts, engine = engine_of(memoryview(data), facts_of(memoryview(data), key).key, key)
+    artifact = EngineArtifact.from_tensor(torch.frombuffer(engine, dtype=torch.uint8))
+    ((start, name),) = facts.repeats
+    _, constant = artifact.hashed_constants()[name]
+    element = constant.numel() // 2
+    whole = artifact.plan.untyped_storage().data_ptr()
+    if where != "constant":
+        data[artifact.plan.data_ptr() - whole + start + 4 * element] ^= 4
+    if where != "plan":
+        data[constant.data_ptr() - whole + 4 * element] ^= 4
+    file.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a constant that differs is another model's
+        assert not compiled(Wide(), tmp_path, **options)
+    assert compiled(Wide(), tmp_path, **options)
+
+
 def test_with_a_secret_all_weights_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sampled(_: torch.Tensor) -> str:
         raise AssertionError("a weight was sampled")
@@ -362,10 +400,9 @@ def entry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(data: bytes, key: str) -> EngineArtifact:
     """What a compile does with an entry's bytes."""
-    _, engine = engine_of(memoryview(bytearray(data)), key, None)
-    artifact = EngineArtifact.from_tensor(torch.frombuffer(engine, dtype=torch.uint8))
-    artifact.verify()
-    return artifact
+    entry = OpenedEntry.of(memoryview(bytearray(data)), key, None)
+    entry.verify()
+    return entry.artifact
 
 
 @settings(max_examples=150)

@@ -22,7 +22,6 @@ import struct
 import tempfile
 import weakref
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ import torch
 
 from trtcore.artifact.manifest import EngineManifest, WeightRecord
 from trtcore.errors import ArtifactError
-from trtcore.ir.tensor_bytes import bytes_of
+from trtcore.ir.tensor_bytes import bytes_of, on_threads
 from trtcore.memory import map_file
 from trtcore.paths import atomic_write, temporary_file
 
@@ -269,8 +268,7 @@ class EngineArtifact:
         metadata, tensors = _parse(self.container)
         hashes = _json(metadata.get("sha256", "{}"), "sha256")
         tensors = {name: tensor for name, tensor in tensors.items() if name not in known}
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashlib lets other threads run
-            found = list(pool.map(_sha256, tensors.values()))
+        found = on_threads(_sha256, tensors.values())
         for name, digest in zip(tensors, found):
             if hashes.get(name) != digest:
                 raise ArtifactError(

@@ -11,7 +11,6 @@ import re
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import torch
 from trtcore._version import __version__
 from trtcore.ir.expressions import parse_condition
 from trtcore.ir.graph_data import NodeData, NodeRef, OpRef, SizeSpec, TensorSpec
-from trtcore.ir.tensor_bytes import bytes_of
+from trtcore.ir.tensor_bytes import bytes_of, on_threads
 
 FORMAT = 2
 
@@ -65,8 +64,7 @@ def identify(request: Any) -> Identity:
         TypeError: an argument of a node has no form that is the same in every process.
     """
     anatomy: Anatomy = request.anatomy
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashlib lets other threads run
-        return anatomy.identity(list(pool.map(tensor_hash, anatomy.weights)))
+    return anatomy.identity(on_threads(tensor_hash, anatomy.weights))
 
 
 class Anatomy:

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
+
+_Value = TypeVar("_Value")
+_Result = TypeVar("_Result")
+
+
+def on_threads(function: Callable[[_Value], _Result], values: Iterable[_Value]) -> list[_Result]:
+    """Each value's result of a function that hashes or compares: hashlib and torch let other threads run."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, values))
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +28,13 @@ from trtcore.engine.cache.entry import (
     pieces_of,
     read_facts,
 )
+from trtcore.engine.cache.repeats import is_intact, repeats_of, rest_sha256
 from trtcore.engine.cache.stores import CustomStore, Store, store_at
 from trtcore.engine.key import tensor_hash
 from trtcore.engine.refit import Donors, refit_engine
 from trtcore.engine.request import EngineRequest
 from trtcore.errors import ArtifactError
-from trtcore.ir.tensor_bytes import have_same_bytes
+from trtcore.ir.tensor_bytes import have_same_bytes, on_threads
 
 if TYPE_CHECKING:
     from trtcore.packs.registry import ConverterRegistry
@@ -167,9 +168,9 @@ class CachedBuilder:
 
     def _hashed(self, request: EngineRequest, entry: memoryview) -> _Found:
         """The engine of an entry under the request's key."""
-        facts, artifact = self._opened(request, entry, request.key())
-        compared = _compared(artifact, request.anatomy.weights, request.identity.contents)
-        return self._verified(request, facts, artifact, compared)
+        opened = OpenedEntry.of(entry, request.key(), self._secret)
+        compared = _compared(opened.constants, request.anatomy.weights, request.identity.contents)
+        return _verified(request, opened, compared)
 
     def _at_a_glance(self, request: EngineRequest, entry: memoryview) -> _Found | None:
         """The engine of an entry under the request's quick name; None where it has other weights."""
@@ -178,29 +179,15 @@ class CachedBuilder:
         if len(claimed) != len(weights):
             raise DamagedEntryError("it belongs to another request")
         identity = request.anatomy.identity(claimed)
-        facts, artifact = self._opened(request, entry, identity.key)
-        compared = _compared(artifact, weights, claimed)
+        opened = OpenedEntry.of(entry, identity.key, self._secret)
+        compared = _compared(opened.constants, weights, claimed)
         rest = set(range(len(weights))) - compared.weights
         if all(tensor_hash(weights[index]) == claimed[index] for index in rest):
             request.recognise(identity)
-            return self._verified(request, facts, artifact, compared)
+            return _verified(request, opened, compared)
         if self._name(request) == self._quick_name(request):  # the samples are all that there is
             raise DamagedEntryError("it belongs to another request, or has changed")
         return None
-
-    def _opened(
-        self, request: EngineRequest, entry: memoryview, key: str
-    ) -> tuple[EntryFacts, EngineArtifact]:
-        facts, engine = engine_of(entry, key, self._secret)
-        return facts, EngineArtifact.from_tensor(torch.frombuffer(engine, dtype=torch.uint8))
-
-    def _verified(
-        self, request: EngineRequest, facts: EntryFacts, artifact: EngineArtifact, compared: _Compared
-    ) -> _Found:
-        artifact.verify(known=compared.constants)
-        manifest = _adopted(artifact.manifest, facts, request)
-        same = facts.contents == request.identity.contents
-        return _Found(with_new_manifest(artifact, manifest), facts.layers, same)
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -210,9 +197,12 @@ class CachedBuilder:
             return None
         engine = memoryview(artifact.container.numpy())  # type: ignore[arg-type]
         identity = request.identity
+        constants = {name: tensor for name, (_, tensor) in artifact.hashed_constants().items()}
+        repeats = repeats_of(artifact.plan, constants)
         facts = EntryFacts(
-            identity.key, len(engine), header_sha256(engine), layers, identity.symbols, _weight_names(request),
-            identity.contents, request.name, request.backend, request.backend_version, request.target.name, time.time(),
+            identity.key, len(engine), header_sha256(engine), repeats, rest_sha256(artifact.plan, constants, repeats),
+            layers, identity.symbols, _weight_names(request), identity.contents, request.name, request.backend,
+            request.backend_version, request.target.name, time.time(),
         )  # fmt: skip
         pieces = pieces_of(engine, facts, self._secret)
         if (size := sum(map(len, pieces))) > self._limit and not isinstance(self.store, CustomStore):
@@ -262,6 +252,45 @@ class CachedBuilder:
 
 
 @dataclass(frozen=True)
+class OpenedEntry:
+    """An entry whose header and facts hold, and whose tensors are yet to be compared or hashed.
+
+    Attributes:
+        constants: those of the engine's file by name: (the sha256 that the file says, the tensor).
+    """
+
+    facts: EntryFacts
+    artifact: EngineArtifact
+    constants: Mapping[str, tuple[str, torch.Tensor]]
+
+    @classmethod
+    def of(cls, entry: memoryview, key: str, secret: bytes | None) -> OpenedEntry:
+        """The entry of the request of a key.
+
+        Raises:
+            ArtifactError, DamagedEntryError: it is none, or its facts or header have changed.
+        """
+        facts, engine = engine_of(entry, key, secret)
+        artifact = EngineArtifact.from_tensor(torch.frombuffer(engine, dtype=torch.uint8))
+        return cls(facts, artifact, artifact.hashed_constants())
+
+    def verify(self, known: Collection[str] = ()) -> None:
+        """Leave no byte of the engine's file that was neither compared nor hashed.
+
+        Args:
+            known: names of constants that were compared otherwise.
+
+        Raises:
+            ArtifactError, DamagedEntryError: one has changed.
+            KeyError, ValueError: the facts are of another engine.
+        """
+        self.artifact.verify(known={*known, "plan"})
+        constants = {name: tensor for name, (_, tensor) in self.constants.items()}
+        if not is_intact(self.artifact.plan, constants, self.facts.repeats, self.facts.rest_sha256):
+            raise DamagedEntryError("its plan has changed")
+
+
+@dataclass(frozen=True)
 class _Compared:
     """What of an engine's file and of a request has the same bytes.
 
@@ -275,26 +304,46 @@ class _Compared:
 
 
 def _compared(
-    artifact: EngineArtifact, weights: Sequence[torch.Tensor], contents: Sequence[str]
+    constants: Mapping[str, tuple[str, torch.Tensor]],
+    weights: Sequence[torch.Tensor],
+    contents: Sequence[str],
 ) -> _Compared:
     """Compare each weight with the constant that is to have its hash, which takes a fifth of the time of hashing it.
 
     Args:
         contents: the hashes that the weights have, or are said to have.
     """
-    same = _Compared(set(), set())
     places: dict[str, list[int]] = {}
     for index, content in enumerate(contents):
         places.setdefault(content, []).append(index)
-    for name, (content, constant) in artifact.hashed_constants().items():
-        # A second constant of the same bytes need only be what it says; the weights are known then.
-        wanted = places.get(content, ())
-        left = [index for index in wanted if index not in same.weights] or wanted[:1]
-        equal = {index for index in left if have_same_bytes(constant, weights[index])}
-        same.weights.update(equal)
-        if equal:
-            same.constants.add(name)
-    return same
+    groups: dict[str, list[str]] = {}
+    for name, (content, _) in constants.items():
+        if content in places:
+            groups.setdefault(content, []).append(name)
+
+    def of_one(content: str) -> _Compared:
+        same = _Compared(set(), set())
+        for name in groups[content]:
+            # A second constant of the same bytes need only be what it says; the weights are known then.
+            left = [index for index in places[content] if index not in same.weights] or places[content][:1]
+            equal = {index for index in left if have_same_bytes(constants[name][1], weights[index])}
+            same.weights.update(equal)
+            if equal:
+                same.constants.add(name)
+        return same
+
+    found = on_threads(of_one, groups)
+    return _Compared(
+        set().union(*(one.constants for one in found)), set().union(*(one.weights for one in found))
+    )
+
+
+def _verified(request: EngineRequest, opened: OpenedEntry, compared: _Compared) -> _Found:
+    opened.verify(compared.constants)
+    facts = opened.facts
+    manifest = _adopted(opened.artifact.manifest, facts, request)
+    same = facts.contents == request.identity.contents
+    return _Found(with_new_manifest(opened.artifact, manifest), facts.layers, same)
 
 
 def _warn(text: str) -> None:

@@ -2,8 +2,9 @@
 
     engine file | JSON (`EntryFacts`) | 32 bytes: the seal of the JSON | 8 bytes: its length | 8 bytes: magic
 
-The JSON has the sha256 of the engine file's header, the header that of every tensor, and tensors fill the file: so the
-seal covers every byte. It is a sha256, or, with a secret key, an HMAC: what others wrote then does not open. Nothing
+The JSON has the sha256 of the engine file's header, the header that of every tensor, and tensors fill the file. For the
+plan the JSON says which constants stand in it again, and has a hash of the rest (`repeats`). So the seal covers every
+byte. It is a sha256, or, with a secret key, an HMAC: what others wrote then does not open. Nothing
 here needs torch.
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = b"TRTEC\x00\x00\x01"
 _FOOT = struct.Struct("<32sQ8s")
 FOOT_BYTES = _FOOT.size
@@ -38,6 +39,8 @@ class EntryFacts:
         key: of the request that it was built for.
         engine_bytes: of the engine's file, which the entry begins with.
         header_sha256: of the engine file's header, its length included.
+        repeats: (place, name) of the constants of its file that stand in its plan again.
+        rest_sha256: of the rest of its plan.
         layers: of the TensorRT network.
         symbols, weights, contents: as `trtcore.engine.key.Identity` has them, but `weights` by the model's names.
         name, backend, backend_version, target: for people.
@@ -47,6 +50,8 @@ class EntryFacts:
     key: str
     engine_bytes: int
     header_sha256: str
+    repeats: tuple[tuple[int, str], ...]
+    rest_sha256: str
     layers: int
     symbols: tuple[str, ...]
     weights: tuple[str, ...]
@@ -110,7 +115,8 @@ def _facts(values: dict[str, Any]) -> EntryFacts:
     if values.get("format") != FORMAT:
         raise DamagedEntryError(f"it has the format {values.get('format')!r}")
     tuples = {name: tuple(values[name]) for name in ("symbols", "weights", "contents")}
-    return EntryFacts(**{**values, **tuples})
+    repeats = tuple((int(place), str(name)) for place, name in values["repeats"])
+    return EntryFacts(**{**values, **tuples, "repeats": repeats})
 
 
 def _seal(text: bytes, secret: bytes | None) -> bytes:
