@@ -7,6 +7,7 @@ fuse one step with the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -202,14 +203,30 @@ def _plain_step(kind: str) -> Step:
     return step
 
 
-def _shapes(input: torch.Tensor, hx: Any, *others: Any) -> tuple[torch.Tensor, ...]:
+def _shapes(
+    input: torch.Tensor, hx: Any, *others: Any, keeps_state: bool = False
+) -> tuple[torch.Tensor, ...]:
     """What the layers give, without the steps: torch's own pieces on FakeTensors are one for each of them."""
     *_, bidirectional, batch_first = others
     states = hx if isinstance(hx, (list, tuple)) else [hx]
     steps, batch = input.shape[:2][::-1] if batch_first else input.shape[:2]
-    output = input.new_empty(steps, batch, states[0].shape[2] * (2 if bidirectional else 1))
-    last = (input.new_empty(state.shape) for state in states)
+    dtype = _dtype(input, states[0].dtype, keeps_state)
+    output = input.new_empty(steps, batch, states[0].shape[2] * (2 if bidirectional else 1), dtype=dtype)
+    last = (input.new_empty(state.shape, dtype=dtype) for state in states)
     return output.transpose(0, 1) if batch_first else output, *last
+
+
+def _dtype(input: torch.Tensor, state: torch.dtype, keeps_state: bool) -> torch.dtype:
+    """The dtype of the results. Under autocast that of its matrix products; a GRU on the CPU adds to its state, and so
+    keeps float32 where that is the state's dtype (seen of torch 2.13; no table of autocast's names these ops)."""
+    device = input.device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return input.dtype
+    lower = torch.get_autocast_dtype(device)
+    return torch.promote_types(state, lower) if keeps_state and device == "cpu" else lower
+
+
+_shapes_of_gru = partial(_shapes, keeps_state=True)
 
 
 @converts(aten.lstm.input, capability_validator=_loops, requires=LOOPS, shapes=_shapes)
@@ -236,7 +253,10 @@ _STEPS: dict[Any, Step] = {
 }
 
 
-@converts(list(_STEPS), capability_validator=_loops, requires=LOOPS, shapes=_shapes)
+@converts(aten.gru.input, capability_validator=_loops, requires=LOOPS, shapes=_shapes_of_gru)
+@converts(
+    [aten.rnn_tanh.input, aten.rnn_relu.input], capability_validator=_loops, requires=LOOPS, shapes=_shapes
+)
 def recurrent(
     ctx: ConversionContext,
     input: Operand,

@@ -137,3 +137,43 @@ def test_a_layer_in_torch_is_saved_with_its_length_open(tmp_path):
     x = torch.randn(3, 33, 6)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), model(x))
+
+
+class UnderAutocast(nn.Module):
+    """A layer behind a product, or alone, in a region of autocast."""
+
+    def __init__(self, layer: nn.RNNBase, dtype: torch.dtype, alone: bool) -> None:
+        super().__init__()
+        self.before, self.layer, self.after = nn.Linear(6, 6), layer, nn.Linear(8, 3)
+        self.dtype, self.alone = dtype, alone
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=self.dtype):
+            y, states = self.layer(x if self.alone else self.before(x))
+            return self.after(y), y, states
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_autocast_regions(kind, dtype, alone):
+    """A GRU adds to its state, and so keeps float32 where its input has it; the others have the dtype of products."""
+    if (kind, dtype, alone) == (nn.LSTM, torch.float16, True):
+        pytest.skip("on a CPU eager has no kernel for it at the length of 1")
+    torch.manual_seed(0)
+    model = UnderAutocast(kind(6, 4, batch_first=True, bidirectional=True), dtype, alone).eval()
+    x = Input(min_shape=(1, 1, 6), opt_shape=(2, 4, 6), max_shape=(4, 48, 6))
+    compiled = trtcore.compile(model, inputs=[x], min_block_size=1)
+    assert compiled.report.fully_converted
+    for batch, steps in ((2, 4), (1, 1), (3, 40)):
+        value = torch.randn(batch, steps, 6)
+        torch.testing.assert_close(compiled(value), model(value), rtol=2e-2, atol=2e-2)
+
+
+def test_autocast_around_the_compile():
+    model = nn.LSTM(6, 4, batch_first=True).eval()
+    value = torch.randn(2, 4, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        compiled = trtcore.compile(model, inputs=[value], min_block_size=1)
+        expected = model(value)
+    torch.testing.assert_close(compiled(value), expected, rtol=2e-2, atol=2e-2)

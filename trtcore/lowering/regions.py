@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -118,11 +120,26 @@ def inside_transform(args: Any) -> bool:
 
 
 @contextmanager
-def whole_under_autocast(stand_ins: Mapping[Any, Any]) -> Iterator[None]:
+def whole_under_autocast(
+    stand_ins: Mapping[Any, Any], shapes: Mapping[Any, Callable[..., Any]] = MappingProxyType({})
+) -> Iterator[None]:
     """Within this, composite ops stay whole where autocast is on: it casts their arguments, and is followed by the
-    stand-in."""
-    with kernel_below_autocast(stand_ins):
-        yield
+    stand-in.
+
+    Args:
+        shapes: of the results of some of them: torch's own may go through a sequence, and fix its length.
+    """
+    token = _shapes.set(shapes)
+    try:
+        with kernel_below_autocast(stand_ins):
+            yield
+    finally:
+        _shapes.reset(token)
+
+
+_shapes: ContextVar[Mapping[Any, Callable[..., Any]]] = ContextVar(
+    "shapes of results", default=MappingProxyType({})
+)
 
 
 @cache
@@ -132,7 +149,11 @@ def stand_in(op: torch._ops.OpOverload) -> torch._ops.OpOverload:
     library, schema = _library(f"trtcore_whole_{namespace}"), str(op._schema)
     library.define(f"{name}{schema[schema.index('(') :]}")  # type: ignore[no-untyped-call]
     library.impl(name, op, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"{library.ns}::{name}", op, lib=library)
+
+    def fake(*args: Any, **kwargs: Any) -> Any:
+        return _shapes.get().get(op, op)(*args, **kwargs)
+
+    torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
     packet = getattr(getattr(torch.ops, library.ns), name.partition(".")[0])
     return getattr(packet, name.partition(".")[2] or "default")  # type: ignore[no-any-return]
 

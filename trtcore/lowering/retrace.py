@@ -77,7 +77,7 @@ def functionalize_with_torch(graph_module: GraphModule, ctx: CompileContext) -> 
     with (
         _tracing(fake_mode_of(graph_module.graph)),
         results_of_shapes(shapes),
-        whole_under_autocast(below_autocast),
+        whole_under_autocast(below_autocast, shapes),
     ):
         traced = make_fx(writes_at_end(run))(*(node.meta["val"] for node in fed))
     traced.graph.eliminate_dead_code()

@@ -17,7 +17,7 @@ from trtcore_converters.passes.kernels import attention_kernels
 from trtcore_converters.passes.linear import FUSE_LINEAR
 from trtcore_converters.passes.masks import masked_updates
 from trtcore_converters.passes.norms import recover_rms_norm
-from trtcore_converters.passes.precision import fp32_accumulation, truncate_double
+from trtcore_converters.passes.precision import fp32_accumulation, recurrent_dtypes, truncate_double
 from trtcore_converters.passes.quantised import quantised_weights, scale_quantised_queries
 from trtcore_converters.passes.rotary import recover_rotary
 from trtcore_converters.passes.sizes import bounded_results, symbolic_bools, symbolic_floats
@@ -62,6 +62,9 @@ _ASKED_FOR = frozenset({"truncate_double", "autocast", "fp32_accumulation"})
 PASSES = (
     LoweringPass("running_statistics", running_statistics, before=("functionalize",)),
     LoweringPass("plain_zeros", plain_zeros, after=("running_statistics",), before=("functionalize",)),
+    LoweringPass(
+        "recurrent_dtypes", recurrent_dtypes, after=("plain_zeros",), before=("functionalize",), required=True
+    ),
     *(
         LoweringPass(
             name, run, after=(_IN_ORDER[index - 1][0],) if index else (), required=name in _ASKED_FOR

@@ -155,3 +155,26 @@ def _give_back(output: fx.Node, double: set[fx.Node]) -> None:
             made = insert_call(output, _CAST, (source,), {"dtype": wide}, like=source)
             set_facts(made, boundary=True)
             output.replace_input_with(source, made)
+
+
+# ---- recurrent_dtypes --------------------------------------------------------------------------------------
+
+_RECURRENT = frozenset({aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input})
+_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32})
+
+
+def recurrent_dtypes(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
+    """Recurrent layers that were captured under autocast take all tensors in the dtype of their results.
+
+    Autocast acts on the products inside of them, where a graph that has the layer whole can't show it.
+    """
+    for module in graph_module.modules():
+        for node in calls(module, _RECURRENT) if isinstance(module, fx.GraphModule) else ():
+            wanted = node.meta["val"][0].dtype
+            made: dict[fx.Node, fx.Node] = {}
+            for source in node.all_input_nodes:
+                value = tensor_of(source)
+                if value is not None and value.dtype in _FLOATS and value.dtype is not wanted:
+                    made[source] = insert_call(node, aten.to.dtype, (source, wanted))
+            for source, cast in made.items():
+                node.replace_input_with(source, cast)
