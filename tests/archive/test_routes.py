@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 
 import pytest
@@ -214,3 +215,59 @@ def test_a_number_keeps_its_range_everywhere(apart, tmp_path):
         for k in (1, 7):
             with pytest.raises((ValueError, RuntimeError, AssertionError)):
                 route(x, k)
+
+
+class Sized(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x) * 2
+
+
+def padded(x):
+    missing = -x.shape[1] % 8
+    x = torch.nn.functional.pad(x, (missing // 2, missing - missing // 2))
+    return x.unflatten(1, (-1, 8)).sum(1)
+
+
+SIZES = {
+    "ceil": lambda x: x[:, : math.ceil(x.shape[1] / 2)],
+    "floor": lambda x: x[:, : math.floor(x.shape[1] / 3)],
+    "trunc": lambda x: x[:, : math.trunc(x.shape[1] / 3)],
+    "to fours": lambda x: torch.cat([x, x.new_zeros(2, math.ceil(x.shape[1] / 4) * 4 - x.shape[1])], 1),
+    "padded": padded,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_by_way_of_a_quotient(name, tmp_path):
+    """In an engine, and right on every route at every size of the range."""
+    model = Sized(SIZES[name])
+    given = trtcore.Input(min_shape=(2, 8), opt_shape=(2, 16), max_shape=(2, 32))
+    module = trtcore.compile(model, inputs=[given], min_block_size=1)
+    assert not module.report.in_torch
+    xs = [torch.randn(2, length) for length in range(8, 33)]
+    dims = ({1: torch.export.Dim.AUTO(min=8, max=32)},)
+    routes = {**ROUTES, "export": lambda m, p: torch.export.export(m, (xs[1],), dynamic_shapes=dims).module()}
+    for route in ("call", "pickle", "load", "torch.export.load", "torch.compile", "export"):
+        called = routes[route](module, tmp_path / "m.pt2")
+        for x in xs:
+            torch.testing.assert_close(called(x), model(x), msg=f"{route} at {tuple(x.shape)}")
+
+
+@pytest.mark.parametrize("share", [0.7, "round"])
+def test_sizes_that_torch_cannot_write_are_refused_with_the_reason(share, tmp_path):
+    """They are right where nothing is written."""
+    model = Sized(
+        lambda x: x[:, : round(x.shape[1] / 2) if share == "round" else math.ceil(x.shape[1] * share)]
+    )
+    given = trtcore.Input(min_shape=(2, 8), opt_shape=(2, 16), max_shape=(2, 32))
+    module = trtcore.compile(model, inputs=[given], min_block_size=1)
+    for length in range(8, 33):
+        x = torch.randn(2, length)
+        for called in (module, pickled(module, None)):
+            torch.testing.assert_close(called(x), model(x))
+    with pytest.raises(TrtcoreError, match="call_function"):
+        trtcore.save(module, tmp_path / "m.pt2")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import trtcore
-from trtcore.errors import ConversionError
+from trtcore.errors import ConversionError, PackError
 from trtcore.pack import converter, scoped_registry
 
 pytestmark = pytest.mark.usefixtures("trt_backend")
@@ -139,6 +140,22 @@ def reads_itself(ctx: Any, node: Any, x: Any) -> None:
     ctx.net.get_layer(0).set_input(0, tanh(ctx, x))
 
 
+def layer_of(ctx: Any, kind: str) -> Any:
+    """The first layer of a kind, as its own class."""
+    for index in range(ctx.net.num_layers):
+        layer = ctx.net.get_layer(index)
+        if ctx.trt.ILayer.type.fget(layer) == getattr(ctx.trt.LayerType, kind):
+            layer.__class__ = {"ELEMENTWISE": ctx.trt.IElementWiseLayer, "CONSTANT": ctx.trt.IConstantLayer}[
+                kind
+            ]
+            return layer
+    raise AssertionError(kind)
+
+
+def another_operation(ctx: Any, node: Any, x: Any) -> None:
+    layer_of(ctx, "ELEMENTWISE").op = ctx.trt.ElementWiseOperation.PROD
+
+
 META = "the meta['val'] of the graph's node special_bessel_j0"
 DAMAGE: list[tuple[str, Any, str]] = [
     ("meta emptied", lambda ctx, node, x: node.meta.clear(), "the meta["),
@@ -179,6 +196,7 @@ DAMAGE: list[tuple[str, Any, str]] = [
     ),
     ("another layer's input", reads_another, "of another converter reads"),
     ("a circle", reads_itself, "of another converter reads"),
+    ("another layer's operation", another_operation, "the op of the layer"),
     ("no network", lambda ctx, node, x: setattr(ctx, "net", None), "'NoneType' object has no attribute"),
     ("marked", lambda ctx, node, x: ctx.net.mark_output(x), "marked an output"),
     ("input added", lambda ctx, node, x: ctx.net.add_input("n", ctx.trt.float32, (2,)), "added an input"),
@@ -242,3 +260,108 @@ def test_an_input_that_becomes_a_shape_is_no_change() -> None:
     for size in (2, 5, 16):
         n = torch.tensor(size)
         torch.testing.assert_close(module(x, n), Sized()(x, n))
+
+
+class Weighted(torch.nn.Module):
+    """The op whose converter is at fault, behind layers with weights and parameters of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+        self.linear = torch.nn.Linear(6, 5)
+        self.register_buffer("table", torch.randn(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x + self.table)
+        y = torch.nn.functional.max_pool2d(y.softmax(1), 2, 1).transpose(1, 2).topk(2, dim=-1).values
+        y = torch.nn.functional.leaky_relu(y, 0.3).sum(1, keepdim=True)[..., 1:]
+        return torch.special.bessel_j0(y) * 2 + self.table.sum()
+
+
+def _own_class(ctx: Any, layer: Any) -> Any:
+    from trtcore.conversion.readback import LAYER_CLASSES
+
+    layer.__class__ = getattr(ctx.trt, LAYER_CLASSES[ctx.trt.ILayer.type.fget(layer).name])
+    return layer
+
+
+def _set(kind: str, name: str, value: Any) -> Any:
+    def damage(ctx: Any) -> None:
+        layers = (_own_class(ctx, ctx.net.get_layer(index)) for index in range(ctx.net.num_layers))
+        layer = next(layer for layer in layers if type(layer).__name__ == kind)
+        setattr(layer, name, value(ctx, layer) if callable(value) else value)
+
+    return damage
+
+
+def _zeroed(kind: str, name: str) -> Any:
+    def damage(ctx: Any) -> None:
+        layers = (_own_class(ctx, ctx.net.get_layer(index)) for index in range(ctx.net.num_layers))
+        getattr(next(layer for layer in layers if type(layer).__name__ == kind), name)[...] = 0
+
+    return damage
+
+
+PARAMETERS: list[tuple[Any, str]] = [
+    (_set("IConvolutionLayer", "stride_nd", (1, 1)), ""),  # what it is already
+    (_set("IConvolutionLayer", "dilation_nd", (2, 2)), "the dilation_nd of the layer"),
+    (_set("IPoolingLayer", "type", lambda ctx, layer: ctx.trt.PoolingType.AVERAGE), "the type of the layer"),
+    (_set("ISoftMaxLayer", "axes", 4), "the axes of the layer"),
+    (_set("IReduceLayer", "op", lambda ctx, layer: ctx.trt.ReduceOperation.MAX), "the op of the layer"),
+    (_set("IActivationLayer", "alpha", 0.5), "the alpha of the layer"),
+    (_set("ISliceLayer", "start", (0, 0, 0, 0)), "the start of the layer"),
+    (
+        _set("IShuffleLayer", "first_transpose", lambda ctx, layer: (0, 3, 1, 2)),
+        "the first_transpose of the layer",
+    ),
+    (_set("ITopKLayer", "op", lambda ctx, layer: ctx.trt.TopKOperation.MIN), "the op of the layer"),
+    (_set("IConvolutionLayer", "bias", lambda ctx, layer: np.zeros(4, np.float32)), "the bias of the layer"),
+]
+
+
+@pytest.mark.parametrize(("damage", "why"), PARAMETERS)
+def test_parameters_of_layers(damage: Any, why: str) -> None:
+    """What a layer of another converter computes is not only what it reads."""
+    reached = []
+
+    def convert(ctx: Any, x: Any) -> Any:
+        damage(ctx)
+        reached.append(True)
+        return ctx.unary(x, "NEG")
+
+    model, x = Weighted().eval(), torch.randn(2, 3, 6, 6)
+    with scoped_registry():
+        converter(bessel, name="damaging")(convert)
+        module = trtcore.compile(model, inputs=[x], min_block_size=1)
+    assert reached
+    if not why:
+        assert not module.report.quarantined
+        return
+    (record,) = module.report.quarantined
+    assert record.converter.endswith("damaging"), record
+    assert why in record.reason
+    torch.testing.assert_close(module(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _zeroed("IConvolutionLayer", "kernel"),  # numpy's view of the model's own memory
+        lambda ctx: ctx.node.graph.owning_module.get_parameter("conv.weight").data.zero_(),
+        lambda ctx: ctx.node.graph.owning_module.get_buffer("table").mul_(2),
+    ],
+)
+def test_weights_of_the_model_that_a_converter_writes_to(damage: Any) -> None:
+    """They cannot be given back: a compile goes no further, and says whose fault it is."""
+
+    def convert(ctx: Any, x: Any) -> Any:
+        with torch.no_grad():
+            damage(ctx)
+        return ctx.unary(x, "NEG")
+
+    with scoped_registry():
+        converter(bessel, name="damaging")(convert)
+        with pytest.raises(PackError, match=r"process:damaging wrote into the model's weight") as raised:
+            trtcore.compile(Weighted().eval(), inputs=[torch.randn(2, 3, 6, 6)], min_block_size=1)
+    assert "load the model's weights anew" in str(raised.value)

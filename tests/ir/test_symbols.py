@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-import sympy
-from torch.utils._sympy.functions import FloatTrueDiv, FloorDiv, Mod, ToFloat, TruncToInt
+import math
 
+import pytest
+import sympy
+from torch.utils._sympy.functions import (
+    CeilToInt,
+    FloatTrueDiv,
+    FloorDiv,
+    FloorToInt,
+    IntTrueDiv,
+    Mod,
+    RoundToInt,
+    ToFloat,
+    TruncToInt,
+)
+
+from trtcore.ir.expressions import evaluate, to_text
 from trtcore.ir.program import SymbolRange
-from trtcore.ir.symbols import bounds, is_integral
+from trtcore.ir.symbols import bounds, expression_of, is_integral
 
 N, M = sympy.symbols("n m", integer=True, positive=True)
 RANGES = {"n": SymbolRange("n", 2, 5, 9), "m": SymbolRange("m", 1, 4, 16)}
@@ -29,4 +43,25 @@ def test_sizes_of_whole_numbers():
     assert is_integral(3)
     assert is_integral(FloorDiv(N * M + 1, 2) + Mod(N, 4) - N**2)
     assert not is_integral(TruncToInt(0.6 * N))
+    assert not is_integral(TruncToInt(FloatTrueDiv(ToFloat(N), 3.0)))
+
+
+@pytest.mark.parametrize(
+    ("rounded", "function"), [(CeilToInt, math.ceil), (FloorToInt, math.floor), (TruncToInt, math.trunc)]
+)
+@pytest.mark.parametrize("divisor", [1, 2, 3, 7])
+@pytest.mark.parametrize("offset", [0, 5, -12])
+def test_a_rounded_quotient_of_sizes_needs_no_float(rounded, function, divisor, offset):
+    size = rounded(IntTrueDiv(N + offset, divisor))
+    found = expression_of(size)
+    if rounded is not TruncToInt or offset >= 0:  # towards zero is no floor where the number may be negative
+        assert not found.has(IntTrueDiv)
+        assert is_integral(2 * size + 1)
+    for n in (1, 2, 5, 11, 2**31 - 1):
+        assert evaluate(to_text(found), {"n": n}) == function((n + offset) / divisor)
+
+
+def test_other_roundings_stay_what_they_are():
+    size = RoundToInt(IntTrueDiv(N, 2))
+    assert expression_of(size) == size
     assert not is_integral(TruncToInt(FloatTrueDiv(ToFloat(N), 3.0)))

@@ -7,16 +7,21 @@ made anew, and compared after every converter, so that the error names the one a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
+from trtcore.ir.tensor_bytes import bytes_of
 from trtcore.ir.torch_private import version
+
+if TYPE_CHECKING:
+    from trtcore.conversion.readback import LayerReader
 
 _GONE = object()
 
@@ -119,12 +124,19 @@ class _Input:
 
 
 class NetworkRecord:
-    """A network under construction as its converters left it, each in its turn."""
+    """A network under construction as its converters left it, each in its turn.
 
-    def __init__(self, network: Any) -> None:
+    Args:
+        reader: reads the layers' own parameters and weights, where converters of others are at work; it costs each
+            layer a second reading. Without one, what layers read and make is compared.
+    """
+
+    def __init__(self, network: Any, reader: LayerReader | None = None) -> None:
         self._network = network
+        self._reader = reader
         self._inputs: list[_Input] = []
         self._layers: list[list[Any]] = []
+        self._parameters: list[_Parameters | None] = []
 
     def settle(self) -> None:
         """What has been added since the last call is as it should be."""
@@ -133,6 +145,8 @@ class NetworkRecord:
             self._inputs.append(_Input.of(network.get_input(index)))
         for index in range(len(self._layers), network.num_layers):
             self._layers.append(_tensors_of(network.get_layer(index)))
+            if self._reader is not None:
+                self._parameters.append(_Parameters.of(self._reader, index))
 
     def difference(self) -> str:
         """What is not as it was, or ""."""
@@ -153,7 +167,67 @@ class NetworkRecord:
         for index, layer in enumerate(self._layers):
             if _tensors_of(network.get_layer(index)) != layer:
                 return f"what the layer {network.get_layer(index).name!r} of another converter reads or makes"
+        for index, parameters in enumerate(self._parameters):
+            assert self._reader is not None
+            found = _Parameters.of(self._reader, index)
+            if parameters is not None and found != parameters:
+                name = network.get_layer(index).name
+                return f"the {parameters.other(found)} of the layer {name!r} of another converter"
         return ""
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    """What can be set of a layer, and a checksum of each of its weights."""
+
+    attributes: Mapping[str, Any]
+    weights: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, reader: LayerReader, index: int) -> _Parameters | None:
+        layer = reader.read(index)
+        if layer is None:
+            return None
+        sums = {role: checksum(tensor) for role, tensor in layer.constants.items()}
+        return cls(
+            layer.attributes, {role: (sums.get(role), at) for role, at in reader.addresses(layer).items()}
+        )
+
+    def other(self, now: _Parameters | None) -> str:
+        """The name of what is another now."""
+        was = {**self.attributes, **self.weights}
+        found = {} if now is None else {**now.attributes, **now.weights}
+        return next((name for name in was if found.get(name, _GONE) != was[name]), "parameters")
+
+
+class WeightsRecord:
+    """The model's own weights as they were when this was made: converters are given them, and they are nobody's copy.
+
+    Args:
+        weights: by name.
+        bytewise: look at the bytes as well; else at torch's count of writes alone, which knows nothing of numpy's.
+    """
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], *, bytewise: bool) -> None:
+        self._seen = [
+            (name, one, version(one), checksum(one) if bytewise else None) for name, one in weights.items()
+        ]
+
+    def difference(self) -> str:
+        """The name of a weight that is not as it was, or ""."""
+        for name, tensor, was, bytes_were in self._seen:
+            if version(tensor) != was or (bytes_were is not None and checksum(tensor) != bytes_were):
+                return name
+        return ""
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    """Of a tensor's bytes on the host; 0 for one that has none there (on a GPU, a FakeTensor), where numpy has none to
+    write to either."""
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
+    if not plain or tensor.device.type != "cpu" or not tensor.numel():
+        return 0
+    return zlib.crc32(bytes_of(tensor.detach().contiguous()))
 
 
 def _tensors_of(layer: Any) -> list[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,17 +16,18 @@ from torch.fx import Node
 from trtcore.artifact.manifest import Profile, SizeBinding, SymbolSource, TensorBinding
 from trtcore.artifact.snapshot import NetworkSnapshot
 from trtcore.conversion.context import ConversionContext
-from trtcore.conversion.intact import GraphRecord, NetworkRecord
-from trtcore.conversion.readback import LAYER_CLASSES, take_snapshot
+from trtcore.conversion.intact import GraphRecord, NetworkRecord, WeightsRecord
+from trtcore.conversion.readback import LAYER_CLASSES, LayerReader, take_snapshot
 from trtcore.conversion.weights import WeightStore
-from trtcore.errors import ConversionError, TrtcoreError, shown
-from trtcore.ir.expressions import to_text
+from trtcore.errors import ArtifactError, ConversionError, PackError, TrtcoreError, shown
+from trtcore.ir.expressions import parse, to_text
 from trtcore.ir.graphs import attribute, is_size
 from trtcore.ir.program import profile_ranges
 from trtcore.ir.provenance import code_line, describe, module_path, op_name, source_line
 from trtcore.ir.schema import node_arguments, parameters_of
 from trtcore.ir.symbols import bounds, expression_of, free_symbols, solve_linear
 from trtcore.ir.torch_private import LazyGraphModule
+from trtcore.packs.model import Scope
 from trtcore.partition.segment import Segment
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from trtcore.packs.model import Converter
     from trtcore.packs.selection import Selection
 
+_MOST_SIZES = 8192  # some 0.1 s
 _NAME_LIMIT = 4000  # TensorRT drops names and metadata of 4096 characters and more
 
 
@@ -123,10 +127,12 @@ def convert_segment(
     run = _Interpreter(segment, ctx, selections, ranges, before_node)
     try:
         result = run.run()
+        run.refuse_changed_weights()
         changed = run.changed()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, PackError):
         raise
     except BaseException:
+        run.refuse_changed_weights()
         changed = run.changed()
         if not changed:
             raise
@@ -173,8 +179,18 @@ class _Interpreter:
         self.builder = self.backend.make_builder(self.logger)
         self.network = self.backend.create_network(self.builder)
         self.network.name = segment.name
-        self.record = NetworkRecord(self.network)
         self.store = WeightStore(self.backend)
+        chosen = (one.chosen for one in selections.values() if one.chosen is not None)
+        self.foreign = dict.fromkeys(str(one) for one in chosen if one.scope is not Scope.BUILT_IN)
+        reader = LayerReader(self.trt, self.network, self.store.of_layer) if self.foreign else None
+        self.record = NetworkRecord(self.network, reader)
+        module = segment.graph_module
+        read = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
+        values = {name: attribute(module, name) for name in sorted(read)}
+        self.weights = WeightsRecord(
+            {name: value for name, value in values.items() if isinstance(value, torch.Tensor)},
+            bytewise=bool(self.foreign),
+        )
         self.ctx = ConversionContext(ctx, self.network, self.store)
         self.ctx._inliner = self._inline
         self._given = {name: getattr(self.ctx, name) for name in _OF_ALL}
@@ -469,6 +485,17 @@ class _Interpreter:
             self.restore()
             raise _Spoiled(f"the converter changed {changed}", advice=_LEAVE_ALONE)
 
+    def refuse_changed_weights(self) -> None:
+        """Raise where a converter wrote to a weight of the model, which nobody can take back."""
+        if name := self.weights.difference():
+            who = f"one of the converters {', '.join(self.foreign)}" if self.foreign else "a converter"
+            raise PackError(
+                f"{who} wrote into the model's weight {name} while {self.segment.name} was converted: the model is "
+                "not what it was, and nothing is compiled from it",
+                advice="load the model's weights anew; and have the converter compute on a copy (weight.clone()), or "
+                "leave its op to torch with torch_executed_ops",
+            )
+
     def _spoiled(self, error: BaseException, inputs: int) -> BaseException:
         """What a converter raised, or that it has changed what others rely on."""
         if isinstance(error, _Spoiled):
@@ -523,8 +550,19 @@ class _Interpreter:
         return got
 
     def _is_fixed(self, size: Any, value: int) -> bool:
-        """Whether a symbolic size has this one value in its whole range."""
-        return bounds(size, self.ranges)[::2] == (value, value)
+        """Whether a symbolic size has this one value in its whole range: by its bounds, or at each of its sizes, where
+        they are few. After a pad to a multiple of 8, ``n // (n // 8)`` is 8, which no bounds say."""
+        if bounds(size, self.ranges)[::2] == (value, value):
+            return True
+        spans = {name: self.ranges[name] for name in free_symbols([size])}
+        if math.prod(span.max - span.min + 1 for span in spans.values()) > _MOST_SIZES:
+            return False
+        expression = parse(to_text(size))
+        sizes = itertools.product(*(range(span.min, span.max + 1) for span in spans.values()))
+        try:
+            return all(expression.evaluate(dict(zip(spans, at))) == value for at in sizes)
+        except ArtifactError:  # a division by zero at one of them
+            return False
 
     def _failure(
         self, node: Node, converter: Converter, error: BaseException, mark: int, first: int

@@ -45,6 +45,29 @@ def take_snapshot(trt: Any, network: Any, weights_of: WeightsOf | None = None) -
     return _Reader(trt, network, weights_of).read()
 
 
+class LayerReader:
+    """Reads layers one by one while a network is under construction."""
+
+    def __init__(self, trt: Any, network: Any, weights_of: WeightsOf) -> None:
+        self._reader = _Reader(trt, network, weights_of)
+
+    def read(self, index: int) -> LayerSnapshot | None:
+        """What layer `index` is now; None for one that cannot be read (its own conversion says why)."""
+        try:
+            return self._reader.read_layer(index)
+        except ConversionError:
+            return None
+
+    def addresses(self, layer: LayerSnapshot) -> dict[str, Any]:
+        """By role, where the layer's weights are now: not those of the tensors that it was given once."""
+        raw = self._reader.network.get_layer(layer.index)
+        raw.__class__ = getattr(self._reader.trt, LAYER_CLASSES[layer.type])
+        return {
+            role: _address(getattr(raw, attribute))
+            for role, attribute in _WEIGHTS.get(layer.type, {}).items()
+        }
+
+
 def _dims(value: Any) -> tuple[int, ...] | None:
     """Dims as a tuple; None when they are unset (TensorRT shows them with a negative rank)."""
     if value is None:
@@ -263,7 +286,7 @@ class _Reader:
     def read(self) -> NetworkSnapshot:
         network = self.network
         inputs = tuple(self._tensor(network.get_input(i)) for i in range(network.num_inputs))
-        layers = tuple(self._layer(i) for i in range(network.num_layers))
+        layers = tuple(self.read_layer(i) for i in range(network.num_layers))
         outputs = tuple(self._tensor(network.get_output(i)) for i in range(network.num_outputs))
         return NetworkSnapshot(layers, tuple(self.tensors), inputs, outputs, network.name)
 
@@ -279,7 +302,7 @@ class _Reader:
             self.tensors.append(TensorInfo(tensor.name, _dtype(tensor.dtype), shape))
         return found
 
-    def _layer(self, index: int) -> LayerSnapshot:
+    def read_layer(self, index: int) -> LayerSnapshot:
         layer = self.network.get_layer(index)
         kind = _enum(self.type_of(layer))
         if kind not in _LAYERS:
@@ -380,6 +403,12 @@ class _Reader:
         if _dtype(layer.get_output(0).dtype) in (TORCH_DTYPES["INT4"], TORCH_DTYPES["FP4"]):
             return tensor
         raise ConversionError(f"constant {name!r} has {tensor.numel()} values for shape {shape}")
+
+
+def _address(weights: Any) -> Any:
+    """Of the first number, where the bindings say it, and how many there are."""
+    interface = getattr(weights, "__array_interface__", None)
+    return (interface["data"][0] if interface else None, 0 if weights is None else weights.size)
 
 
 def _is_set(inputs: tuple[int | None, ...], index: int) -> bool:

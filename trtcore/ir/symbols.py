@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -21,6 +22,7 @@ from trtcore.ir.torch_private import (
     expression_bounds,
     is_data_symbol,
     is_size_decision,
+    size_functions,
     undecided_sizes,
 )
 
@@ -47,11 +49,37 @@ __all__ = [
 def expression_of(dim: Any) -> sympy.Expr | int:
     """The sympy expression of a SymInt, or the int itself."""
     if isinstance(dim, torch.SymInt):
-        found = expression(dim)
-        return int(found) if found.is_Integer else found
+        dim = expression(dim)
     if isinstance(dim, sympy.Expr):
-        return int(dim) if dim.is_Integer else dim
+        return int(dim) if dim.is_Integer else dim if dim.is_Symbol else _in_whole_numbers(dim)
     return int(dim)
+
+
+@lru_cache(maxsize=8192)
+def _in_whole_numbers(expression: sympy.Expr) -> sympy.Expr:
+    """``math.ceil(n / 2)``, ``math.floor(n / 2)`` and ``int(n / 2)`` without the float between, where it is as exact.
+
+    It is for quotients of sizes: a float holds each of them, and is nearer to none of its neighbours.
+    """
+    functions = size_functions()
+    if not expression.has(functions.IntTrueDiv):
+        return expression
+
+    def whole(rounded: Any) -> Any:
+        quotient = rounded.args[0]
+        if not isinstance(quotient, functions.IntTrueDiv):
+            return rounded
+        number, divisor = quotient.args
+        if not (divisor.is_Integer and divisor > 0):
+            return rounded
+        if isinstance(rounded, functions.CeilToInt):
+            return functions.FloorDiv(number + divisor - 1, divisor)
+        if isinstance(rounded, functions.FloorToInt) or number.is_nonnegative:
+            return functions.FloorDiv(number, divisor)
+        return rounded
+
+    kinds = (functions.CeilToInt, functions.FloorToInt, functions.TruncToInt)
+    return expression.replace(lambda part: isinstance(part, kinds), whole)
 
 
 def surely(condition: Any) -> bool:
@@ -135,6 +163,11 @@ def is_integral(dim: Any) -> bool:
     )
 
 
+def _is_by_float(part: Any) -> bool:
+    """Whether a part of an expression is no whole number; torch says of its quotients that nobody knows."""
+    return part.is_integer is False or isinstance(part, size_functions().IntTrueDiv)
+
+
 def is_symbolic(value: Any) -> bool:
     """True for a SymInt, SymFloat or SymBool."""
     return isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
@@ -186,7 +219,7 @@ class SizeMaterialiser:
         if isinstance(expression, int):
             return True
         known = all(name in self._sources for name in free_symbols([expression]))
-        return known and all(part.is_integer is not False for part in sympy.preorder_traversal(expression))
+        return known and not any(_is_by_float(part) for part in sympy.preorder_traversal(expression))
 
     def make(self, expression: Any, like: Any = None) -> Any:
         """An fx node (or an int) for the expression. `like`, a SymInt, becomes the node's meta["val"]."""
