@@ -41,6 +41,26 @@ def part_of_a_turned_one(_, x):
     return y, y.as_strided((2, 2), (2, 1))
 
 
+def turned_in_place_beside_a_view(_, x):
+    y = x * 2
+    rows = y.view(-1)
+    y.t_()
+    return rows, y
+
+
+def handed_on_and_turned_in_place(_, x):
+    y = x * 2
+    same = nn.functional.dropout(y, training=False)
+    y.t_()
+    return same, same + 1
+
+
+def same_turned_in_place(_, x):
+    y = x * 2
+    nn.functional.dropout(y, training=False).t_()
+    return y + 1, y
+
+
 VIEWS = {
     "itself": lambda _, x: x,
     "all of it": lambda _, x: x.view(-1),
@@ -56,6 +76,11 @@ VIEWS = {
     "of a result": views_of_each_other,
     "of a result that is written later": written_behind_its_view,
     "of memory of a result": part_of_a_turned_one,
+    "two looks at what is no result": lambda _, x: ((y := x * 2).view(-1), y.t()),
+    "parts with an element in common": lambda _, x: ((y := x * 2)[:2], y[1:], y[0]),
+    "columns with one in common": lambda _, x: ((y := x * 2)[:, :2], y[:, 1:]),
+    "dropout with a shape": lambda _, x: nn.functional.dropout(x, training=False).view(2, -1),
+    "turned in place": turned_in_place_beside_a_view,
     "parts of what is no result": lambda _, x: torch.relu(x).chunk(2, 1),
 }
 
@@ -96,6 +121,15 @@ def test_what_is_written_to_results(name, route, tmp_path):
         torch.testing.assert_close(ours, theirs)
         if route not in ("loaded", "pickled"):
             torch.testing.assert_close(mine.b, eager.b)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("route", ["static", "torch.compile", "torch.compile, dynamic"])
+@pytest.mark.parametrize("body", [handed_on_and_turned_in_place, same_turned_in_place])
+def test_a_tensor_that_is_handed_on_has_one_shape(body, route, tmp_path):
+    """With sizes that vary ahead of time it is refused: the capture has two tensors."""
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(compiled(Model(body), route, tmp_path)(x), Model(body)(x))
 
 
 class Weights(nn.Module):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from itertools import combinations
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from trtcore.ir.strided import is_dense, lies_within
+from trtcore.ir.strided import _are_apart, _have_no_element_in_common, disjoint, is_dense, lies_within
 from trtcore.ir.symbols import surely
 
 
@@ -81,3 +84,38 @@ def test_within_for_all_sizes() -> None:
         assert lies_within(x.as_strided((3, 4), (4, 1)), x) is None
         assert lies_within(x.as_strided((9, 4), (4, 1)), x) is False
         assert lies_within(x[:1, 1:], x[:, 1:]) is False  # it is, which nobody proves
+
+
+def test_parts_without_a_common_element() -> None:
+    base = torch.zeros(2, 6, 4)
+    parts = [
+        *base.chunk(3, 1), *base.split([1, 3], 2), *base.unbind(1), *base.unbind(2), base.mT, base[:, ::2],
+        base[:, 1::2], base[0], base[1], base[:, 2:4], base[:, :0],
+    ]  # fmt: skip
+    for one, other in combinations(parts, 2):
+        base.zero_()
+        one.fill_(1)
+        assert disjoint([one, other]) is not bool(other.any())
+
+
+def test_parts_of_sizes_that_vary() -> None:
+    x = varying()
+    with x.fake_mode:  # type: ignore[attr-defined]
+        apart = [x.split(2, 1), [x[0], x[1]], x.view(-1, 2, 2).unbind(1)]
+        common = [[x[:, :3], x[:, 2:]], [x[:2], x[1:]], [x, x.view(-1)]]
+    assert all(map(disjoint, apart))
+    assert not any(map(disjoint, common))
+
+
+def test_what_is_said_to_be_apart_is() -> None:
+    random_ = random.Random(0)
+    for _ in range(3000):
+        strides = [random_.randint(0, 8) for _ in range(random_.randint(1, 3))]
+        one, other = (
+            torch.zeros(200).as_strided(
+                [random_.randint(1, 4) for _ in strides], strides, random_.randint(0, 20)
+            )
+            for _ in range(2)
+        )
+        if _are_apart(one, other):
+            assert _have_no_element_in_common([one, other])

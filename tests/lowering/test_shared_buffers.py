@@ -110,6 +110,9 @@ ORDERED = {
     "a sum in its own row": lambda x: torch.sum(x, 0, out=x[0]),
     "masked": lambda x: x[1:].masked_scatter_(x[1:] > 0, x[:-1]),
     "a batch of products": lambda x: x.view(1, 3, 3)[:, 1:, :1].baddbmm_(x[None, :2, :2], x[None, 1:, :1]),
+    "one row added to itself twice": lambda x: x[::2].index_put_(
+        (torch.tensor([0, 0]),), x[0], accumulate=True
+    ),
     "two that are written": lambda x: torch._foreach_mul_([x[:2], x[1:]], 2.0),
 }
 """What torch takes, and computes from memory that it has partly written."""

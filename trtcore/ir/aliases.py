@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Container, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +20,13 @@ from trtcore.ir.graphs import (
 )
 from trtcore.ir.op_rules import COMPUTING
 from trtcore.ir.symbols import expression_of, undecided_sizes
-from trtcore.ir.torch_private import fresh_symbols_ignored, is_inplace_view, is_of_transform, storage_id
+from trtcore.ir.torch_private import (
+    decided_sizes,
+    fresh_symbols_ignored,
+    is_inplace_view,
+    is_of_transform,
+    storage_id,
+)
 
 
 def storage(node: Any) -> int | None:
@@ -35,7 +41,10 @@ def storage(node: Any) -> int | None:
 
 def layout(node: Node) -> Any:
     """dtype, shape and strides of a node's value; None for what is no tensor."""
-    value = node.meta.get("val")
+    return _layout_of(node.meta.get("val"))
+
+
+def _layout_of(value: Any) -> Any:
     if not isinstance(value, torch.Tensor):
         return None
     return value.dtype, tuple(map(expression_of, value.shape)), tuple(map(expression_of, value.stride()))
@@ -44,7 +53,8 @@ def layout(node: Node) -> Any:
 def find_unsaid(graph: Graph, nodes: Container[Node] | None = None) -> None:
     """Leave out composite ops that hand on their argument though their schema does not say so, as dropout does in eval
     mode; those that make a view of it, and all views of that, get FakeTensors in its memory: traces before dispatch
-    record neither. Copies of constants, whose FakeTensors are in the constants' memory, get memory of their own.
+    record neither. Copies of constants, whose FakeTensors are in the constants' memory, get memory of their own. Views
+    in place (``y.t_()``) of what the graph has made become views, which whoever reads the tensor later reads.
 
     Args:
         graph: to be changed.
@@ -53,6 +63,7 @@ def find_unsaid(graph: Graph, nodes: Container[Node] | None = None) -> None:
     fake_mode = fake_mode_of(graph)
     if fake_mode is None:
         return
+    _follow_views_in_place(graph)
     moved: set[Node] = set()
     for node in list(graph.nodes):
         if _is_inside_transform(node) or (nodes is not None and node not in nodes):
@@ -69,6 +80,47 @@ def find_unsaid(graph: Graph, nodes: Container[Node] | None = None) -> None:
                 moved.add(source)
                 node.replace_all_uses_with(source)
                 graph.erase_node(node)
+
+
+def _follow_views_in_place(graph: Graph) -> None:
+    nodes = [node for node in graph.nodes if node.op == "call_function" and is_inplace_view(node.target)]
+    if not nodes:
+        return
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    selves: dict[Node, list[Node]] = {}
+    for node in graph.nodes:
+        selves.setdefault(_object(node), []).append(node)
+    changed: set[Node] = set()
+    for node in nodes:
+        tensor = _object(node)
+        for same in selves[tensor]:
+            if place[same] < place[node]:
+                for user in [user for user in same.users if place[user] > place[node]]:
+                    user.replace_input_with(same, node)
+                    changed.add(user)
+        twin = _view_of(node)
+        if twin is not None and tensor.op == "call_function":
+            node.target = twin
+    for node in graph.nodes if changed else ():
+        if node.op == "call_function" and (node in changed or not changed.isdisjoint(node.all_input_nodes)):
+            value = recomputed(node, fake_mode_of(graph))
+            if value is not None:
+                node.meta["val"] = value
+                changed.add(node)
+
+
+def _object(node: Node) -> Node:
+    """As `itself`, also through composite ops whose schema does not say that they may hand on their argument."""
+    while (before := itself(node)) is not node or _is_handed_on_itself(node):
+        node = before if before is not node else node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _is_handed_on_itself(node: Node) -> bool:
+    source = node.args[0] if node.args else None
+    if not isinstance(source, Node) or layout(node) != layout(source) or not _may_hand_on(node):
+        return False
+    return recomputed(node, fake_mode_of(node.graph)) is source.meta["val"]
 
 
 def handed_on(node: Node) -> Node | None:
@@ -98,6 +150,8 @@ def _follow(node: Node, moved: set[Node], fake_mode: Any) -> None:
     """A new FakeTensor for a node that hands on the memory of one that has moved."""
     if not moved.isdisjoint(node.all_input_nodes) and (viewed(node) or mutates(node) or is_getitem(node)):
         value = recomputed(node, fake_mode)
+        if value is None:
+            value = _as_traced(node, fake_mode)
         if value is not None:
             node.meta["val"] = value
             moved.add(node)
@@ -165,7 +219,19 @@ def _may_hand_on(node: Node) -> bool:
     )
 
 
-def recomputed(node: Node, fake_mode: Any) -> Any:
+def _as_traced(node: Node, fake_mode: Any) -> Any:
+    """A recorded view of new memory whose shape was decided in the trace; None where that cannot be found again."""
+    shape_env = getattr(fake_mode, "shape_env", None)
+    if shape_env is None or not viewed(node):
+        return None
+    value = recomputed(node, fake_mode, decided_sizes)
+    known = isinstance(value, torch.Tensor) and _layout_of(value) == layout(node)
+    return value if known else None
+
+
+def recomputed(
+    node: Node, fake_mode: Any, decisions: Callable[[Any], AbstractContextManager[Any]] = undecided_sizes
+) -> Any:
     """What an op makes of the FakeTensors of its arguments; None where that would decide on a size."""
     args: Any
     args, kwargs = torch.fx.map_arg((node.args, dict(node.kwargs)), lambda source: source.meta.get("val"))
@@ -175,7 +241,7 @@ def recomputed(node: Node, fake_mode: Any) -> Any:
             fake_mode,
             uncached(fake_mode),
             torch.no_grad(),
-            undecided_sizes(shape_env) if shape_env is not None else nullcontext(),
+            decisions(shape_env) if shape_env is not None else nullcontext(),
             fresh_symbols_ignored(shape_env) if shape_env is not None else nullcontext(),
         ):
             if is_inplace_view(node.target):
@@ -211,15 +277,21 @@ def made_others(mutating: Iterable[Node]) -> dict[Node, Node]:
 
 def _is_view_in_place(node: Node) -> bool:
     """``squeeze_``, ``t_`` and the like, of which there is a view; ``resize_`` and ``set_`` are none."""
+    return _view_of(node) is not None
+
+
+def _view_of(node: Node) -> Any:
+    """The op of the view that an op in place is, or None."""
     schema: Any = node.target._schema  # type: ignore[union-attr]
     namespace, name = schema.name.split("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
-    overloads = [] if packet is None else [getattr(packet, name)._schema for name in packet.overloads()]
+    overloads = [] if packet is None else [getattr(packet, name) for name in packet.overloads()]
     arguments = [argument.name for argument in schema.arguments]
-    return any(
-        [argument.name for argument in twin.arguments] == arguments and twin.returns[0].alias_info is not None
-        for twin in overloads
-    )
+    for twin in overloads:
+        named = [argument.name for argument in twin._schema.arguments] == arguments
+        if named and twin._schema.returns[0].alias_info is not None:
+            return twin
+    return None
 
 
 def _extent(node: Node) -> Any:

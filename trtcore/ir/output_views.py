@@ -18,6 +18,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from trtcore.ir.aliases import storage
 from trtcore.ir.graphs import attribute, mutates, reads_strides, remove_unread, written_by, written_memory
+from trtcore.ir.strided import disjoint
 from trtcore.ir.torch_private import is_inplace_view
 
 _computed: ContextVar[bool] = ContextVar("_computed", default=False)
@@ -43,7 +44,8 @@ class Outputs:
 
     Args:
         gm: the graph.
-        apart: whether two outputs that are parts of one result, which is none itself, may become memory of their own.
+        apart: whether outputs that are parts of one result, which is none itself, and have surely no element in common,
+            may become memory of their own.
 
     Attributes:
         results: what has to be computed, nodes and plain values.
@@ -115,11 +117,15 @@ class Outputs:
         for output in outputs:
             if (memory := storage(output)) is not None:
                 shared.setdefault(memory, set()).add(output)
+        parts = {
+            memory: apart and len(nodes) > 1 and disjoint([node.meta["val"] for node in nodes])
+            for memory, nodes in shared.items()
+        }
         for node in gm.graph.nodes:
             memory = storage(node)
             if memory not in shared or not isinstance(node.meta.get("val"), torch.Tensor):
                 continue
-            if node in given or (len(shared[memory]) > 1 and (not apart or node in shared[memory])):
+            if node in given or (len(shared[memory]) > 1 and (not parts[memory] or node in shared[memory])):
                 found.setdefault(memory, node)
                 if node in given:
                     wholes.add(memory)

@@ -6,7 +6,8 @@ columns of a slice or behind its end, is memory that belongs to nobody in the gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -78,6 +79,66 @@ def lies_within(view: torch.Tensor, whole: torch.Tensor) -> bool | None:
     taken = torch.zeros(reach(whole) + 1, dtype=torch.bool)
     taken.as_strided(tuple(whole.shape), tuple(whole.stride())).fill_(True)
     return bool(taken.as_strided(tuple(view.shape), tuple(view.stride()), offset).all())
+
+
+def disjoint(parts: Sequence[torch.Tensor]) -> bool:
+    """Whether tensors in one storage surely have no element in common."""
+    if not all(isinstance(part, torch.Tensor) for part in parts):
+        return False
+    if len({part.dtype for part in parts}) > 1:
+        return False
+    numbers = [
+        expression_of(number)
+        for part in parts
+        for number in (part.storage_offset(), *part.shape, *part.stride(), reach(part))
+    ]
+    if all(isinstance(number, int) for number in numbers):
+        return _have_no_element_in_common(parts)
+    return all(_are_apart(one, other) for one, other in combinations(parts, 2))
+
+
+def _have_no_element_in_common(parts: Sequence[torch.Tensor]) -> bool:
+    filled = [part for part in parts if part.numel()]
+    start = min((part.storage_offset() for part in filled), default=0)
+    behind = max((part.storage_offset() + reach(part) + 1 for part in filled), default=0)
+    if behind - start >= _LARGEST:
+        return all(_are_apart(one, other) for one, other in combinations(filled, 2))
+    taken = torch.zeros(behind - start, dtype=torch.bool)
+    for part in filled:
+        elements = taken.as_strided(tuple(part.shape), tuple(part.stride()), part.storage_offset() - start)
+        if elements.any():
+            return False
+        elements.fill_(True)
+    return True
+
+
+def _are_apart(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """By where the elements begin and end; or, of parts along a dim of one tensor, where the rows of that do."""
+    if surely(one.storage_offset() > other.storage_offset()):
+        one, other = other, one
+    step = other.storage_offset() - one.storage_offset()
+    if surely(step > reach(one)):
+        return True
+    strides = [expression_of(stride) for stride in one.stride()]
+    if strides != [expression_of(stride) for stride in other.stride()]:
+        return False
+    return any(_are_apart_along(dim, one, other, step) for dim in range(one.dim()))
+
+
+def _are_apart_along(dim: int, one: torch.Tensor, other: torch.Tensor, step: Any) -> bool:
+    stride, others = one.stride(dim), [k for k in range(one.dim()) if k != dim]
+    inner = [k for k in others if surely(one.stride(k) * one.shape[k] <= stride)]
+    outer = [one.stride(k) for k in others if k not in inner]
+    within = sum(((one.shape[k] - 1) * one.stride(k) for k in inner), 0)
+    alike = all(surely(other.shape[k] == one.shape[k]) for k in inner)
+    behind = step + other.shape[dim] * stride
+    return (
+        alike
+        and surely(within < stride)
+        and surely(step >= one.shape[dim] * stride)
+        and all(surely(far >= behind) for far in outer)
+        and (not outer or any(all(surely(far % least == 0) for far in outer) for least in outer))
+    )
 
 
 def is_dense(tensor: torch.Tensor) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 import linecache
+import logging
 import os
 import re
 import sys
@@ -308,13 +309,22 @@ def undecided_sizes(shape_env: Any) -> Iterator[None]:
 
     raising = getattr(shape_env, "error_on_new_guards", None) or partial(_raising, shape_env)
     # Not by `_config.patch`, which makes a class and a context variable each time: it is asked for every node.
-    before = _config.backed_size_oblivious
+    before, log = _config.backed_size_oblivious, shape_env.log
     _config.backed_size_oblivious = True
+    shape_env.log = _NO_LOG  # torch warns of each such question, on the user's screen
     try:
         with raising():
             yield
     finally:
-        _config.backed_size_oblivious = before
+        _config.backed_size_oblivious, shape_env.log = before, log
+
+
+_NO_LOG = logging.Logger("trtcore.nothing", logging.CRITICAL)
+
+
+def decided_sizes(shape_env: Any) -> Any:
+    """A context: questions about sizes that a trace has answered before, with the same arguments, get that answer."""
+    return shape_env.suppress_guards()
 
 
 @contextmanager

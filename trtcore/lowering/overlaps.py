@@ -254,7 +254,7 @@ class _Write:
     def ask(self) -> str | None:
         """What torch's kernel says, or does with some numbers and not with copies of what it reads."""
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for fill in (_random, _ones, _zeros):  # some ops take no numbers but zeros
+            for fill in (_random, _ones, _repeated, _zeros):  # some ops take no numbers but zeros
                 try:
                     if not self._is_as_on_copies(fill):
                         return _ORDER
@@ -266,12 +266,13 @@ class _Write:
                     continue
         return None
 
-    def _is_as_on_copies(self, fill: Callable[[int, torch.dtype], torch.Tensor]) -> bool:
+    def _is_as_on_copies(self, fill: Callable[[int, torch.dtype, bool], torch.Tensor]) -> bool:
         torch.manual_seed(0)
         memory, copies = {}, {}
         for key, size in self._needed().items():
             dtype = self._dtype(key)
-            numbers = fill(-(-size // dtype.itemsize), dtype)
+            written = any(storage(one) == key for one in self.written)
+            numbers = fill(-(-size // dtype.itemsize), dtype, written)
             memory[key], copies[key] = numbers.untyped_storage(), numbers.clone().untyped_storage()
         self._run({one: layout.on(memory[storage(one)]) for one, layout in self.layouts.items()})
         apart = {one: layout.on(copies[storage(one)]) for one, layout in self.layouts.items()}
@@ -300,21 +301,28 @@ class _Write:
         self.node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _random(count: int, dtype: torch.dtype) -> torch.Tensor:
+def _random(count: int, dtype: torch.dtype, written: bool) -> torch.Tensor:
     """Numbers near one, which most ops take; indices that are small."""
     if dtype.is_floating_point or dtype.is_complex:
         return (torch.rand(count) + 0.5).to(dtype)
     return torch.randint(0, 2, (count,)).to(dtype)
 
 
-def _ones(count: int, dtype: torch.dtype) -> torch.Tensor:
+def _ones(count: int, dtype: torch.dtype, written: bool) -> torch.Tensor:
     """Numbers near one, and the same index or answer everywhere."""
     if dtype.is_floating_point or dtype.is_complex:
-        return _random(count, dtype)
+        return _random(count, dtype, written)
     return torch.ones(count, dtype=dtype)
 
 
-def _zeros(count: int, dtype: torch.dtype) -> torch.Tensor:
+def _repeated(count: int, dtype: torch.dtype, written: bool) -> torch.Tensor:
+    """The first index everywhere, which is written more than once; else random numbers."""
+    if written or dtype.is_floating_point or dtype.is_complex:
+        return _random(count, dtype, written)
+    return torch.zeros(count, dtype=dtype)
+
+
+def _zeros(count: int, dtype: torch.dtype, written: bool) -> torch.Tensor:
     return torch.zeros(count).to(dtype)
 
 
