@@ -24,8 +24,6 @@ from typing import IO, Any
 
 import torch
 
-from trtcore.paths import TemporaryFolder
-
 _LAST_SECONDS = 5.0
 """From a child's answer to its end."""
 _SHOWN = 2000  # characters of what a dead child has written
@@ -168,9 +166,10 @@ def in_interpreter(
     Raises:
         Exception: what the function raised, with the child's traceback as its cause.
     """
-    with TemporaryFolder() as path, tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as errors:
+        path = Path(folder)
         torch.save((sys.path, place, function, dict(arguments)), path / "request")
-        code = f"from trtcore_plugins.isolated import _fresh; _fresh({str(path)!r})"
+        code = f"from trtcore_plugins.isolated import _fresh; _fresh({folder!r})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         child = subprocess.Popen([sys.executable, "-c", code], stderr=errors, stdout=errors, env=environment)
         late = None

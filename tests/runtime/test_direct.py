@@ -44,7 +44,8 @@ def module(model):
         torch_executed_ops={"aten.erf.default"},
         min_block_size=1,
     )
-    made(torch.randn(3, 4))
+    for _ in range(2):  # code for the first call, and for calls like it
+        made(torch.randn(3, 4))
     return made
 
 
@@ -171,6 +172,23 @@ def test_who_differentiates_is_told_instead_of_zeros(module, x):
         return (a * weight).sum()
 
     torch.testing.assert_close(torch.func.grad(of_detached)(x), module(x))
+
+
+@torch.no_grad()
+def test_what_was_checked_before_is_what_the_engine_takes(module, model, x):
+    """A file may say of an argument what is not so of the engine: then the engine's own code looks."""
+    assert direct._are_those_of(first_manifest(module), [(torch.float32, (3, 4))])
+    for given in ([(torch.float16, (3, 4))], [(torch.float32, (3, 5))], [(torch.float32, None)], []):
+        assert not direct._are_those_of(first_manifest(module), given)
+    torch.testing.assert_close(module(x.t().contiguous().t()), model(x))
+    with pytest.raises(InputError, match="float64"):
+        module(x.double())
+    with pytest.raises(InputError, match="3"):
+        module(x[:2])
+
+
+def first_manifest(module):
+    return trtcore.runtime.engine.engines_in(module)[0].manifest
 
 
 def test_a_changed_graph_or_forward_is_what_runs(module, x):

@@ -531,9 +531,11 @@ def default_tolerances(dtype: torch.dtype) -> tuple[float, float]:
 
 
 def ops_are_watched() -> bool:
-    """Whether a mode, autocast, a functorch transform, forward-mode AD or a profiler is on: these work by ops."""
+    """Whether a mode, autocast, a functorch transform, forward-mode AD, a profiler or torch.export is on: these work by
+    ops."""
     return bool(
-        _function_modes()
+        torch.compiler._is_compiling_flag
+        or _function_modes()
         or _dispatch_modes()
         or any_autocast()
         or _transform() is not None

@@ -186,6 +186,7 @@ class Engine:
 
     Attributes:
         fast: (inputs, sizes) -> outputs for the usual call, in generated code; None for one that `run` must look at.
+        fast_checked: as `fast`, for inputs that the caller has checked as `accepts` does.
     """
 
     def __init__(self, artifact: EngineArtifact) -> None:
@@ -200,6 +201,7 @@ class Engine:
         self._opened: Any = None
         self._fused = False
         self.fast: Fast = _nothing_yet
+        self.fast_checked: Fast = _nothing_yet
         self._checked: dict[Any, dict[str, int]] = {}
         self._inputs = tuple(
             _InputCheck(b, d) for b, d in zip(self.manifest.inputs, self.manifest.input_dims)
@@ -304,7 +306,8 @@ class Engine:
         with self._lock:
             if not self._fused:
                 self._fused = True
-                self._runner, self._opened, self.fast = None, None, _nothing_yet
+                self._runner, self._opened = None, None
+                self.fast = self.fast_checked = _nothing_yet
         self._start()
         return bool(self._opened.fused)
 
@@ -434,10 +437,11 @@ class Engine:
                 with forgetting_traces():  # a runtime in torch makes code of the network
                     if self.manifest.runtime == "native":
                         self._opened = _native(self.manifest, self.artifact)
-                        self.fast = self._opened.fast
+                        self.fast, self.fast_checked = self._opened.fast, self._opened.fast_checked
                     else:
                         self._opened = _in_torch(self.manifest, self.artifact, self._fused)
-                        self.fast = _checked_before(self.manifest, self._checked, self._opened.run)
+                        given = self.manifest, self._checked, self._opened.run
+                        self.fast, self.fast_checked = _usual(*given), _usual(*given, checked_inputs=True)
                     self._runner = self._opened.run
             return self._runner
 
@@ -456,12 +460,18 @@ def checked_key(manifest: EngineManifest, inputs: Sequence[torch.Tensor], sizes:
     return (*(tensor.shape for tensor in inputs), *sizes, chosen())
 
 
-def _checked_before(manifest: EngineManifest, checked: dict[Any, dict[str, int]], runner: Runner) -> Fast:
+def _usual(
+    manifest: EngineManifest,
+    checked: dict[Any, dict[str, int]],
+    runner: Runner,
+    *,
+    checked_inputs: bool = False,
+) -> Fast:
     """The usual call of a runtime that a pack contributes: of shapes that have been checked."""
     made: Fast = usual_call(
         f"{manifest.name}, {manifest.runtime}",
         [
-            *arguments(manifest),
+            *arguments(manifest, checked=checked_inputs),
             f"values = checked.get(({shape_key(manifest).removeprefix(', ')}))",
             "if values is None:",
             "    return None",

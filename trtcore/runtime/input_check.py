@@ -174,6 +174,10 @@ class InputCheck:
         known: Callable[[Sequence[Any]], bool] | None = self._memo.get("usual")
         return known
 
+    def given(self) -> list[tuple[torch.dtype, tuple[int, ...] | None]]:
+        """dtype and shape (None where it varies) of each argument that `usual` takes."""
+        return [(leaf.dtype, leaf.static) for leaf in self.leaves if isinstance(leaf, _Tensor)]
+
     def _remember(self, args: Sequence[Any]) -> None:
         memo, leaves = self._memo, [leaf for leaf in self.leaves if isinstance(leaf, _Tensor)]
         accepted = memo.setdefault("accepted", set())

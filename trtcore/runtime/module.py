@@ -57,14 +57,14 @@ class CompiledModule(torch.fx.GraphModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the arguments and run; by way of ``torch.nn.Module`` only where hooks or a trace want to know."""
-        if not (kwargs or _watched(self) or ops_are_watched()):
-            usual = self._usual
-            if usual is not None and usual(args):
-                try:
-                    return self._direct.of(self)(self, *args)
-                except RuntimeError as error:
-                    tell_other_device(self, args, kwargs, error)
-                    raise
+        state = self.__dict__  # an attribute of a torch.nn.Module takes three times as long
+        usual = None if kwargs or _is_seen(state) else state["_usual"]
+        if usual is not None and usual(args):
+            try:
+                return type(self)._direct.of_checked(self, state, state["_input_check"])(self, *args)
+            except RuntimeError as error:
+                tell_other_device(self, args, kwargs, error)
+                raise
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             with captured_dtypes():
                 return self(*args, **kwargs)
@@ -262,6 +262,27 @@ def tracer_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 _is_compiling = torch.compiler.is_compiling
+_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
+
+
+def _is_seen(state: dict[str, Any]) -> Any:
+    """Something true where anybody wants to see a module's call or the ops in it. It is asked before every call, so it
+    is one expression.
+
+    Args:
+        state: the module's attributes.
+    """
+    return (
+        _is_dynamo_compiling()
+        or torch.nn.Module.__call__ is not _module_call
+        or state["_forward_pre_hooks"]
+        or state["_forward_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or is_traced_by_jit()
+        or has_global_hooks()
+        or ops_are_watched()
+    )
 
 
 def _watched(module: torch.nn.Module) -> bool:

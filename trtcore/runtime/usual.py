@@ -24,27 +24,30 @@ def is_static(manifest: EngineManifest) -> bool:
     )
 
 
-def arguments(manifest: EngineManifest, also: Sequence[str] = ()) -> list[str]:
+def arguments(manifest: EngineManifest, also: Sequence[str] = (), *, checked: bool = False) -> list[str]:
     """Lines that take `inputs` apart into a0, a1, ..., and return None where one is not as usual.
 
     Args:
         also: what else must be true of each tensor, as the end of ``a0.``.
+        checked: whether the caller has found out already that the inputs are strided tensors of the manifest's dtypes
+            and static shapes, as `accepts` does.
     """
     names = [f"a{index}" for index in range(len(manifest.inputs))]
     tests = [f"len(inputs) != {len(names)}", f"len(sizes) != {len(manifest.sizes)}"]
-    lines = [f"if {' or '.join(tests)}:", "    return None"]
+    lines = [] if checked else [f"if {' or '.join(tests)}:", "    return None"]
     if names:
         lines.append(f"{', '.join(names)}, = inputs")
     static = is_static(manifest)
     for index, (name, binding) in enumerate(zip(names, manifest.inputs)):
-        wanted = _plain_tensor(index, tuple(binding.shape) if static else None)
+        wanted = [] if checked else _plain_tensor(index, tuple(binding.shape) if static else None)
         wanted += [f"{name}.{test}" for test in also]
-        refused = [f"{name}.requires_grad", f"{name}.is_meta"]
+        refused = [f"{name}.requires_grad"] if checked else [f"{name}.requires_grad", f"{name}.is_meta"]
         if binding.dtype in _NEGATED:
             refused.append(f"{name}.is_neg()")
         if index:
             refused.append(f"{name}.get_device() != a0.get_device()")
-        lines += [f"if not ({' and '.join(wanted)}) or {' or '.join(refused)}:", "    return None"]
+        unusual = [f"not ({' and '.join(wanted)})"] if wanted else []
+        lines += [f"if {' or '.join([*unusual, *refused])}:", "    return None"]
     return lines
 
 

@@ -38,7 +38,15 @@ def ready_key(
     return (index, stream, *(tensor.shape for tensor in inputs), *sizes, wanted)
 
 
-def make_fast(manifest: EngineManifest, ready: Ready, ambient: Ambient, alignment: int, refused: Any) -> Fast:
+def make_fast(
+    manifest: EngineManifest,
+    ready: Ready,
+    ambient: Ambient,
+    alignment: int,
+    refused: Any,
+    *,
+    checked: bool = False,
+) -> Fast:
     """The usual call of a native engine.
 
     Args:
@@ -47,6 +55,7 @@ def make_fast(manifest: EngineManifest, ready: Ready, ambient: Ambient, alignmen
         ambient: torch.
         alignment: of inputs, in bytes.
         refused: makes the error of what TensorRT refused, from a text.
+        checked: see `arguments`.
 
     Returns:
         (inputs, sizes) -> new outputs, or None for a call that is not usual.
@@ -55,7 +64,7 @@ def make_fast(manifest: EngineManifest, ready: Ready, ambient: Ambient, alignmen
     if not inputs:
         return lambda inputs, sizes: None  # which device it is, the call does not tell
     lines = [
-        *arguments(manifest, ("is_contiguous()",)),
+        *arguments(manifest, ("is_contiguous()",), checked=checked),
         "device = a0.get_device()",
         "if device != current_device() or capturing():",
         "    return None",

@@ -41,6 +41,7 @@ class NativeEngine:
 
     Attributes:
         fast: (inputs, sizes) -> outputs, for the usual call; None for one that `run` must do.
+        fast_checked: as `fast`, for inputs that the caller has checked as `accepts` does.
     """
 
     def __init__(
@@ -56,7 +57,8 @@ class NativeEngine:
         self._devices: dict[int, _DeviceEngine] = {}
         self._lock = threading.Lock()
         self._ready: Ready = {}
-        self.fast = make_fast(manifest, self._ready, connection.ambient(), ALIGNMENT, connection.refused)
+        given = manifest, self._ready, connection.ambient(), ALIGNMENT, connection.refused
+        self.fast, self.fast_checked = make_fast(*given), make_fast(*given, checked=True)
 
     def run(self, inputs: list[torch.Tensor], sizes: list[int], values: dict[str, int]) -> list[torch.Tensor]:
         """Queue one run on the current stream of the inputs' device.
