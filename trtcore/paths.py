@@ -103,7 +103,7 @@ class TemporaryFolder:
         parent = Path(tempfile.gettempdir())
         _remove_litter(parent)
         self.path = Path(tempfile.mkdtemp(dir=parent, prefix=f".trtcore-{os.getpid()}-", suffix=".tmp"))
-        self._lock = None if fcntl is None else os.open(self.path, os.O_RDONLY)
+        self._lock: int | None = None if fcntl is None else os.open(self.path, os.O_RDONLY)
         if self._lock is not None:
             _take(self._lock)
 
