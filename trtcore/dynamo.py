@@ -40,8 +40,12 @@ def trace(
     *,
     arg_inputs: Sequence[Any] | None = None,
     kwarg_inputs: Mapping[str, Any] | None = None,
+    strict: bool = False,
 ) -> ExportedProgram:
     """Export a model from example tensors and/or `Input`s; dims with a range become dynamic.
+
+    Args:
+        strict: capture with Dynamo, as ``torch.export.export(strict=True)``; give what comes out to `compile`.
 
     Raises:
         InputError: the inputs are missing, given twice, or do not fit together.
@@ -49,7 +53,7 @@ def trace(
     """
     from trtcore.frontend.export import trace as trace_model
 
-    return trace_model(model, inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs)
+    return trace_model(model, inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs, strict=strict)
 
 
 def compile(

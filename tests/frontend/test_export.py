@@ -415,3 +415,27 @@ def test_an_assignment_of_the_model_is_told():
 
     with pytest.warns(UserWarning, match=r"self\.last was assigned during export"):
         trace(Remembers(), [torch.randn(2)])
+
+
+def test_an_opt_size_that_is_a_number_of_the_model():
+    """At a length of 8 the slice is all of x, which torch.export takes for a size that the model fixes."""
+
+    class Head(nn.Module):
+        def forward(self, x):
+            return x[:, :8].transpose(1, 2) @ x[:, :8]
+
+    for opt in (8, 20, 32):
+        ep = trace(Head(), [dynamic((1, 8, 3), (2, opt, 3), (4, 32, 3))])
+        assert [ends[::2] for ends in ranges(program_from_exported(ep))] == [(1, 4), (8, 32)]
+        for length in (8, 9, 32):
+            x = torch.randn(3, length, 3)
+            torch.testing.assert_close(ep.module()(x), Head()(x))
+
+
+def test_a_size_that_the_model_does_fix_is_told():
+    class Eight(nn.Module):
+        def forward(self, x):
+            return x + torch.ones(8)
+
+    with pytest.raises(ExportError, match="dimension 0"):
+        trace(Eight(), [dynamic((2,), (8,), (16,))])

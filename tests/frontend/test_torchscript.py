@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import trtcore
+from trtcore.errors import ExportError
 from trtcore.frontend.export import program_from_exported, trace
 from trtcore.ir.inputs import Input
 
@@ -154,3 +155,30 @@ def test_an_fx_graph_module():
     program = program_from_exported(trace(torch.fx.symbolic_trace(model), dynamic), dynamic)
     torch.testing.assert_close(program.graph_module(x)[0], model(x))
     assert len(program.symbols) == 1
+
+
+class ByItem(nn.Module):
+    def forward(self, x):
+        if bool((x.sum() > 0).item()):
+            return x * 2
+        return x * 3
+
+
+class ByTensor(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            x = x * 2
+        else:
+            x = x * 3
+        return x
+
+
+def test_a_branch_by_a_number_of_a_tensor_is_no_constant():
+    """torch's conversion keeps one of its branches; with a tensor as the condition, as is advised, it keeps both."""
+    x = torch.ones(2, 2)
+    with pytest.raises(ExportError, match="aten::item reads of a tensor") as caught:
+        trtcore.compile(torch.jit.script(ByItem()), inputs=[x])
+    assert "let the condition be a tensor" in caught.value.advice
+    compiled = trtcore.compile(torch.jit.script(ByTensor()), inputs=[x], min_block_size=1)
+    for value in (x, -x):
+        torch.testing.assert_close(compiled(value), ByItem()(value))

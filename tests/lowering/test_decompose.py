@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.export import Dim, export
 
+import trtcore
 from trtcore.backend.base import Target
 from trtcore.context import CompileContext
 from trtcore.frontend.export import program_from_exported
@@ -236,3 +237,16 @@ def test_like_nodes_are_traced_once() -> None:
         module = lowered(Silu(), context({aten.silu.default: counting}), torch.randn(3, 4))
     assert len(targets(module)) == 4
     assert calls == 1
+
+
+def test_the_reason_of_an_op_that_makes_sizes_is_its_own():
+    """torch.where of one argument is nonzero apart: the sizes that its pieces make have other names, which say nothing."""
+
+    class Rows(torch.nn.Module):
+        def forward(self, x):
+            return x[torch.where(x[:, 0] > 0)[0]] + 1
+
+    report = trtcore.explain(Rows(), [torch.randn(4, 3)], min_block_size=1)
+    (reason,) = {node.reason for node in report.in_torch if "where" in node.op}
+    assert "depends on" in reason
+    assert "raised" not in reason

@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._higher_order_ops.associative_scan import associative_scan
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
 import trtcore
+from trtcore.errors import ExportError
 from trtcore.jit.backend import reports
 
 pytestmark = pytest.mark.usefixtures("trt_backend")
@@ -177,6 +179,22 @@ def test_what_a_model_differentiates_behind_a_graph_runs_in_torch():
     with torch.no_grad(), pytest.warns(RuntimeWarning, match="differentiates what a graph computes"):
         result = torch.compile(model, backend="trtcore")(X)
     torch.testing.assert_close(result, model(X))
+
+
+def test_an_associative_scan_beside_a_dynamic_batch():
+    def largest_so_far(linear, x):
+        return associative_scan(torch.maximum, linear(x), dim=1, reverse=True, combine_mode="generic")
+
+    model = Model(largest_so_far).eval()
+    batch = trtcore.Input(min_shape=(2, 8), opt_shape=(4, 8), max_shape=(16, 8))
+    with pytest.raises(ExportError, match=r"trtcore\.dynamo\.trace\(model, inputs, strict=True\)"):
+        trtcore.compile(model, inputs=[batch])
+    program = trtcore.dynamo.trace(model, [batch], strict=True)
+    compiled = trtcore.dynamo.compile(program, inputs=[batch], min_block_size=1)
+    assert compiled.report.fully_converted
+    for size in (2, 7, 16):
+        x = torch.randn(size, 8)
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 def test_vmap_with_a_dynamic_batch():

@@ -34,10 +34,11 @@ def export_differentiated(
         with nullcontext(Transforms()) if strict else transforms_watched() as seen, transforms_undone():
             ep = export(model, tuple(args), dict(kwargs), dynamic_shapes=shapes, strict=strict)
     except Exception as error:
-        if isinstance(error, TrtcoreError) or not (seen.entered or "functorch" in str(error)):
+        if isinstance(error, TrtcoreError):
             raise
-        with suppress(Exception):
-            return export_below_dispatch(model, tuple(args), dict(kwargs), shapes)
+        if seen.entered or "functorch" in str(error):
+            with suppress(Exception), transforms_undone():
+                return export_below_dispatch(model, tuple(args), dict(kwargs), shapes)
         raise
     if not seen.differentiated and derivatives_in(ep) is None:
         return ep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,6 +44,26 @@ def example_leaves(model: torch.nn.Module, tree: InputTree) -> list[Any]:
         seen.add(id(example))
         examples.append(example)
     return examples
+
+
+def examples_beside_opt(tree: InputTree, examples: Sequence[Any]) -> list[Any] | None:
+    """The examples with all dynamic dimensions one larger than opt, or one smaller; None where ranges have neither.
+
+    At its opt size a dimension may meet a number of the model's (``x[:, :8]`` of eight).
+    """
+    dims = [dim for leaf in tree.leaves if isinstance(leaf, Input) for dim in leaf.dims if dim.dynamic]
+    for step in (1, -1):
+        if dims and all(max(dim.min, 2) <= dim.opt + step <= dim.max for dim in dims):
+            return [
+                leaf.example_tensor(
+                    [dim.opt + step if dim.dynamic else size for dim, size in zip(leaf.dims, example.shape)],
+                    device=example.device,
+                )
+                if isinstance(leaf, Input) and leaf.is_dynamic
+                else example
+                for leaf, example in zip(tree.leaves, examples)
+            ]
+    return None
 
 
 def _no_view(leaf: Any) -> Any:

@@ -23,8 +23,8 @@ from trtcore.frontend.cumulative_averages import averages_of_tensors
 from trtcore.frontend.derivatives import export_differentiated
 from trtcore.frontend.dict_order import DictOrder, holds_dicts
 from trtcore.frontend.equal_dims import find_ties, tie_hook
-from trtcore.frontend.examples import example_leaves
-from trtcore.frontend.export_errors import capture_error, refuse_foreign_dtypes
+from trtcore.frontend.examples import example_leaves, examples_beside_opt
+from trtcore.frontend.export_errors import capture_error, fixes_a_size, refuse_foreign_dtypes
 from trtcore.frontend.layout_questions import settled, with_layouts_of_another
 from trtcore.frontend.pack_captures import as_packs_capture
 from trtcore.frontend.program import program_from_exported
@@ -32,7 +32,7 @@ from trtcore.frontend.quiet import can_run, quiet_torch
 from trtcore.frontend.range_check import capture_for_all_sizes
 from trtcore.frontend.script_graph import differs, script_as_module, scripts_replaced
 from trtcore.frontend.tensor_data import TensorData
-from trtcore.frontend.torchscript import trace_script
+from trtcore.frontend.torchscript import KeptBranchError, trace_script
 from trtcore.ir.graphs import TRACING
 from trtcore.ir.inputs import (
     Input,
@@ -101,6 +101,8 @@ def _trace_script(
     except ExportError:
         try:
             return trace_script(script, inputs, arg_inputs=arg_inputs, kwarg_inputs=kwarg_inputs)
+        except KeptBranchError:
+            raise
         except TrtcoreError:
             pass
         raise
@@ -149,16 +151,31 @@ def _trace(
             return with_layouts_of_another(exported(leaves, strict=True), leaves, exported)
         return settled(leaves, partial(exported, order=order))
 
+    captured: Sequence[Any] = examples
     order = DictOrder() if not strict and holds_dicts(*call[0], *call[1].values()) else None
     try:
-        ep, order = _first_capture(capture, examples, order)
+        ep, order, captured = _capture_at_some_size(capture, tree, examples, order)
     except (KeyboardInterrupt, TrtcoreError):
         raise
     except Exception as error:
         raise capture_error(model, tree, examples, error, strict) from error
-    ep = capture_for_all_sizes(model, ep, tree, examples, capture)
+    ep = capture_for_all_sizes(model, ep, tree, captured, capture)
     remember(ep, parameters_of_callable(model.forward), dict_order_matters=order is None or order.seen)
     return ep
+
+
+def _capture_at_some_size(
+    capture: Callable[..., ExportedProgram], tree: InputTree, examples: Sequence[Any], order: DictOrder | None
+) -> tuple[ExportedProgram, DictOrder | None, Sequence[Any]]:
+    """Capture at the opt sizes, and beside them where torch.export fixes one that meets a number of the model's."""
+    try:
+        return *_first_capture(capture, examples, order), examples
+    except Exception as error:
+        others = examples_beside_opt(tree, examples) if fixes_a_size(error) else None
+        if others is not None:
+            with suppress(Exception):
+                return *_first_capture(capture, others, order), others
+        raise
 
 
 def _first_capture(

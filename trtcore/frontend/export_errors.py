@@ -131,6 +131,12 @@ def _of_packed(error: BaseException) -> str:
     )
 
 
+def fixes_a_size(error: object) -> bool:
+    """Whether torch.export stops (`error`, or its text) because a model fixes a size that was to vary."""
+    text = str(error)
+    return "Constraints violated" in text or "user-specified" in text
+
+
 def _advice(tree: InputTree, text: str, strict: bool) -> str:
     if "inference tensor" in text:
         return "the weights were made under torch.inference_mode(): call model.requires_grad_(False) first"
@@ -141,11 +147,13 @@ def _advice(tree: InputTree, text: str, strict: bool) -> str:
         for index, dim in enumerate(leaf.dims)
         if dim.dynamic
     ]
-    if dynamic and ("Constraints violated" in text or "user-specified" in text):
-        return (
+    if dynamic and fixes_a_size(text):
+        advice = (
             f"dynamic here are {', '.join(dynamic)}. Where the model fixes a size, give the Input this "
             "size as min, opt and max; where two inputs must agree, make both dynamic with equal opt sizes"
         )
+        other = "; trtcore.dynamo.trace(model, inputs, strict=True) fixes fewer sizes, of associative_scan for one"
+        return advice + ("" if strict else other)
     advice = (
         "torch.export.draft_export(model, args) lists everything that stands in the way; "
         f"torch.export.export(model, args, strict={not strict}) captures in another way, and trtcore.dynamo.compile "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,10 @@ from trtcore.ir.inputs import Input, collect_inputs, flatten_inputs, refuse_bare
 from trtcore.ir.torch_private import script_to_exported
 
 
+class KeptBranchError(ExportError):
+    """The conversion has one of the branches that data decide between."""
+
+
 def trace_script(
     model: torch.jit.ScriptModule,
     inputs: Any = None,
@@ -26,7 +31,7 @@ def trace_script(
 
     Raises:
         InputError: an ``Input`` is dynamic; TorchScript graphs are converted with the sizes of the examples.
-        ExportError: the converter does not know something in the graph.
+        ExportError: the converter does not know something in the graph, or keeps one of two branches.
     """
     forward: Any = model.forward
     names = [argument.name for argument in forward.schema.arguments[1:]]
@@ -43,9 +48,11 @@ def trace_script(
             )
     args, kwargs = tree.unflatten(example_leaves(model, tree))
     try:
-        converted = script_to_exported(model, args, kwargs)
-        # The converter leaves sizes dynamic that its own graph may hold as constants: fix them.
-        ep = torch.export.export(converted.module(check_guards=False), args, kwargs)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            converted = script_to_exported(model, args, kwargs)
+            # The converter leaves sizes dynamic that its own graph may hold as constants: fix them.
+            ep = torch.export.export(converted.module(check_guards=False), args, kwargs)
     except KeyboardInterrupt:
         raise
     except Exception as error:
@@ -54,6 +61,15 @@ def trace_script(
             "\n    ".join([f"torch could not convert the ScriptModule {model.original_name}", *lines]),
             advice="compile the nn.Module that it was made from",
         ) from error
+    if any(_BRANCH_TAKEN in str(one.message) for one in told) and (
+        kind := _decided_by_data(model.inlined_graph)
+    ):
+        raise KeptBranchError(
+            f"the ScriptModule {model.original_name} takes a branch by what {kind} reads of a tensor, and torch's "
+            "conversion keeps the branch of one call alone",
+            advice="let the condition be a tensor (if x.sum() > 0:, without .item() or int()); or compile the "
+            "nn.Module that it was made from, with torch.cond",
+        )
     signature = ep.module_call_graph[0].signature
     if signature is not None:
         signature.forward_arg_names = [*names[: len(args)], *kwargs]
@@ -61,6 +77,41 @@ def trace_script(
         numbered = pytree.tree_unflatten(range(signature.out_spec.num_leaves), signature.out_spec)
         signature.out_spec = pytree.tree_structure(_as_declared(numbered, returned.type))
     return ep
+
+
+_BRANCH_TAKEN = "Pred is a Python constant"
+"""What torch.cond warns of in an export where it was given no tensor: a size that is known, or a value of one call."""
+
+_READS = frozenset(
+    {
+        "aten::item",
+        "aten::Int",
+        "aten::Float",
+        "aten::Bool",
+        "aten::equal",
+        "aten::allclose",
+        "aten::is_nonzero",
+    }
+)
+
+
+def _decided_by_data(graph: Any) -> str:
+    """What reads a tensor's values in the condition of a branch, as ``aten::item``; "" where nothing does."""
+    for branch in graph.findAllNodes("prim::If", recurse=True):
+        look_at, seen = [next(branch.inputs())], set()
+        while look_at:
+            value = look_at.pop()
+            node = value.node()
+            if value.unique() in seen or node.kind() == "prim::Param":
+                continue
+            seen.add(value.unique())
+            sources = list(node.inputs())
+            if node.kind() in _READS and any(
+                one.type().isSubtypeOf(torch._C.TensorType.get()) for one in sources
+            ):
+                return str(node.kind())
+            look_at += sources
+    return ""
 
 
 def _as_declared(value: Any, declared: Any) -> Any:
