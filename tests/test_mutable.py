@@ -200,8 +200,9 @@ def _sequence(data, steps):
                 "data_in_place",
                 "data_replaced",
                 "parameter",
+                "adapter",
             ):
-                continue
+                continue  # an adapter has taken its place
             else:
                 change = (lambda m: m.eval()) if action == "eval" else CHANGES[action][0]
                 for model in both(fast, slow):

@@ -46,6 +46,70 @@ def test_inputs_that_the_model_itself_refuses(capfd, caplog):
     assert not caplog.records
 
 
+class Joined(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x, y):
+        return self.function(x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.bool, torch.float16])
+@pytest.mark.parametrize(
+    "function",
+    [
+        nn.functional.linear,
+        torch.matmul,
+        lambda x, y: torch.bmm(x[None], y[None]),
+        lambda x, y: torch.addmm(x, y, y),
+        lambda x, y: torch.einsum("ij,jk->ik", x, y),
+        lambda x, y: nn.functional.scaled_dot_product_attention(x[None], y[None], y[None]),
+    ],
+)
+def test_dtypes_that_only_a_trace_takes(function, dtype):
+    """FakeTensors multiply ints by floats."""
+    x, y = torch.eye(40).to(dtype), torch.randn(40, 40)
+    try:
+        function(x, y)
+        taken = True
+    except RuntimeError:
+        taken = False
+    if taken:
+        trace(Joined(function), [x, y])
+        return
+    with pytest.raises(InputError, match="itself fails with these inputs, in plain torch too"):
+        trace(Joined(function), [x, y])
+    with pytest.raises(InputError, match="itself fails with these inputs"):
+        trace(
+            Joined(function),
+            [Input(min_shape=(20, 40), opt_shape=(40, 40), max_shape=(80, 40), dtype=dtype), y],
+        )
+
+
+def test_a_model_is_not_run_for_dtypes_that_go_together():
+    ran = []
+
+    class Embeds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.linear = nn.Embedding(50, 12), nn.Linear(12, 4)
+
+        def forward(self, ids, mask):
+            ran.append(type(ids))
+            x = self.table(ids).masked_fill(mask[..., None], 0.0) * ids[..., None]
+            return self.linear(torch.where(mask[..., None], x, x.half())).gather(1, ids[..., None] % 4)
+
+    trace(Embeds().eval(), [torch.ones(2, 9, dtype=torch.long), torch.ones(2, 9, dtype=torch.bool)])
+    assert ran
+    assert torch.Tensor not in ran
+
+
+def test_strict_capture():
+    exported = trtcore.dynamo.trace(nn.Linear(4, 4).eval(), [torch.ones(2, 4)], strict=True)
+    assert trtcore.dynamo.compile(exported, min_block_size=1)(torch.ones(2, 4)).shape == (2, 4)
+
+
 class Detector(nn.Module):
     """What comes out depends on the data, after many ops."""
 

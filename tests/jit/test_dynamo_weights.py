@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trtcore.jit.backend import reports
-from trtcore.jit.weights import WeightWatch
+from trtcore.runtime.weight_watch import WeightWatch
 
 OPTIONS = {"min_block_size": 1}
 

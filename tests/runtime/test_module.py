@@ -518,12 +518,56 @@ def _replace(module):
     module.w = nn.Parameter(torch.zeros(4))
 
 
+def _other_memory(module):
+    module.w.data = torch.zeros(4)
+
+
+HIDDEN = {
+    ".data in place": lambda module: module.w.data.mul_(2),
+    ".data": _other_memory,
+    "numpy": lambda module: module.w.detach().numpy().fill(0),
+    "_apply": lambda module: module._apply(lambda tensor: tensor * 2),
+    "to_empty": lambda module: module.to_empty(device="cpu").w.data.fill_(7),
+    "meta": lambda module: module.to("meta"),
+    "in place": _zero,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", HIDDEN)
+def test_a_weight_that_is_written_where_torch_does_not_count(weighted, way, tmp_path):
+    """No call computes with two values of it, and nothing is made of such a module."""
+    model, module, x = weighted
+    again = copy.deepcopy(module)
+    HIDDEN[way](module)
+    ways = (module, copy.deepcopy, copy.copy, pickle.dumps, lambda m: m.state_dict(), lambda m: m.to("cpu"))
+    for use in (*ways, lambda m: trtcore.save(m, tmp_path / "m.pt2")):
+        with pytest.raises(InputError, match="w is a weight in the engines"):
+            use(x if use is module else module)
+    assert not (tmp_path / "m.pt2").exists()
+    torch.testing.assert_close(again(x), model(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [lambda m: m.half(), lambda m: m.double(), lambda m: m.to(torch.bfloat16)])
+def test_a_compiled_module_keeps_its_dtypes(weighted, change):
+    model, module, x = weighted
+    for one in (module, nn.Sequential(module)):
+        with pytest.raises(InputError, match="computes in the dtypes that were captured") as told:
+            change(one)
+        torch.testing.assert_close(one(x), model(x))
+    assert "model.half()" in told.value.advice
+    assert module.float() is module
+    assert trtcore.compile(model.half(), inputs=[x.half()], min_block_size=1)(x.half()).dtype is torch.half
+
+
 @torch.no_grad()
 def test_weights_that_are_moved_stay_what_they_are(weighted, tmp_path):
     model, module, x = weighted
     hooked = copy.deepcopy(module)
     hooked.register_forward_pre_hook(lambda *_: None)
     trtcore.save(module, tmp_path / "m.pt2")
+    state = copy.deepcopy(module.state_dict())
     for one in (
         module.to("cpu"),
         module.cpu().share_memory(),
@@ -531,7 +575,7 @@ def test_weights_that_are_moved_stay_what_they_are(weighted, tmp_path):
         trtcore.load(tmp_path / "m.pt2"),
         copy.copy(module),
     ):
-        one.load_state_dict(copy.deepcopy(one.state_dict()))
+        one.load_state_dict(state)
         torch.testing.assert_close(one(x), model(x))
     hooked.w.zero_()
     with pytest.raises(InputError, match="w is a weight in the engines"):

@@ -310,6 +310,7 @@ def _one_zero(example: torch.Tensor) -> torch.Tensor:
 
 def _portable(module: CompiledModule, reference: bool) -> GraphModule:
     """A copy of the graph, without hooks, with containers for plans. Weights are shared."""
+    module.refuse_changed_weights()
     root = torch.nn.Module()
     graph = torch.fx.Graph()
     copied: dict[Node, Node] = {}

@@ -24,7 +24,12 @@ from trtcore.frontend.derivatives import export_differentiated
 from trtcore.frontend.dict_order import DictOrder, holds_dicts
 from trtcore.frontend.equal_dims import find_ties, tie_hook
 from trtcore.frontend.examples import example_leaves, examples_beside_opt
-from trtcore.frontend.export_errors import capture_error, fixes_a_size, refuse_foreign_dtypes
+from trtcore.frontend.export_errors import (
+    capture_error,
+    fixes_a_size,
+    refuse_foreign_dtypes,
+    refuse_mixed_dtypes,
+)
 from trtcore.frontend.layout_questions import settled, with_layouts_of_another
 from trtcore.frontend.pack_captures import as_packs_capture
 from trtcore.frontend.program import program_from_exported
@@ -159,6 +164,7 @@ def _trace(
         raise
     except Exception as error:
         raise capture_error(model, tree, examples, error, strict) from error
+    refuse_mixed_dtypes(model, tree, captured, ep)
     ep = capture_for_all_sizes(model, ep, tree, captured, capture)
     remember(ep, parameters_of_callable(model.forward), dict_order_matters=order is None or order.seen)
     return ep

@@ -17,6 +17,7 @@ import torch
 from trtcore.errors import ExportError, InputError, TrtcoreError
 from trtcore.frontend.quiet import can_run, run
 from trtcore.ir.inputs import Input, InputTree, describe
+from trtcore.ir.torch_private import hint
 
 _LINES, _WIDTH = 8, 200
 _KEPT = 20
@@ -58,6 +59,66 @@ def refuse_foreign_dtypes(model: torch.nn.Module, tree: InputTree, examples: Seq
         run(model, *tree.unflatten(examples))
     except Exception as failure:
         raise _model_fails(model, tree, examples, failure) from failure
+
+
+def refuse_mixed_dtypes(
+    model: torch.nn.Module, tree: InputTree, examples: Sequence[Any], captured: torch.export.ExportedProgram
+) -> None:
+    """Run the model once where an op got operands of several dtypes that its kernel may refuse, and a trace does not.
+
+    Raises:
+        InputError: the model fails on these inputs.
+    """
+    seen: set[Any] = set()
+    for node in captured.graph.nodes:
+        op = node.target
+        if isinstance(op, torch._ops.OpOverload) and not _computes(node, op, seen):
+            if can_run(model):
+                try:
+                    run(model, *tree.unflatten(examples))
+                except Exception as failure:
+                    raise _model_fails(model, tree, examples, failure) from failure
+            return
+
+
+def _computes(node: torch.fx.Node, op: torch._ops.OpOverload, seen: set[Any]) -> bool:
+    """Whether an op of torch's computes on zeros of its operands' dtypes, where these differ; True where that is known,
+    and where it writes to one of them, which casts."""
+    given = [one.meta.get("val") for one in node.all_input_nodes]
+    tensors = [one for one in given if isinstance(one, torch.Tensor)]
+    kind = (op, *((one.dtype, one.dim()) for one in tensors))
+    of_torch = op.namespace == "aten" and not op._schema.is_mutable
+    if not of_torch or len({one.dtype for one in tensors}) < 2 or kind in seen:
+        return True
+    seen.add(kind)
+    return any(_runs(node, op, most) for most in (_SMALL, None))
+
+
+_SMALL = 8
+"""Sizes that dtypes do not depend on: larger ones cost time, and are tried where an op wants them."""
+
+
+def _runs(node: torch.fx.Node, op: torch._ops.OpOverload, most: int | None) -> bool:
+    small: dict[int, int] = {}
+
+    def zeros_of(one: torch.fx.Node) -> Any:
+        value = one.meta.get("val")
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return hint(value)  # type: ignore[arg-type]
+        if not isinstance(value, torch.Tensor):
+            return value
+        sizes = [size if isinstance(size, int) else hint(size) or 0 for size in value.shape]
+        if most is not None:
+            sizes = [size if size <= most else small.setdefault(size, most + len(small)) for size in sizes]
+        return torch.zeros((), dtype=value.dtype).expand(sizes)  # without their memory
+
+    try:
+        with torch.no_grad():
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), zeros_of)
+            op(*args, **kwargs)
+    except Exception:  # for whatever reason: the model itself is asked then
+        return False
+    return True
 
 
 def _model_fails(

@@ -3,7 +3,7 @@
 Dynamo hands over a torch-level graph whose placeholders are the model's parameters and buffers, the inputs,
 and ints for dynamic sizes. It is traced to ATen on Dynamo's own FakeTensors, so that any new assumption about
 a size becomes one of Dynamo's guards. Parameters and buffers become weights of the engines, which are built
-again when a weight has changed (see `trtcore.jit.weights`).
+again when a weight has changed (see `trtcore.runtime.weight_watch`).
 
 What was compiled, and why, is in `reports`.
 """

@@ -1,7 +1,7 @@
 """One graph of torch.compile's and the engines built for it: when they fit a call, and when they are built again.
 
 There is one build per set of weights and range of sizes; a weight that has changed, or a size outside of the range,
-makes another (see `trtcore.jit.weights`).
+makes another (see `trtcore.runtime.weight_watch`).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from trtcore.ir.symbols import expression_of
 from trtcore.ir.torch_private import bounds_of_symbol, expression, forgetting_traces, hint
 from trtcore.jit.aliases import mutated_placeholders
 from trtcore.jit.capture import program_of, weight_places
-from trtcore.jit.weights import WeightWatch
 from trtcore.lowering.overlaps import Overlaps
 from trtcore.lowering.passes import FixedSizeError
 from trtcore.refit import engines_of
 from trtcore.runtime.module import captured_dtypes
 from trtcore.runtime.sharing import Memory, first_overlap
+from trtcore.runtime.weight_watch import WeightWatch
 from trtcore.settings import CompilationSettings
 
 if TYPE_CHECKING:

@@ -23,11 +23,11 @@ from trtcore.frontend.export import trace
 from trtcore.frontend.program import program_from_exported
 from trtcore.ir.aliases import storage
 from trtcore.ir.graphs import written_by
-from trtcore.jit.weights import WeightWatch
 from trtcore.mutable.looking import Look, Looker, Same
 from trtcore.refit import engines_of
 from trtcore.report.data import Report
 from trtcore.runtime.module import CompiledModule
+from trtcore.runtime.weight_watch import WeightWatch
 from trtcore.settings import CompilationSettings
 
 KEPT = 8

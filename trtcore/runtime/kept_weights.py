@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch.fx import GraphModule
 
 from trtcore.errors import InputError
 from trtcore.ir.graphs import attribute, written_memory
-from trtcore.ir.torch_private import version
 from trtcore.runtime.plans import engines_of
 from trtcore.runtime.sharing import is_held
+from trtcore.runtime.weight_watch import WeightWatch
 
 OTHER_WEIGHTS = (
     "give the engines other weights with trtcore.dynamo.refit_module_weights(compiled, exported_program), or compile "
@@ -39,9 +40,21 @@ class KeptWeights:
         kept = tuple(name for name in names if name in held)
         return cls(module, kept) if kept else None
 
+    def __deepcopy__(self, memo: object) -> KeptWeights:
+        """A copied module makes its own."""
+        return self
+
     def settle(self, module: GraphModule) -> None:
-        """What the module has now is right: it was made so, or moved to another device."""
-        self._seen = [(name, tensor := attribute(module, name), version(tensor)) for name in self.names]
+        """What the module has now is right: it was made so."""
+        self._tensors = [attribute(module, name) for name in self.names]
+        self._watch = WeightWatch(self._tensors, self.names)
+        self._values = [_sample(tensor) for tensor in self._tensors]
+
+    def moved(self, module: GraphModule) -> None:
+        """The module's tensors are others now, as after ``.to(device)``: right where their values are the same."""
+        now = [attribute(module, name) for name in self.names]
+        if all(_is_like(_sample(tensor), value) for tensor, value in zip(now, self._values)):
+            self.settle(module)
 
     def check(self, module: GraphModule) -> None:
         """Refuse a call with a weight that is another now.
@@ -49,10 +62,32 @@ class KeptWeights:
         Raises:
             InputError: there is one.
         """
-        for name, tensor, was in self._seen:
-            now = attribute(module, name)
-            if now is not tensor or version(now) != was:
+        for name, tensor in zip(self.names, self._tensors):
+            if attribute(module, name) is not tensor:
                 raise InputError(f"{fixed(name)}; an op in torch would read another", advice=OTHER_WEIGHTS)
+        if changed := self._watch.change(self._tensors):
+            name = changed.split()[0]
+            raise InputError(
+                f"{fixed(name)}; an op in torch would read another: {changed}", advice=OTHER_WEIGHTS
+            )
+
+
+def _sample(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Some of a tensor's elements on the host; None of one that has none anywhere."""
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        return None
+    flat = tensor.detach().reshape(-1)
+    step = max(flat.numel() // _SAMPLED, 1) | 1
+    return flat[::step].cpu().clone()
+
+
+_SAMPLED = 256
+
+
+def _is_like(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.dtype is other.dtype and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def fixed(name: str) -> str:

@@ -77,8 +77,7 @@ class CompiledModule(torch.fx.GraphModule):
         if _watched(self):
             return self._watched_call(check, args, kwargs)
         values, first = check.check(args, kwargs), self._first
-        if self._kept is not None:
-            self._kept.check(self)
+        self.refuse_changed_weights()
         if self._sharing is not None:
             self._sharing.check(self, *check.named_leaves(values))
         elif first is None and self._kept is None:
@@ -128,10 +127,39 @@ class CompiledModule(torch.fx.GraphModule):
         )
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CompiledModule:
-        """``.to(device)`` and its like: the weights that ops in torch read are elsewhere, and the same."""
+        """``.to(device)`` and its like: the weights that ops in torch read are elsewhere, and the same.
+
+        Raises:
+            InputError: `fn` gives another dtype: engines compute in those that were captured.
+        """
+        self.refuse_changed_weights()
+        for dtype in {one.dtype for one in (*self.parameters(), *self.buffers())}:
+            given = fn(torch.zeros(1, dtype=dtype)).dtype
+            if given is not dtype:
+                raise InputError(
+                    f"a compiled module computes in the dtypes that were captured, and this would make {given} of what "
+                    f"is {dtype}",
+                    advice="change the model (model.half(), model.to(dtype)) and compile it again; "
+                    "enable_autocast=True compiles a float32 model for another precision",
+                )
         module = cast(CompiledModule, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
-        settle_weights(self)
+        if self._kept is not None:
+            self._kept.moved(self)
         return module
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any module.
+
+        Raises:
+            InputError: a weight that engines have as well is not what it was: what is written would be neither.
+        """
+        self.refuse_changed_weights()
+        return super().state_dict(*args, **kwargs)
+
+    def refuse_changed_weights(self) -> None:
+        """Raise for a weight that is another in torch than in the engines; nothing is made from such a module."""
+        if self._kept is not None:
+            self._kept.check(self)
 
     def _watched_call(self, check: InputCheck, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that hooks or a trace want to see: as any module's, with the check behind the last pre-hook."""
@@ -178,6 +206,7 @@ class CompiledModule(torch.fx.GraphModule):
         return self.__reduce__()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModule:
+        self.refuse_changed_weights()
         for plan in plans_of(self).values():
             memo[id(plan)] = plan  # immutable, and what keeps the engine alive: shared, not copied
         for value in self.__dict__.values():
@@ -190,6 +219,7 @@ class CompiledModule(torch.fx.GraphModule):
         return copied
 
     def __copy__(self) -> CompiledModule:
+        self.refuse_changed_weights()
         copied = CompiledModule(self, self.graph, class_name=type(self).__name__)
         copied.meta = self.meta
         copied._finish(self.report, self._input_check)

@@ -127,8 +127,8 @@ class _GpuSample:
             if not bool(equal):
                 warnings.warn(
                     "a weight was changed through .data (or by other means that torch does not count) after "
-                    "its model was compiled by torch.compile(backend='trtcore'); the calls since then used "
-                    "the old weight. Change weights under torch.no_grad() instead, which is always seen.",
+                    "its model was compiled; the engines that were called since then used the old weight. "
+                    "Change weights under torch.no_grad() instead, which is always seen.",
                     RuntimeWarning,
                     stacklevel=5,
                 )
