@@ -187,6 +187,27 @@ def _solve_triangular(
     return torch.cat(found[::-1] if upper else found, -2)
 
 
+def _cholesky_solve(b: torch.Tensor, factor: torch.Tensor, upper: bool = False) -> torch.Tensor:
+    """``inverse(l @ l.mT) @ b`` for the lower factor l, of which the other triangle is not looked at."""
+    lower = factor.mT if upper else factor
+    half = _solve_triangular(lower, b, upper=False)
+    return _solve_triangular(lower.mT, half, upper=True)
+
+
+def _cholesky_inverse(factor: torch.Tensor, upper: bool = False) -> torch.Tensor:
+    unit = torch.eye(_rows(factor), dtype=factor.dtype, device=factor.device).expand_as(factor)
+    return _cholesky_solve(unit, factor, upper)
+
+
+def _triangular_solve(
+    b: torch.Tensor, a: torch.Tensor, upper: bool = True, transpose: bool = False, unitriangular: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
+    matrix = a.mT if transpose else a
+    found = _solve_triangular(matrix, b, upper=upper != transpose, unitriangular=unitriangular)
+    return found, a.expand(*shape, *a.shape[-2:]).clone()
+
+
 TABLE: Mapping[Any, Callable[..., Any]] = {
     aten.linalg_inv.default: _inv,
     aten.inverse.default: _inv,
@@ -200,5 +221,8 @@ TABLE: Mapping[Any, Callable[..., Any]] = {
     **({aten.cholesky.default: _cholesky} if hasattr(aten, "cholesky") else {}),  # gone with torch 2.14
     aten.linalg_cholesky_ex.default: _cholesky_ex,
     aten.linalg_solve_triangular.default: _solve_triangular,
+    aten.triangular_solve.default: _triangular_solve,
+    aten.cholesky_solve.default: _cholesky_solve,
+    aten.cholesky_inverse.default: _cholesky_inverse,
 }
 """Ops on matrices -> the same for few rows."""

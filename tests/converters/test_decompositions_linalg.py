@@ -68,6 +68,16 @@ OLD_CHOLESKY = torch.cholesky if hasattr(torch.ops.aten, "cholesky") else linalg
 DEFINITE = {
     "cholesky": lambda a: (linalg.cholesky(a), linalg.cholesky(a, upper=True), OLD_CHOLESKY(a)),
     "cholesky_ex": lambda a: linalg.cholesky_ex(a)[0],
+    "cholesky_solve": lambda a: (
+        torch.cholesky_solve(a[..., :2], linalg.cholesky(a)),
+        torch.cholesky_solve(a[..., :2], linalg.cholesky(a, upper=True) + a.tril(-1), upper=True),
+        torch.cholesky_inverse(linalg.cholesky(a)),
+    ),
+    "triangular_solve": lambda a: (
+        torch.triangular_solve(a[..., :2], a.triu()).solution,
+        torch.triangular_solve(a[..., :2], a.tril(), upper=False, transpose=True).solution,
+        torch.triangular_solve(a[..., :2] / 50, a.triu(), unitriangular=True).solution,
+    ),
     "solve_triangular": lambda a: (
         linalg.solve_triangular(linalg.cholesky(a), a[..., :2], upper=False),
         linalg.solve_triangular(a.triu(), a[..., :2], upper=True),
