@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+import torch.export._trace
 from torch import nn
 
 from trtcore.errors import ExportError, InputError
@@ -439,3 +440,34 @@ def test_a_size_that_the_model_does_fix_is_told():
 
     with pytest.raises(ExportError, match="dimension 0"):
         trace(Eight(), [dynamic((2,), (8,), (16,))])
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.layer = nn.LSTM(4, 4, batch_first=True)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, scale=2.0, *, more=None):
+        y = nn.functional.max_pool2d(self.conv(x).contiguous(), 2).flatten(2).transpose(1, 2)
+        self.calls.add_(1)
+        y, _ = self.layer(y.reshape(-1, y.shape[1], 4))
+        return {"y": y.permute(0, 2, 1).mean(-1) * scale + more["a"], "x": x.view(x.shape[0], -1)}
+
+
+@pytest.mark.parametrize("rows", [(2, 2, 2), (1, 2, 4)])
+def test_a_plain_model_is_exported_once(rows, monkeypatch):
+    """Whatever is found out besides is found out in that capture: an export is most of what a capture costs."""
+    exports = []
+    export = torch.export._trace._export
+    monkeypatch.setattr(
+        torch.export._trace, "_export", lambda *args, **kwargs: exports.append(1) or export(*args, **kwargs)
+    )
+    low, usual, high = ((count, 3, 8, 8) for count in rows)
+    x = dynamic(low, usual, high)
+    trace(Plain().eval(), arg_inputs=(x, 3.0), kwarg_inputs={"more": {"a": torch.ones(4)}})
+    assert len(exports) == 1
+    exports.clear()
+    trace(nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(3)).eval(), [x])
+    assert len(exports) == 1

@@ -41,7 +41,7 @@ class LayoutQuestions(TorchFunctionMode):
     """While a model is traced: leaves every ``contiguous`` in the graph, and notes whether the model asks for layouts.
 
     Attributes:
-        asked: it did. Torch's own functions, which compute the same for every layout, do not count.
+        asked: it did. Torch's own functions, which compute the same for every layout, and ours do not count.
     """
 
     def __init__(self) -> None:
@@ -54,17 +54,21 @@ class LayoutQuestions(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is torch.Tensor.contiguous:
             return torch.ops.aten.contiguous.default(*args, **kwargs)
-        if func in _QUESTIONS and not isinstance(args[0], torch.nn.Parameter) and not _torch_asks():
+        if func in _QUESTIONS and not isinstance(args[0], torch.nn.Parameter) and not _others_ask():
             self.asked = True
         return func(*args, **kwargs)
 
 
-def _torch_asks() -> bool:
-    """Whether a method of a tensor was called by torch's own code: its tracers, and layers that want to be fast."""
+def _others_ask() -> bool:
+    """Whether a method of a tensor was called by torch's own code (its tracers, and layers that want to be fast) or by
+    ours, and not by the model."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name == "__torch_function__":  # other modes'
         frame = frame.f_back
-    return frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "torch"
+    return frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in (
+        "torch",
+        "trtcore",
+    )
 
 
 def settled(examples: Sequence[Any], capture: Capture) -> ExportedProgram:
