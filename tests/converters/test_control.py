@@ -196,18 +196,23 @@ def test_an_op_of_a_branch_that_does_not_convert_is_named_with_the_line():
     torch.testing.assert_close(compiled(-x), Bessel()(-x))
 
 
-def test_an_int_of_the_loop_that_is_used_behind_it():
+def test_an_int_of_the_loop_that_is_used_behind_it(tmp_path):
     class Counts(nn.Module):
         def forward(self, x):
             return while_loop(lambda i, x: i < x.shape[0], lambda i, x: (i + 1, x * 2), (0, x))
 
     x = torch.randn(3, 4)
     rows = Input(min_shape=(1, 4), opt_shape=(3, 4), max_shape=(6, 4))
-    compiled = trtcore.compile(Counts(), [rows], min_block_size=1)
-    (node,) = (node for node in compiled.report.nodes if node.op == "while_loop")
+    in_torch = trtcore.compile(Counts(), [rows], min_block_size=1, disabled_passes={"loop_counters"})
+    (node,) = (node for node in in_torch.report.nodes if node.op == "while_loop")
     assert "torch.tensor(0)" in node.reason
-    assert compiled(x)[0] == 3
-    torch.testing.assert_close(compiled(x)[1], x * 8)
+    compiled = trtcore.compile(Counts(), [rows], min_block_size=1)
+    assert compiled.report.fully_converted
+    trtcore.save(compiled, tmp_path / "counts.pt2")
+    for module in (in_torch, compiled, trtcore.load(tmp_path / "counts.pt2")):
+        count, result = module(x)
+        assert (type(count), count) == (int, 3)
+        torch.testing.assert_close(result, x * 8)
 
 
 @pytest.mark.usefixtures("trt_backend")

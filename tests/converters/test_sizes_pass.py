@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._higher_order_ops.while_loop import while_loop
 from torch.nn import functional as F
 
 import trtcore
@@ -101,6 +102,36 @@ def test_a_condition_whose_numbers_are_floats_stays_exact():
 
     x = trtcore.Input(min_shape=(2, 3), opt_shape=(4, 3), max_shape=(9, 3))
     compiled = trtcore.compile(Model(), [x], min_block_size=1, runtime="reference")
+    for rows in range(2, 10):
+        value = torch.randn(rows, 3)
+        torch.testing.assert_close(compiled(value), Model()(value))
+
+
+def test_numbers_that_are_read_from_tensors():
+    def run(x):
+        largest, several = x.abs().max().item(), (x > 0).sum().item()
+        three = torch.tensor([3], dtype=torch.int32).item()
+        return (
+            x * largest, x / (largest * 2.0), x + several, (x * 3).long() * several, x - (several * 2 - 1), x**three,
+            torch.full((2, 3), several), x.masked_fill(x > largest / 2, largest), x.clamp(max=several), x * (several > 3),
+            torch.cond(several > 3, lambda x: x.sin(), lambda x: x.cos(), (x,)), (x * 3).long() * largest, x.half() * largest,
+        )  # fmt: skip
+
+    assert_converts(run, (torch.rand(4, 3) * 2 - 1,), dynamic=DYNAMIC)
+
+
+def test_ints_that_loops_carry_are_used_behind_them():
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+            def step(i, total, y):
+                return i + 1, total + i, y * 0.5 + total
+
+            i, total, y = while_loop(lambda i, total, y: i < 4, step, (0, x.shape[0], x))
+            return y * total + i, i, total
+
+    x = trtcore.Input(min_shape=(2, 3), opt_shape=(4, 3), max_shape=(9, 3))
+    compiled = trtcore.compile(Model(), [x], min_block_size=1, runtime="reference")
+    assert compiled.report.fully_converted
     for rows in range(2, 10):
         value = torch.randn(rows, 3)
         torch.testing.assert_close(compiled(value), Model()(value))

@@ -20,7 +20,7 @@ from trtcore_converters.passes.norms import recover_rms_norm
 from trtcore_converters.passes.precision import fp32_accumulation, recurrent_dtypes, truncate_double
 from trtcore_converters.passes.quantised import quantised_weights, scale_quantised_queries
 from trtcore_converters.passes.rotary import recover_rotary
-from trtcore_converters.passes.sizes import bounded_results, symbolic_bools, symbolic_floats
+from trtcore_converters.passes.sizes import bounded_results, loop_counters, symbolic_bools, symbolic_floats
 from trtcore_converters.passes.statistics import running_statistics
 from trtcore_converters.passes.subexpressions import common_subexpressions
 from trtcore_converters.passes.tables import pad_tied_tables
@@ -71,6 +71,7 @@ PASSES = (
         )
         for index, (name, run) in enumerate(_IN_ORDER)
     ),
+    LoweringPass("loop_counters", loop_counters, after=("functionalize",), before=("match_patterns",)),
     LoweringPass(
         "remove_decomposed_assertions",
         remove_assertions,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from trtcore.pack import CompileContext, insert_call, node_arguments, set_facts
-from trtcore_converters.passes._graph import same_sizes, tensor_of
+from trtcore.pack import CompileContext, attribute, insert_call, node_arguments, set_facts
+from trtcore_converters.passes._graph import calls, same_sizes, tensor_of
 from trtcore_converters.torch_private import sym_sqrt
 
 aten = torch.ops.aten
@@ -109,6 +109,9 @@ def _tensor(value: Any, before: fx.Node, device: torch.device) -> fx.Node | None
     """A number, or what computes one, as a 0-d float32 tensor; None for what is not in `_OF_NUMBERS`."""
     if isinstance(value, fx.Node) and value.target is torch.sym_float:
         return _tensor(value.args[0], before, device)
+    if _is_read(value):
+        made = _read(value, before, device)
+        return None if made is None else insert_call(before, aten.to.dtype, (made, torch.float32))
     if isinstance(value, fx.Node) and not isinstance(value.meta.get("val"), torch.SymInt):
         op = _OF_NUMBERS.get(value.target)
         parts = [_tensor(part, before, device) for part in value.args] if op is not None else [None]
@@ -137,7 +140,8 @@ def symbolic_bools(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
     """Compute conditions on sizes as 0-d tensors, for ops that take these as they take a bool, and for branches.
 
     Sizes are compared as the whole numbers that they are; what compares symbolic floats stays in torch, which computes
-    them in float64. A number that a condition chooses (``torch.sym_ite``) is chosen in the engine, too.
+    them in float64. A number that a condition chooses (``torch.sym_ite``) is chosen in the engine, too; one that was
+    read from a tensor (``x * t.item()``) is that tensor.
     """
     for node in list(graph_module.graph.nodes):
         if node.op != "call_function" or not any(_decided(source) for source in node.all_input_nodes):
@@ -154,8 +158,48 @@ def symbolic_bools(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
 
 
 def _decided(node: fx.Node) -> bool:
-    """A condition on sizes, or a whole number that one chooses."""
-    return isinstance(node.meta.get("val"), torch.SymBool) or node.target is torch.sym_ite
+    """A condition on sizes, a whole number that one chooses, or a number that was read from a tensor."""
+    return isinstance(node.meta.get("val"), torch.SymBool) or node.target is torch.sym_ite or _is_read(node)
+
+
+_ITEMS = frozenset({aten.item.default, aten._local_scalar_dense.default})
+_WHOLE: dict[Any, Any] = {
+    operator.add: aten.add.Tensor,
+    operator.sub: aten.sub.Tensor,
+    operator.mul: aten.mul.Tensor,
+    operator.neg: aten.neg.default,
+}
+
+
+def _is_read(value: Any) -> bool:
+    """Whether a number was read from a tensor, or is whole and computed from one that was."""
+    if not isinstance(value, fx.Node) or value.op != "call_function":
+        return False
+    if value.target in _ITEMS:
+        source = tensor_of(value.args[0])
+        return source is not None and source.dtype in _READ_AS
+    whole = isinstance(value.meta.get("val"), torch.SymInt)
+    return whole and value.target in _WHOLE and any(map(_is_read, value.args))
+
+
+_READ_AS: dict[torch.dtype, torch.dtype] = {
+    **dict.fromkeys((torch.int32, torch.int64), torch.int64),
+    **dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float32),
+}
+"""The dtype of a tensor -> that of a 0-d one which an op takes as it takes the number read from it."""
+
+
+def _read(value: fx.Node, before: fx.Node, device: torch.device) -> fx.Node | None:
+    """A number that was read from a tensor as a 0-d tensor."""
+    if value.target not in _ITEMS:
+        return _whole(value, before, device)
+    source: Any = value.args[0]
+    x = source.meta["val"]
+    if x.device != device:
+        return None
+    made = insert_call(before, aten.reshape.default, (source, [])) if x.dim() else source
+    wanted = _READ_AS[x.dtype]
+    return made if x.dtype is wanted else insert_call(before, aten.to.dtype, (made, wanted))
 
 
 def _keeps_dtype(node: fx.Node) -> bool:
@@ -213,7 +257,9 @@ def _full_of(node: fx.Node) -> None:
 
 
 def _chosen(value: fx.Node, before: fx.Node, device: torch.device) -> fx.Node | None:
-    """A condition, or a whole number that one chooses, as a 0-d tensor."""
+    """What `_decided` says is decided, as a 0-d tensor."""
+    if _is_read(value):
+        return _read(value, before, device)
     return (_whole if value.target is torch.sym_ite else _bool_tensor)(value, before, device)
 
 
@@ -236,6 +282,11 @@ def _whole(value: Any, before: fx.Node, device: torch.device) -> fx.Node | None:
         condition, *ways = value.args
         parts = [_bool_tensor(condition, before, device), *(_whole(way, before, device) for way in ways)]
         return None if None in parts else insert_call(before, aten.where.self, parts)
+    if _is_read(value):
+        if value.target in _ITEMS:
+            return _read(value, before, device) if not value.args[0].meta["val"].is_floating_point() else None
+        parts = [_whole(part, before, device) for part in value.args]
+        return None if None in parts else insert_call(before, _WHOLE[value.target], parts)
     symbolic = isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.SymInt)
     if not symbolic and type(value) is not int:
         return None
@@ -246,6 +297,62 @@ def _device(node: fx.Node) -> torch.device:
     """Where the tensors of a node are."""
     found = (tensor_of(source) for source in node.all_input_nodes)
     return next((x.device for x in found if x is not None), torch.device("cpu"))
+
+
+# ---- counters of loops --------------------------------------------------------------------------------------------
+
+_LOOP = torch.ops.higher_order.while_loop
+
+
+def loop_counters(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
+    """Let loops that carry an int which is used behind them carry it as a tensor, too, and read the int from that.
+
+    An engine gives tensors alone.
+    """
+    for node in calls(graph_module, (_LOOP,)):
+        for user in list(node.users):
+            if (
+                user.target is operator.getitem
+                and isinstance(user.meta.get("val"), torch.SymInt)
+                and user.users
+            ):
+                _carry_as_tensor(graph_module, node, user)
+
+
+def _unused(graph: fx.Graph, name: str) -> str:
+    """A name for a placeholder that no other has."""
+    taken = {str(node.target) for node in graph.find_nodes(op="placeholder")}
+    return name if name not in taken else _unused(graph, f"{name}_")
+
+
+def _carry_as_tensor(owner: fx.GraphModule, loop: fx.Node, counter: fx.Node) -> None:
+    condition, body, carried, others = loop.args
+    index, place = counter.args[1], len(carried)  # type: ignore[arg-type]
+    graphs = [attribute(owner, str(one.target)) for one in (condition, body)]  # type: ignore[union-attr]
+    results = list(graphs[1].graph.output_node().args[0])
+    if not isinstance(results[index], (fx.Node, int)):  # type: ignore[index]
+        return
+    options = {"dtype": torch.int64}
+    start = insert_call(loop, aten.scalar_tensor.default, (carried[index],), options)  # type: ignore[index]
+    for inside in graphs:
+        before = inside.graph.find_nodes(op="placeholder")[place - 1]
+        with inside.graph.inserting_after(before):
+            inside.graph.placeholder(_unused(inside.graph, f"counter_{place}")).meta["val"] = start.meta[
+                "val"
+            ]
+    end = graphs[1].graph.output_node()
+    results.append(insert_call(end, aten.scalar_tensor.default, (results[index],), options))  # type: ignore[index]
+    end.args = (tuple(results),)
+    for inside in graphs:
+        inside.recompile()
+    loop.args = (condition, body, (*carried, start), others)  # type: ignore[misc]
+    loop.meta["val"] = (*loop.meta["val"], start.meta["val"])
+    with loop.graph.inserting_before(loop.next):
+        last = loop.graph.call_function(operator.getitem, (loop, place))
+        last.meta = {**counter.meta, "val": start.meta["val"]}
+        number = loop.graph.call_function(aten.item.default, (last,))
+        number.meta = dict(counter.meta)
+    counter.replace_all_uses_with(number)
 
 
 # ---- sizes that data decide ---------------------------------------------------------------------------------
