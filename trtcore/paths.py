@@ -80,7 +80,7 @@ class temporary_file:
 
     def __enter__(self) -> tuple[io.FileIO, Path]:
         handle, name = _unfinished_file(self._directory)
-        self._file, self._path = io.FileIO(handle, "wb"), Path(name)
+        self._file, self._path = os.fdopen(handle, "wb", buffering=0), Path(name)
         return self._file, self._path
 
     def __exit__(self, *exception: object) -> None:

@@ -87,12 +87,13 @@ def _follow_views_in_place(graph: Graph) -> None:
     if not nodes:
         return
     place = {node: index for index, node in enumerate(graph.nodes)}
+    tensors = {node: _object(node) for node in graph.nodes}  # before any of them becomes a view
     selves: dict[Node, list[Node]] = {}
-    for node in graph.nodes:
-        selves.setdefault(_object(node), []).append(node)
+    for node, tensor in tensors.items():
+        selves.setdefault(tensor, []).append(node)
     changed: set[Node] = set()
     for node in nodes:
-        tensor = _object(node)
+        tensor = tensors[node]
         for same in selves[tensor]:
             if place[same] < place[node]:
                 for user in [user for user in same.users if place[user] > place[node]]:
