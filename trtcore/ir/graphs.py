@@ -59,17 +59,20 @@ def attribute(module: torch.nn.Module, target: str) -> Any:
     """
     value: Any = module
     for part in target.split("."):
-        found = None
-        if isinstance(value, torch.nn.Module):
-            # getattr finds these last, after an error of its own; passes look up every weight of a model
-            kept = value.__dict__
-            found = kept["_modules"].get(part)
-            if found is None:
-                found = kept["_parameters"].get(part)
+        # getattr finds these last, after an error of its own; passes look up every weight of a model
+        kept = value.__dict__ if isinstance(value, torch.nn.Module) else _NONE_KEPT
+        found = kept["_modules"].get(part)
+        if found is None:
+            found = kept["_parameters"].get(part)
             if found is None:
                 found = kept["_buffers"].get(part)
-        value = getattr(value, part) if found is None else found
+                if found is None:
+                    found = getattr(value, part)
+        value = found
     return value
+
+
+_NONE_KEPT: dict[str, dict[str, Any]] = {"_modules": {}, "_parameters": {}, "_buffers": {}}
 
 
 def set_attribute(module: torch.nn.Module, target: str, value: Any) -> None:

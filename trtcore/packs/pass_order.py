@@ -6,6 +6,7 @@ packs by name, built-in packs) is heard, in every process, whatever was installe
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ CORE = (
     "eliminate_dead_code",
 )
 """The core's passes, in their order."""
+
+_Asked = tuple[str, tuple[str, ...], tuple[str, ...]]  # a pass's name, before, after
 
 _FROM, _TO = "match_patterns", "match_lowered_patterns"
 
@@ -49,7 +52,14 @@ def order(passes: Sequence[LoweringPass]) -> tuple[list[str], list[Conflict]]:
         passes: the packs' passes, in the order of packs. One that names no pass of the core runs between
             ``match_patterns`` and ``match_lowered_patterns``.
     """
-    names = [*CORE[:2], *(one.name for one in passes), *CORE[2:]]
+    names, conflicts = _order(tuple((one.name, one.before, one.after) for one in passes))
+    return list(names), list(conflicts)
+
+
+@functools.lru_cache(maxsize=32)
+def _order(passes: tuple[_Asked, ...]) -> tuple[tuple[str, ...], tuple[Conflict, ...]]:
+    """Kept: a compile asks for it several times, and the packs that are installed stay."""
+    names = [*CORE[:2], *(name for name, _, _ in passes), *CORE[2:]]
     rank = {name: i for i, name in enumerate(names)}
     after: dict[str, set[str]] = {name: set() for name in names}  # name -> what goes before it
     for first, second in pairwise(CORE):
@@ -63,17 +73,18 @@ def order(passes: Sequence[LoweringPass]) -> tuple[list[str], list[Conflict]]:
             if chain is None:
                 after[second].add(first)
             else:
-                conflicts.append(Conflict(first, second, one.name, chain))
-    return _sorted(names, rank, after), conflicts
+                conflicts.append(Conflict(first, second, one[0], chain))
+    return tuple(_sorted(names, rank, after)), tuple(conflicts)
 
 
-def _wishes(one: LoweringPass) -> Iterable[tuple[str, str]]:
+def _wishes(one: _Asked) -> Iterable[tuple[str, str]]:
     """(first, second) pairs; a pass's own words before what is understood."""
-    yield from ((name, one.name) for name in one.after)
-    yield from ((one.name, name) for name in one.before)
-    if not {*one.before, *one.after} & set(CORE):
-        yield _FROM, one.name
-        yield one.name, _TO
+    own, before, after = one
+    yield from ((name, own) for name in after)
+    yield from ((own, name) for name in before)
+    if not {*before, *after} & set(CORE):
+        yield _FROM, own
+        yield own, _TO
 
 
 def _way(start: str, end: str, after: Mapping[str, set[str]]) -> tuple[str, ...] | None:

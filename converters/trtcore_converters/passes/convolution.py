@@ -106,12 +106,11 @@ def _scaled(weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor | None:
     of the time that a residual network is lowered in. None where a result is not finite."""
     result = torch.empty_like(weight)
     rows = max(1, _BLOCK // max(1, weight[:1].numel()))
-    # In the memory format of the weight and the result: copies between two formats are slow.
-    wide = torch.empty_like(weight[:rows], dtype=torch.float64)
     sums = []
     for part, scale, made in zip(*(torch.split(whole, rows) for whole in (weight, factor, result))):
-        block = wide if part.shape == wide.shape else wide[: part.shape[0]]
-        made.copy_(block.copy_(part).mul_(scale))
+        torch.mul(
+            part, scale, out=made
+        )  # in the wider dtype, which is the factor's, and rounded into the result
         sums.append(made.sum())  # while the caches have it
     # A sum that is finite says so of all that it sums up; one that is not may be too large itself.
     finite = all(map(math.isfinite, torch.stack(sums).tolist())) or bool(result.isfinite().all())
