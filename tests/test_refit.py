@@ -13,7 +13,7 @@ from torch import nn
 
 import trtcore
 from trtcore.engine.refit import changed_constants
-from trtcore.errors import RefitError, SettingsError
+from trtcore.errors import InputError, RefitError, SettingsError
 from trtcore.refit import engines_of
 
 pytestmark = pytest.mark.usefixtures("trt_backend")
@@ -336,6 +336,12 @@ def test_verify_output_compares_and_wants_inputs(mixed, monkeypatch):
     monkeypatch.setattr(room.torch, "allclose", lambda *_, **__: False)
     with pytest.raises(RefitError, match="result 0 of the module is off by"):
         refit(module, other(), X, verify_output=True, arg_inputs=[X])
+
+
+def test_verify_output_with_inputs_of_another_shape_says_which(mixed):
+    _, module = mixed
+    with pytest.raises(InputError, match="input x"):
+        refit(module, other(), X, verify_output=True, arg_inputs=[X[:, :-1]])
 
 
 def test_a_module_without_its_network_takes_no_weights(mixed, tmp_path):

@@ -118,6 +118,10 @@ def test_a_precision_that_changes_nothing_is_told() -> None:
     ops = {"aten.linear", "aten.relu"}
     (text,) = told(Net(), x, **allowed, autocast_excluded_ops=ops)
     assert "every op stays in float32, and the report says by which rule" in text
+    (text,) = told(Net(), x, **AUTOCAST, autocast_max_output_threshold=3.5)
+    assert text.startswith(
+        "autocast_max_output_threshold=3.5 changes nothing without autocast_calibration_dataloader"
+    )
     assert told(Net(), x, **allowed) == []
     assert told(Net(), x, **AUTOCAST) == []
     assert told(Net(), x) == []

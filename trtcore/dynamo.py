@@ -232,10 +232,15 @@ def cross_compile_for_windows(
             message), or this is Windows already.
     """
     from trtcore.archive.windows import refuse_on_windows
+    from trtcore.errors import SettingsError
     from trtcore.settings import CompilationSettings
 
     refuse_on_windows()
-    settings.pop("enable_cross_compile_for_windows", None)
+    if not settings.pop("enable_cross_compile_for_windows", True):
+        raise SettingsError(
+            "enable_cross_compile_for_windows=False, and cross_compile_for_windows builds for Windows",
+            advice="leave it out, or call trtcore.dynamo.compile",
+        )
     chosen = CompilationSettings.from_kwargs(**settings).replace(enable_cross_compile_for_windows=True)
     return _compile(
         exported_program, _positional(inputs, arg_inputs, kwarg_inputs), chosen, observers, progress

@@ -31,25 +31,32 @@ def cache_directory() -> Path:
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(
+    path: str | os.PathLike[str], *, sync: bool = True, follow: bool = True
+) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends well; until then an old file stays whole.
 
-    A link is followed. A new file gets the user's umask, one that is replaced keeps its mode. What a process that was
-    killed has left in the folder is removed.
+    A link is followed, unless it is asked otherwise. A new file gets the user's umask, one that is replaced keeps its
+    mode. What a process that was killed has left in the folder is removed.
 
     Args:
         sync: whether the file is on the disk when the block has ended; without, a power cut may leave half of it.
+        follow: False replaces a link itself: where others may write, one could lead to any file of the user's.
 
     Raises:
-        OSError: the folder is not there, cannot be written, or is full; there is a folder of that name; or the name is
-            none. `path` is as it was.
+        OSError: the folder is not there, cannot be written, or is full; what has the name is no file (a folder, a
+            device, a pipe); or the name is none. `path` is as it was.
     """
     try:
-        target = Path(os.path.realpath(path))
+        target = Path(os.path.realpath(path) if follow else os.path.abspath(path))
     except ValueError as error:  # a name with a null byte
         raise OSError(str(error)) from None
-    if not os.fspath(path) or target.is_dir():
+    status = _status(target)
+    if not os.fspath(path) or (status is not None and stat.S_ISDIR(status.st_mode)):
         raise IsADirectoryError(f"{os.fspath(path)!r} is a folder")
+    is_file = status is not None and stat.S_ISREG(status.st_mode)
+    if follow and status is not None and not is_file:  # a file would take the device's place
+        raise OSError(f"{os.fspath(path)!r} is a device, a pipe or a socket, and no file")
     handle, name = _unfinished_file(target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -57,7 +64,7 @@ def atomic_write(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        os.chmod(name, _mode_for(target))
+        os.chmod(name, stat.S_IMODE(status.st_mode) if status is not None and is_file else 0o666 & ~_umask())
         os.replace(name, target)
     except BaseException:
         with suppress(OSError):
@@ -194,11 +201,11 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _mode_for(target: Path) -> int:
+def _status(target: Path) -> os.stat_result | None:
     try:
-        return stat.S_IMODE(target.stat().st_mode)
+        return target.lstat()
     except OSError:
-        return 0o666 & ~_umask()
+        return None
 
 
 def _umask() -> int:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.compiler import compile_program
 from trtcore.engine.refit import Donors
-from trtcore.errors import InputError, RefitError, SettingsError
+from trtcore.errors import InputError, RefitError, SettingsError, shown
 from trtcore.ir.exported import flat_program, with_ranges
 from trtcore.ir.program import InputSpec, Program
 from trtcore.ir.ranges import Asked, InputRange
@@ -239,8 +239,14 @@ def _verify(
         )
     given, named = tuple(args or ()), dict(kwargs or {})
     with torch.no_grad():
-        wanted = pytree.tree_leaves(new.module()(*given, **named))
-        got = pytree.tree_leaves(made(*given, **named))
+        got = pytree.tree_leaves(made(*given, **named))  # first, as it says what an input should be
+        try:
+            wanted = pytree.tree_leaves(new.module()(*given, **named))
+        except Exception as error:
+            raise RefitError(
+                f"the new program itself fails with these inputs: {shown(error)}",
+                advice="give arg_inputs and kwarg_inputs that the program was exported for",
+            ) from error
     for index, (one, other) in enumerate(zip(got, wanted)):
         if isinstance(one, torch.Tensor) and not torch.allclose(
             one, other, rtol=1e-2, atol=1e-2, equal_nan=True

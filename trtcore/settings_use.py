@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 from torch import fx
 
@@ -83,6 +84,15 @@ class SettingsUse:
                 "it anyway; leave it out"
             )
         dtype = self._settings.autocast_dtype
+        threshold = self._settings.autocast_max_output_threshold
+        if (
+            self._settings.autocast_calibration_dataloader is None
+            and threshold != attrs.fields_dict(type(self._settings))["autocast_max_output_threshold"].default
+        ):
+            found.append(
+                f"autocast_max_output_threshold={threshold:g} changes nothing without autocast_calibration_dataloader, "
+                "on whose batches results are measured"
+            )
         if dtype is None or len(self._in_float) < 2 or not self._in_float[0]:
             return found
         before, after = self._in_float[0], self._in_float[-1]

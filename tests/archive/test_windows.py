@@ -58,6 +58,11 @@ def test_only_through_its_own_entry_point(program, entry):
     entry(program, enable_cross_compile_for_windows=False)
 
 
+def test_nor_may_it_be_turned_off_there(program):
+    with pytest.raises(SettingsError, match="cross_compile_for_windows builds for Windows"):
+        trtcore.dynamo.cross_compile_for_windows(program, enable_cross_compile_for_windows=False)
+
+
 def test_the_setting_is_another_target():
     backend = base.resolve_backend("auto", build_registry(CompilationSettings()).backends)
     target = backend.default_target(CompilationSettings(enable_cross_compile_for_windows=True))

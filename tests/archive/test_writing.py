@@ -47,6 +47,18 @@ def test_a_file_that_is_replaced_keeps_its_mode(small, tmp_path, kept):
     assert trtcore.load(path)(X, 3.0).shape == (3, 4)
 
 
+def test_what_is_no_file_is_not_replaced(small, tmp_path):
+    """As /dev/null: a file would take the device's place."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(ArtifactError, match="a device, a pipe or a socket, and no file"):
+            trtcore.save(small, path)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "pipe"]
+
+
 def test_links_are_followed(small, tmp_path):
     folder = tmp_path / "elsewhere"
     folder.mkdir()

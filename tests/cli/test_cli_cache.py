@@ -59,3 +59,21 @@ def test_any_url_and_an_unknown_one(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["cache", "size", "--dir", "nosuch://x"])
     assert result.exit_code == 1
     assert "fsspec" in result.stderr
+
+
+@pytest.mark.parametrize("command", [(), ("list",), ("size",), ("clear", "--yes")])
+def test_a_place_that_is_no_folder_is_told(tmp_path: Path, command: tuple[str, ...]) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    result = CliRunner().invoke(main, ["cache", *command, "--dir", str(file)])
+    assert result.exit_code == 1
+    assert f"the engine cache {file} cannot be read: NotADirectoryError" in result.stderr
+    assert "--dir takes another folder or URL" in result.stderr
+
+
+def test_what_is_no_entry_is_listed_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / f"{1:064x}.engine").write_bytes(b"hello")
+    (tmp_path / f"{2:064x}.engine").mkdir()
+    listed = run("list", "--dir", tmp_path).stdout
+    assert "it has 5 bytes" in listed
+    assert "it has 0 bytes" in listed

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -23,7 +27,7 @@ from torch import Tensor, nn
 import trtcore
 from trtcore.artifact.engine_file import EngineArtifact
 from trtcore.engine.cache.builder import CachedBuilder, OpenedEntry
-from trtcore.engine.cache.entry import DamagedEntryError, engine_of, facts_of, name_of
+from trtcore.engine.cache.entry import DamagedEntryError, engine_of, facts_of, name_of, read_facts
 from trtcore.engine.cache.stores import FolderStore, RemoteStore, store_at
 from trtcore.engine.key import sample_hash
 from trtcore.errors import ArtifactError, SettingsError
@@ -450,6 +454,54 @@ def test_a_damaged_entry_is_told_and_built_again(
     assert compiled(Net(), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"layers": "many"}, "layers is str"),
+        ({"symbols": "abc"}, "symbols is str"),
+        ({"name": None}, "name is NoneType"),
+        ({"repeats": [["x", "y"]]}, "invalid literal"),
+        ({"repeats": [[1]]}, "not enough values"),
+        ({"more": 1}, "unexpected keyword"),
+        ({"format": 1}, "it has the format 1"),
+    ],
+)
+def test_facts_that_are_none_are_damage(entry: Path, changes: dict[str, Any], text: str) -> None:
+    """Without a secret anybody can seal them."""
+    facts = facts_of(memoryview(entry.read_bytes()), None)
+    made = json.dumps({**dataclasses.asdict(facts), **changes}).encode()
+    sealed = made + struct.pack("<32sQ8s", hashlib.sha256(made).digest(), len(made), b"TRTEC\x00\x00\x01")
+    with pytest.raises(DamagedEntryError, match=text):
+        read_facts(sealed, None)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a file system without pipes")
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe"])
+def test_what_is_no_file_keeps_no_reader(entry: Path, tmp_path: Path, kind: str) -> None:
+    """Who may write into a shared folder could make others wait or read for ever."""
+    file, pipe = tmp_path / entry.name, tmp_path / "pipe"
+    os.mkfifo(pipe if "link" in kind else file)
+    if "link" in kind:
+        file.symlink_to(pipe)
+    store = FolderStore(tmp_path)
+    assert (store.read(entry.stem), store.end(entry.stem, 48)) == (b"", b"")
+    with pytest.warns(RuntimeWarning, match="is not used"):
+        assert not compiled(Net(), tmp_path)
+    assert compiled(Net(), tmp_path)
+
+
+def test_no_link_in_a_shared_folder_is_written_through(entry: Path, tmp_path: Path) -> None:
+    """It could lead to any file of who writes."""
+    theirs = tmp_path / "theirs"
+    theirs.write_text("precious")
+    (tmp_path / entry.name).symlink_to(theirs)
+    with pytest.warns(RuntimeWarning, match="is not used"):
+        assert not compiled(Net(), tmp_path)
+    assert theirs.read_text() == "precious"
+    assert not (tmp_path / entry.name).is_symlink()
+    assert compiled(Net(), tmp_path)
+
+
 def test_an_entry_under_another_name_is_not_taken(entry: Path, tmp_path: Path) -> None:
     compiled(Net(scale=3.0), tmp_path)
     (other,) = entry_files(tmp_path)
@@ -656,6 +708,13 @@ def test_a_custom_cache() -> None:
         assert not compiled(Net(), None, custom_engine_cache=own)
 
 
+def test_a_custom_cache_that_returns_no_bytes_is_told() -> None:
+    own = Own()
+    own.load = lambda hash: "text"  # type: ignore[assignment,return-value]
+    with pytest.warns(RuntimeWarning, match=r"load\(hash\) returned str, and must return bytes"):
+        assert not compiled(Net(), None, custom_engine_cache=own)
+
+
 class Broken(Own):
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -701,7 +760,13 @@ def test_a_converter_without_a_key_is_told(tmp_path: Path) -> None:
     [
         ({"engine_cache_dir": "/x"}, "engine_cache_dir has no effect without"),
         ({"engine_cache_size": 5}, "engine_cache_size has no effect without"),
+        ({"reuse_cached_engines": True, "engine_cache_size": 5}, "where the engine cache is only read"),
+        (
+            {"cache_built_engines": True, "custom_engine_cache": Own(), "engine_cache_size": 5},
+            "looks after its own size",
+        ),
         ({"custom_engine_cache": Own()}, "custom_engine_cache has no effect without"),
+        ({"cache_built_engines": True, "custom_engine_cache": Own}, "give an object of the class"),
         ({"engine_cache_key": "k"}, "engine_cache_key has no effect without"),
         ({"reuse_cached_engines": True, "custom_engine_cache": 3}, "save\\(hash, blob\\)"),
         ({"reuse_cached_engines": True, "engine_cache_key": ""}, "non-empty"),

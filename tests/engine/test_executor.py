@@ -210,12 +210,38 @@ def test_an_executor_that_is_shut_down_is_refused() -> None:
     ("options", "text"),
     [
         ({"build_executor": 3}, "a concurrent.futures.Executor or None"),
+        ({"build_executor": "threads:2"}, r"Executor or None[^$]*trtcore\.executors\.connect"),
+        ({"build_executor": ThreadPoolExecutor}, "Executor or None[^$]*give an object of the class"),
         ({"build_executor": Elsewhere(), "build_isolation": "process"}, "both say where"),
     ],
 )
 def test_settings_that_do_not_fit(options: dict[str, Any], text: str) -> None:
     with pytest.raises(SettingsError, match=text):
         trtcore.CompilationSettings(**options)
+
+
+class Loses(Elsewhere):
+    """A wrapper that does not hand on what it was given."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self.result is not None:
+            return self.result
+        super().submit(fn, *args, **kwargs)
+        lost: Future[Any] = Future()
+        lost.set_result(None)
+        return lost
+
+
+def test_an_executor_that_loses_results_is_told() -> None:
+    with pytest.raises(EngineBuildError, match="Loses gave None for engine_0") as caught:
+        compiled(Loses(None))
+    assert "must return a Future of what" in str(caught.value)
+    with pytest.raises(SettingsError, match="is no Executor: its submit returned 7"):
+        compiled(Loses(7))
 
 
 # ---- with the engine cache ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import trtcore
+from trtcore.errors import InputError
 from trtcore.runtime import RuntimeCache
 from trtcore.runtime.native.bindings import TensorRT
 
@@ -198,3 +199,8 @@ def test_the_innermost_block_counts(tmp_path: Path) -> None:
 def test_without_a_path_it_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRTCORE_CACHE_DIR", str(tmp_path))
     assert RuntimeCache().path == tmp_path / "runtime" / "kernels.cache"
+
+
+def test_what_is_no_file_name_is_refused() -> None:
+    with pytest.raises(InputError, match="takes a file's name or None, not int"):
+        RuntimeCache(5)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trtcore.errors import printable
+from trtcore.errors import SettingsError, printable, shown
 
 if TYPE_CHECKING:
     from trtcore.engine.cache.stores import Store, Stored
@@ -45,7 +45,7 @@ def list_(place: str | None = None, as_json: bool = False) -> None:
     With TRTCORE_ENGINE_CACHE_KEY set, what its entries are is shown too; of entries sealed with another key it is not.
     """
     store = _store(place)
-    entries = sorted(store.entries(), key=lambda one: -one.used)
+    entries = sorted(_entries(store), key=lambda one: -one.used)
     rows = [_row(store, one) for one in entries]
     if as_json:
         click.echo(json.dumps({"schema": 1, "place": store.place, "engines": rows}, indent=2))
@@ -60,7 +60,7 @@ def size(place: str | None, as_json: bool) -> None:
     from trtcore.report.text import format_bytes
 
     store = _store(place)
-    entries = store.entries()
+    entries = _entries(store)
     total = sum(one.size for one in entries)
     if as_json:
         click.echo(json.dumps({"schema": 1, "place": store.place, "engines": len(entries), "bytes": total}))
@@ -74,10 +74,13 @@ def size(place: str | None, as_json: bool) -> None:
 def clear(place: str | None, as_json: bool, yes: bool) -> None:
     """Remove all engines from the cache. Compiled modules keep theirs."""
     store = _store(place)
-    entries = store.entries()
+    entries = _entries(store)
     if entries and not yes and not as_json:
         click.confirm(f"remove {_counted(len(entries))} from {store.place}?", abort=True)
-    removed = store.shrink(-1)
+    try:
+        removed = store.shrink(-1)
+    except Exception as error:
+        raise _unreachable(store, "emptied", error) from error
     if as_json:
         click.echo(json.dumps({"schema": 1, "place": store.place, "removed": len(removed)}))
     else:
@@ -98,6 +101,21 @@ def _store(place: str | None) -> Store:
     return store_at(place)
 
 
+def _entries(store: Store) -> list[Stored]:
+    try:
+        return store.entries()
+    except Exception as error:
+        raise _unreachable(store, "read", error) from error
+
+
+def _unreachable(store: Store, what: str, error: Exception) -> SettingsError:
+    """What a place raises is its own: a file system's errors, or those of a client of some service."""
+    return SettingsError(
+        f"the engine cache {store.place} cannot be {what}: {shown(error)}",
+        advice="see whether it is there and may be used; --dir takes another folder or URL",
+    )
+
+
 def _row(store: Store, one: Stored) -> dict[str, Any]:
     row: dict[str, Any] = {"hash": one.name, "bytes": one.size, "used": one.used}
     return row | _facts(store, one)
@@ -111,8 +129,10 @@ def _facts(store: Store, one: Stored) -> dict[str, Any]:
     try:
         end = store.end(one.name, FOOT_BYTES)
         facts = read_facts(store.end(one.name, facts_bytes(end)), secret)
-    except (DamagedEntryError, OSError) as error:
+    except DamagedEntryError as error:
         return {"problem": str(error)}
+    except Exception as error:  # as `_unreachable`
+        return {"problem": shown(error)}
     return {
         "name": facts.name,
         "layers": facts.layers,

@@ -128,6 +128,12 @@ class ExecutorBuilder:
                 if lost > 1 or isinstance(error, BrokenExecutor):  # a broken pool takes nothing more
                     return None
             else:
+                if not isinstance(answer, Answer):
+                    raise EngineBuildError(
+                        f"{type(self.executor).__name__} gave {shown(answer)} for {request.name}, and not what the "
+                        "function that it was given returned",
+                        advice="submit(fn, *args) must return a Future of what fn(*args) returns",
+                    )
                 if not answer.without_weights:
                     return answer
                 self._other_host = True
@@ -146,7 +152,7 @@ class ExecutorBuilder:
         path = str(self.folder / f"engine-{self._count}")
         sent = self._sent(request)
         try:
-            return self.executor.submit(build_in_worker, sent, path, trial, convert_only)  # type: ignore[no-any-return]
+            future = self.executor.submit(build_in_worker, sent, path, trial, convert_only)
         except BrokenExecutor as error:
             broken: Future[Any] = Future()
             broken.set_exception(error)
@@ -156,6 +162,12 @@ class ExecutorBuilder:
                 f"build_executor={shown(self.executor)} takes no work: {shown(error)}",
                 advice="give an executor that has not been shut down, and whose workers can import trtcore",
             ) from error
+        if not all(callable(getattr(future, name, None)) for name in ("result", "cancel")):
+            raise SettingsError(
+                f"build_executor={shown(self.executor)} is no Executor: its submit returned {shown(future)}",
+                advice="submit(fn, *args) must return a Future of what fn(*args) returns",
+            )
+        return future  # type: ignore[no-any-return]
 
     def _sent(self, request: EngineRequest) -> EngineRequest:
         """What a worker gets: in this process the request itself, else plain data."""

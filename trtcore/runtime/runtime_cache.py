@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from trtcore.errors import InputError
 from trtcore.paths import atomic_write, cache_directory
 
 _LOCK_SECONDS = 30.0
@@ -30,9 +31,17 @@ class RuntimeCache:
 
     Args:
         path: the file; None is one in the user's cache folder.
+
+    Raises:
+        InputError: it is no file name.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise InputError(
+                f"RuntimeCache takes a file's name or None, not {type(path).__name__}",
+                advice="without a name the file is in the user's cache folder",
+            )
         default = cache_directory() / "runtime" / "kernels.cache"
         self.path = default if path is None else Path(path).expanduser()
         self.engines = 0

@@ -38,6 +38,8 @@ class Chosen(attrs.AttrsInstance, Protocol):
     @property
     def custom_engine_cache(self) -> object: ...
     @property
+    def engine_cache_size(self) -> int: ...
+    @property
     def immutable_weights(self) -> bool: ...
     @property
     def enable_resource_partitioning(self) -> bool: ...
@@ -169,6 +171,7 @@ def _refuse_idle_cache(settings: Chosen) -> None:
     if settings.cache_built_engines or settings.reuse_cached_engines:
         if settings.custom_engine_cache is not None and settings.engine_cache_dir is not None:
             raise SettingsError("custom_engine_cache and engine_cache_dir are two engine caches; give one")
+        _refuse_idle_size(settings)
         return
     for field in attrs.fields(type(settings)):
         if field.name in _CACHE and getattr(settings, field.name) != field.default:
@@ -176,6 +179,21 @@ def _refuse_idle_cache(settings: Chosen) -> None:
                 f"{field.name} has no effect without the engine cache",
                 advice="set cache_built_engines=True and reuse_cached_engines=True",
             )
+
+
+def _refuse_idle_size(settings: Chosen) -> None:
+    if settings.engine_cache_size == attrs.fields_dict(type(settings))["engine_cache_size"].default:
+        return
+    if settings.custom_engine_cache is not None:
+        raise SettingsError(
+            "engine_cache_size has no effect with custom_engine_cache, which looks after its own size",
+            advice="leave engine_cache_size out",
+        )
+    if not settings.cache_built_engines:
+        raise SettingsError(
+            "engine_cache_size has no effect where the engine cache is only read",
+            advice="set cache_built_engines=True, or leave engine_cache_size out",
+        )
 
 
 def _refuse_two_places_to_build(settings: Chosen) -> None:

@@ -175,12 +175,24 @@ def python_runtime(_: Any, __: attrs.Attribute[Any], value: Any) -> None:
 
 def executor(_: Any, __: attrs.Attribute[Any], value: Any) -> None:
     """A concurrent.futures.Executor, or None."""
+    if isinstance(value, type):
+        raise _must_be(
+            "a concurrent.futures.Executor or None",
+            value,
+            "give an object of the class, made with its arguments",
+        )
     if value is not None and not hasattr(value, "submit"):
-        raise _must_be("a concurrent.futures.Executor or None", value)
+        raise _must_be(
+            "a concurrent.futures.Executor or None",
+            value,
+            "trtcore.executors.connect makes one from an address" if isinstance(value, str) else None,
+        )
 
 
 def engine_cache(_: Any, __: attrs.Attribute[Any], value: Any) -> None:
     """An object with save and load, or None."""
+    if isinstance(value, type):
+        raise _must_be("an object with save(hash, blob) and load(hash)", value, "give an object of the class")
     if value is not None and not all(callable(getattr(value, name, None)) for name in ("save", "load")):
         raise _must_be("an object with save(hash, blob) and load(hash)", value)
 

@@ -108,12 +108,22 @@ def read_facts(end: bytes, secret: bytes | None) -> EntryFacts:
     seal, _, _ = _FOOT.unpack(end[-FOOT_BYTES:])
     if not hmac.compare_digest(seal, _seal(text, secret)):
         raise DamagedEntryError("its seal does not fit: a byte has changed, or another key has sealed it")
-    return _facts(json.loads(text))
+    try:
+        return _facts(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedEntryError(f"its facts are none of an engine's: {error!r}") from None
+
+
+# What JSON makes of the fields, by their annotations.
+_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 
 
 def _facts(values: dict[str, Any]) -> EntryFacts:
     if values.get("format") != FORMAT:
         raise DamagedEntryError(f"it has the format {values.get('format')!r}")
+    for field in dataclasses.fields(EntryFacts):
+        if type(values[field.name]) not in _KINDS.get(str(field.type), (list,)):
+            raise TypeError(f"{field.name} is {type(values[field.name]).__name__}")
     tuples = {name: tuple(values[name]) for name in ("symbols", "weights", "contents")}
     repeats = tuple((int(place), str(name)) for place, name in values["repeats"])
     return EntryFacts(**{**values, **tuples, "repeats": repeats})

@@ -9,12 +9,13 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from trtcore.errors import SettingsError
 from trtcore.paths import atomic_write, cache_directory, temporary_file
@@ -111,12 +112,12 @@ class FolderStore:
         """As `Store.read`; a large entry is mapped privately: it stays whole when its file is replaced or removed."""
         path = self._path(name)
         try:
-            with open(path, "rb") as file:
+            with _opened(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 data: Data = (
-                    bytearray(file.read())
+                    bytearray(file.read(size))
                     if size <= _SMALL
-                    else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                    else mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
                 )
         except FileNotFoundError:
             return None
@@ -126,14 +127,14 @@ class FolderStore:
 
     def end(self, name: str, count: int) -> bytes:
         """As `Store.end`."""
-        with open(self._path(name), "rb") as file:
+        with _opened(self._path(name)) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - count))
-            return file.read()
+            return file.read(count)
 
     def write(self, name: str, pieces: Sequence[memoryview | bytes]) -> None:
         """As `Store.write`. Not synchronised to the disk: what a power cut tears is found by its hashes."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self._path(name), sync=False) as file:
+        with atomic_write(self._path(name), sync=False, follow=False) as file:
             for piece in pieces:
                 file.write(piece)
 
@@ -170,6 +171,15 @@ class FolderStore:
                 return _shrink(self, limit)
         except Timeout:
             return []
+
+
+def _opened(path: Path) -> BinaryIO:
+    """An entry's file. What is none has no bytes: a pipe or a device in its place would keep a reader for ever."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return open(os.devnull, "rb")
+    return open(descriptor, "rb")
 
 
 def _shrink(store: Store, limit: int) -> list[Stored]:
@@ -299,6 +309,8 @@ class CustomStore:
     def read(self, name: str) -> Data | None:
         """As `Store.read`."""
         data = self.cache.load(name)
+        if data is not None and not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"load(hash) returned {type(data).__name__}, and must return bytes or None")
         return None if data is None else bytearray(data)
 
     def end(self, name: str, count: int) -> bytes:
