@@ -113,7 +113,7 @@ def test_numbers_that_are_read_from_tensors():
         three = torch.tensor([3], dtype=torch.int32).item()
         return (
             x * largest, x / (largest * 2.0), x + several, (x * 3).long() * several, x - (several * 2 - 1), x**three,
-            torch.full((2, 3), several), x.masked_fill(x > largest / 2, largest), x.clamp(max=several), x * (several > 3),
+            torch.full((2, 3), several), torch.full_like(x, several), x * (x.sum() > 0).item(), x.masked_fill(x > largest / 2, largest), x.clamp(max=several), x * (several > 3),
             torch.cond(several > 3, lambda x: x.sin(), lambda x: x.cos(), (x,)), (x * 3).long() * largest, x.half() * largest,
         )  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_ints_that_loops_carry_are_used_behind_them():
             def step(i, total, y):
                 return i + 1, total + i, y * 0.5 + total
 
-            i, total, y = while_loop(lambda i, total, y: i < 4, step, (0, x.shape[0], x))
+            i, total, y = while_loop(lambda i, total, y: (i < 4) & (total < 9), step, (0, x.shape[0], x))
             return y * total + i, i, total
 
     x = trtcore.Input(min_shape=(2, 3), opt_shape=(4, 3), max_shape=(9, 3))

@@ -19,6 +19,7 @@ from trtcore.ir.graphs import (
     written_by,
 )
 from trtcore.ir.op_rules import COMPUTING
+from trtcore.ir.quiet import quiet_loggers
 from trtcore.ir.symbols import expression_of, undecided_sizes
 from trtcore.ir.torch_private import (
     decided_sizes,
@@ -50,6 +51,7 @@ def _layout_of(value: Any) -> Any:
     return value.dtype, tuple(map(expression_of, value.shape)), tuple(map(expression_of, value.stride()))
 
 
+@quiet_loggers()
 def find_unsaid(graph: Graph, nodes: Container[Node] | None = None) -> None:
     """Leave out composite ops that hand on their argument though their schema does not say so, as dropout does in eval
     mode; those that make a view of it, and all views of that, get FakeTensors in its memory: traces before dispatch

@@ -40,6 +40,7 @@ from trtcore.packs.selection import SelectionMemo
 __all__ = ["CORE_PASSES", "lower", "ordered_passes", "restore_patterns"]
 
 
+@quiet_loggers()
 def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = None) -> Program:
     """Run all passes on the program's graph and return the program with the lowered graph.
 
@@ -64,8 +65,7 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
     _one_fake_mode(program.graph_module)
     ctx.emit("pass", "end", subject=program.graph_module, name="captured")
     results = memories(program.graph_module.graph)
-    with quiet_loggers():
-        graph_module = run_passes(program.graph_module, passes, ctx, watched=True)
+    graph_module = run_passes(program.graph_module, passes, ctx, watched=True)
     separate_results(graph_module.graph, results)
     made = bounded_by_makers(graph_module.graph, program.ranges)
     return replace(
@@ -76,6 +76,7 @@ def lower(program: Program, ctx: CompileContext, memo: SelectionMemo | None = No
     )
 
 
+@quiet_loggers()
 def restore_patterns(
     program: Program, names: Collection[str], ctx: CompileContext, memo: SelectionMemo | None = None
 ) -> Program:
@@ -87,10 +88,9 @@ def restore_patterns(
         memo: of this compile.
     """
     graph = program.graph_module.graph
-    with quiet_loggers():
-        for node in list(graph.nodes):
-            if node.name in names and is_pattern(node):
-                decompose(program.graph_module, ctx, unfuse(graph, node), memo)
+    for node in list(graph.nodes):
+        if node.name in names and is_pattern(node):
+            decompose(program.graph_module, ctx, unfuse(graph, node), memo)
     return program
 
 

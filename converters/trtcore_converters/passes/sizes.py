@@ -151,7 +151,7 @@ def symbolic_bools(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
             made = _bool_tensor(pred, node, _device(node)) if tensor_of(pred) is None else None
             if made is not None:
                 node.args = (made, *node.args[1:])
-        elif node.target in _MADE:
+        elif node.target in _MADE or node.target is aten.full_like.default:
             _full_of(node)
         elif node.target in _WITH_TENSORS and tensor_of(node) is not None and _keeps_dtype(node):
             _with_numbers(node)
@@ -250,8 +250,11 @@ def _full_of(node: fx.Node) -> None:
         if made.meta["val"].dtype != traced.dtype
         else made
     )
-    if traced.dim():
+    if traced.dim() and "size" in given:
         full = insert_call(node, aten.expand.default, (full, given["size"]))
+    elif traced.dim():
+        ones = insert_call(node, aten.ones_like.default, (given["self"],), {"dtype": traced.dtype})
+        full = insert_call(node, aten.mul.Tensor, (ones, full))
     node.replace_all_uses_with(full)
     node.graph.erase_node(node)
 
@@ -270,6 +273,10 @@ def _bool_tensor(value: Any, before: fx.Node, device: torch.device) -> fx.Node |
         return insert_call(before, aten.scalar_tensor.default, (value,), made)
     if not isinstance(value, fx.Node):
         return None
+    if value.target in _ITEMS:
+        x = tensor_of(value.args[0])
+        known = x is not None and x.dtype == torch.bool and x.device == device
+        return insert_call(before, aten.reshape.default, (value.args[0], [])) if known else None
     part = _whole if value.target in _RELATIONS else _bool_tensor
     op = _RELATIONS.get(value.target) or _LOGIC.get(value.target)
     parts = [part(argument, before, device) for argument in value.args] if op is not None else [None]
@@ -305,11 +312,13 @@ _LOOP = torch.ops.higher_order.while_loop
 
 
 def loop_counters(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
-    """Let loops that carry an int which is used behind them carry it as a tensor, too, and read the int from that.
+    """Let loops that carry an int which is used behind them carry it as a tensor, too, and read the int from that; and
+    let them go on by a tensor.
 
     An engine gives tensors alone.
     """
     for node in calls(graph_module, (_LOOP,)):
+        _decide_by_tensor(attribute(graph_module, str(node.args[0].target)).graph)  # type: ignore[union-attr]
         for user in list(node.users):
             if (
                 user.target is operator.getitem
@@ -317,6 +326,19 @@ def loop_counters(graph_module: fx.GraphModule, ctx: CompileContext) -> None:
                 and user.users
             ):
                 _carry_as_tensor(graph_module, node, user)
+
+
+def _decide_by_tensor(graph: fx.Graph) -> None:
+    """Let the condition of a loop be a tensor, where it is a condition on the ints that the loop carries."""
+    output = graph.output_node()
+    found: Any = output.args[0]
+    one = found[0] if isinstance(found, (list, tuple)) else found
+    if isinstance(one, fx.Node) and isinstance(one.meta.get("val"), torch.SymBool):
+        made = _bool_tensor(one, output, torch.device("cpu"))
+        if made is not None:
+            output.args = (type(found)([made]) if isinstance(found, (list, tuple)) else made,)
+            if graph.owning_module is not None:
+                graph.owning_module.recompile()  # type: ignore[operator]
 
 
 def _unused(graph: fx.Graph, name: str) -> str:
