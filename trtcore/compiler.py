@@ -312,7 +312,8 @@ def _write_dryrun(report: Report, settings: CompilationSettings) -> None:
                 file.write(str(report) + "\n")
         except OSError as error:
             raise SettingsError(
-                f"dryrun={settings.dryrun!r}: the report could not be written: {error}"
+                f"dryrun={settings.dryrun!r}: the report could not be written: {error}",
+                advice="name a file in a folder that is there, or set dryrun=True and print the module's report",
             ) from error
 
 
