@@ -271,3 +271,25 @@ def test_sizes_that_torch_cannot_write_are_refused_with_the_reason(share, tmp_pa
             torch.testing.assert_close(called(x), model(x))
     with pytest.raises(TrtcoreError, match="call_function"):
         trtcore.save(module, tmp_path / "m.pt2")
+
+
+def test_a_condition_on_sizes_among_the_outputs(tmp_path):
+    """torch's format has no bool that varies; as a tensor, which is advised, it is saved."""
+
+    class Long(torch.nn.Module):
+        def __init__(self, as_tensor):
+            super().__init__()
+            self.as_tensor = as_tensor
+
+        def forward(self, x):
+            long = x.shape[0] > 3
+            return x * 2, torch.tensor(long) if self.as_tensor else long
+
+    rows = trtcore.Input(min_shape=(1, 2), opt_shape=(4, 2), max_shape=(8, 2))
+    compiled = trtcore.compile(Long(False), inputs=[rows], min_block_size=1)
+    with pytest.raises(TrtcoreError, match="output 1 of the model is a condition on sizes") as caught:
+        trtcore.save(compiled, tmp_path / "long.pt2")
+    assert "torch.tensor(x.shape[0] > 3)" in caught.value.advice
+    trtcore.save(trtcore.compile(Long(True), inputs=[rows], min_block_size=1), tmp_path / "long.pt2")
+    loaded = trtcore.load(tmp_path / "long.pt2")
+    assert [bool(loaded(torch.ones(n, 2))[1]) for n in (2, 5)] == [False, True]

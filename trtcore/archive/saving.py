@@ -137,6 +137,7 @@ def _write_package(file: Any, module: CompiledModule, example: tuple[Any, Any], 
 
 def _small_members(exported: ExportedProgram) -> dict[str, bytes]:
     """What torch writes of a program, without the bytes of its tensors."""
+    _refuse_conditions(exported)
     mode = FakeTensorMode()
     state, constants = (
         {name: _without_bytes(mode, value) for name, value in tensors.items()}
@@ -157,6 +158,17 @@ def _small_members(exported: ExportedProgram) -> dict[str, bytes]:
     with zipfile.ZipFile(buffer) as archive:
         found = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     return {name: data for name, data in found.items() if not _PAYLOAD.fullmatch(name)}
+
+
+def _refuse_conditions(exported: ExportedProgram) -> None:
+    results = exported.graph.output_node().args[0]
+    for place, result in enumerate(results if isinstance(results, (list, tuple)) else (results,)):
+        if isinstance(result, torch.fx.Node) and isinstance(result.meta.get("val"), torch.SymBool):
+            raise ArtifactError(
+                f"output {place} of the model is a condition on sizes ({result.meta['val']}), and torch.export's files "
+                "have no place for a bool that varies",
+                advice="return it as a tensor: torch.tensor(x.shape[0] > 3) for x.shape[0] > 3",
+            )
 
 
 def _without_bytes(mode: Any, value: Any) -> Any:

@@ -338,7 +338,7 @@ def _decide_by_tensor(graph: fx.Graph) -> None:
         if made is not None:
             output.args = (type(found)([made]) if isinstance(found, (list, tuple)) else made,)
             if graph.owning_module is not None:
-                graph.owning_module.recompile()  # type: ignore[operator]
+                graph.owning_module.recompile()
 
 
 def _unused(graph: fx.Graph, name: str) -> str:
