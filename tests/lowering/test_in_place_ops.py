@@ -10,6 +10,7 @@ import torch
 from torch.export import Dim, export
 from torch.testing._internal.common_methods_invocations import op_db
 
+import trtcore
 from trtcore.context import CompileContext
 from trtcore.frontend.export import program_from_exported
 from trtcore.ir.graphs import mutates
@@ -133,6 +134,9 @@ def test_as_eager(name: str, body: Callable[..., Any], dynamic: bool) -> None:
         lambda y: y.t_(),
         lambda y: y.unsqueeze_(0),
         lambda y: y.transpose_(0, 1).add_(1),
+        lambda y: y.unsqueeze_(0).squeeze_(0).t_().mul_(2),
+        lambda y: y.t_().add_(y.detach().t_().sum(1)).unsqueeze_(-1),
+        lambda y: y.squeeze_().unsqueeze_(-1).unsqueeze_(0).swapdims_(1, 2),
     ],
 )
 @torch.no_grad()
@@ -144,3 +148,31 @@ def test_new_shapes(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     lowered = functionalize(program.graph_module, SHIPPED)
     assert not any(map(mutates, lowered.graph.nodes))
     torch.testing.assert_close(lowered(x)[0], module(x)[0])
+
+
+@torch.no_grad()
+def test_two_names_of_a_tensor_whose_shape_changes_twice() -> None:
+    def change(y: torch.Tensor) -> torch.Tensor:
+        also = y
+        y.t_().unsqueeze_(0)
+        also.mul_(2).squeeze_(0)
+        return y + also.sum(0)
+
+    module = Writes(lambda x, write: (write(x + 1),), change)
+    x = torch.randn(3, 4)
+    compiled = trtcore.compile(module, inputs=[x], min_block_size=1)
+    torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_what_fake_tensors_cannot_do_is_not_on_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
+    class Windows(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            padded = torch.nn.functional.pad(x, (0, -x.shape[1] % 4)).view(2, -1, 4)
+            return padded.transpose(1, 2).reshape(2, -1)[:, : x.shape[1]]
+
+    given = trtcore.Input(min_shape=(2, 8), opt_shape=(2, 12), max_shape=(2, 16))
+    module = trtcore.compile(Windows(), inputs=[given], min_block_size=1)
+    assert capfd.readouterr() == ("", "")
+    for length in range(8, 17):
+        x = torch.randn(2, length)
+        torch.testing.assert_close(module(x), Windows()(x))

@@ -435,6 +435,40 @@ def test_inputs_on_another_device_than_the_weights_in_torch():
         module(torch.ones(2, 4))
 
 
+class Biased(nn.Module):
+    def forward(self, x, b=None):
+        return (x * 2 if b is None else x * 2 + b).relu()
+
+
+@pytest.mark.parametrize("apart", [set(), {"aten.mul", "aten.add", "aten.relu"}], ids=["engine", "torch"])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ((torch.ones(2, 4),), "input b must be a tensor of torch.float32 with 1 dimensions"),
+        ((torch.ones(4), torch.ones(4)), "input x must be a tensor of torch.float32 with 2 dimensions"),
+        ((torch.ones(2, 4, 3), torch.ones(4)), "input x must be a tensor of torch.float32 with 2 dimensions"),
+        ((torch.ones(2, 4).int(), torch.ones(4)), "input x must be a tensor of torch.float32"),
+        ((3.0, torch.ones(4)), "input x must be a tensor"),
+        ((torch.ones(9, 4), torch.ones(4)), "input x must have size"),
+    ],
+)
+def test_wrong_arguments_under_torch_compile(trt_backend, apart, dynamic, args, told):
+    """What the module itself refuses is refused in words where Dynamo traces it, too."""
+    x = Input(min_shape=(1, 4), opt_shape=(2, 4), max_shape=(8, 4)) if dynamic else torch.ones(2, 4)
+    module = trtcore.compile(
+        Biased(), inputs=[x, torch.ones(4)], min_block_size=1, torch_executed_ops=apart, runtime="reference"
+    )
+    torch._dynamo.reset()
+    traced = torch.compile(module, backend="eager")
+    with pytest.raises(ValueError, match=told):
+        traced(*args)
+    with pytest.raises(InputError):
+        module(*args)
+    good = torch.randn(2, 4), torch.randn(4)
+    torch.testing.assert_close(traced(*good), Biased()(*good))
+
+
 # ---- weights that engines have --------------------------------------------------------------------------------
 
 

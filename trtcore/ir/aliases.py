@@ -22,6 +22,7 @@ from trtcore.ir.op_rules import COMPUTING
 from trtcore.ir.quiet import quiet_loggers
 from trtcore.ir.symbols import expression_of, undecided_sizes
 from trtcore.ir.torch_private import (
+    FakeTensor,
     decided_sizes,
     fresh_symbols_ignored,
     is_inplace_view,
@@ -246,6 +247,7 @@ def recomputed(
             torch.no_grad(),
             decisions(shape_env) if shape_env is not None else nullcontext(),
             fresh_symbols_ignored(shape_env) if shape_env is not None else nullcontext(),
+            quiet_loggers(FakeTensor.__module__),  # what FakeTensors cannot do is no news
         ):
             if is_inplace_view(node.target):
                 args = (args[0].detach(), *args[1:])  # or the FakeTensor itself would have the other shape

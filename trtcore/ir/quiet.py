@@ -8,13 +8,17 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_loggers() -> Iterator[None]:
-    """torch's loggers print nothing: what a trace cannot do is a reason in the report, or an error of ours."""
+def quiet_loggers(*only: str) -> Iterator[None]:
+    """torch's loggers print nothing: what a trace cannot do is a reason in the report, or an error of ours.
+
+    Args:
+        only: names of loggers; none for all of torch's.
+    """
 
     def refuse(_record: logging.LogRecord) -> bool:
         return False
 
-    loggers = [
+    loggers = [logging.getLogger(name) for name in only] or [
         logger
         for name, logger in list(logging.root.manager.loggerDict.items())
         if isinstance(logger, logging.Logger) and (name == "torch" or name.startswith("torch."))

@@ -54,11 +54,20 @@ def condition_lines(check: InputCheck, names: Sequence[str]) -> list[str]:
     traced = [line for name, leaf in zip(names, check.leaves) for line in _sizes(name, leaf, values)]
     if traced:
         # The function is_exporting() of torch 2.11 says True wherever Dynamo traces it.
-        always += ["if not torch.compiler._is_exporting_flag:", *(f"    {line}" for line in traced)]
+        given = [
+            _raise_unless(
+                f"isinstance({name}, torch.Tensor) and {name}.dim() == {leaf.rank} and {name}.dtype == {leaf.dtype}",
+                f"input {leaf.name} must be a tensor of {leaf.dtype} with {leaf.rank} dimensions",
+            )
+            for name, leaf in zip(names, check.leaves)
+            if isinstance(leaf, _Tensor)
+        ]
+        always += ["if not torch.compiler._is_exporting_flag:", *(f"    {line}" for line in given + traced)]
         always += ["else:", *(f"    {_narrowed(line)}" for line in traced)]
     if not always:
         return []
-    proxies = [_asserted(line.strip()) for line in always if line.lstrip().startswith("if not (")]
+    lines = [line.strip() for line in always if line.lstrip().startswith("if not (")]
+    proxies = [_asserted(line) for line in lines if not line.startswith("if not (isinstance(")]
     return [
         f"if isinstance({names[0]}, torch.fx.Proxy):",
         *(f"    {line}" for line in proxies),
