@@ -497,6 +497,9 @@ def test_no_link_in_a_shared_folder_is_written_through(entry: Path, tmp_path: Pa
     (tmp_path / entry.name).symlink_to(theirs)
     with pytest.warns(RuntimeWarning, match="is not used"):
         assert not compiled(Net(), tmp_path)
+    (tmp_path / ".lock").symlink_to(theirs)
+    with pytest.raises(OSError, match="symbolic link"):
+        FolderStore(tmp_path).shrink(0)
     assert theirs.read_text() == "precious"
     assert not (tmp_path / entry.name).is_symlink()
     assert compiled(Net(), tmp_path)
