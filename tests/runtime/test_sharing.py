@@ -10,7 +10,7 @@ from torch import nn
 
 import trtcore
 from trtcore.errors import InputError
-from trtcore.runtime.sharing import Memory, first_overlap, overlap
+from trtcore.runtime.sharing import Memory, first_overlap, overlap, overlaps_itself
 
 
 def t(*shape):
@@ -212,3 +212,53 @@ def test_a_trace_of_a_compiled_module_sees_shared_memory():
         with pytest.raises(InputError, match="input x and input y share memory"):
             again(a[:2], a[1:])
     assert torch.equal(a, t(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shared"),
+    [
+        (t(3).expand(3, 3), True),
+        (t(8).as_strided((3, 4), (2, 1)), True),
+        (t(8).unfold(0, 3, 1), True),
+        (t(8).unfold(0, 3, 3), False),
+        (t(8).as_strided((2, 3), (1, 2)), False),
+        (t(40).as_strided((3, 4), (3, 4)), False),
+        (t(40).as_strided((5, 4), (3, 4)), True),
+        (t(40).as_strided((2, 3), (3, 2)), False),  # 0, 2, 4 and 3, 5, 7
+        (t(4, 6).t()[::2], False),
+        (t(3, 1).expand(3, 1), False),
+        (t(0).expand(3, 0), False),
+    ],
+)
+def test_a_tensor_whose_own_elements_share(tensor, shared):
+    assert overlaps_itself(tensor) == shared
+    assert overlaps_itself(tensor) == (len(torch.unique(tensor)) < tensor.numel())
+
+
+@pytest.mark.parametrize("route", ["call", "load", "backend"])
+def test_an_input_that_is_written_shares_with_itself(route, tmp_path):
+    class Writes(nn.Module):
+        def forward(self, x, y):
+            x[0] = y[1]
+            return x + y
+
+    model, y = Writes(), torch.randn(3, 3)
+    module = trtcore.compile(model, inputs=[torch.randn(3, 3), y], min_block_size=1)
+    if route == "load":
+        trtcore.save(module, tmp_path / "m.pt2")
+        module = trtcore.load(tmp_path / "m.pt2")
+    torch._dynamo.reset()
+    if route == "backend":
+        module = torch.compile(model, backend="trtcore", options={"min_block_size": 1})
+    x = torch.randn(3).expand(3, 3)
+    if route == "backend":  # as eager, whatever that is
+        own = x[0].clone().expand(3, 3)
+        torch.testing.assert_close(module(x, y), model(own, y))
+        torch.testing.assert_close(x, own)
+    else:
+        before = x.clone()
+        with pytest.raises(InputError, match="elements of input x share memory with others of it"):
+            module(x, y)
+        assert torch.equal(x, before)
+    given = torch.randn(3, 3)
+    torch.testing.assert_close(module(given.clone(), y), model(given.clone(), y))

@@ -27,7 +27,7 @@ from trtcore.errors import ArtifactError
 from trtcore.ir.signature import Binding, Parameter
 from trtcore.runtime.contract import check_from_json, check_to_json
 from trtcore.runtime.input_check import InputCheck, _Tensor
-from trtcore.runtime.sharing import Sharing, first_overlap, shared_memory
+from trtcore.runtime.sharing import Sharing, first_shared, shared_memory
 
 _library: Any = torch.library.Library("trtcore", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -84,7 +84,7 @@ def _require(inputs: Sequence[torch.Tensor] | None, contract: str) -> torch.Tens
     one, tensors = read_requirement(contract), list(inputs or ())
     count = len(one.check.leaves)
     one.check.check(tensors[:count], {})
-    found = first_overlap(tensors, one.written) if one.written else None
+    found = first_shared(tensors, one.written) if one.written else None
     if found is not None:
         raise shared_memory(found, [leaf.name for leaf in one.check.leaves], one.attributes)
     return torch.ones((), dtype=torch.bool)

@@ -53,6 +53,29 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool(_bytes(taken, b, start).any())
 
 
+def overlaps_itself(tensor: Any) -> bool:
+    """Whether two elements of a tensor are in the same memory, as in an expanded one or in overlapping windows.
+
+    Of a very large one whose strides do not tell it counts as if they were.
+    """
+    memory = span(tensor)
+    if memory is None or tensor.is_contiguous():
+        return False
+    reached = 0
+    dims = sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride()) if size > 1)
+    for stride, size in dims:
+        if stride <= reached:
+            break
+        reached += (size - 1) * stride
+    else:
+        return False
+    if dims[0][0] == 0 or memory[1] - memory[0] > _LARGEST:
+        return True
+    taken = torch.zeros(memory[1] - memory[0], dtype=torch.bool)
+    _bytes(taken, tensor, memory[0]).fill_(True)
+    return int(taken.sum()) < int(tensor.nbytes)
+
+
 def _bytes(memory: torch.Tensor, tensor: torch.Tensor, start: int) -> torch.Tensor:
     """What a tensor takes of a stretch of memory that begins at `start`."""
     dims = [(size, stride * tensor.itemsize) for size, stride in zip(tensor.shape, tensor.stride()) if stride]
@@ -82,6 +105,12 @@ def first_overlap(tensors: Sequence[Any], written: Iterable[int]) -> tuple[int, 
             if other != place and overlap(tensors[place], tensors[other]):
                 return place, other
     return None
+
+
+def first_shared(tensors: Sequence[Any], written: Sequence[int]) -> tuple[int, int] | None:
+    """As `first_overlap`; the same place twice where elements of a tensor that is written to share memory."""
+    folded = next((place for place in written if overlaps_itself(tensors[place])), None)
+    return first_overlap(tensors, written) if folded is None else (folded, folded)
 
 
 class Memory:
@@ -149,7 +178,7 @@ class Sharing:
         """
         tensors = [leaves[place] for place in self.inputs]
         tensors += [attribute(module, name) for name in self.attributes]
-        found = first_overlap(tensors, self.written)
+        found = first_shared(tensors, self.written)
         if found is None:
             return
         raise shared_memory(found, [names[place] for place in self.inputs], self.attributes)
@@ -165,6 +194,11 @@ def shared_memory(found: tuple[int, int], inputs: Sequence[str], attributes: Seq
     """
     told = [*(f"input {name}" for name in inputs), *(f"{name} of the compiled module" for name in attributes)]
     one, other = (told[place] for place in found)
+    if one == other:
+        return InputError(
+            f"elements of {one} share memory with others of it, and the model writes to {one}",
+            advice=f"pass a copy: {inputs[found[0]]}.clone()" if found[0] < len(inputs) else None,
+        )
     copied = found[1] if found[1] < len(inputs) else found[0]  # better the one that is only read
     advice = f"pass a copy of one of them: {inputs[copied]}.clone()" if copied < len(inputs) else None
     return InputError(
