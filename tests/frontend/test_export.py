@@ -471,3 +471,19 @@ def test_a_plain_model_is_exported_once(rows, monkeypatch):
     exports.clear()
     trace(nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(3)).eval(), [x])
     assert len(exports) == 1
+
+
+class Rows(nn.Module):
+    """Works where the second has no more rows than the first."""
+
+    def forward(self, x, y):
+        return x.view(2, -1)[:, :1], torch.zeros_like(y).scatter_(
+            0, torch.zeros_like(y, dtype=torch.int64), x
+        )
+
+
+def test_a_size_at_which_the_model_fails_because_of_another():
+    """At three rows of x and four of y the model fails; at three of both it works, and the capture does not."""
+    rows = dynamic((2, 4), (4, 4), (4, 4))
+    with pytest.raises(ExportError, match="dimension 0 = 3"):
+        trace(Rows(), [rows, rows])

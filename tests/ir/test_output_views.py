@@ -55,6 +55,12 @@ def handed_on_and_turned_in_place(_, x):
     return same, same + 1
 
 
+def part_handed_on_and_turned_in_place(_, x):
+    y = x[:2].narrow(-1, 2, 2)
+    nn.functional.dropout(y, training=False).t_()
+    return y
+
+
 def same_turned_in_place(_, x):
     y = x * 2
     nn.functional.dropout(y, training=False).t_()
@@ -125,7 +131,9 @@ def test_what_is_written_to_results(name, route, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("route", ["static", "torch.compile", "torch.compile, dynamic"])
-@pytest.mark.parametrize("body", [handed_on_and_turned_in_place, same_turned_in_place])
+@pytest.mark.parametrize(
+    "body", [handed_on_and_turned_in_place, part_handed_on_and_turned_in_place, same_turned_in_place]
+)
 def test_a_tensor_that_is_handed_on_has_one_shape(body, route, tmp_path):
     """With sizes that vary ahead of time it is refused: the capture has two tensors."""
     x = torch.randn(3, 4)
@@ -168,3 +176,17 @@ def test_a_report_is_of_what_engines_compute():
         .summary()
         .startswith("1 of 1 ops")
     )
+
+
+@torch.no_grad()
+def test_a_look_into_memory_whose_strides_vary():
+    class Look(nn.Module):
+        def forward(self, x):
+            y = x.as_strided((2, 2), (2, 1))
+            y.t_()
+            return y
+
+    run = torch.compile(Look(), backend="trtcore", options={"min_block_size": 1})
+    memory = torch.randn(4, 8)
+    for x in (memory[:, :4].contiguous(), memory[:, ::2], memory[:, ::2].t()):
+        torch.testing.assert_close(run(x), Look()(x))

@@ -238,6 +238,11 @@ class _Capture:
         for point in self._excluded_in_doubt(captures):
             if point not in found:
                 found[point] = self._verdict(point)
+            for beside in self._beside(point) if found[point].model_fails else ():
+                found[beside] = found.get(beside) or self._verdict(beside)
+                if not found[beside].model_fails:
+                    point = beside
+                    break
             if found[point].problem is not None and not found[point].model_fails:
                 return self._error(point, found[point])
         right = (point for point, verdict in found.items() if verdict.problem is None)
@@ -289,6 +294,23 @@ class _Capture:
             count = _TRIED_PER_REGION * (3 if covered is None else 1)
             step = max((len(region) - 1) / (count - 1), 1)
             yield from (region[round(index * step)] for index in range(min(count, len(region))))
+
+    def _beside(self, point: Point) -> Iterator[Point]:
+        """Points at which one of the same guards fails, and the sizes that it does not mention are others: a model that
+        fails at one may want these to be equal, or smaller."""
+        sizes = self.sizes(point)
+        failing = (frozenset(guard.symbols) for guard in self.guards if not guard.holds(sizes))
+        for told in sorted({*failing}, key=sorted):
+            others = {name: size for name, size in self.ranges.items() if name not in told}
+            if not others or not told <= sizes.keys():
+                continue
+            most = max(sizes[name] for name in told)
+            for beside in (
+                {name: min(max(most, size.min), size.max) for name, size in others.items()},
+                {name: size.min for name, size in others.items()},
+                {name: size.max for name, size in others.items()},
+            ):
+                yield tuple({**sizes, **beside}.values())
 
     def _corners(self) -> Iterator[dict[str, int]]:
         """Per profile all minima, all maxima, and each symbol that may be 0 or 1 at its minimum beside usual sizes."""

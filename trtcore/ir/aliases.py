@@ -122,8 +122,9 @@ def _object(node: Node) -> Node:
 
 def _is_handed_on_itself(node: Node) -> bool:
     source = node.args[0] if node.args else None
-    if not isinstance(source, Node) or layout(node) != layout(source) or not _may_hand_on(node):
+    if not isinstance(source, Node) or not _may_hand_on(node):
         return False
+    # The capture may have another layout of it, where it took it for a new tensor.
     return recomputed(node, fake_mode_of(node.graph)) is source.meta["val"]
 
 

@@ -76,9 +76,19 @@ def lies_within(view: torch.Tensor, whole: torch.Tensor) -> bool | None:
         return False
     if reach(whole) >= _LARGEST:
         return False
-    taken = torch.zeros(reach(whole) + 1, dtype=torch.bool)
-    taken.as_strided(tuple(whole.shape), tuple(whole.stride())).fill_(True)
-    return bool(taken.as_strided(tuple(view.shape), tuple(view.stride()), offset).all())
+    taken = torch.zeros(_int(reach(whole)) + 1, dtype=torch.bool)
+    _elements(taken, whole, 0).fill_(True)
+    return bool(_elements(taken, view, _int(offset)).all())
+
+
+def _elements(memory: torch.Tensor, tensor: torch.Tensor, start: int) -> torch.Tensor:
+    """What a tensor has of a memory, from an element of that on."""
+    return memory.as_strided([*map(_int, tensor.shape)], [*map(_int, tensor.stride())], start)
+
+
+def _int(size: Any) -> int:
+    """A size that no symbol is in; torch may have it as a SymInt."""
+    return int(expression_of(size))
 
 
 def disjoint(parts: Sequence[torch.Tensor]) -> bool:
@@ -99,13 +109,13 @@ def disjoint(parts: Sequence[torch.Tensor]) -> bool:
 
 def _have_no_element_in_common(parts: Sequence[torch.Tensor]) -> bool:
     filled = [part for part in parts if part.numel()]
-    start = min((part.storage_offset() for part in filled), default=0)
-    behind = max((part.storage_offset() + reach(part) + 1 for part in filled), default=0)
+    start = min((_int(part.storage_offset()) for part in filled), default=0)
+    behind = max((_int(part.storage_offset() + reach(part)) + 1 for part in filled), default=0)
     if behind - start >= _LARGEST:
         return all(_are_apart(one, other) for one, other in combinations(filled, 2))
     taken = torch.zeros(behind - start, dtype=torch.bool)
     for part in filled:
-        elements = taken.as_strided(tuple(part.shape), tuple(part.stride()), part.storage_offset() - start)
+        elements = _elements(taken, part, _int(part.storage_offset()) - start)
         if elements.any():
             return False
         elements.fill_(True)
