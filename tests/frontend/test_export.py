@@ -11,6 +11,7 @@ from trtcore.errors import ExportError, InputError
 from trtcore.frontend.export import program_from_exported, trace
 from trtcore.ir.exclusions import holds_everywhere
 from trtcore.ir.inputs import Input
+from trtcore.ir.torch_private import bounds_of_symbol
 
 
 def dynamic(low, opt, high, dtype=torch.float32, **kwargs):
@@ -487,3 +488,13 @@ def test_a_size_at_which_the_model_fails_because_of_another():
     rows = dynamic((2, 4), (4, 4), (4, 4))
     with pytest.raises(ExportError, match="dimension 0 = 3"):
         trace(Rows(), [rows, rows])
+
+
+def test_sizes_of_two_at_most_have_a_bound_while_converters_look():
+    """torch makes a dimension static that may be 2 alone; one without a bound kept mixtures of experts out of engines."""
+    ep = trace(nn.Linear(4, 4), [dynamic((1, 4), (2, 4), (2, 4))])
+    assert ranges(program_from_exported(ep)) == [(1, 2, 2)]
+    (x,) = (node.meta["val"] for node in ep.graph.find_nodes(op="placeholder") if node.target == "input")
+    assert bounds_of_symbol(x.shape[0])[1] == 3
+    for rows in (1, 2):
+        assert ep.module()(torch.ones(rows, 4)).shape == (rows, 4)

@@ -201,7 +201,7 @@ def _dynamic_shapes(model: torch.nn.Module, tree: InputTree, examples: Sequence[
         if isinstance(leaf, Input) and leaf.is_dynamic:
             shapes[example] = {
                 # With a max of 2 torch would make the dimension static; capture_for_all_sizes() sets the real range.
-                dim: Dim.DYNAMIC(min=size.min, max=size.max if size.max > 2 else None)
+                dim: Dim.DYNAMIC(min=size.min, max=max(size.max, 3))
                 for dim, size in enumerate(leaf.dims)
                 if size.dynamic
             }
