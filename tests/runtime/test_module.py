@@ -583,6 +583,18 @@ def test_a_weight_that_is_written_where_torch_does_not_count(weighted, way, tmp_
 
 
 @torch.no_grad()
+def test_weights_that_go_into_shared_memory_are_the_same(weighted):
+    """As torch's pickler for processes does it, without a word to the module."""
+    model, module, x = weighted
+    module.w.share_memory_()
+    for one in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module)), nn.Sequential(module)):
+        torch.testing.assert_close(one(x), model(x))
+    module.w.data.mul_(2)
+    with pytest.raises(InputError, match="w is a weight in the engines"):
+        module(x)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("change", [lambda m: m.half(), lambda m: m.double(), lambda m: m.to(torch.bfloat16)])
 def test_a_compiled_module_keeps_its_dtypes(weighted, change):
     model, module, x = weighted

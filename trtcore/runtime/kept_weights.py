@@ -7,6 +7,7 @@ from torch.fx import GraphModule
 
 from trtcore.errors import InputError
 from trtcore.ir.graphs import attribute, written_memory
+from trtcore.ir.torch_private import version
 from trtcore.runtime.plans import engines_of
 from trtcore.runtime.sharing import is_held
 from trtcore.runtime.weight_watch import WeightWatch
@@ -49,6 +50,10 @@ class KeptWeights:
         self._tensors = [attribute(module, name) for name in self.names]
         self._watch = WeightWatch(self._tensors, self.names)
         self._values = [_sample(tensor) for tensor in self._tensors]
+        self._places = self._where()
+
+    def _where(self) -> tuple[list[int], list[int]]:
+        return [one.data_ptr() for one in self._tensors], [version(one) for one in self._tensors]
 
     def moved(self, module: GraphModule) -> None:
         """The module's tensors are others now, as after ``.to(device)``: right where their values are the same."""
@@ -66,6 +71,11 @@ class KeptWeights:
             if attribute(module, name) is not tensor:
                 raise InputError(f"{fixed(name)}; an op in torch would read another", advice=OTHER_WEIGHTS)
         if changed := self._watch.change(self._tensors):
+            (places, versions), (known, counted) = self._where(), self._places
+            if places != known and versions == counted:  # sent to a process: torch puts it into shared memory
+                self.moved(module)
+                changed = self._watch.change(self._tensors)
+        if changed:
             name = changed.split()[0]
             raise InputError(
                 f"{fixed(name)}; an op in torch would read another: {changed}", advice=OTHER_WEIGHTS
