@@ -131,7 +131,7 @@ def elementwise(e: Emitter) -> Value:
 
 
 def _fuse_bias(e: Emitter, a: Value, b: Value) -> Value | None:
-    """x @ W + bias as one call, as TensorRT fuses it, where the product is used nowhere else (fp32)."""
+    """x @ W + bias as one call, as TensorRT fuses it, where the product is used nowhere else."""
     linears = e.region.linears
     for index, (product, bias) in enumerate(((a, b), (b, a))):
         if not isinstance(product, Const) and product in linears and isinstance(bias, Const):
@@ -140,7 +140,7 @@ def _fuse_bias(e: Emitter, a: Value, b: Value) -> Value | None:
             if tensor is None or e.region.engine.uses[tensor] != 1 or bias.tensor.numel() != width:
                 return None
             x, weight = linears[product]
-            if e.info().dtype is not torch.float32 or e.info(index).shape[-1] != width:
+            if not e.info().dtype.is_floating_point or e.info(index).shape[-1] != width:
                 return None
             return e.call(F.linear, x, weight, e.call(torch.reshape, bias, (width,)))
     return None
