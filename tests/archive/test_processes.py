@@ -117,7 +117,7 @@ def alive():
 def mapped_files():
     maps = Path("/proc/self/maps")
     lines = maps.read_text().splitlines() if maps.exists() else []
-    return sum(".engine" in line or ".pt2" in line for line in lines)
+    return sum(".trtcore-" in line or ".pt2" in line for line in lines)
 
 
 def grows(action, rounds, each):

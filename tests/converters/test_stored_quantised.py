@@ -88,6 +88,7 @@ def test_products_of_int8():
     assert formats(compiled_of(Product(), torch.randn(20, 64))) == {"int8"}
 
 
+@pytest.mark.torch_since("2.13", "torch._int_mm takes int8 alone")
 def test_products_of_uint8_are_refused_with_the_reason():
     class Product(nn.Module):
         def __init__(self):

@@ -76,9 +76,6 @@ def ensemble(linear, x):
     return torch.vmap(lambda w: torch.func.functional_call(linear, {"weight": w}, (x,)))(WEIGHTS)
 
 
-DERIVATIVES = pytest.mark.torch_since("2.13", "torch.export stops at what torch.func.grad leaves in a graph")
-
-
 def gradients_of_samples(linear, x):
     return torch.vmap(torch.func.grad(lambda one: linear(one).tanh().sum()))(x)
 
@@ -98,7 +95,9 @@ def directional(linear, x):
         vmap_of_a_layer,
         mask_of_two_vmaps,
         ensemble,
-        *(pytest.param(one, marks=DERIVATIVES) for one in (gradients_of_samples, forces, directional)),
+        gradients_of_samples,
+        forces,
+        directional,
     ],
 )
 def test_transforms(function):
@@ -151,15 +150,10 @@ def hessians(model, x):
     [
         (buffer_among_the_batches, True),
         (largest_of_columns, True),
-        *(
-            pytest.param(*one, marks=DERIVATIVES)
-            for one in (
-                (derivatives_of_both, True),
-                (forces_by_autograd, True),
-                (forward_jacobians, False),
-                (hessians, False),
-            )
-        ),
+        (derivatives_of_both, True),
+        (forces_by_autograd, True),
+        (forward_jacobians, False),
+        (hessians, False),
     ],
 )
 def test_transforms_that_a_trace_above_dispatch_loses(function, dynamic):
@@ -219,7 +213,7 @@ def test_what_stays_in_torch_is_told_by_the_users_line():
     assert {node.source for node in in_torch(report)} == {f"{__file__}:{first}"}
 
 
-@DERIVATIVES
+@pytest.mark.torch_since("2.13", "torch.export stops at what torch.func.grad leaves in a graph")
 def test_an_export_that_has_lost_what_is_differentiated_is_refused():
     model = Model(lambda linear, x: torch.func.grad(lambda one: one.sin().sum())(x))
     ep = torch.export.export(model, (X,))
