@@ -27,6 +27,7 @@ _OWN = frozenset(
         "_finish",
         "_watched_call",
         "_check_is_hook",
+        "refuse_changed_weights",
         "_in_spec",
         "_out_spec",
         "_first",

@@ -92,6 +92,10 @@ REFUSED = frozenset(
 )  # fmt: skip
 """Of public ops: by what they reach for."""
 
+STATISTICS = {"batch_norm": 5, "instance_norm": 5}
+"""Composite ops that write to the arguments `running_mean` and `running_var` where the argument at this place is true,
+of which their schemas say nothing."""
+
 COMPUTING = frozenset(
     {
         "batch_norm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",

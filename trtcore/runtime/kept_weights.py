@@ -7,6 +7,8 @@ from torch.fx import GraphModule
 
 from trtcore.errors import InputError
 from trtcore.ir.graphs import attribute, written_memory
+from trtcore.ir.op_rules import STATISTICS
+from trtcore.ir.provenance import describe
 from trtcore.ir.torch_private import version
 from trtcore.runtime.plans import engines_of
 from trtcore.runtime.sharing import is_held
@@ -39,6 +41,7 @@ class KeptWeights:
             return None
         held = {weight.name for engine in engines_of(module) for weight in engine.manifest.weights}
         kept = tuple(name for name in names if name in held)
+        _refuse_statistics(module, kept)
         return cls(module, kept) if kept else None
 
     def __deepcopy__(self, memo: object) -> KeptWeights:
@@ -80,6 +83,23 @@ class KeptWeights:
             raise InputError(
                 f"{fixed(name)}; an op in torch would read another: {changed}", advice=OTHER_WEIGHTS
             )
+
+
+def _refuse_statistics(module: GraphModule, kept: tuple[str, ...]) -> None:
+    """Raise where an op in torch moves running statistics that an engine has as a weight."""
+    for node in module.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        place = STATISTICS.get(schema.name.partition("::")[2]) if schema is not None else None
+        if place is None or len(node.args) <= place or not node.args[place]:
+            continue
+        for source in node.all_input_nodes:
+            if source.op == "get_attr" and str(source.target) in kept and "running" in str(source.target):
+                raise InputError(
+                    f"{node.target} runs in torch and writes to {source.target}, which an engine reads as a weight",
+                    where=describe(node),
+                    advice="leave the op to TensorRT, or what reads the running statistics to torch as well "
+                    "(torch_executed_ops), or call model.eval() first",
+                )
 
 
 def _sample(tensor: torch.Tensor) -> torch.Tensor | None:

@@ -65,13 +65,13 @@ PASSES = (
     LoweringPass(
         "recurrent_dtypes", recurrent_dtypes, after=("plain_zeros",), before=("functionalize",), required=True
     ),
+    LoweringPass("loop_counters", loop_counters, after=("functionalize",), before=("match_patterns",)),
     *(
         LoweringPass(
             name, run, after=(_IN_ORDER[index - 1][0],) if index else (), required=name in _ASKED_FOR
         )
         for index, (name, run) in enumerate(_IN_ORDER)
     ),
-    LoweringPass("loop_counters", loop_counters, after=("functionalize",), before=("match_patterns",)),
     LoweringPass(
         "remove_decomposed_assertions",
         remove_assertions,
