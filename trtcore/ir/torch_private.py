@@ -390,6 +390,7 @@ def forgetting_traces() -> Iterator[None]:
     """
     fx_sources: Any = graph_module._loader
     first = fx_sources.next_id
+    _leave_to_python(_sources_since, _forget_source)
     try:
         yield
     finally:
@@ -401,6 +402,15 @@ def forgetting_traces() -> Iterator[None]:
         for key in _sources_since(first):
             if key not in _kept_sources:
                 _forget_source(key)
+
+
+def _leave_to_python(*functions: Any) -> None:
+    """Let Dynamo, where it is loaded, trace none of these: whatever calls them while a compiled function runs (the
+    collector of garbage, too), they change tables that Dynamo would guard."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    skip = getattr(dynamo, "skip_code", None)
+    for function in functions if skip is not None else ():
+        skip(function.__code__)
 
 
 _kept_sources: set[str] = set()

@@ -31,9 +31,18 @@ def torch_tensorrt_backend(
     if settings is not None and not isinstance(settings, CompilationSettings):
         given = {**dict(settings), **given}
         settings = None
+    _without_gradients(gm)
     with torch.no_grad():  # engines have no gradients, and scripts written for that backend do not say so
         compiled = lookup_backend("trtcore")(gm, list(sample_inputs), options=as_settings(given, settings))
     return torch.no_grad()(compiled)
+
+
+def _without_gradients(gm: torch.fx.GraphModule) -> None:
+    """What the graph gives is not differentiated behind it, which trtcore would leave to torch."""
+    for node in gm.graph.output_node().all_input_nodes:
+        value = node.meta.get("example_value")
+        if node.op != "placeholder" and isinstance(value, torch.Tensor) and value.requires_grad:
+            node.meta["example_value"] = value.detach()
 
 
 aot_torch_tensorrt_aten_backend = torch_tensorrt_backend
