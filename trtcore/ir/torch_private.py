@@ -408,7 +408,7 @@ def _leave_to_python(*functions: Any) -> None:
     """Let Dynamo, where it is loaded, trace none of these: whatever calls them while a compiled function runs (the
     collector of garbage, too), they change tables that Dynamo would guard."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
-    skip = getattr(dynamo, "skip_code", None)
+    skip: Any = getattr(dynamo, "skip_code", None)
     for function in functions if skip is not None else ():
         skip(function.__code__)
 
