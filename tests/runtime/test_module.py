@@ -440,8 +440,18 @@ class Biased(nn.Module):
         return (x * 2 if b is None else x * 2 + b).relu()
 
 
-@pytest.mark.parametrize("apart", [set(), {"aten.mul", "aten.add", "aten.relu"}], ids=["engine", "torch"])
-@pytest.mark.parametrize("dynamic", [False, True])
+IN_TORCH = {"aten.mul", "aten.add", "aten.relu"}
+
+
+@pytest.mark.parametrize(
+    ("apart", "dynamic"),
+    [
+        pytest.param(set(), True, id="engine-dynamic"),
+        pytest.param(set(), False, id="engine", marks=pytest.mark.slow),  # ten seconds each
+        pytest.param(IN_TORCH, True, id="torch-dynamic", marks=pytest.mark.slow),
+        pytest.param(IN_TORCH, False, id="torch", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     ("args", "told"),
     [
