@@ -178,6 +178,25 @@ def test_forced_to_torch_what_an_engine_reads_is_refused(trt_backend):
         )
 
 
+def test_statistics_by_any_name(trt_backend):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(4))
+            self.register_buffer("spread", torch.ones(4))
+
+        def forward(self, x):
+            return F.batch_norm(x, self.mean, self.spread, training=True), self.mean * 2
+
+    with pytest.raises(InputError, match="writes to mean, which an engine reads"):
+        trtcore.compile(
+            Own(),
+            inputs=[torch.randn(2, 4, 3, 3)],
+            min_block_size=1,
+            torch_executed_ops={"aten.batch_norm.default"},
+        )
+
+
 def test_forced_to_torch_it_writes_there(trt_backend):
     eager = Trained().layers
     model = copy.deepcopy(eager)

@@ -92,8 +92,8 @@ REFUSED = frozenset(
 )  # fmt: skip
 """Of public ops: by what they reach for."""
 
-STATISTICS = {"batch_norm": 5, "instance_norm": 5}
-"""Composite ops that write to the arguments `running_mean` and `running_var` where the argument at this place is true,
+STATISTICS = {"batch_norm": "training", "instance_norm": "use_input_stats"}
+"""Composite ops that write to the arguments `running_mean` and `running_var` where the argument of this name is true,
 of which their schemas say nothing."""
 
 COMPUTING = frozenset(

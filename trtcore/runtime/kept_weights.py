@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from trtcore.errors import InputError
 from trtcore.ir.graphs import attribute, written_memory
 from trtcore.ir.op_rules import STATISTICS
 from trtcore.ir.provenance import describe
+from trtcore.ir.schema import node_arguments
 from trtcore.ir.torch_private import version
 from trtcore.runtime.plans import engines_of
 from trtcore.runtime.sharing import is_held
@@ -89,11 +90,12 @@ def _refuse_statistics(module: GraphModule, kept: tuple[str, ...]) -> None:
     """Raise where an op in torch moves running statistics that an engine has as a weight."""
     for node in module.graph.nodes:
         schema = getattr(node.target, "_schema", None)
-        place = STATISTICS.get(schema.name.partition("::")[2]) if schema is not None else None
-        if place is None or len(node.args) <= place or not node.args[place]:
+        told = STATISTICS.get(schema.name.partition("::")[2]) if schema is not None else None
+        arguments = {} if told is None else node_arguments(node)
+        if told is None or not arguments.get(told):
             continue
-        for source in node.all_input_nodes:
-            if source.op == "get_attr" and str(source.target) in kept and "running" in str(source.target):
+        for source in (arguments.get("running_mean"), arguments.get("running_var")):
+            if isinstance(source, Node) and source.op == "get_attr" and str(source.target) in kept:
                 raise InputError(
                     f"{node.target} runs in torch and writes to {source.target}, which an engine reads as a weight",
                     where=describe(node),

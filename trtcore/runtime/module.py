@@ -58,7 +58,7 @@ class CompiledModule(torch.fx.GraphModule):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the arguments and run; by way of ``torch.nn.Module`` only where hooks or a trace want to know."""
         state = self.__dict__  # an attribute of a torch.nn.Module takes three times as long
-        usual = None if kwargs or _is_seen(state) else state["_usual"]
+        usual = None if kwargs or _watched(state) or ops_are_watched() else state["_usual"]
         if usual is not None and usual(args):
             try:
                 return type(self)._direct.of_checked(self, state, state["_input_check"])(self, *args)
@@ -74,7 +74,7 @@ class CompiledModule(torch.fx.GraphModule):
             return super().__call__(*args, **kwargs)
         if check is None:
             return super().__call__(*args, **kwargs)
-        if _watched(self):
+        if _watched(state) or torch.compiler.is_compiling():
             return self._watched_call(check, args, kwargs)
         values, first = check.check(args, kwargs), self._first
         self.refuse_changed_weights()
@@ -291,13 +291,11 @@ def tracer_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return None
 
 
-_is_compiling = torch.compiler.is_compiling
 _is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
-def _is_seen(state: dict[str, Any]) -> Any:
-    """Something true where anybody wants to see a module's call or the ops in it. It is asked before every call, so it
-    is one expression.
+def _watched(state: dict[str, Any]) -> Any:
+    """Something true where somebody besides ourselves wants to see a module's call. It is asked before every call.
 
     Args:
         state: the module's attributes.
@@ -309,21 +307,6 @@ def _is_seen(state: dict[str, Any]) -> Any:
         or state["_forward_hooks"]
         or state["_backward_hooks"]
         or state["_backward_pre_hooks"]
-        or is_traced_by_jit()
-        or has_global_hooks()
-        or ops_are_watched()
-    )
-
-
-def _watched(module: torch.nn.Module) -> bool:
-    """Whether somebody besides ourselves wants to see the call."""
-    return bool(
-        _is_compiling()
-        or torch.nn.Module.__call__ is not _module_call
-        or module._forward_pre_hooks
-        or module._forward_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
         or is_traced_by_jit()
         or has_global_hooks()
     )
